@@ -1,0 +1,210 @@
+"""Sparse convolution over a kernel map, with all gradients: dense and grouped channels as gathered matrix products,
+depthwise as one fused pass on the CPU. A weight that is frozen costs no weight gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from i2p_zoo import _kernels
+from i2p_zoo._threads import chunk_bounds, run_chunks
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse_tensor import SparseTensor, simplify_stride
+
+
+def sparse_convolution(
+    x: SparseTensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int = 1, level: int | None = None
+) -> SparseTensor:
+    """Convolves a sparse tensor; inactive voxels count as zero.
+
+    Args:
+        x: (N, C_in) features.
+        weight: (C_out, kz, ky, kx, C_in / groups), spconv's KRSC layout.
+        bias: (C_out,) or None.
+        window: geometry; its `kernel` is the weight's.
+        groups: number of channel groups.
+        level: the `Plan.level` of the result, or None to keep the input's.
+
+    Returns:
+        (M, C_out) features on the output sites of DESIGN rule 1.
+
+    Raises:
+        InvalidInputError: channels or dtypes do not fit the weight.
+    """
+    features, weight, bias = _autocast(x.features, weight, bias)
+    if features.ndim != 2 or features.shape[1] != weight.shape[4] * groups:
+        raise InvalidInputError(
+            f"The input has features {tuple(features.shape[1:])}; the weight {tuple(weight.shape)} with groups={groups} "
+            f"takes {weight.shape[4] * groups} channels."
+        )
+    if features.dtype != weight.dtype:
+        raise InvalidInputError(f"The input is {features.dtype} and the weight {weight.dtype}: cast one of them.")
+    if window.kernel == window.stride == (1, 1, 1) and window.before == window.after == (0, 0, 0) and groups == 1:
+        return x.derive(torch.nn.functional.linear(features, weight.flatten(1), bias))
+    coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
+    out = convolve(features, weight, kmap, groups)
+    if bias is not None:
+        out = out + bias
+    return with_window(x, out, coords, shape, window, level)
+
+
+def with_window(
+    x: SparseTensor, features: Tensor, coords: Tensor, shape: Any, window: Window, level: int | None
+) -> SparseTensor:
+    """Wraps a window's output features (M, ...) with its sites, extent, stride and level."""
+    old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
+    stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
+    out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride)
+    return out if level is None else out.with_plan(level=level)
+
+
+def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
+    """Applies (C_out, kz, ky, kx, C_in / groups) weights over a kernel map: (N_in, C_in) -> (N_out, C_out)."""
+    taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
+    if groups > 1 and taps.shape[2] == 1:
+        multiplier = taps.shape[0] // groups
+        if multiplier > 1:
+            features = features.repeat_interleave(multiplier, dim=1)
+        result: Tensor = _DepthwiseConvolution.apply(features, taps.squeeze(2).t(), kmap)
+        return result
+    out: Tensor = _Convolution.apply(features, taps, kmap, groups)
+    return out
+
+
+def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = features.device.type
+    if not torch.is_autocast_enabled(device) or features.dtype == torch.float64:
+        return features, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    return rows.unflatten(1, (groups, -1)).transpose(0, 1)  # (groups, n, C / groups)
+
+
+def _project(rows: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """(n, C_in) times a tap's (C_out, C_in / groups): (n, C_out)."""
+    if groups == 1:
+        return rows @ weight.t()
+    blocks = weight.unflatten(0, (groups, -1))  # (groups, C_out / groups, C_in / groups)
+    return torch.bmm(_grouped(rows, groups), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
+
+
+def _project_back(gradient: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The input gradient of `_project`: (n, C_out) -> (n, C_in)."""
+    if groups == 1:
+        return gradient @ weight
+    blocks = weight.unflatten(0, (groups, -1))
+    return torch.bmm(_grouped(gradient, groups), blocks).transpose(0, 1).flatten(1)
+
+
+def _correlate(gradient: Tensor, rows: Tensor, groups: int) -> Tensor:
+    """The weight gradient of `_project`: (C_out, C_in / groups)."""
+    if groups == 1:
+        return gradient.t() @ rows
+    return torch.bmm(_grouped(gradient, groups).transpose(1, 2), _grouped(rows, groups)).flatten(0, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.kmap, ctx.groups = kmap, groups
+        out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
+        for tap, inputs, outputs in kmap.pairs:
+            if inputs is None or outputs is None:
+                out += _project(features, weight[:, tap], groups)
+            else:
+                out.index_add_(0, outputs, _project(features.index_select(0, inputs), weight[:, tap], groups))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        features, weight = ctx.saved_tensors
+        kmap, groups = ctx.kmap, ctx.groups
+        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for tap, inputs, outputs in kmap.pairs:
+            part = gradient if outputs is None else gradient.index_select(0, outputs)
+            if grad_features is not None:
+                back = _project_back(part, weight[:, tap], groups)
+                if inputs is None:
+                    grad_features += back
+                else:
+                    grad_features.index_add_(0, inputs, back)
+            if grad_weight is not None:
+                rows = features if inputs is None else features.index_select(0, inputs)
+                grad_weight[:, tap] = _correlate(part, rows, groups)
+        return grad_features, grad_weight, None, None
+
+
+class _DepthwiseConvolution(torch.autograd.Function):
+    """One filter a channel: features (N_in, C), weight (K, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.kmap = kmap
+        return depthwise(features, weight[kmap.taps], kmap.table, kmap)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        features, weight = ctx.saved_tensors
+        kmap: KernelMap = ctx.kmap
+        grad_features = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_features = depthwise(gradient, weight[kmap.taps], kmap.transposed, kmap, transposed=True)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            grad_weight[kmap.taps] = depthwise_weight_gradient(features, gradient, kmap)
+        return grad_features, grad_weight, None
+
+
+def has_kernel(tensor: Tensor) -> bool:
+    """Whether the numba kernels take a tensor: float32 or float64 on the CPU."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
+def depthwise(features: Tensor, weight: Tensor, table: Tensor, kmap: KernelMap, *, transposed: bool = False) -> Tensor:
+    """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C)."""
+    if has_kernel(features):
+        out = features.new_empty((table.shape[1], features.shape[1]))
+        arrays = (features.detach().contiguous().numpy(), table.numpy(), weight.detach().contiguous().numpy(), out.numpy())
+        run_chunks(_kernels.depthwise_forward, chunk_bounds(len(out)), *arrays)
+        return out
+    out = features.new_zeros((table.shape[1], features.shape[1]))
+    for row, (_, inputs, outputs) in zip(weight, kmap.pairs, strict=True):
+        source, target = (outputs, inputs) if transposed else (inputs, outputs)
+        if source is None or target is None:
+            out += features * row
+        else:
+            out.index_add_(0, target, features.index_select(0, source) * row)
+    return out
+
+
+def depthwise_weight_gradient(features: Tensor, gradient: Tensor, kmap: KernelMap) -> Tensor:
+    """The (K, C) weight gradient of `depthwise`; chunks are summed in order, so the bits depend on the thread count only."""
+    if has_kernel(features):
+        bounds = chunk_bounds(len(gradient))
+        partial = features.new_zeros((len(bounds), len(kmap.taps), features.shape[1]))
+        arrays = (
+            features.detach().contiguous().numpy(),
+            kmap.table.numpy(),
+            gradient.detach().contiguous().numpy(),
+            partial.numpy(),
+        )
+        run_chunks(_kernels.depthwise_weight_gradient, bounds, *arrays)
+        return partial.sum(0)
+    rows = []
+    for _, inputs, outputs in kmap.pairs:
+        left = gradient if outputs is None else gradient.index_select(0, outputs)
+        right = features if inputs is None else features.index_select(0, inputs)
+        rows.append((left * right).sum(0))
+    return torch.stack(rows) if rows else features.new_zeros((0, features.shape[1]))

@@ -1,0 +1,204 @@
+"""Integer voxel coordinates: checking, ordering, striding, shifting and cropping them.
+
+A coordinate set is a (N, 4) int32 tensor with columns batch, z, y, x and no row twice. The tensor *object* is its identity:
+two sparse tensors that hold the same object stand on the same sites. `SiteCache` remembers everything derived from one
+input, so that layers which meet on the same sites get the same object and share kernel maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import InvalidInputError
+
+Triple = tuple[int, int, int]
+MAX_COORDINATE = 2**30
+_KEY_LIMIT = 2**62
+
+
+@dataclass
+class Origin:
+    """Where a strided coordinate set came from: its parent set, that one's extent, and the stride between them."""
+
+    parent: Tensor
+    parent_shape: Triple | None
+    stride: Triple
+
+
+@dataclass
+class SiteCache:
+    """What was derived from one input's sites: orders, strided sets, kernel maps, batch rows. Holds tensors only."""
+
+    orders: dict[int, Tensor | None] = field(default_factory=dict)
+    origins: dict[int, Origin] = field(default_factory=dict)
+    derived: dict[Hashable, Any] = field(default_factory=dict)
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def key(self, coords: Tensor) -> int:
+        """Returns a key for a coordinate tensor that stays its own as long as the cache lives."""
+        self.kept[id(coords)] = coords
+        return id(coords)
+
+    def order(self, coords: Tensor) -> Tensor | None:
+        """Returns the (N,) rows of `coords` in lexicographic order, or None where they stand so already."""
+        key = self.key(coords)
+        if key not in self.orders:
+            self.orders[key] = sorting_order(coords)
+        return self.orders[key]
+
+
+def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple | None) -> tuple[Tensor, int, Tensor | None]:
+    """Checks a user's coordinates.
+
+    Args:
+        coords: (N, 4) integer tensor, columns batch, z, y, x, in voxels, in any row order.
+        batch_size: number of samples, or None for the largest batch id plus one.
+        spatial_shape: extent (z, y, x) that all coordinates must lie in, or None for no border.
+
+    Returns:
+        The coordinates as contiguous int32, the batch size, and their sorting order (None if sorted).
+
+    Raises:
+        InvalidInputError: wrong shape or dtype, no rows, a coordinate out of range, a negative batch id or one beyond
+            `batch_size`, a voxel outside `spatial_shape`, or a duplicate voxel.
+    """
+    if not isinstance(coords, Tensor) or coords.ndim != 2 or coords.shape[1] != 4:
+        found = tuple(coords.shape) if isinstance(coords, Tensor) else type(coords).__name__
+        raise InvalidInputError(f"`coords` must be a (N, 4) tensor with columns batch, z, y, x; got {found}.")
+    if coords.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+        raise InvalidInputError(f"`coords` must be integers (int32); got {coords.dtype}. Use `voxelize` for points in metres.")
+    if len(coords) == 0:
+        raise InvalidInputError("`coords` has no rows: a sparse tensor needs at least one voxel.")
+    low, high = (c.tolist() for c in torch.aminmax(coords.long(), dim=0))
+    if min(low) < -MAX_COORDINATE or max(high) > MAX_COORDINATE:
+        raise InvalidInputError(
+            f"Coordinates must lie within +-2**30; got columns (batch, z, y, x) from {low} to {high}. "
+            "Use a larger voxel size or move the points nearer to the origin."
+        )
+    if low[0] < 0:
+        raise InvalidInputError(f"Batch ids (column 0 of `coords`) must not be negative; got {low[0]}.")
+    size = high[0] + 1 if batch_size is None else batch_size
+    if size <= high[0]:
+        raise InvalidInputError(f"`batch_size` (={size}) must exceed the largest batch id (={high[0]}).")
+    if spatial_shape is not None:
+        for axis, name in enumerate("zyx"):
+            if low[axis + 1] < 0 or high[axis + 1] >= spatial_shape[axis]:
+                raise InvalidInputError(
+                    f"Coordinates along {name} run from {low[axis + 1]} to {high[axis + 1]}, outside `spatial_shape` "
+                    f"{spatial_shape}, which holds 0 to {spatial_shape[axis] - 1}."
+                )
+    coords = coords.to(torch.int32).contiguous()
+    keys = pack(coords)
+    order = None
+    if bool((keys[1:] <= keys[:-1]).any()):
+        keys, order = keys.sort()
+        repeated = (keys[1:] == keys[:-1]).nonzero()
+        if len(repeated):
+            row = coords[order[repeated[0, 0]]].tolist()
+            raise InvalidInputError(
+                f"`coords` holds {len(repeated)} duplicate voxels, the first (batch, z, y, x) = {row}. "
+                "Use `voxelize`, which merges the points of a voxel."
+            )
+    return coords, size, order
+
+
+def pack(coords: Tensor) -> Tensor:
+    """Packs each row of (N, 4) coordinates into one int64 whose order is the rows' lexicographic order.
+
+    Raises:
+        InvalidInputError: the box around the coordinates has more than 2**62 voxels.
+    """
+    wide = coords.long()
+    low, high = torch.aminmax(wide, dim=0)
+    extents = (high - low + 1).tolist()
+    if extents[0] * extents[1] * extents[2] * extents[3] > _KEY_LIMIT:
+        raise InvalidInputError(
+            f"The box around the coordinates, {extents} (batch, z, y, x) voxels, has more than 2**62 voxels. "
+            "Use a larger voxel size or remove outlying points."
+        )
+    wide = wide - low
+    return ((wide[:, 0] * extents[1] + wide[:, 1]) * extents[2] + wide[:, 2]) * extents[3] + wide[:, 3]
+
+
+def sorting_order(coords: Tensor) -> Tensor | None:
+    """Returns the rows of (N, 4) coordinates in lexicographic order as (N,) int64, or None where they stand so already."""
+    keys = pack(coords)
+    if bool((keys[1:] > keys[:-1]).all()):
+        return None
+    return keys.argsort()
+
+
+def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the sorted distinct rows (M, 4) of (N, 4) coordinates, and for each row (N,) which one it is."""
+    keys = pack(coords)
+    _, inverse = torch.unique(keys, return_inverse=True)
+    unique = coords.new_empty((int(inverse.max()) + 1, 4))
+    unique[inverse] = coords
+    return unique, inverse
+
+
+def inside(coords: Tensor, spatial_shape: Triple) -> Tensor:
+    """Returns (N,) bool: which coordinates lie in 0 <= c < spatial_shape."""
+    limit = torch.tensor(spatial_shape, dtype=coords.dtype, device=coords.device)
+    return ((coords[:, 1:] >= 0) & (coords[:, 1:] < limit)).all(1)
+
+
+def derive_sites(
+    cache: SiteCache, coords: Tensor, shape: Triple | None, stride: Triple, shift: Triple, out_shape: Triple | None
+) -> Tensor:
+    """Returns the output sites of a window: unique floor(c / stride) - shift, cropped to `out_shape`.
+
+    Args:
+        cache: the cache that both coordinate sets belong to.
+        coords: (N, 4) int32 input sites.
+        shape: extent (z, y, x) of the input, or None for no border.
+        stride: step (z, y, x) of the window.
+        shift: sites are moved back by this much (z, y, x), as 'valid' padding does at stride 1.
+        out_shape: extent of the output, or None.
+
+    Returns:
+        (M, 4) int32 sorted sites; the same object for the same request, and `coords` itself where nothing changes.
+    """
+    crop = out_shape
+    if shape is not None and out_shape is not None:
+        natural = [-(-extent // s) - d for extent, s, d in zip(shape, stride, shift, strict=True)]
+        if shift == (0, 0, 0) and all(out >= n for out, n in zip(out_shape, natural, strict=True)):
+            crop = None
+    if stride == (1, 1, 1) and shift == (0, 0, 0) and crop is None:
+        return coords
+    key = ("sites", cache.key(coords), stride, shift, crop)
+    if key not in cache.derived:
+        moved = coords.clone()
+        moved[:, 1:] = torch.div(
+            coords[:, 1:], torch.tensor(stride, dtype=coords.dtype, device=coords.device), rounding_mode="floor"
+        ) - torch.tensor(shift, dtype=coords.dtype, device=coords.device)
+        if crop is not None:
+            moved = moved[inside(moved, crop)]
+            if len(moved) == 0:
+                raise InvalidInputError(
+                    f"No site is left of an input of extent {shape} (z, y, x) after a window of stride {stride}: "
+                    f"the output extent is {out_shape}. Use a larger input."
+                )
+        if stride != (1, 1, 1):
+            moved, _ = unique_rows(moved)
+        moved = moved.contiguous()
+        cache.derived[key] = moved
+        if stride != (1, 1, 1):
+            cache.origins[cache.key(moved)] = Origin(coords, shape, stride)
+    result: Tensor = cache.derived[key]
+    return result
+
+
+def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Returns each site's batch row (N,) int64 and the number of sites of each sample (batch_size,) int64."""
+    key = ("batch", cache.key(coords), batch_size)
+    if key not in cache.derived:
+        rows = coords[:, 0].long()
+        cache.derived[key] = (rows, torch.bincount(rows, minlength=batch_size))
+    result: tuple[Tensor, Tensor] = cache.derived[key]
+    return result

@@ -1,0 +1,35 @@
+"""Every exception of i2p-zoo: one base class, each also the builtin that fits."""
+
+from __future__ import annotations
+
+
+class I2PError(Exception):
+    """Base of every exception that i2p-zoo raises on purpose."""
+
+
+class InvalidInputError(I2PError, ValueError):
+    """An argument has a value, shape or type that the call cannot work with."""
+
+
+class CoordinateMismatchError(I2PError, ValueError):
+    """Two sparse tensors that must share their sites stand on different ones."""
+
+
+class UnsupportedError(I2PError, NotImplementedError):
+    """A layer, torch function or argument has no sparse counterpart."""
+
+
+class NotFoundError(I2PError, LookupError):
+    """A model, checkpoint or data set was not found in any of the places tried."""
+
+
+class CheckpointError(I2PError, ValueError):
+    """A checkpoint's files are damaged, foreign or do not fit the model."""
+
+
+class CertificateError(I2PError, ArithmeticError):
+    """A converted network does not compute its 2D source's function on images."""
+
+
+class MissingExtraError(I2PError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""

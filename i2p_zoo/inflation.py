@@ -1,0 +1,194 @@
+"""Inflation: from a 2D network to its sparse 3D twin. Structure and weights are separate steps; a report maps every tensor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.errors import CheckpointError, InvalidInputError, UnsupportedError
+from i2p_zoo.kernel_maps import AXES
+from i2p_zoo.layers import check_axis, find_builder, is_supported, supported_types
+from i2p_zoo.point_cloud_model import Settings, make_point_cloud_model
+from i2p_zoo.report import InflationReport, ParameterRecord
+
+INFLATIONS = ("center", "average", "copy")
+
+
+def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
+    """Turns a 2D network into a sparse 3D one with the same parameter names and the same forward code.
+
+    Args:
+        model: any module of convolutions, normalisation and pooling; left untouched.
+        inflation: "center" puts a 2D kernel into the plane through the output site, zeros elsewhere; "average" repeats it
+            along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "copy" repeats it undivided
+            (Image2Point, Xu et al. 2022).
+        axis: the new axis, "z", "y" or "x".
+        depth: the longest kernel along it; by default a kernel is as long there as its larger side.
+
+    Returns:
+        A new module of a subclass of the model's own class; it takes a SparseTensor or point clouds. Its `report`
+        attribute is the `InflationReport`.
+
+    Raises:
+        UnsupportedError: the model owns parameters in modules that have no sparse counterpart; all are named.
+        InvalidInputError: unknown inflation or axis, or a depth below 1.
+
+    Example:
+        >>> from torch import nn
+        >>> net = inflate(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+        >>> tuple(net[0].weight.shape)
+        (8, 3, 3, 3, 3)
+    """
+    check_inflation(inflation)
+    structure = inflate_structure(model, axis=axis, depth=depth)
+    state, report = inflate_state(model.state_dict(), structure, inflation)
+    structure.load_state_dict(state, strict=True, assign=True)
+    for (name, parameter), source in zip(structure.named_parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(source.requires_grad)
+        del name
+    structure.settings = structure.settings.changed(inflation=inflation)
+    structure.report = report
+    return structure
+
+
+def check_inflation(inflation: str) -> None:
+    """Raises InvalidInputError for an unknown inflation mode."""
+    if inflation not in INFLATIONS:
+        raise InvalidInputError(f"`inflation` must be one of {', '.join(INFLATIONS)}; got {inflation!r}.")
+
+
+def inflate_structure(model: nn.Module, axis: str = "z", depth: int | None = None) -> Any:
+    """Builds the 3D network without weights: its parameters are on the meta device.
+
+    Args, raises: as `inflate`.
+    """
+    check_axis(axis)
+    if depth is not None and depth < 1:
+        raise InvalidInputError(f"`depth` must be at least 1; got {depth}.")
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
+    }
+    twin = copy.deepcopy(model, memo)
+    twin = replace_leaves(twin, axis, depth)
+    settings = Settings(axis=axis, depth=depth)
+    return make_point_cloud_model(twin, settings)
+
+
+def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
+    """Replaces, in place, every registered 2D leaf by its 3D layer; returns the root (a new module if it is a leaf itself).
+
+    Raises:
+        UnsupportedError: as `inflate`; nothing was replaced then.
+    """
+    built: dict[int, nn.Module] = {}
+    problems = []
+    for name, module in model.named_modules():
+        builder = find_builder(module)
+        if not is_supported(module):
+            owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
+            problems.append(f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}")
+        elif builder is not None:
+            try:
+                built[id(module)] = _build(module, builder, axis, depth)
+            except UnsupportedError as error:
+                problems.append(f"{name or '(the model itself)'}: {type(module).__qualname__} with {error}")
+    if problems:
+        listed = "\n  ".join(problems)
+        raise UnsupportedError(
+            f"{type(model).__qualname__} has {len(problems)} modules with no sparse 3D counterpart:\n  {listed}\n"
+            f"Supported: {', '.join(supported_types())}.\n"
+            "Register a counterpart with `@i2p_zoo.replaces(type)`, or `i2p_zoo.keep(type)` where its own forward runs on "
+            "sparse tensors as it is."
+        )
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is not None and id(child) in built:
+                module._modules[name] = built[id(child)]
+    return built.get(id(model), model)
+
+
+def _build(leaf: nn.Module, builder: Any, axis: str, depth: int | None) -> nn.Module:
+    layer: nn.Module = builder(leaf, axis=axis, depth=depth)
+    layer.train(leaf.training)
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+        setattr(layer, hooks, getattr(leaf, hooks))
+    return layer
+
+
+def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int | None = None) -> Tensor:
+    """Inflates one 2D convolution weight.
+
+    Args:
+        weight: (C_out, C_in / groups, ky, kx).
+        inflation, axis, depth: as `inflate`; `depth` is the exact length along the new axis, by default max(ky, kx).
+
+    Returns:
+        (C_out, kz, ky, kx, C_in / groups), same dtype and device. Its sum over the new axis is the 2D kernel ("center",
+        "average"), or `depth` times it ("copy").
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(8, 4, 3, 3)
+        >>> inflate_weight(w, "average").shape, inflate_weight(w, "copy").sum(1)[0, 0, 0, 0].item()
+        (torch.Size([8, 3, 3, 3, 4]), 3.0)
+    """
+    check_inflation(inflation)
+    dim = 1 + check_axis(axis)
+    length = max(weight.shape[2:]) if depth is None else depth
+    plane = weight.permute(0, 2, 3, 1).unsqueeze(dim)
+    if inflation == "center":
+        shape = list(plane.shape)
+        shape[dim] = length
+        out = plane.new_zeros(shape)
+        out.narrow(dim, (length - 1) // 2, 1).copy_(plane)
+        return out
+    repeats = [1] * 5
+    repeats[dim] = length
+    return (plane / length if inflation == "average" else plane).repeat(repeats).contiguous()
+
+
+def inflate_state(
+    state: Mapping[str, Tensor], structure: nn.Module, inflation: str
+) -> tuple[dict[str, Tensor], InflationReport]:
+    """Maps a 2D state dict onto a 3D structure: a pure function of the two.
+
+    Args:
+        state: the 2D network's state dict.
+        structure: from `inflate_structure`.
+        inflation: "center", "average" or "copy".
+
+    Returns:
+        A 3D state dict with exactly the same keys (copied tensors are clones), and the report of every tensor.
+
+    Raises:
+        CheckpointError: keys or shapes that do not fit; all are named.
+    """
+    axis = structure.settings.axis
+    targets = structure.state_dict()
+    problems = [f"missing {key}" for key in targets if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in targets]
+    result: dict[str, Tensor] = {}
+    records = []
+    for key, source in state.items():
+        if key not in targets:
+            continue
+        target = targets[key]
+        if source.ndim == 4 and target.ndim == 5:
+            shape = list(source.permute(0, 2, 3, 1).shape)
+            shape.insert(1 + AXES[axis], target.shape[1 + AXES[axis]])
+            if shape == list(target.shape):
+                result[key] = inflate_weight(source.detach(), inflation, axis, target.shape[1 + AXES[axis]])
+                records.append(ParameterRecord(key, tuple(source.shape), tuple(target.shape), "inflated", inflation))
+                continue
+        elif source.shape == target.shape:
+            result[key] = source.detach().clone()
+            records.append(ParameterRecord(key, tuple(source.shape), tuple(target.shape), "copied", ""))
+            continue
+        problems.append(f"{key}: 2D shape {tuple(source.shape)} does not inflate to {tuple(target.shape)}")
+    if problems:
+        raise CheckpointError(f"The 2D state dict does not fit the network ({len(problems)} problems): " + "; ".join(problems))
+    return result, InflationReport(records)

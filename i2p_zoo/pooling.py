@@ -1,0 +1,191 @@
+"""Pooling over windows and over whole samples, and nearest up-sampling, on sparse tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from i2p_zoo import _kernels
+from i2p_zoo._threads import chunk_bounds, run_chunks
+from i2p_zoo.convolution import convolve, has_kernel, with_window
+from i2p_zoo.coordinates import Triple, unique_rows
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse_tensor import SparseTensor
+
+
+def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
+    """Takes the maximum over the active voxels of each window; an output whose window holds none is 0.
+
+    Args:
+        x: (N, ...) features.
+        window: geometry.
+        level: `Plan.level` of the result.
+    """
+    coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
+    out: Tensor = _MaxPool.apply(x.features.flatten(1), kmap)
+    return with_window(x, out.unflatten(1, x.features.shape[1:]), coords, shape, window, level)
+
+
+def average_pool(
+    x: SparseTensor, window: Window, level: int, *, count_padding: bool = True, divisor: int | None = None
+) -> SparseTensor:
+    """Averages over each window.
+
+    With a `spatial_shape` the divisor is torch's: the window's positions inside the input, and inside its padding where
+    `count_padding` says so. Without one it is the number of active voxels in the window.
+
+    Args:
+        x: (N, ...) features.
+        window: geometry.
+        level: `Plan.level` of the result.
+        count_padding: torch's `count_include_pad`.
+        divisor: torch's `divisor_override`.
+    """
+    coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
+    flat = x.features.flatten(1)
+    ones = flat.new_ones((flat.shape[1], *window.kernel, 1))
+    total = convolve(flat, ones, kmap, groups=flat.shape[1]) if flat.shape[1] > 1 else convolve(flat, ones, kmap, 1)
+    if divisor is not None:
+        count = flat.new_full((len(coords),), float(divisor))
+    elif x.spatial_shape is None:
+        count = (kmap.table >= 0).sum(0).to(flat.dtype).clamp(min=1)
+    else:
+        count = _positions(coords, x.spatial_shape, window, count_padding).to(flat.dtype).clamp(min=1)
+    out = (total / count[:, None]).unflatten(1, x.features.shape[1:])
+    return with_window(x, out, coords, shape, window, level)
+
+
+def _positions(coords: Tensor, shape: Triple, window: Window, count_padding: bool) -> Tensor:
+    """(M,) int64: how many positions of each output's window torch's average counts."""
+    count = torch.ones(len(coords), dtype=torch.int64, device=coords.device)
+    for axis in range(3):
+        taps = torch.arange(window.kernel[axis], device=coords.device) * window.dilation[axis] - window.before[axis]
+        at = coords[:, axis + 1, None].long() * window.stride[axis] + taps
+        pad = count_padding and axis != window.new_axis
+        low, high = (-window.before[axis], shape[axis] + window.after[axis]) if pad else (0, shape[axis])
+        count = count * ((at >= low) & (at < high)).sum(1)
+    return count
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, kmap: KernelMap) -> Tensor:
+        out = features.new_empty((kmap.num_outputs, features.shape[1]))
+        if has_kernel(features):
+            source = torch.empty(out.shape, dtype=torch.int32)
+            arrays = (features.detach().contiguous().numpy(), kmap.table.numpy(), out.numpy(), source.numpy())
+            run_chunks(_kernels.max_forward, chunk_bounds(len(out)), *arrays)
+        else:
+            out, source = _max_in_torch(features, kmap)
+        ctx.save_for_backward(source)
+        ctx.kmap = kmap
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (source,) = ctx.saved_tensors
+        kmap: KernelMap = ctx.kmap
+        out = gradient.new_zeros((kmap.num_inputs, gradient.shape[1]))
+        if has_kernel(gradient):
+            arrays = (gradient.contiguous().numpy(), kmap.transposed.numpy(), source.numpy(), out.numpy())
+            run_chunks(_kernels.max_backward, chunk_bounds(len(out)), *arrays)
+        else:
+            out.scatter_add_(0, source.long().clamp(min=0), gradient * (source >= 0))
+        return out, None
+
+
+def _max_in_torch(features: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor]:
+    """The maximum and the int32 row it came from (-1 and 0 for an empty window), on any device."""
+    best = features.new_zeros((kmap.num_outputs, features.shape[1]))
+    source = torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
+    for row in kmap.table:
+        value = features[row.clamp(min=0).long()]
+        better = (row >= 0)[:, None] & ((source < 0) | (value > best) | value.isnan())
+        best = torch.where(better, value, best)
+        source = torch.where(better, row[:, None], source)
+    return best, source
+
+
+def reduce_sites(x: SparseTensor, how: str) -> Tensor:
+    """Reduces each sample's voxels to one row; a sample with no voxel gives 0.
+
+    Args:
+        x: (N, ...) features.
+        how: "mean", "sum" or "amax".
+
+    Returns:
+        (B, ...) dense.
+    """
+    features, rows = x.features, x.batch_rows
+    if how == "amax":
+        index = rows.view(-1, *[1] * (features.ndim - 1)).expand_as(features)
+        out = features.new_full((x.batch_size, *features.shape[1:]), -torch.inf)
+        out = out.scatter_reduce(0, index, features, "amax")
+        return out.masked_fill((x.sample_counts == 0).view(-1, *[1] * (features.ndim - 1)), 0)
+    total = features.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, features)
+    if how == "sum":
+        return total
+    counts = x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1))
+    return total / counts.to(features.dtype)
+
+
+def upsample_nearest(x: SparseTensor, factor: int) -> SparseTensor:
+    """Gives each finer site, of those that `x` was strided from, the features of its voxel.
+
+    Args:
+        x: (N, ...) features at a stride.
+        factor: how many times finer, along the image's axes and the new one alike.
+
+    Raises:
+        UnsupportedError: the input's history has no sites at that stride.
+        InvalidInputError: `factor` is not a positive whole number.
+    """
+    if factor < 1:
+        raise InvalidInputError(f"The up-sampling factor must be a positive whole number; got {factor}.")
+    level = x.plan.level
+    plan_level = max(level - (factor.bit_length() - 1), 0)
+    skip = x.plan.skip_downsamples
+    wanted = 2 ** (max(level - skip, 0) - max(plan_level - skip, 0)) if skip else factor
+    coords, shape, ratio = x.coords, x.spatial_shape, (1, 1, 1)
+    while max(ratio) < wanted:
+        origin = x.cache.origins.get(id(coords))
+        if origin is None:
+            raise UnsupportedError(
+                f"Nearest up-sampling by {factor} needs the finer sites that the tensor was strided from; its history goes "
+                f"back by a factor of {ratio} (z, y, x) only. Up-sample tensors that came from a strided layer."
+            )
+        coords, shape = origin.parent, origin.parent_shape
+        ratio = (ratio[0] * origin.stride[0], ratio[1] * origin.stride[1], ratio[2] * origin.stride[2])
+    if ratio != (wanted,) * 3:
+        raise UnsupportedError(f"Nearest up-sampling by {factor} does not undo strides of {ratio} (z, y, x).")
+    if wanted == 1:
+        return x.with_plan(level=plan_level)
+    window = Window((1, 1, 1), ratio, (0, 0, 0), (0, 0, 0), (1, 1, 1), x.plan.axis)
+    key = ("parents", x.cache.key(coords), x.cache.key(x.coords))
+    if key not in x.cache.derived:
+        x.cache.derived[key] = _parent_rows(x, coords, window)
+    old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
+    stride = x.stride // wanted if isinstance(x.stride, int) else tuple(s // wanted for s in old)
+    out = x.derive(x.features.index_select(0, x.cache.derived[key]), coords=coords, spatial_shape=shape, stride=stride)
+    return out.with_plan(level=plan_level)
+
+
+def _parent_rows(x: SparseTensor, fine: Tensor, window: Window) -> Tensor:
+    """(N_fine,) int64: the row of `x` whose voxel holds each fine site."""
+    coarse = fine.clone()
+    stride = torch.tensor(window.stride, dtype=fine.dtype, device=fine.device)
+    coarse[:, 1:] = torch.div(fine[:, 1:], stride, rounding_mode="floor")
+    both = torch.cat([x.coords, coarse])
+    unique, inverse = unique_rows(both)
+    rows = torch.full((len(unique),), -1, dtype=torch.int64, device=fine.device)
+    rows[inverse[: len(x.coords)]] = torch.arange(len(x.coords), device=fine.device)
+    found = rows[inverse[len(x.coords) :]]
+    if bool((found < 0).any()):
+        lost = fine[(found < 0).nonzero()[0, 0]].tolist()
+        raise UnsupportedError(f"Nearest up-sampling: the fine voxel {lost} was cropped by a strided layer and has no parent.")
+    return found

@@ -1,0 +1,214 @@
+"""Point clouds and images to sparse tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2p_zoo.coordinates import MAX_COORDINATE, unique_rows
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.kernel_maps import AXES
+from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.windows import insert_axis
+
+FEATURES = ("xyz", "rgb", "normals", "ones", "extra")
+
+
+@overload
+def voxelize(
+    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[False] = ...
+) -> SparseTensor: ...
+@overload
+def voxelize(
+    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[True]
+) -> tuple[SparseTensor, Tensor]: ...
+def voxelize(
+    points: Any,
+    voxel_size: float = 0.05,
+    features: Any = "xyz",
+    *,
+    reduce: str = "mean",
+    return_index: bool = False,
+) -> SparseTensor | tuple[SparseTensor, Tensor]:
+    """Gathers points into voxels: a point at p lies in the voxel floor(p / voxel_size).
+
+    Args:
+        points: one cloud, a list of clouds, or a (B, N, 3 + K) array. A cloud is a numpy or torch array (N, 3 + K), columns
+            x, y, z and K extra ones, in the units of `voxel_size`; or a mapping with `points` and, as (N, 3), `rgb` (uint8
+            is divided by 255) and `normals`.
+        voxel_size: edge of a voxel.
+        features: what a point carries: names among "xyz", "rgb", "normals", "ones", "extra", as a list or joined by
+            commas; or the values themselves, (N, C), for a list of clouds a list of them.
+        reduce: "mean" of a voxel's points, or its "first" point.
+        return_index: also return which voxel each point is in.
+
+    Returns:
+        A SparseTensor with float32 features (float64 for float64 points), voxels sorted by batch, z, y, x. With
+        `return_index` also (total points,) int64, the row of each point's voxel, clouds one after the other.
+
+    Raises:
+        InvalidInputError: an empty cloud, NaN or infinite values, points too far out for the voxel size, a wrong number of
+            columns, unknown features, or arrays on several devices; the message says which cloud and what.
+
+    Example:
+        >>> import torch
+        >>> cloud = torch.tensor([[0.01, 0.0, 0.0], [0.02, 0.0, 0.0], [0.2, 0.1, 0.0]])
+        >>> x, index = voxelize(cloud, voxel_size=0.1, return_index=True)
+        >>> x.coords.tolist(), index.tolist()
+        ([[0, 0, 0, 0], [0, 0, 1, 2]], [0, 0, 1])
+    """
+    if not voxel_size > 0 or not np.isfinite(voxel_size):
+        raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size}.")
+    if reduce not in ("mean", "first"):
+        raise InvalidInputError(f"`reduce` must be 'mean' or 'first'; got {reduce!r}.")
+    clouds = _split_clouds(points)
+    parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
+    devices = {part["points"].device for part in parts}
+    if len(devices) > 1:
+        raise InvalidInputError(f"All clouds must be on one device; got {sorted(map(str, devices))}.")
+    values = torch.cat([_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)])
+    coords = torch.cat([_voxel_coords(part["points"], voxel_size, number) for number, part in enumerate(parts)])
+    sites, index = unique_rows(coords)
+    if reduce == "mean":
+        counts = torch.bincount(index, minlength=len(sites)).to(values.dtype)
+        voxels = values.new_zeros(len(sites), values.shape[1]).index_add(0, index, values) / counts[:, None]
+    else:
+        first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
+        first = first.scatter_reduce(0, index, torch.arange(len(index), device=index.device), "amin")
+        voxels = values[first]
+    x = SparseTensor(voxels, sites, batch_size=len(parts))
+    return (x, index) if return_index else x
+
+
+def _split_clouds(points: Any) -> list[Any]:
+    if isinstance(points, Mapping):
+        return [points]
+    if isinstance(points, np.ndarray | Tensor):
+        if points.ndim == 2:
+            return [points]
+        if points.ndim == 3:
+            return list(points)
+        raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}.")
+    if isinstance(points, Sequence) and not isinstance(points, str) and len(points):
+        return list(points)
+    raise InvalidInputError(f"`points` must be an array, a mapping or a non-empty list of them; got {type(points).__name__}.")
+
+
+def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
+    given = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
+    unknown = sorted(set(given) - {"points", "rgb", "normals"})
+    if "points" not in given or unknown:
+        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(given)}.")
+    part = {name: _as_float(value, name, number) for name, value in given.items()}
+    shape = tuple(part["points"].shape)
+    if len(shape) != 2 or shape[1] < 3:
+        raise InvalidInputError(f"Cloud {number} must be (N, 3 + K) with columns x, y, z; got shape {shape}.")
+    if shape[0] == 0:
+        raise InvalidInputError(f"Cloud {number} is empty: every cloud needs at least one point.")
+    for name in set(part) - {"points"}:
+        if tuple(part[name].shape) != (shape[0], 3):
+            raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
+        if part[name].device != part["points"].device:
+            raise InvalidInputError(f"`{name}` of cloud {number} is on {part[name].device}, its points on {part['points'].device}.")
+    return part
+
+
+def _as_float(value: Any, name: str, number: int) -> Tensor:
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"`{name}` of cloud {number} is not a numeric array: {error}") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
+    scaled = name == "rgb" and tensor.dtype == torch.uint8
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    bad = (~torch.isfinite(tensor)).nonzero()
+    if len(bad):
+        at = tuple(bad[0].tolist())
+        raise InvalidInputError(f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}.")
+    return tensor / 255 if scaled else tensor
+
+
+def _voxel_coords(points: Tensor, voxel_size: float, number: int) -> Tensor:
+    """(N, 4) int32 from (N, 3 + K) points; float64 inside, so that a border does not depend on the points' dtype."""
+    scaled = torch.floor(points[:, :3].double() / voxel_size)
+    largest = float(scaled.abs().max())
+    if largest > MAX_COORDINATE:
+        raise InvalidInputError(
+            f"Cloud {number} reaches voxel {largest:.3g} at voxel_size={voxel_size}; coordinates must lie within +-2**30. "
+            "Use a larger voxel size or move the cloud nearer to the origin."
+        )
+    coords = torch.empty((len(points), 4), dtype=torch.int32, device=points.device)
+    coords[:, 0] = number
+    coords[:, 1:] = scaled.flip(1)
+    return coords
+
+
+def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
+    points = part["points"]
+    names = features.split(",") if isinstance(features, str) else features
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
+    given = features[number] if isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3 else features
+    if given is features and count > 1:
+        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
+    values = _as_float(given, "features", number)
+    if values.ndim != 2 or len(values) != len(points):
+        raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")
+    return values
+
+
+def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
+    points = part["points"]
+    if name == "xyz":
+        return points[:, :3]
+    if name == "ones":
+        return torch.ones_like(points[:, :1])
+    if name == "extra":
+        if points.shape[1] == 3:
+            raise InvalidInputError(f"Feature 'extra' of cloud {number}: its points have no column beyond x, y, z.")
+        return points[:, 3:]
+    if name in ("rgb", "normals"):
+        if name not in part:
+            raise InvalidInputError(f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'.")
+        return part[name].to(points.dtype)
+    raise InvalidInputError(f"Unknown feature {name!r}; choose among {', '.join(FEATURES)}.")
+
+
+def image_to_plane(images: Tensor, axis: str = "z") -> SparseTensor:
+    """Lays images on a plane of voxels, one voxel a pixel, at coordinate 0 of `axis`.
+
+    Args:
+        images: (B, C, H, W), any floating dtype.
+        axis: the plane's normal. Height and width lie on the other two axes, in the order z, y, x.
+
+    Returns:
+        A SparseTensor of B * H * W voxels with the images' extent as `spatial_shape`.
+
+    Raises:
+        InvalidInputError: not a floating (B, C, H, W) tensor with pixels, or an unknown axis.
+
+    Example:
+        >>> import torch
+        >>> image_to_plane(torch.zeros(2, 3, 4, 5)).spatial_shape
+        (1, 4, 5)
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or images.numel() == 0:
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a non-empty floating point (B, C, H, W) tensor; got {found}.")
+    if axis not in AXES:
+        raise InvalidInputError(f"`axis` must be 'z', 'y' or 'x'; got {axis!r}.")
+    batch, channels, height, width = images.shape
+    ranges = [torch.arange(n, dtype=torch.int32, device=images.device) for n in (batch, height, width)]
+    b, h, w = torch.meshgrid(*ranges, indexing="ij")
+    columns = [h, w]
+    columns.insert(AXES[axis], torch.zeros_like(h))
+    coords = torch.stack([b, *columns], dim=-1).reshape(-1, 4)
+    features = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    shape = insert_axis((height, width), 1, AXES[axis])
+    x = SparseTensor(features, coords, batch_size=batch, spatial_shape=shape)
+    return x.with_plan(axis=AXES[axis])
