@@ -32,6 +32,7 @@ _PUBLIC = {
     "CoordinateMismatchError": "errors",
     "UnsupportedError": "errors",
     "NotFoundError": "errors",
+    "HubError": "errors",
     "CheckpointError": "errors",
     "CertificateError": "errors",
     "MissingExtraError": "errors",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from i2p_zoo.errors import CertificateError as CertificateError
     from i2p_zoo.errors import CheckpointError as CheckpointError
     from i2p_zoo.errors import CoordinateMismatchError as CoordinateMismatchError
+    from i2p_zoo.errors import HubError as HubError
     from i2p_zoo.errors import I2PError as I2PError
     from i2p_zoo.errors import InvalidInputError as InvalidInputError
     from i2p_zoo.errors import MissingExtraError as MissingExtraError

@@ -23,6 +23,10 @@ class NotFoundError(I2PError, LookupError):
     """A model, checkpoint or data set was not found in any of the places tried."""
 
 
+class HubError(I2PError, OSError):
+    """The Hugging Face Hub has the repository and did not give what was asked for."""
+
+
 class CheckpointError(I2PError, ValueError):
     """A checkpoint's files are damaged, foreign or do not fit the model."""
 

