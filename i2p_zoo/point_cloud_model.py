@@ -60,6 +60,7 @@ class PointCloudModel:
     architecture: str | None
     model_args: dict[str, Any]
     source: dict[str, Any]
+    frozen_norms: bool = False
 
     def prepare(self, x: Any) -> SparseTensor:
         """Returns the network's input as a sparse tensor.
@@ -116,6 +117,17 @@ class PointCloudModel:
                 elif id(after[name]) not in kept and isinstance(after[name], nn.Parameter):
                     shapes = {name: tuple(after[name].shape)}
                     self.report = self.report.changed(name, "replaced", f"classifier of {num_classes} classes", shapes)
+
+    def train(self, mode: bool = True) -> Any:
+        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.frozen_norms:
+            from i2p_zoo.finetune import NORMS
+
+            for module in self.modules():  # type: ignore[attr-defined]
+                if isinstance(module, NORMS):
+                    module.eval()
+        return self
 
     def save_pretrained(self, folder: Any, **kwargs: Any) -> Any:
         """Saves config.json, model.safetensors and README.md; see `i2p_zoo.save_pretrained`."""
