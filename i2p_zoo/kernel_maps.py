@@ -40,19 +40,17 @@ class Window:
     @property
     def offsets(self) -> list[Triple]:
         """Each tap's offset from the stride-scaled output site, taps in (z, y, x) order, x fastest."""
-        ranges = (
-            [tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)
-        )
-        return list(itertools.product(*ranges))
+        z, y, x = ([tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True))
+        return list(itertools.product(z, y, x))
 
     @property
     def shift(self) -> Triple:
-        """How far a stride-1 axis moves its sites back because its padding is not the centred one."""
+        """How far a stride-1 axis of the image moves its sites back because its padding is not the centred one."""
         shifts = []
-        for kernel, stride, before, dilation in zip(self.kernel, self.stride, self.before, self.dilation, strict=True):
-            span = (kernel - 1) * dilation
-            centred = before in (span // 2, -(-span // 2))
-            shifts.append(0 if stride > 1 or centred else span // 2 - before)
+        for axis in range(3):
+            before, span = self.before[axis], (self.kernel[axis] - 1) * self.dilation[axis]
+            keeps = axis == self.new_axis or self.stride[axis] > 1 or before in (span // 2, -(-span // 2))
+            shifts.append(0 if keeps else span // 2 - before)
         return (shifts[0], shifts[1], shifts[2])
 
     def out_shape(self, shape: Triple) -> Triple:
