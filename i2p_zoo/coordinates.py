@@ -39,6 +39,10 @@ class SiteCache:
     derived: dict[Hashable, Any] = field(default_factory=dict)
     kept: dict[int, Tensor] = field(default_factory=dict)
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles as an empty cache: its keys are object identities, which do not survive either."""
+        return (SiteCache, ())
+
     def key(self, coords: Tensor) -> int:
         """Returns a key for a coordinate tensor that stays its own as long as the cache lives."""
         self.kept[id(coords)] = coords
@@ -122,7 +126,8 @@ def pack(coords: Tensor) -> Tensor:
             "Use a larger voxel size or remove outlying points."
         )
     wide = wide - low
-    return ((wide[:, 0] * extents[1] + wide[:, 1]) * extents[2] + wide[:, 2]) * extents[3] + wide[:, 3]
+    keys: Tensor = ((wide[:, 0] * extents[1] + wide[:, 1]) * extents[2] + wide[:, 2]) * extents[3] + wide[:, 3]
+    return keys
 
 
 def sorting_order(coords: Tensor) -> Tensor | None:
