@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCardData
 from torch import Tensor
 
-CARD_MARK = "<!-- Written by i2p-zoo; remove this line to keep your edits. -->"
+_MARK = "<!-- Written by i2p-zoo, text {digest}. An edited card is never overwritten. -->"
 
 _TEMPLATE = """---
 {metadata}
 ---
-{mark}
 
 # {architecture}
 
@@ -83,9 +84,8 @@ def write_card(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         pipeline_tag="image-classification" if config["num_classes"] else "image-feature-extraction",
         tags=["point-cloud", "3d", "timm", "sparse-convolution"],
     )
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         metadata=data.to_yaml(),
-        mark=CARD_MARK,
         architecture=config["architecture"],
         timm_name=timm_name,
         inflation=settings["inflation"],
@@ -100,6 +100,18 @@ def write_card(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         license=licence or "not stated",
         certificate=figures,
     )
+    return text + _MARK.format(digest=_digest(text)) + "\n"
+
+
+def is_edited(text: str) -> bool:
+    """Whether a card is not, to the letter, one that `write_card` wrote."""
+    body, mark, _ = text.rpartition("<!-- Written by i2p-zoo")
+    found = re.match(r", text (\w+)\.", text[len(body) + len(mark) :])
+    return not mark or found is None or found.group(1) != _digest(body)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _describe_source(source: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from i2p_zoo.card import CARD_MARK, write_card
+from i2p_zoo.card import is_edited, write_card
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation import INFLATIONS, inflate_structure
 from i2p_zoo.models import PREFIX, create_timm_model, describe_
@@ -66,11 +67,31 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], certificate: Any
         temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         temporary[CARD].write_text(write_card(config, state), encoding="utf-8")
         card = folder / CARD
-        if card.exists() and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        if card.exists() and is_edited(card.read_text(encoding="utf-8", errors="replace")):
             del temporary[CARD]
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
+        _replace_all(temporary, folder)
     return folder
+
+
+def _replace_all(files: dict[str, Path], folder: Path) -> None:
+    """Moves finished files into a folder; where one cannot be moved, the old ones are put back."""
+    with contextlib.ExitStack() as stack:
+        moved: list[tuple[Path, Path | None]] = []
+        try:
+            for name, path in files.items():
+                place, backup = folder / name, None
+                if place.exists():
+                    backup = stack.enter_context(_temporary_file(folder, name))
+                    shutil.copyfile(place, backup)
+                os.replace(path, place)
+                moved.append((place, backup))
+        except BaseException:
+            for place, backup in moved:
+                if backup is None:
+                    place.unlink(missing_ok=True)
+                else:
+                    os.replace(backup, place)
+            raise
 
 
 @contextlib.contextmanager
