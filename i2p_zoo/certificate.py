@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation import inflate
+from i2p_zoo.models import create_timm_model, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel
 from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.voxelization import image_to_plane
@@ -107,6 +109,34 @@ def certify(
         errors[name] = max(_relative_error(a, b) for a, b in zip(flat_2d, flat_3d, strict=True))
         agreement = min(agreement, float((flat_2d[-1].argmax(1) == flat_3d[-1].argmax(1)).double().mean()))
     return Certificate(errors, tuple(images.shape), agreement)
+
+
+def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -> Certificate:
+    """Certifies the center inflation of a timm architecture with seeded random weights and BatchNorm statistics.
+
+    Args:
+        name: a timm or zoo name.
+        axis, depth: as `i2p_zoo.inflate`.
+
+    Raises:
+        NotFoundError, UnsupportedError: no such architecture, or no sparse counterpart.
+    """
+    architecture, _ = split_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_timm_model(architecture).eval()
+        randomize_statistics_(model)
+    return certify(model, inflate(model, axis=axis, depth=depth))
+
+
+def randomize_statistics_(model: nn.Module) -> None:
+    """Draws BatchNorm statistics and affine parameters near a trained network's, from torch's global generator."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0.0, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.0, 0.1)
 
 
 def example_images(model: nn.Module) -> Tensor:
