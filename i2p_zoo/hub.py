@@ -12,12 +12,13 @@ from typing import Any
 from filelock import FileLock
 
 from i2p_zoo.certificate import Certificate, certify
-from i2p_zoo.checkpoint import CONFIG, WEIGHTS, load_folder, load_weights, read_config, save_pretrained
+from i2p_zoo.checkpoint import CONFIG, WEIGHTS, describe_model, load_folder, load_weights, read_config, save_pretrained
 from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
-from i2p_zoo.inflation import check_inflation, inflate
+from i2p_zoo.inflation import check_inflation, inflate, inflate_structure
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
 from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_source
+from i2p_zoo.zoo import load_ledger
 
 Progress = Callable[[str], None]
 
@@ -79,12 +80,9 @@ def from_pretrained(
     """
     check_inflation(inflation)
     text, at, suffix = os.fspath(name).partition("@")
-    revision = suffix if at and not os.path.isdir(os.fspath(name)) else revision
+    revision = suffix if at and not os.path.isdir(name) else revision
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
-    if os.path.isdir(os.fspath(name)):
-        model = load_folder(name)
-    else:
-        model = _load_named(text, inflation, options)
+    model = load_folder(name) if os.path.isdir(name) else _load_named(text, inflation, options)
     source = create_timm_model(model.architecture, **_image_args(model))
     if features_only:
         model = _features_only(model, out_indices)
@@ -184,7 +182,7 @@ def convert_model(
     describe_(model, architecture, {}, in_chans=origin.get("in_chans", 3))
     model.eval()
     say("certifying")
-    twin = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
+    twin: Any = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
     certificate = certify(source, twin)
     if not certificate.passed:
         raise CertificateError(f"{name}: {certificate}. The converted network is not kept.")
@@ -237,7 +235,13 @@ def _features_only(model: Any, out_indices: tuple[int, ...] | None) -> Any:
         args["out_indices"] = out_indices
     settings = model.settings
     extractor = create_model(
-        model.architecture, settings.inflation, settings.axis, settings.depth, in_chans=model.in_chans, features_only=True, **args
+        model.architecture,
+        settings.inflation,
+        settings.axis,
+        settings.depth,
+        in_chans=model.in_chans,
+        features_only=True,
+        **args,
     )
     state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
     targets = extractor.state_dict()
@@ -250,3 +254,32 @@ def _features_only(model: Any, out_indices: tuple[int, ...] | None) -> Any:
     return extractor.eval()
 
 
+def describe(name: str) -> dict[str, Any]:
+    """Returns facts of a network by zoo or timm name, or by checkpoint folder, as JSON types.
+
+    Raises:
+        NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
+    """
+    if os.path.isdir(name):
+        model = load_folder(name)
+    else:
+        architecture, _ = split_name(name)
+        source = create_timm_model(architecture)
+        model = inflate_structure(source)
+        describe_(model, architecture, {}, in_chans=3)
+    config = describe_model(model)
+    facts: dict[str, Any] = {
+        "name": config["architecture"],
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "num_classes": config["num_classes"],
+        "num_features": config["num_features"],
+        "in_chans": config["i2p"]["in_chans"],
+    }
+    if os.path.isdir(name):
+        facts.update(settings=config["i2p"]["settings"], source=config["i2p"]["source"])
+        facts["certificate"] = config["i2p"]["certificate"]
+    else:
+        facts.update(input_size=config["pretrained_cfg"].get("input_size"), license=config["pretrained_cfg"].get("license"))
+        facts["certificate"] = load_ledger()["models"].get(model.architecture, "not measured")
+    return facts

@@ -1,0 +1,171 @@
+"""The command line: i2p-zoo list | info | convert | certify | demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo import __version__
+from i2p_zoo.errors import I2PError
+
+
+class _OneLineErrors(click.Group):
+    """Prints this package's errors and those of the file system without a traceback, and exits with code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (I2PError, OSError) as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            message = " ".join(str(error).split()) if not isinstance(error, LookupError) else str(error)
+            click.echo(f"i2p-zoo: {message}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="i2p-zoo")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Turn image-pretrained timm CNNs into sparse 3D point-cloud networks.
+
+    Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0
+    """
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+inflation_option = click.option(
+    "--inflation", type=click.Choice(["center", "average", "copy"]), default="center", show_default=True
+)
+axis_option = click.option("--axis", type=click.Choice(["z", "y", "x"]), default="z", show_default=True)
+depth_option = click.option("--depth", type=click.IntRange(min=1), help="Longest kernel along the new axis.")
+
+
+@main.command("list")
+@click.argument("pattern", default="*")
+@json_option
+def list_command(pattern: str, as_json: bool) -> None:
+    """List the zoo's networks whose name matches PATTERN.
+
+    Example: i2p-zoo list 'resnet*'
+    """
+    from i2p_zoo.models import list_models
+
+    names = list_models(pattern)
+    click.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+@main.command()
+@click.argument("name")
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """Describe a network by NAME (a zoo or timm name) or a checkpoint's FOLDER.
+
+    Example: i2p-zoo info resnet50
+    """
+    from i2p_zoo.hub import describe
+
+    facts = describe(name)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        width = max(map(len, facts))
+        click.echo("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; by default the zoo name.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the map of parameters as JSON.")
+@click.option("--table", is_flag=True, help="Print the map of parameters, a line for each tensor.")
+@inflation_option
+@axis_option
+@depth_option
+@json_option
+def convert(
+    name: str, out: Path | None, report: Path | None, table: bool, inflation: str, axis: str, depth: int | None, as_json: bool
+) -> None:
+    """Convert timm's image weights NAME into a certified 3D checkpoint folder.
+
+    Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0 --report report.json
+    """
+    from tqdm import tqdm
+
+    from i2p_zoo.hub import convert as convert_to_folder
+    from i2p_zoo.models import PREFIX
+
+    folder = out or Path(PREFIX + name.removeprefix(PREFIX))
+    with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
+
+        def progress(step: str) -> None:
+            bar.update(bar.desc != "starting: ")
+            bar.set_description(step)
+
+        model = convert_to_folder(name, folder, inflation=inflation, axis=axis, depth=depth, progress=progress)
+        bar.update()
+        bar.set_description("done")
+    if report is not None:
+        report.write_text(json.dumps(model.report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        counts = model.report.to_dict()
+        click.echo(json.dumps({"folder": str(folder), "source": model.source, "report": counts if table else counts["counts"]}))
+        return
+    if table:
+        click.echo(model.report.table())
+    click.echo(model.report.summary())
+    figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in model.source["certificate"]["errors"].items())
+    click.echo(f"certificate: relative error {figures}\nsaved in {folder}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True)
+@axis_option
+@depth_option
+@json_option
+def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool) -> None:
+    """Measure how exactly the center-inflated timm architectures NAMES compute their 2D functions.
+
+    Weights and BatchNorm statistics are random: the certificate is about structure, whatever the weights.
+
+    Example: i2p-zoo certify resnet18 densenet121
+    """
+    from tqdm import tqdm
+
+    from i2p_zoo.certificate import certify_architecture
+
+    records = {}
+    for name in tqdm(names, desc="certifying", file=sys.stderr, disable=len(names) == 1):
+        records[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
+        if not as_json:
+            tqdm.write(f"{name}: {certificate}")
+    if as_json:
+        click.echo(json.dumps({name: certificate.to_dict() for name, certificate in records.items()}))
+    if not all(certificate.passed for certificate in records.values()):
+        sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--data",
+    "data_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="tests/data/kicad-mini.npz",
+    show_default=True,
+    help="Labelled clouds.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="out/demo", show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True, help="Training steps a run.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
+def demo(data_file: Path, out: Path, steps: int, seeds: int) -> None:
+    """Convert a real network, prove it on photographs, finetune it on real shapes, and draw pictures.
+
+    Example: i2p-zoo demo --out demo --seeds 3
+    """
+    from i2p_zoo.demo import run_demo
+
+    run_demo(data_file, out, steps, seeds, say=click.echo)

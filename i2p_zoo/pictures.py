@@ -1,0 +1,105 @@
+"""Pictures of what the zoo does: photographs as voxel planes, inflated kernels, labelled clouds, learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from i2p_zoo._extras import require
+
+_COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], projection: str | None = None) -> tuple[Any, Any]:
+    figure_class = require("matplotlib.figure", extra="demo").Figure
+    figure = figure_class(figsize=size, layout="constrained")
+    require("matplotlib.backends.backend_agg", extra="demo").FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection} if projection else None)
+    return figure, axes
+
+
+def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+    """Draws each image as a plane of voxels in space with the classes that the 3D network names.
+
+    Args:
+        path: of the PNG.
+        images: (3, H, W) in 0 to 1, by name.
+        classes: for each name (class, probability) pairs.
+    """
+    figure, axes = _figure(1, len(images), (4.2 * len(images), 4.6), "3d")
+    for axis, (name, image) in zip(axes[0], images.items(), strict=True):
+        step = max(image.shape[-1] // 56, 1)
+        pixels = image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).numpy()
+        height, width = pixels.shape[:2]
+        y, x = np.mgrid[:height, :width]
+        axis.scatter(x, np.zeros_like(x), height - y, c=pixels.reshape(-1, 3), marker="s", s=9, depthshade=False)
+        axis.set(ylim=(-height / 3, height / 3), xticks=[], yticks=[0], zticks=[], xlabel="x", ylabel="z", zlabel="y")
+        axis.set_box_aspect((1, 0.6, 1))
+        axis.view_init(elev=12, azim=-68)
+        lines = [f"{label} {probability:.2f}" for label, probability in classes[name][:3]]
+        axis.set_title(f"{name}\n" + "\n".join(lines), fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
+    """Draws the slices along z of one filter under each inflation.
+
+    Args:
+        path: of the PNG.
+        kernels: (kz, ky, kx) weights by inflation mode.
+    """
+    depth = max(kernel.shape[0] for kernel in kernels.values())
+    figure, axes = _figure(len(kernels), depth, (2.1 * depth, 2.3 * len(kernels)))
+    limit = max(float(kernel.detach().abs().max()) for kernel in kernels.values())
+    for row, (name, kernel) in zip(axes, kernels.items(), strict=True):
+        for z, (axis, plane) in enumerate(zip(row, kernel, strict=True)):
+            axis.imshow(plane.detach().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axis.set(xticks=[], yticks=[], title=f"{name}, z = {z - (depth - 1) // 2:+d}")
+    figure.savefig(path, dpi=110)
+
+
+def draw_clouds(
+    path: Path, clouds: Sequence[NDArray[np.float32]], truth: Sequence[str], predicted: Sequence[str], columns: int = 5
+) -> None:
+    """Draws clouds with their predicted class, in red with the true one where they differ.
+
+    Args:
+        path: of the PNG.
+        clouds: (N, 3) each, z up.
+        truth, predicted: class names.
+        columns: pictures a row.
+    """
+    rows = -(-len(clouds) // columns)
+    figure, axes = _figure(rows, columns, (2.7 * columns, 2.9 * rows), "3d")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, points, true, found in zip(axes.flat, clouds, truth, predicted, strict=False):
+        axis.scatter(*points.T, c=points[:, 2], cmap="viridis", s=2)
+        axis.set_aspect("equal")
+        right = true == found
+        axis.set_title(found if right else f"{found}\n(is {true})", fontsize=9, color="black" if right else "#b00020")
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Draws the smoothed training loss of runs, one line a seed.
+
+    Args:
+        path: of the PNG.
+        runs: for each kind the losses by step of each seed.
+    """
+    figure, axes = _figure(1, 1, (7, 4.5))
+    for color, (name, seeds) in zip(_COLORS, runs.items(), strict=False):
+        for number, losses in enumerate(seeds):
+            window = min(8, len(losses))
+            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes[0, 0].plot(np.arange(window, len(losses) + 1), smooth, color=color, label=name if number == 0 else None)
+    axes[0, 0].set(xlabel="step", ylabel="training loss, mean of 8 steps")
+    axes[0, 0].grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
