@@ -6,6 +6,7 @@ them forks (GNU OpenMP), and a data loader does both. A plain thread pool does n
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def chunk_bounds(rows: int, minimum: int = _MINIMUM_ROWS) -> list[tuple[int, int
     """
     chunks = max(1, min(torch.get_num_threads(), rows // minimum))
     edges = [rows * i // chunks for i in range(chunks + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args: Any) -> None:

@@ -1,5 +1,8 @@
-"""Sparse convolution over a kernel map, with all gradients: dense and grouped channels as gathered matrix products,
-depthwise as one fused pass on the CPU. A weight that is frozen costs no weight gradient."""
+"""Sparse convolution over a kernel map, with all gradients.
+
+Dense and grouped channels run as gathered matrix products, depthwise as one fused pass on the CPU. A weight that is frozen
+costs no weight gradient.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,8 @@ def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Te
 
 
 def _grouped(rows: Tensor, groups: int) -> Tensor:
-    return rows.unflatten(1, (groups, -1)).transpose(0, 1)  # (groups, n, C / groups)
+    blocks: Tensor = rows.unflatten(1, (groups, -1))
+    return blocks.transpose(0, 1)  # (groups, n, C / groups)
 
 
 def _project(rows: Tensor, weight: Tensor, groups: int) -> Tensor:

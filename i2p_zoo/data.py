@@ -67,7 +67,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
         shapes = {name: arrays[name].shape for name in ("points", "label", "split")}
         raise InvalidInputError(f"{path}: needs points (M, N, 3), label (M,) and split (M,); found {shapes}.")
     labels, classes = arrays["label"].astype(np.int64), tuple(str(name) for name in arrays["classes"])
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
         raise InvalidInputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(classes)} classes.")
     scale = arrays["scale"] if "scale" in arrays else np.linalg.norm(points, axis=2).max(1)
     points = points / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[:, None, None]

@@ -49,7 +49,7 @@ def freeze(model: Any, mode: str) -> ParameterCount:
         >>> import i2p_zoo
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=10, stem="point")
         >>> freeze(model, "io+bn").trained
-        5098
+        4346
     """
     if mode not in MODES:
         raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")

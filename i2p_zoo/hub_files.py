@@ -21,9 +21,7 @@ class HubOptions:
     force_download: bool = False
 
 
-def fetch_files(
-    repo: str, names: Sequence[str], options: HubOptions, tried: list[str]
-) -> tuple[str, list[Path]] | None:
+def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: list[str]) -> tuple[str, list[Path]] | None:
     """Fetches files of a model repository, or takes them from the Hub client's cache where the Hub cannot be reached.
 
     Args:
@@ -53,7 +51,7 @@ def fetch_files(
             return None
         except errors.RevisionNotFoundError as error:
             raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
-        except (errors.HTTPError, OSError) as error:
+        except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
             offline, reason = True, f"not reached ({_first_line(error)})"
     kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
     paths = []
@@ -68,7 +66,7 @@ def fetch_files(
             raise _gated(repo) from error
         except errors.EntryNotFoundError as error:
             raise HubError(f"{repo}: has no file {name!r} at revision {commit}.") from error
-        except errors.HTTPError as error:
+        except errors.HTTPError as error:  # type: ignore[attr-defined]
             raise HubError(f"{repo}: fetching {name!r} failed ({_first_line(error)}). Try again.") from error
     return paths[0].parent.name, paths
 

@@ -47,12 +47,12 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
     structure = inflate_structure(model, axis=axis, depth=depth)
     state, report = inflate_state(model.state_dict(), structure, inflation)
     structure.load_state_dict(state, strict=True, assign=True)
-    for (name, parameter), source in zip(structure.named_parameters(), model.parameters(), strict=True):
+    for parameter, source in zip(structure.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(source.requires_grad)
-        del name
     structure.settings = structure.settings.changed(inflation=inflation)
     structure.report = report
-    return structure
+    result: nn.Module = structure
+    return result
 
 
 def check_inflation(inflation: str) -> None:
@@ -90,7 +90,9 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
         builder = find_builder(module)
         if not is_supported(module):
             owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
-            problems.append(f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}")
+            problems.append(
+                f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}"
+            )
         elif builder is not None:
             try:
                 built[id(module)] = _build(module, builder, axis, depth)
@@ -151,9 +153,7 @@ def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int |
     return (plane / length if inflation == "average" else plane).repeat(repeats).contiguous()
 
 
-def inflate_state(
-    state: Mapping[str, Tensor], structure: nn.Module, inflation: str
-) -> tuple[dict[str, Tensor], InflationReport]:
+def inflate_state(state: Mapping[str, Tensor], structure: Any, inflation: str) -> tuple[dict[str, Tensor], InflationReport]:
     """Maps a 2D state dict onto a 3D structure: a pure function of the two.
 
     Args:

@@ -120,7 +120,8 @@ class SparseConv3d(nn.Module):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise InvalidInputError(
-                f"`in_channels` (={in_channels}) and `out_channels` (={out_channels}) must be divisible by `groups` (={groups})."
+                f"`in_channels` (={in_channels}) and `out_channels` (={out_channels}) must be divisible by `groups` "
+                f"(={groups})."
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = as_pair(kernel_size), as_pair(stride), as_pair(dilation)

@@ -177,5 +177,3 @@ def adapt_(
     changes = {"skip_downsamples": skip_downsamples, "voxel_size": voxel_size, "features": features}
     model.settings = model.settings.changed(**{key: value for key, value in changes.items() if value is not None})
     return model
-
-

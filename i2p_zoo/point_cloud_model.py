@@ -110,7 +110,7 @@ class PointCloudModel:
         replace_leaves(self, self.settings.axis, self.settings.depth)  # type: ignore[arg-type]
         materialize_(self)  # type: ignore[arg-type]
         if self.report is not None:
-            after = {name: t for name, t in self.state_dict(keep_vars=True).items()}  # type: ignore[attr-defined]
+            after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]
             for name in sorted(before.keys() | after.keys()):
                 if name not in after:
                     self.report = self.report.changed(name, "dropped", f"classifier of {num_classes} classes", {})
@@ -155,13 +155,13 @@ def materialize_(model: nn.Module) -> None:
 
 
 @functools.cache
-def point_cloud_class(kind: type[nn.Module]) -> type[Any]:
-    """Returns the class PointCloud<kind> that mixes `PointCloudModel` into a network's class."""
+def point_cloud_class(kind: Any) -> type[Any]:
+    """Returns the class PointCloud<kind> that mixes `PointCloudModel` into a network's class `kind`."""
     return type(f"PointCloud{kind.__name__}", (PointCloudModel, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
-def _new_model(kind: type[nn.Module]) -> Any:
-    mixed = point_cloud_class(kind)
+def _new_model(kind: Any) -> Any:
+    mixed: Any = point_cloud_class(kind)
     return mixed.__new__(mixed)
 
 
@@ -169,12 +169,11 @@ def make_point_cloud_model(model: nn.Module, settings: Settings) -> Any:
     """Mixes `PointCloudModel` into a module, in place, and returns it."""
     result: Any = model
     if not isinstance(result, PointCloudModel):
-        result.__class__ = point_cloud_class(type(model))
+        kind: Any = type(model)
+        result.__class__ = point_cloud_class(kind)
     result.settings = settings
     result.report = None
     result.architecture = getattr(result, "architecture", None)
     result.model_args = {}
     result.source = {}
     return result
-
-

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from i2p_zoo.coordinates import derive_sites
 from i2p_zoo.errors import CoordinateMismatchError, I2PError, InvalidInputError, UnsupportedError
@@ -68,8 +68,8 @@ def _register_elementwise(function: Any) -> None:
 
 
 _ELEMENTWISE = """
-    relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_ celu
-    selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
+    relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
+    celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
     clamp_max exp log sqrt rsqrt square abs neg reciprocal clone contiguous nan_to_num to type_as __neg__ __pow__ pow
 """.split()
 for _function in _methods(*_ELEMENTWISE):
@@ -192,7 +192,9 @@ def channel_dim(x: SparseTensor, dim: int, name: str) -> int:
     """Returns the features' dimension for a logical one; raises UnsupportedError for batch, height and width."""
     positive = dim + x.ndim if dim < 0 else dim
     if not 1 <= positive <= x.ndim - 3:
-        raise UnsupportedError(f"`{name}` along dimension {dim} of {x!r}: only channel dimensions, 1 to {x.ndim - 3}, can be used.")
+        raise UnsupportedError(
+            f"`{name}` along dimension {dim} of {x!r}: only channel dimensions, 1 to {x.ndim - 3}, can be used."
+        )
     return positive
 
 
@@ -275,9 +277,11 @@ def getitem(x: SparseTensor, index: Any) -> SparseTensor:
         indices[at : at + 1] = [slice(None)] * (x.ndim - len(indices) + 1)
     indices += [slice(None)] * (x.ndim - len(indices))
     full = slice(None)
-    if indices[0] != full or any(not isinstance(i, slice) or i.step not in (None, 1) for i in indices[-2:]):
+    samples, *_, rows, columns = indices
+    if not all(isinstance(i, slice) and i.step in (None, 1) for i in (samples, rows, columns)) or samples != full:
         raise UnsupportedError(f"Indexing {x!r} with {index!r}: only channels, and steps of 1 along height and width.")
-    result = x.derive(x.features[(full, *indices[1:-2])]) if indices[1:-2] != [full] * (x.ndim - 3) else x
+    channels = (full, *indices[1:-2])
+    result = x.derive(x.features[channels])
     if indices[-2:] == [full, full]:
         return result
     pads = []
@@ -362,9 +366,7 @@ def avg_pool2d(
 ) -> SparseTensor:
     """Average over a cubic window (`i2p_zoo.pooling.average_pool`)."""
     kernel, pads = as_pair(kernel_size), as_pair(padding)
-    window, level = plan_window(
-        x, kernel, as_pair(stride or kernel), ((pads[0],) * 2, (pads[1],) * 2), ceil_mode=ceil_mode
-    )
+    window, level = plan_window(x, kernel, as_pair(stride or kernel), ((pads[0],) * 2, (pads[1],) * 2), ceil_mode=ceil_mode)
     return average_pool(x, window, level, count_padding=count_include_pad, divisor=divisor_override)
 
 
@@ -393,8 +395,10 @@ def adaptive_max_pool2d(x: SparseTensor, output_size: Any, return_indices: bool 
 def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> SparseTensor:
     """Pads height and width by zeros (or by -inf before a maximum): sites shift, the extent grows."""
     if mode != "constant" or value not in (None, 0, -math.inf) or any(pad[4:]):
-        raise UnsupportedError(f"`pad` of {x!r} by {tuple(pad)} with mode={mode!r}, value={value}: only zeros around the image.")
-    left, right, top, bottom = (list(pad) + [0, 0])[:4]
+        raise UnsupportedError(
+            f"`pad` of {x!r} by {tuple(pad)} with mode={mode!r}, value={value}: only zeros around the image."
+        )
+    left, right, top, bottom = [*pad, 0, 0][:4]
     return pad_sites(x, (top, bottom), (left, right))
 
 

@@ -113,7 +113,9 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
         if tuple(part[name].shape) != (shape[0], 3):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
         if part[name].device != part["points"].device:
-            raise InvalidInputError(f"`{name}` of cloud {number} is on {part[name].device}, its points on {part['points'].device}.")
+            raise InvalidInputError(
+                f"`{name}` of cloud {number} is on {part[name].device}, its points on {part['points'].device}."
+            )
     return part
 
 
@@ -129,7 +131,9 @@ def _as_float(value: Any, name: str, number: int) -> Tensor:
     bad = (~torch.isfinite(tensor)).nonzero()
     if len(bad):
         at = tuple(bad[0].tolist())
-        raise InvalidInputError(f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}.")
+        raise InvalidInputError(
+            f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}."
+        )
     return tensor / 255 if scaled else tensor
 
 
@@ -174,7 +178,9 @@ def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
         return points[:, 3:]
     if name in ("rgb", "normals"):
         if name not in part:
-            raise InvalidInputError(f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'.")
+            raise InvalidInputError(
+                f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'."
+            )
         return part[name].to(points.dtype)
     raise InvalidInputError(f"Unknown feature {name!r}; choose among {', '.join(FEATURES)}.")
 
