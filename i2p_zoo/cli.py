@@ -23,8 +23,7 @@ class _OneLineErrors(click.Group):
         except (I2PError, OSError) as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            message = " ".join(str(error).split()) if not isinstance(error, LookupError) else str(error)
-            click.echo(f"i2p-zoo: {message}", err=True)
+            click.echo(f"i2p-zoo: {' '.join(str(error).split())}", err=True)
             sys.exit(2)
 
 

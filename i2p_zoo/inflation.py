@@ -85,11 +85,12 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
         UnsupportedError: as `inflate`; nothing was replaced then.
     """
     built: dict[int, nn.Module] = {}
-    problems = []
+    problems, kinds = [], set()
     for name, module in model.named_modules():
         builder = find_builder(module)
         if not is_supported(module):
             owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
+            kinds.add(type(module).__qualname__)
             problems.append(
                 f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}"
             )
@@ -97,11 +98,13 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
             try:
                 built[id(module)] = _build(module, builder, axis, depth)
             except UnsupportedError as error:
+                kinds.add(f"{type(module).__qualname__} with {error}")
                 problems.append(f"{name or '(the model itself)'}: {type(module).__qualname__} with {error}")
     if problems:
         listed = "\n  ".join(problems)
         raise UnsupportedError(
-            f"{type(model).__qualname__} has {len(problems)} modules with no sparse 3D counterpart:\n  {listed}\n"
+            f"{type(model).__qualname__} has {len(problems)} modules with no sparse 3D counterpart, of "
+            f"{', '.join(sorted(kinds))}:\n  {listed}\n"
             f"Supported: {', '.join(supported_types())}.\n"
             "Register a counterpart with `@i2p_zoo.replaces(type)`, or `i2p_zoo.keep(type)` where its own forward runs on "
             "sparse tensors as it is."

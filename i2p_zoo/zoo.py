@@ -18,4 +18,4 @@ def load_ledger() -> dict[str, Any]:
 
 def certified_models() -> list[str]:
     """Returns the timm architectures whose certificate holds, sorted."""
-    return sorted(name for name, record in load_ledger()["models"].items() if record["passed"])
+    return sorted(name for name, record in load_ledger()["models"].items() if record.get("passed"))

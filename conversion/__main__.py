@@ -1,0 +1,43 @@
+"""The workshop's command line: python -m conversion certify."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import click
+import timm
+
+from conversion.ledger import update_ledger
+from conversion.table import write_table
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Make the zoo: certify timm's architectures."""
+
+
+@main.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every architecture of timm.")
+@click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True)
+def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
+    """Measure the architectures that match PATTERNS into i2p_zoo/zoo.json and docs/architectures.md.
+
+    Example: python -m conversion certify 'resnet*' --fresh
+    """
+    chosen = ("*",) if everything else patterns
+    names = [name for name in timm.list_models() if any(fnmatch.fnmatch(name, pattern) for pattern in chosen)]
+    if not names:
+        raise click.UsageError(f"No architecture of timm {timm.__version__} matches {patterns}; give patterns or --all.")
+    ledger = update_ledger(names, processes=processes, fresh=fresh)
+    write_table(ledger)
+    passed = sum(record.get("passed", False) for record in ledger["models"].values())
+    refused = sum("refused" in record for record in ledger["models"].values())
+    click.echo(f"{len(ledger['models'])} architectures: {passed} certified, {refused} refused")
+    if failed := sorted(name for name, record in ledger["models"].items() if record.get("passed") is False):
+        raise click.ClickException(f"certificates that do not hold: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m conversion")
