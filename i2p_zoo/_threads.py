@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
     """Calls `kernel(chunk, start, stop, *args)` for each chunk and waits for all of them.
 
     Args:
-        kernel: a function that releases the GIL and writes only rows of its own chunk.
+        kernel: a function that releases the GIL, writes only rows of its own chunk, and does not call `run_chunks` itself.
         bounds: the chunks, from `chunk_bounds`.
         *args: passed on to every call.
     """
@@ -66,6 +66,9 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
         return
     pool = _pool(len(bounds) - 1)
     futures = [pool.submit(kernel, chunk, start, stop, *args) for chunk, (start, stop) in enumerate(bounds[1:], start=1)]
-    kernel(0, *bounds[0], *args)
+    try:
+        kernel(0, *bounds[0], *args)
+    finally:
+        wait(futures)
     for future in futures:
         future.result()

@@ -7,6 +7,7 @@ input, so that layers which meet on the same sites get the same object and share
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,10 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
         )
     if low[0] < 0:
         raise InvalidInputError(f"Batch ids (column 0 of `coords`) must not be negative; got {low[0]}.")
-    size = high[0] + 1 if batch_size is None else batch_size
+    try:
+        size = high[0] + 1 if batch_size is None else operator.index(batch_size)
+    except TypeError:
+        raise InvalidInputError(f"`batch_size` must be a positive integer; got {batch_size!r}.") from None
     if size <= high[0]:
         raise InvalidInputError(f"`batch_size` (={size}) must exceed the largest batch id (={high[0]}).")
     if spatial_shape is not None:
@@ -167,16 +171,17 @@ def derive_sites(
         out_shape: extent of the output, or None.
 
     Returns:
-        (M, 4) int32 sorted sites; the same object for the same request, and `coords` itself where nothing changes.
+        (M, 4) int32 sorted sites; the same object for the same request, and `coords` itself where nothing, the extent
+        included, changes. So one object has one extent.
     """
     crop = out_shape
     if shape is not None and out_shape is not None:
         natural = [-(-extent // s) - d for extent, s, d in zip(shape, stride, shift, strict=True)]
         if shift == (0, 0, 0) and all(out >= n for out, n in zip(out_shape, natural, strict=True)):
             crop = None
-    if stride == (1, 1, 1) and shift == (0, 0, 0) and crop is None:
+    if stride == (1, 1, 1) and shift == (0, 0, 0) and crop is None and out_shape == shape:
         return coords
-    key = ("sites", cache.key(coords), stride, shift, crop)
+    key = ("sites", cache.key(coords), stride, shift, shape, out_shape)
     if key not in cache.derived:
         moved = coords.clone()
         moved[:, 1:] = torch.div(

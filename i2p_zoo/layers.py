@@ -235,7 +235,7 @@ def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Win
     Returns:
         (M,) int64, the row of `coords` each padded site copies, and (M, 4) int32, the padded sites.
     """
-    key = ("reflected", cache.key(coords), window.before, window.after)
+    key = ("reflected", cache.key(coords), shape, window.before, window.after)
     if key not in cache.derived:
         rows, padded = torch.arange(len(coords), device=coords.device), coords
         for axis in range(3):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from i2p_zoo.coordinates import SiteCache, Triple, batch_counts, check_coords
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
@@ -89,14 +93,14 @@ class SparseTensor:
             raise InvalidInputError(f"`features` must be floating point; got {features.dtype}. Call `.float()` on it.")
         if spatial_shape is not None:
             spatial_shape = check_shape(spatial_shape, "spatial_shape")
+        if isinstance(coords, Tensor) and features.device != coords.device:
+            raise InvalidInputError(
+                f"`features` is on {features.device} and `coords` on {coords.device}: move both to one device."
+            )
         coords, size, order = check_coords(coords, batch_size, spatial_shape)
         if len(features) != len(coords):
             raise InvalidInputError(
                 f"`features` has {len(features)} rows and `coords` {len(coords)}: each voxel needs one row of each."
-            )
-        if features.device != coords.device:
-            raise InvalidInputError(
-                f"`features` is on {features.device} and `coords` on {coords.device}: move both to one device."
             )
         self.features = features
         self.coords = coords
@@ -280,45 +284,48 @@ class SparseTensor:
         handler = find_handler(func)
         if handler is None:
             raise UnsupportedError(_describe_miss(func, args, kwargs or {}))
-        return handler(*args, **(kwargs or {}))
+        try:
+            return handler(*args, **(kwargs or {}))
+        except TypeError as error:
+            try:
+                inspect.signature(handler).bind(*args, **(kwargs or {}))
+            except TypeError:
+                raise UnsupportedError(f"{_describe_call(func, args, kwargs or {})}: {error}.") from None
+            raise
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(Tensor, name, None)
-        handler = None if function is None else find_handler(function)
-        if handler is None:
-            known = f"`torch.Tensor.{name}` has no sparse handler" if function is not None else "there is no such attribute"
-            raise AttributeError(
-                f"'SparseTensor' object has no attribute '{name}': {known}. "
-                f"Register one with `@i2p_zoo.sparse_op(torch.Tensor.{name})`.",
-                name=name,
-                obj=self,
-            )
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return handler(self, *args, **kwargs)
-
-        return method
+        message = f"'SparseTensor' object has no attribute '{name}'"
+        if not hasattr(Tensor, name):
+            raise AttributeError(f"{message}.", name=name, obj=self)
+        if find_handler(getattr(Tensor, name)) is None:
+            hint = f"Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
+            raise AttributeError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}", name=name, obj=self)
+        return functools.partial(_make_method(name), self)
 
 
-def _operator(name: str) -> Callable[..., Any]:
-    def operator(self: SparseTensor, *args: Any) -> Any:
-        return SparseTensor.__torch_function__(getattr(Tensor, name), (SparseTensor,), (self, *args))
+def _make_method(name: str) -> Callable[..., Any]:
+    def method(self: SparseTensor, *args: Any, **kwargs: Any) -> Any:
+        return SparseTensor.__torch_function__(getattr(Tensor, name), (SparseTensor,), (self, *args), kwargs)
 
-    operator.__name__ = name
-    return operator
+    method.__name__ = name
+    return method
 
 
 for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem matmul".split():
-    setattr(SparseTensor, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
+
+
+def _describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    name = resolve_name(function) or f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+    given = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
+    return f"`{name}` was called on a sparse tensor with ({', '.join(given)})"
 
 
 def _describe_miss(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    name = f"{getattr(function, '__module__', None) or 'torch'}.{getattr(function, '__qualname__', function)}"
-    given = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
     supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in _handlers})
     return (
-        f"The torch function `{name}` has no handler for sparse tensors; it was called with ({', '.join(given)}). "
-        f"Register one with `@i2p_zoo.sparse_op({getattr(function, '__name__', function)})`. "
+        f"{_describe_call(function, args, kwargs)}; that function has no handler. "
+        f"Register one with `@i2p_zoo.sparse_op({resolve_name(function) or function})`. "
         f"Supported: {', '.join(supported)}."
     )
 
@@ -333,10 +340,13 @@ def _describe(value: Any) -> str:
 
 def check_shape(value: Any, name: str) -> Triple:
     """Returns one positive int or three as a (z, y, x) triple; raises InvalidInputError that quotes `name`."""
-    values = (value,) * 3 if isinstance(value, int) else tuple(value)
-    if len(values) != 3 or any(isinstance(v, bool) or int(v) != v or v < 1 for v in values):
+    try:
+        z, y, x = (operator.index(v) for v in (value if isinstance(value, list | tuple) else (value,) * 3))
+    except (TypeError, ValueError):
+        z = y = x = 0
+    if min(z, y, x) < 1 or isinstance(value, bool):
         raise InvalidInputError(f"`{name}` must be one positive integer or three (z, y, x); got {value!r}.")
-    return (int(values[0]), int(values[1]), int(values[2]))
+    return (z, y, x)
 
 
 def simplify_stride(stride: Triple) -> int | Triple:

@@ -60,7 +60,9 @@ def _methods(*names: str) -> list[Any]:
 
 def _register_elementwise(function: Any) -> None:
     @sparse_op(function)
-    def elementwise(x: SparseTensor, *args: Any, **kwargs: Any) -> SparseTensor:
+    def elementwise(x: Any, *args: Any, **kwargs: Any) -> SparseTensor:
+        if not isinstance(x, SparseTensor) or any(isinstance(a, SparseTensor) for a in (*args, *kwargs.values())):
+            raise UnsupportedError(f"`{function.__name__}` takes one sparse tensor, its first argument, and numbers.")
         result = function(x.features, *args, **kwargs)
         return x if result is x.features else x.derive(result)
 
@@ -111,12 +113,14 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
         return other.features
     if not isinstance(other, Tensor) or other.ndim == 0 or other.numel() == 1:
         return other if not isinstance(other, Tensor) else other.reshape(())
-    if other.shape[-2:] != (1, 1) and not (other.ndim == 1 and other.shape[0] == 1):
+    if other.shape[-2:] != (1, 1):
         raise UnsupportedError(
             f"`{name}` of {x!r} and a dense tensor of shape {tuple(other.shape)}: the last two dimensions (height, width) "
             "must be 1, since a dense tensor has no value for a voxel."
         )
     values = other.reshape(other.shape[:-2])  # (B, C1, ...), (C1, ...) or less, aligned on the right
+    if values.ndim > x.features.ndim:
+        raise UnsupportedError(f"`{name}` of {x!r} and a gate of more dimensions, {tuple(other.shape)}.")
     if values.ndim == x.features.ndim and values.shape[0] not in (1, x.batch_size):
         raise InvalidInputError(f"`{name}`: a gate of {values.shape[0]} samples does not fit a batch of {x.batch_size}.")
     if values.ndim == x.features.ndim and values.shape[0] != 1:
@@ -125,10 +129,9 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
 
 
 def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:
-    """Raises CoordinateMismatchError unless both stand on the same sites, in the same row order."""
-    if x.coords is other.coords:
-        return
-    if x.stride != other.stride or not torch.equal(x.coords, other.coords):
+    """Raises CoordinateMismatchError unless both have one extent and stand on the same sites, in the same row order."""
+    same = x.coords is other.coords or (x.stride == other.stride and torch.equal(x.coords, other.coords))
+    if not same or x.spatial_shape != other.spatial_shape:
         raise CoordinateMismatchError(
             f"`{name}` needs both tensors on the same voxels; got {x!r} and {other!r}. Branches meet on the same sites when "
             "their strided layers start from the same tensor."
@@ -190,6 +193,8 @@ _register_binary(torch.minimum, "minimum")
 
 def channel_dim(x: SparseTensor, dim: int, name: str) -> int:
     """Returns the features' dimension for a logical one; raises UnsupportedError for batch, height and width."""
+    if not isinstance(dim, int):
+        raise UnsupportedError(f"`{name}` of {x!r} needs one dimension; got {dim!r}.")
     positive = dim + x.ndim if dim < 0 else dim
     if not 1 <= positive <= x.ndim - 3:
         raise UnsupportedError(
@@ -240,9 +245,9 @@ for _function in _methods("chunk", "split", "unbind", "tensor_split"):
 
 
 @sparse_op(*_methods("softmax"))
-def softmax(x: SparseTensor, dim: int, *args: Any, **kwargs: Any) -> SparseTensor:
+def softmax(x: SparseTensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> SparseTensor:
     """Softmax along a channel dimension."""
-    return x.derive(torch.softmax(x.features, channel_dim(x, dim, "softmax")))
+    return x.derive(torch.softmax(x.features, channel_dim(x, dim, "softmax"), dtype=dtype))
 
 
 @sparse_op(*_methods("unsqueeze"))
@@ -296,15 +301,14 @@ def getitem(x: SparseTensor, index: Any) -> SparseTensor:
 
 def _register_reduction(how: str, *names: str) -> None:
     @sparse_op(*_methods(*names))
-    def reduction(x: SparseTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    def reduction(x: SparseTensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+        x = x if dtype is None else x.derive(x.features.to(dtype))
         dims = range(x.ndim) if dim is None else ([dim] if isinstance(dim, int) else list(dim))
         positive = sorted({d + x.ndim if d < 0 else d for d in dims})
         sites = {x.ndim - 2, x.ndim - 1}
         channels = [d for d in positive if d not in sites and d != 0]
-        if not sites & set(positive) and 0 not in positive:
-            compute = getattr(torch, how)
-            reduced: Tensor = compute(x.features, dim=channels if how != "max" else channels[0], keepdim=keepdim)
-            return x.derive(reduced)
+        if channels and channels == positive:
+            return x.derive(getattr(torch, how)(x.features, dim=channels, keepdim=keepdim))
         if not sites <= set(positive) or 0 in positive:
             raise UnsupportedError(f"`{how}` over dimensions {dim} of {x!r}: height and width go together, the batch stays.")
         dense = reduce_sites(x, how)

@@ -61,16 +61,17 @@ def voxelize(
         >>> x.coords.tolist(), index.tolist()
         ([[0, 0, 0, 0], [0, 0, 1, 2]], [0, 0, 1])
     """
-    if not voxel_size > 0 or not np.isfinite(voxel_size):
+    if not isinstance(voxel_size, int | float | np.number) or not 0 < voxel_size < float("inf"):
         raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size}.")
     if reduce not in ("mean", "first"):
         raise InvalidInputError(f"`reduce` must be 'mean' or 'first'; got {reduce!r}.")
     clouds = _split_clouds(points)
+    _check_devices([*(v for c in clouds for v in (c.values() if isinstance(c, Mapping) else (c,))), features])
     parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
-    devices = {part["points"].device for part in parts}
-    if len(devices) > 1:
-        raise InvalidInputError(f"All clouds must be on one device; got {sorted(map(str, devices))}.")
-    values = torch.cat([_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)])
+    columns = [_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)]
+    if len({part.shape[1] for part in columns}) > 1:
+        raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
+    values = torch.cat(columns)
     coords = torch.cat([_voxel_coords(part["points"], voxel_size, number) for number, part in enumerate(parts)])
     sites, index = unique_rows(coords)
     if reduce == "mean":
@@ -90,12 +91,21 @@ def _split_clouds(points: Any) -> list[Any]:
     if isinstance(points, np.ndarray | Tensor):
         if points.ndim == 2:
             return [points]
-        if points.ndim == 3:
+        if points.ndim == 3 and len(points):
             return list(points)
         raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}.")
     if isinstance(points, Sequence) and not isinstance(points, str) and len(points):
         return list(points)
     raise InvalidInputError(f"`points` must be an array, a mapping or a non-empty list of them; got {type(points).__name__}.")
+
+
+def _check_devices(arrays: list[Any]) -> None:
+    flat = [a for given in arrays for a in (given if isinstance(given, list | tuple) else [given])]
+    devices = {a.device for a in flat if isinstance(a, Tensor)}
+    if any(isinstance(a, np.ndarray) for a in flat):
+        devices.add(torch.device("cpu"))
+    if len(devices) > 1:
+        raise InvalidInputError(f"All clouds and features must be on one device; got {sorted(map(str, devices))}.")
 
 
 def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
@@ -112,16 +122,12 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     for name in set(part) - {"points"}:
         if tuple(part[name].shape) != (shape[0], 3):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
-        if part[name].device != part["points"].device:
-            raise InvalidInputError(
-                f"`{name}` of cloud {number} is on {part[name].device}, its points on {part['points'].device}."
-            )
     return part
 
 
 def _as_float(value: Any, name: str, number: int) -> Tensor:
     try:
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"`{name}` of cloud {number} is not a numeric array: {error}") from error
     if tensor.is_complex() or tensor.dtype == torch.bool:
@@ -139,7 +145,7 @@ def _as_float(value: Any, name: str, number: int) -> Tensor:
 
 def _voxel_coords(points: Tensor, voxel_size: float, number: int) -> Tensor:
     """(N, 4) int32 from (N, 3 + K) points; float64 inside, so that a border does not depend on the points' dtype."""
-    scaled = torch.floor(points[:, :3].double() / voxel_size)
+    scaled = torch.floor(points[:, :3].detach().double() / voxel_size)
     largest = float(scaled.abs().max())
     if largest > MAX_COORDINATE:
         raise InvalidInputError(
@@ -155,11 +161,14 @@ def _voxel_coords(points: Tensor, voxel_size: float, number: int) -> Tensor:
 def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
     points = part["points"]
     names = features.split(",") if isinstance(features, str) else features
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
         return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
-    given = features[number] if isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3 else features
-    if given is features and count > 1:
+    several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
+    if several and len(features) != count:
+        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
+    if not several and count > 1:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
+    given = features[number] if several else features
     values = _as_float(given, "features", number)
     if values.ndim != 2 or len(values) != len(points):
         raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")

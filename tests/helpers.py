@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2p_zoo import SparseTensor
+from i2p_zoo import SparseTensor, image_to_plane
 from i2p_zoo.kernel_maps import Window
 
 # The same examples in every run and no file on disk; the first example pays for compilation, hence no deadline.
@@ -123,3 +125,42 @@ def force_torch_path(monkeypatch) -> None:
     monkeypatch.setattr(convolution, "has_kernel", lambda tensor: False)
     monkeypatch.setattr(pooling, "has_kernel", lambda tensor: False)
     monkeypatch.setattr(kernel_maps, "build_table", kernel_maps.search_table)
+
+
+def random_images(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal float64 images of a shape (B, C, H, W)."""
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def check_on_plane(function, images: Tensor, *dense: Tensor, of_image=None, axis: str = "z", tolerance: float = 1e-12) -> None:
+    """Asserts that `function(x, *dense)` of an image's plane has the image's shape, values and gradients.
+
+    `of_image`, by default `function` itself, is what torch computes on the image. Either may return several tensors.
+    """
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in (images, *dense)]
+    expected = (of_image or function)(*inputs)
+    found = function(image_to_plane(inputs[0], axis), *inputs[1:])
+    several = isinstance(expected, tuple | list)
+    pairs = list(zip(found, expected, strict=True)) if several else [(found, expected)]
+    for value, truth in pairs:
+        assert tuple(value.shape) == tuple(truth.shape)
+        values = plane_values(value) if isinstance(value, SparseTensor) else value
+        assert relative_error(values, truth) < tolerance
+        cotangent = torch.randn(truth.shape, generator=seeded(5), dtype=truth.dtype)
+        gradients = [torch.autograd.grad(v, inputs, cotangent, allow_unused=True, retain_graph=True) for v in (values, truth)]
+        for gradient, true_gradient in zip(*gradients, strict=True):
+            assert (gradient is None) == (true_gradient is None)
+            assert gradient is None or relative_error(gradient, true_gradient) < tolerance
+
+
+def window_rows(coords: Tensor, out_coords: Tensor, window: Window) -> list[list[int]]:
+    """For each output site o the input row that each tap k reads at o * s - p + k * d, or -1, by Python's integers."""
+    row_of = {tuple(site): row for row, site in enumerate(coords.tolist())}
+    geometry = list(zip(window.stride, window.before, window.dilation, strict=True))
+    taps = list(itertools.product(*map(range, window.kernel)))
+
+    def read(site: list[int], tap: tuple[int, ...]) -> int:
+        at = [o * s - p + k * d for o, k, (s, p, d) in zip(site[1:], tap, geometry, strict=True)]
+        return row_of.get((site[0], *at), -1)
+
+    return [[read(site, tap) for tap in taps] for site in out_coords.tolist()]

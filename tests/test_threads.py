@@ -1,0 +1,141 @@
+"""Chunks of rows on threads: what is run, by several threads at once, with errors, and after a fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2p_zoo import _kernels
+from i2p_zoo._threads import chunk_bounds, run_chunks
+from tests.helpers import property_test
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@given(rows=st.integers(0, 5000), minimum=st.integers(1, 600), threads=st.integers(1, 5))
+@property_test
+def test_chunks_cover_every_row_once_in_order(torch_threads, rows, minimum, threads):
+    torch_threads(threads)
+    bounds = chunk_bounds(rows, minimum)
+    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+    assert 1 <= len(bounds) <= threads
+    assert len(bounds) == 1 or all(stop - start >= minimum for start, stop in bounds)
+    assert chunk_bounds(rows, minimum) == bounds
+
+
+def test_there_are_as_many_chunks_as_threads_where_there_is_work_enough(torch_threads):
+    torch_threads(3)
+    assert chunk_bounds(3000) == [(0, 1000), (1000, 2000), (2000, 3000)]
+    assert chunk_bounds(3, minimum=1) == [(0, 1), (1, 2), (2, 3)]
+    assert chunk_bounds(2, minimum=1) == [(0, 1), (1, 2)]
+    assert chunk_bounds(255) == [(0, 255)]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_each_chunk_is_called_once_with_its_number_bounds_and_arguments(chunks):
+    calls = []
+    bounds = [(10 * i, 10 * i + 7) for i in range(chunks)]
+    run_chunks(lambda *call: calls.append(call), bounds, "a", 3)
+    assert sorted(calls) == [(number, *bound, "a", 3) for number, bound in enumerate(bounds)]
+
+
+def test_chunks_run_at_the_same_time():
+    barrier = threading.Barrier(3)
+    run_chunks(lambda *_: barrier.wait(timeout=20), [(0, 1), (1, 2), (2, 3)])
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_in_any_chunk_is_raised_and_the_next_call_works(failing):
+    def kernel(chunk, start, stop):
+        if chunk == failing:
+            raise ArithmeticError(f"chunk {chunk}")
+
+    bounds = [(0, 1), (1, 2), (2, 3)]
+    with pytest.raises(ArithmeticError, match=f"chunk {failing}"):
+        run_chunks(kernel, bounds)
+    done = []
+    run_chunks(lambda chunk, *_: done.append(chunk), bounds)
+    assert sorted(done) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_no_chunk_still_writes_when_an_error_is_raised(failing):
+    done = []
+
+    def kernel(chunk, start, stop):
+        if chunk == failing:
+            raise ArithmeticError
+        time.sleep(0.2)
+        done.append(chunk)
+
+    with pytest.raises(ArithmeticError):
+        run_chunks(kernel, [(0, 1), (1, 2), (2, 3)])
+    assert sorted(done) == [chunk for chunk in range(3) if chunk != failing]
+
+
+def depthwise(seed, bounds, rows=2000):
+    random = np.random.default_rng(seed)
+    features, weight = random.normal(size=(rows, 8)), random.normal(size=(3, 8))
+    table = random.integers(-1, rows, (3, rows)).astype(np.int32)
+    out = np.full((rows, 8), np.nan)
+    run_chunks(_kernels.depthwise_forward, bounds, features, table, weight, out)
+    padded = np.concatenate([features, np.zeros((1, 8))])  # row -1 reads zeros
+    return out, (padded[table] * weight[:, None]).sum(0)
+
+
+def test_several_python_threads_run_kernels_at_once():
+    depthwise(0, [(0, 2000)])  # compiled before the threads start
+    bounds = [(0, 700), (700, 1400), (1400, 2000)]
+    start = threading.Barrier(4)
+
+    def work(number):
+        start.wait(timeout=20)
+        return [depthwise(seed, bounds) for seed in range(10 * number, 10 * number + 10)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for results in pool.map(work, range(4)):
+            for found, expected in results:
+                np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+FORKED = """
+    import os, signal, sys, warnings
+    warnings.simplefilter("ignore")  # newer Pythons warn of a fork beside threads, which is what is tested
+    from i2p_zoo import _threads
+
+    def works():
+        done = []
+        _threads.run_chunks(lambda chunk, *_: done.append(chunk), [(0, 1), (1, 2), (2, 3)])
+        return sorted(done) == [0, 1, 2]
+
+    assert works()
+    with _threads._pools_lock:  # as where another thread starts a pool while this one forks
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if works() else 1)
+    _, status = os.waitpid(child, 0)
+    assert works()
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_runs_chunks_of_its_own():
+    script = textwrap.dedent(FORKED)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

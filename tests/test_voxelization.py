@@ -1,0 +1,320 @@
+"""Voxelisation against numpy.unique, and images laid on planes against their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2p_zoo import InvalidInputError, image_to_plane, voxelize
+from tests.helpers import property_test, random_images
+
+SPARE = np.random.default_rng(0).normal(size=(5, 3))
+
+
+def random_points(count, columns=3, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).normal(size=(count, columns)).astype(dtype)
+
+
+def expected_voxels(clouds, values, voxel_size, reduce):
+    """Sites (M, 4), features (M, C) and index (N,) by numpy.unique, in float64."""
+    columns = []
+    for number, cloud in enumerate(clouds):
+        cells = np.floor(np.asarray(cloud, np.float64)[:, :3] / voxel_size).astype(np.int64)
+        columns.append(np.column_stack([np.full(len(cells), number), cells[:, ::-1]]))
+    sites, first, index, counts = np.unique(
+        np.concatenate(columns), axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    values = np.concatenate([np.asarray(value, np.float64) for value in values])
+    if reduce == "first":
+        return sites, values[first], index.reshape(-1)
+    sums = np.zeros((len(sites), values.shape[1]))
+    np.add.at(sums, index.reshape(-1), values)
+    return sites, sums / counts[:, None], index.reshape(-1)
+
+
+def check(clouds, values, voxel_size, reduce, *, given_clouds=None, features="xyz", tolerance=1e-12):
+    x, index = voxelize(
+        clouds if given_clouds is None else given_clouds, voxel_size, features, reduce=reduce, return_index=True
+    )
+    sites, means, rows = expected_voxels(clouds, values, voxel_size, reduce)
+    assert x.coords.tolist() == sites.tolist()
+    assert index.tolist() == rows.tolist()
+    np.testing.assert_allclose(x.features.numpy(), means, rtol=tolerance, atol=tolerance)
+    assert (x.batch_size, x.spatial_shape, x.stride) == (len(clouds), None, 1)
+    return x
+
+
+REDUCE = pytest.mark.parametrize("reduce", ["mean", "first"])
+
+
+@REDUCE
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    voxel_size=st.sampled_from([0.1, 0.5, 1.0, 3.0, 7]),
+    seed=st.integers(0, 1000),
+)
+@property_test
+def test_a_list_of_clouds_equals_numpy_unique(reduce, counts, voxel_size, seed):
+    clouds = [random_points(count, seed=seed + number) for number, count in enumerate(counts)]
+    check(clouds, clouds, voxel_size, reduce)
+
+
+@REDUCE
+@given(cells=st.lists(st.tuples(*[st.integers(-4, 4)] * 3), min_size=1, max_size=30), power=st.integers(-3, 2))
+@property_test
+def test_points_exactly_on_borders_belong_to_the_voxel_that_begins_there(reduce, cells, power):
+    size = 2.0**power  # so that every border is exact
+    points = np.array(cells) * size
+    x = check([points], [points], size, reduce)
+    assert {tuple(site) for site in x.coords[:, 1:].tolist()} == {cell[::-1] for cell in cells}
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "tuple of clouds", "3-D array", "nested lists"])
+def test_a_batch_may_come_in_any_container(kind):
+    batch = random_points(24).reshape(2, 12, 3)
+    given_clouds = {
+        "numpy": list(batch),
+        "torch": [torch.from_numpy(cloud) for cloud in batch],
+        "tuple of clouds": tuple(batch),
+        "3-D array": torch.from_numpy(batch),
+        "nested lists": batch.tolist(),
+    }[kind]
+    check(list(batch), list(batch), 0.5, "mean", given_clouds=given_clouds)
+
+
+def test_one_cloud_is_a_batch_of_one():
+    cloud = random_points(20)
+    for given_clouds in (cloud, torch.from_numpy(cloud), [cloud], {"points": cloud}, [{"points": cloud}], cloud[None]):
+        check([cloud], [cloud], 0.5, "mean", given_clouds=given_clouds)
+
+
+def test_one_point_is_a_cloud():
+    x = voxelize(np.array([[-0.01, 0.26, 0.1]]), 0.1)
+    assert x.coords.tolist() == [[0, 1, 2, -1]]
+    assert x.features.tolist() == [[-0.01, 0.26, 0.1]]
+
+
+def test_columns_x_y_z_become_coordinates_z_y_x():
+    x = voxelize(torch.tensor([[1.5, 2.5, 3.5]]), 1.0)
+    assert x.coords.tolist() == [[0, 3, 2, 1]]
+    assert x.features.tolist() == [[1.5, 2.5, 3.5]]
+
+
+def test_the_first_point_is_the_first_in_the_clouds_order():
+    points = torch.tensor([[0.9, 0.9, 0.9], [5.5, 5.5, 5.5], [0.1, 0.2, 0.3], [5.1, 5.1, 5.1]])
+    x = voxelize(points, 1.0, reduce="first")
+    assert torch.equal(x.features, points[:2])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [("float16", "float32"), ("float32", "float32"), ("float64", "float64"), ("int64", "float32"), ("uint8", "float32")],
+)
+def test_points_of_any_real_dtype_fall_in_the_voxels_of_their_exact_values(dtype, result):
+    points = (random_points(50) * 20).clip(0 if dtype == "uint8" else None).astype(dtype)
+    x = check([points], [points], 0.3, "mean", tolerance=1e-12 if result == "float64" else 1e-5)
+    assert str(x.dtype) == f"torch.{result}"
+    assert x.coords.dtype == torch.int32
+
+
+@pytest.mark.parametrize("layout", ["reversed", "columns", "Fortran", "read-only", "torch view"])
+def test_arrays_of_any_layout_mean_what_they_show(layout):
+    points = random_points(30)
+    read_only = points.copy()
+    read_only.flags.writeable = False
+    given_clouds = {
+        "reversed": points[::-1].copy()[::-1],
+        "columns": np.repeat(points, 2, axis=1)[:, ::2],
+        "Fortran": np.asfortranarray(points),
+        "read-only": read_only,
+        "torch view": torch.from_numpy(points).t().contiguous().t(),
+    }[layout]
+    check([points], [points], 0.5, "mean", given_clouds=given_clouds)
+
+
+def test_the_given_array_is_left_as_it_was_and_not_shared():
+    points = random_points(5, dtype=np.float32)
+    before = points.copy()
+    x = voxelize(points, 1e-3)
+    x.features.add_(1)
+    assert np.array_equal(points, before)
+
+
+def test_gradients_flow_to_the_points():
+    points = torch.from_numpy(random_points(10)).requires_grad_()
+    x = voxelize(points, 0.5)
+    x.features.sum().backward()
+    assert torch.allclose(points.grad.sum(), torch.tensor(3.0 * len(x.coords), dtype=torch.float64))
+
+
+@REDUCE
+def test_named_features_stand_side_by_side_in_the_order_named(reduce):
+    points, normals = random_points(40, 5), random_points(40, seed=1)
+    rgb = np.random.default_rng(2).integers(0, 256, (40, 3)).astype(np.uint8)
+    cloud = {"points": points, "rgb": rgb, "normals": normals}
+    values = np.column_stack([normals, rgb / 255, np.ones(40), points[:, :3], points[:, 3:]])
+    for names in (["normals", "rgb", "ones", "xyz", "extra"], "normals,rgb, ones ,xyz,extra"):
+        check([points], [values], 0.7, reduce, given_clouds=cloud, features=names, tolerance=1e-6)
+
+
+def test_only_bytes_are_scaled_as_colours():
+    cloud = {"points": SPARE, "rgb": np.full((5, 3), 0.5)}
+    assert voxelize(cloud, 10.0, "rgb").features.unique().tolist() == [0.5]
+    cloud["rgb"] = np.full((5, 3), 51, np.uint8)
+    np.testing.assert_allclose(voxelize(cloud, 10.0, "rgb").features.numpy(), 0.2, rtol=1e-6)
+
+
+@REDUCE
+def test_given_feature_values_are_reduced(reduce):
+    clouds = [random_points(30), random_points(20, seed=1)]
+    values = [random_points(30, 2, seed=2), random_points(20, 2, seed=3)]
+    check(clouds, values, 0.8, reduce, features=values)
+    check(clouds[:1], values[:1], 0.8, reduce, given_clouds=clouds[0], features=torch.from_numpy(values[0]))
+    batch, both = np.stack([clouds[1], clouds[1] + 1]), np.stack([values[1], values[1] * 2])
+    check(list(batch), list(both), 0.8, reduce, given_clouds=batch, features=both)
+
+
+def test_extra_columns_are_ignored_unless_named():
+    points = random_points(10, 6)
+    assert voxelize(points, 0.5).features.shape[1] == 3
+    assert voxelize(points, 0.5, "extra").features.shape[1] == 3
+    assert voxelize(points, 0.5, "xyz,extra").features.shape[1] == 6
+
+
+POINT = [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("points", "keywords", "message"),
+    [
+        ([], {}, "non-empty list of them; got list"),
+        ((), {}, "got tuple"),
+        ("abc", {}, "got str"),
+        (None, {}, "got NoneType"),
+        (3.0, {}, "got float"),
+        (np.zeros(3), {}, r"got shape \(3,\)"),
+        (np.zeros((1, 1, 1, 3)), {}, r"got shape \(1, 1, 1, 3\)"),
+        (np.zeros((0, 3)), {}, "Cloud 0 is empty"),
+        ([SPARE, np.zeros((0, 3))], {}, "Cloud 1 is empty"),
+        (np.zeros((2, 0, 3)), {}, "Cloud 0 is empty"),
+        (np.zeros((4, 2)), {}, r"Cloud 0.*x, y, z; got shape \(4, 2\)"),
+        ([[0, 0, 0], [1, 1, 1]], {}, r"Cloud 0.*got shape \(3,\)"),
+        ([[[0, 0, 0], [1, 1]]], {}, "cloud 0 is not a numeric array"),
+        ([[["a", "b", "c"]]], {}, "cloud 0 is not a numeric array"),
+        (SPARE.astype(SPARE.dtype.newbyteorder()), {}, "cloud 0 is not a numeric array.*byte order"),
+        ([SPARE, None], {}, "cloud 1 is not a numeric array"),
+        (np.zeros((2, 3), bool), {}, r"cloud 0 must hold real numbers; got torch\.bool"),
+        (np.zeros((2, 3), complex), {}, r"real numbers; got torch\.complex128"),
+        ([SPARE, [[0, np.nan, 0]]], {}, r"cloud 1 has 1 values.*NaN or infinite.*\(0, 1\)"),
+        ([[0, 0, 0], [np.inf, 0, -np.inf]], {}, r"Cloud 0.*got shape \(3,\)"),
+        (np.array([[0, 0, 0], [np.inf, 0, -np.inf]]), {}, r"has 2 values.*the first at \(1, 0\)"),
+        (np.array([[0, 0, 0, np.nan]]), {}, r"has 1 values.*\(0, 3\)"),
+        (POINT, {}, r"Cloud 0.*got shape \(3,\)"),
+        (np.array([[0, 2.0**31, 0]]), {"voxel_size": 1.0}, r"Cloud 0 reaches voxel 2\.15e\+09 at voxel_size=1\.0.*2\*\*30"),
+        (np.array([[-1e300, 0, 0]]), {"voxel_size": 1e-300}, r"voxel_size=1e-300.*2\*\*30"),
+        (np.array([[-(2.0**29), -(2.0**29), 0], [2.0**29, 2.0**29, 3]]), {"voxel_size": 1.0}, r"2\*\*62"),
+        ([SPARE], {"voxel_size": 0}, "`voxel_size` must be a positive number; got 0"),
+        ([SPARE], {"voxel_size": -0.1}, r"got -0\.1"),
+        ([SPARE], {"voxel_size": float("nan")}, "got nan"),
+        ([SPARE], {"voxel_size": float("inf")}, "got inf"),
+        ([SPARE], {"reduce": "max"}, "'mean' or 'first'; got 'max'"),
+        ([SPARE], {"features": "colour"}, "Unknown feature 'colour'; choose among xyz, rgb"),
+        ([SPARE], {"features": ""}, "Unknown feature ''"),
+        ([SPARE], {"features": "xyz,"}, "Unknown feature ''"),
+        ([SPARE], {"features": "extra"}, "'extra' of cloud 0.*no column beyond"),
+        ([SPARE], {"features": "rgb"}, "'rgb' of cloud 0.*mapping with 'points' and 'rgb'"),
+        ([{"points": SPARE}, SPARE], {"features": ["normals"]}, "'normals' of cloud 0"),
+        ({"rgb": SPARE}, {}, r"Cloud 0 must have `points`.*\['rgb'\]"),
+        ({"points": SPARE, "labels": SPARE}, {}, r"\['labels', 'points'\]"),
+        ({"points": SPARE, "rgb": SPARE[:4]}, {}, r"`rgb` of cloud 0 must be \(5, 3\); got \(4, 3\)"),
+        ({"points": SPARE, "normals": SPARE[:, :2]}, {}, r"`normals` of cloud 0 must be \(5, 3\); got \(5, 2\)"),
+        ({"points": SPARE, "rgb": SPARE * np.nan}, {}, "`rgb` of cloud 0 has 15 values"),
+        ([SPARE], {"features": [SPARE[:4]]}, r"`features` of cloud 0 must be \(5, C\); got \(4, 3\)"),
+        ([SPARE], {"features": SPARE[:, 0]}, r"must be \(5, C\); got \(5,\)"),
+        ([SPARE], {"features": [SPARE * np.inf]}, "`features` of cloud 0 has 15 values"),
+        ([SPARE], {"features": None}, "`features` of cloud 0 is not a numeric array"),
+        ([SPARE, SPARE], {"features": SPARE}, "must be a list of 2 arrays, one a cloud; got one array"),
+    ],
+)
+def test_bad_input_is_quoted(points, keywords, message):
+    with pytest.raises(InvalidInputError, match=message):
+        voxelize(points, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("points", "keywords", "message"),
+    [
+        (np.zeros((0, 5, 3)), {}, r"\(0, 5, 3\)|empty"),
+        ([SPARE], {"voxel_size": "a"}, "`voxel_size`.*a"),
+        ([SPARE], {"voxel_size": None}, "`voxel_size`.*None"),
+        ([SPARE], {"voxel_size": np.ones(3)}, "`voxel_size`"),
+        ([SPARE], {"features": []}, "`?[Ff]eatures?"),
+        ([SPARE, SPARE], {"features": [SPARE]}, "`features`.*2.*1"),
+        ([SPARE, SPARE], {"features": [SPARE] * 3}, "`features`.*2.*3"),
+        ([SPARE, SPARE], {"features": np.stack([SPARE])}, "`features`.*2.*1"),
+        ([SPARE, SPARE], {"features": [SPARE, SPARE[:, :2]]}, "[Ff]eatures.*(3.*2|2.*3)"),
+        ([random_points(3, 4), random_points(3, 5)], {"features": "extra"}, "(1.*2|2.*1)"),
+    ],
+)
+def test_clouds_and_features_that_do_not_fit_each_other_are_quoted(points, keywords, message):
+    with pytest.raises(InvalidInputError, match=message):
+        voxelize(points, **keywords)
+
+
+CPU, META = torch.from_numpy(SPARE), torch.from_numpy(SPARE).to("meta")
+
+
+@pytest.mark.parametrize(
+    ("points", "features"),
+    [([CPU, META], "xyz"), ({"points": CPU, "rgb": META}, "rgb"), (CPU, META)],
+    ids=["clouds", "colours", "features"],
+)
+def test_arrays_on_two_devices_are_quoted(points, features):
+    with pytest.raises(InvalidInputError, match=r"(cpu.*meta|meta.*cpu)"):
+        voxelize(points, 0.1, features)
+
+
+@pytest.mark.parametrize(("axis", "place"), [("z", (0, 1, 2)), ("y", (1, 0, 2)), ("x", (1, 2, 0))])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_pixel_is_a_voxel_of_the_plane(axis, place, dtype):
+    images = random_images(2, 3, 4, 5).to(dtype)
+    x = image_to_plane(images, axis)
+    assert x.features.dtype == dtype
+    assert x.shape == (2, 3, 4, 5)
+    assert x.spatial_shape == tuple((1, 4, 5)[i] for i in place)
+    assert len(x.coords) == 40
+    seen = set()
+    for feature, (b, *site) in zip(x.features, x.coords.tolist(), strict=True):
+        zero, row, column = (site[place.index(i)] for i in range(3))
+        assert zero == 0
+        assert torch.equal(feature, images[b, :, row, column])
+        seen.add((b, row, column))
+    assert len(seen) == 40
+
+
+def test_a_non_contiguous_image_means_what_it_shows():
+    images = random_images(2, 3, 4, 5)
+    assert torch.equal(image_to_plane(images.to(memory_format=torch.channels_last)).dense(), image_to_plane(images).dense())
+    flipped = images.transpose(2, 3)
+    assert torch.equal(image_to_plane(flipped).dense()[:, :, 0], flipped)
+
+
+@pytest.mark.parametrize(
+    ("images", "axis", "message"),
+    [
+        (torch.zeros(3, 4, 5), "z", r"got torch\.float32 \(3, 4, 5\)"),
+        (torch.zeros(1, 3, 4, 5).byte(), "z", r"got torch\.uint8 \(1, 3, 4, 5\)"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.complex64), "z", r"got torch\.complex64"),
+        (torch.zeros(0, 3, 4, 5), "z", r"\(0, 3, 4, 5\)"),
+        (torch.zeros(1, 3, 0, 5), "z", r"\(1, 3, 0, 5\)"),
+        (np.zeros((1, 3, 4, 5)), "z", "got ndarray"),
+        (torch.zeros(1, 3, 4, 5), "w", "`axis` must be 'z', 'y' or 'x'; got 'w'"),
+        (torch.zeros(1, 3, 4, 5), 0, "got 0"),
+    ],
+)
+def test_bad_images_are_quoted(images, axis, message):
+    with pytest.raises(InvalidInputError, match=message):
+        image_to_plane(images, axis)
