@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from i2p_zoo.card import is_edited, write_card
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation import INFLATIONS, inflate_structure
-from i2p_zoo.models import PREFIX, create_timm_model, describe_
+from i2p_zoo.models import PREFIX, check_features, create_timm_model, describe_, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel, Settings, materialize_
 from i2p_zoo.stems import find_stem, set_point_stem_
 
@@ -56,13 +56,17 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], certificate: Any
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    state = _clean_state(model)
     config = describe_model(model, certificate)
+    state = _clean_state(model)
     _check_rebuilds(model, config, state)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         temporary = {name: stack.enter_context(_temporary_file(folder, name)) for name in (WEIGHTS, CONFIG, CARD)}
-        save_file(state, str(temporary[WEIGHTS]), metadata={"format": "pt"})
+        try:
+            save_file(state, str(temporary[WEIGHTS]), metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{folder / WEIGHTS}: {error}") from error
+        _follow_umask(temporary[WEIGHTS])  # safetensors puts a new file with mode 0600 there
         config["i2p"]["weights_sha256"] = sha256_of(temporary[WEIGHTS])
         temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         temporary[CARD].write_text(write_card(config, state), encoding="utf-8")
@@ -94,13 +98,17 @@ def _replace_all(files: dict[str, Path], folder: Path) -> None:
             raise
 
 
+def _follow_umask(path: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 @contextlib.contextmanager
 def _temporary_file(folder: Path, name: str) -> Iterator[Path]:
     handle, path = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
     os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
+    _follow_umask(Path(path))
     try:
         yield Path(path)
     finally:
@@ -120,6 +128,11 @@ def describe_model(model: Any, certificate: Any = None) -> dict[str, Any]:
             f"{type(model).__qualname__} comes from no timm architecture, so a folder cannot rebuild it. Save its "
             "`state_dict()` and build it again with `i2p_zoo.inflate`."
         )
+    for key, value in model.model_args.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise InvalidInputError(f"The argument {key}={value!r} cannot be written to {CONFIG}; give timm a name.") from error
     measured = certificate.to_dict() if certificate is not None else model.source.get("certificate")
     return {
         "architecture": PREFIX + architecture,
@@ -164,20 +177,28 @@ def _clean_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor]) -> None:
-    expected = {key: tuple(t.shape) for key, t in build_structure(config).state_dict().items()}
+    structure = build_structure(config)
+    dtype = getattr(torch, config["i2p"]["dtype"])
+    mixed = [key for key, t in state.items() if t.is_floating_point() and t.dtype != dtype]
+    if mixed:
+        raise InvalidInputError(f"All tensors must have one dtype; the first parameter has {dtype}, {mixed[0]} another.")
+    expected = {key: tuple(t.shape) for key, t in structure.state_dict().items()}
     found = {key: tuple(t.shape) for key, t in state.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if not wrong and repr(structure) != repr(model):
+        lines = zip(repr(model).split("\n"), repr(structure).split("\n"), strict=False)
+        wrong = [next(f"{a.strip()} for {b.strip()}" for a, b in lines if a != b)]
     if wrong:
         raise InvalidInputError(
             f"`timm.create_model({model.architecture!r}, **{model.model_args})` does not rebuild this network; {len(wrong)} "
-            f"tensors differ, the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
+            f"parts differ, the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
         )
 
 
 def build_structure(config: dict[str, Any]) -> Any:
     """Builds the network that a config describes, its weights on the meta device (a point stem's are new)."""
     settings = Settings(**config["i2p"]["settings"])
-    architecture = config["architecture"].removeprefix(PREFIX)
+    architecture, _ = split_name(config["architecture"])
     args = dict(config["model_args"])
     if config["num_classes"] is not None and not args.get("features_only"):
         args["num_classes"] = config["num_classes"]
@@ -208,12 +229,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not there. An i2p-zoo checkpoint is a folder with {CONFIG} and {WEIGHTS}.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error}).") from error
     if not isinstance(config, dict) or not isinstance(config.get("i2p"), dict):
         raise CheckpointError(f"{path}: has no block `i2p`, so it is no i2p-zoo checkpoint.")
     version = config["i2p"].get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format_version is {version!r}; this package reads {FORMAT_VERSION}. Upgrade i2p-zoo for a newer one."
         )
@@ -225,14 +246,23 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: `architecture` must start with {PREFIX!r}; found {architecture!r}.")
     for key, value, kinds in (
         ("num_classes", config["num_classes"], (int, type(None))),
+        ("num_features", config["num_features"], (int, type(None))),
+        ("global_pool", config["global_pool"], (str, type(None))),
         ("model_args", config["model_args"], (dict,)),
         ("pretrained_cfg", config["pretrained_cfg"], (dict,)),
         ("i2p.in_chans", config["i2p"]["in_chans"], (int,)),
         ("i2p.source", config["i2p"]["source"], (dict,)),
+        ("i2p.package_version", config["i2p"]["package_version"], (str,)),
+        ("i2p.certificate", config["i2p"]["certificate"], (dict, type(None))),
         ("i2p.weights_sha256", config["i2p"]["weights_sha256"], (str,)),
     ):
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise CheckpointError(f"{path}: `{key}` must be {kinds[0].__name__}; found {value!r}.")
+    if config["i2p"]["in_chans"] < 1:
+        raise CheckpointError(f"{path}: `i2p.in_chans` must be at least 1; found {config['i2p']['in_chans']!r}.")
+    certificate = config["i2p"]["certificate"]
+    if certificate is not None and not isinstance(certificate.get("errors"), dict):
+        raise CheckpointError(f"{path}: `i2p.certificate` must have `errors`; found {certificate!r}.")
     if config["i2p"]["dtype"] not in ("float32", "float64", "float16", "bfloat16"):
         raise CheckpointError(f"{path}: `i2p.dtype` is {config['i2p']['dtype']!r}, no floating dtype of torch.")
     return config
@@ -258,6 +288,14 @@ def _check_settings(path: Path, settings: Any) -> None:
     for key, values in allowed.items():
         if settings[key] not in values:
             raise CheckpointError(f"{path}: `i2p.settings.{key}` must be one of {values}; found {settings[key]!r}.")
+    if settings["skip_downsamples"] < 0:
+        raise CheckpointError(f"{path}: `i2p.settings.skip_downsamples` is negative: {settings['skip_downsamples']!r}.")
+    if not 0 < settings["voxel_size"] < float("inf"):
+        raise CheckpointError(f"{path}: `i2p.settings.voxel_size` must be positive; found {settings['voxel_size']!r}.")
+    try:
+        check_features(settings["features"])
+    except InvalidInputError as error:
+        raise CheckpointError(f"{path}: `i2p.settings.features`: {error}") from error
 
 
 def load_weights(config: dict[str, Any], path: Path) -> Any:
@@ -273,6 +311,8 @@ def load_weights(config: dict[str, Any], path: Path) -> Any:
     model.load_state_dict(state, strict=True, assign=True)
     materialize_(model)
     model.to(dtype)
+    preprocessing = {key: tuple(v) if isinstance(v, list) else v for key, v in config["pretrained_cfg"].items()}
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **preprocessing}
     model.source = {**config["i2p"]["source"], "certificate": config["i2p"]["certificate"]}
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -292,7 +332,8 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if found != sha256:
         raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Fetch or convert the checkpoint again.")
     try:
-        state: dict[str, Tensor] = load_file(str(path))
+        # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
+        state: dict[str, Tensor] = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
     return state

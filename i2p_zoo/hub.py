@@ -118,13 +118,15 @@ def _load_named(name: str, inflation: str, options: HubOptions) -> Any:
             try:
                 return load_folder(folder)
             except CheckpointError:
-                shutil.rmtree(folder)  # our own cache: a damaged entry is converted again
+                pass  # our own cache: a damaged entry is converted again
         try:
             model, _ = convert_model(name, inflation=inflation, options=options, tried=tried)
         except NotFoundError as error:
             raise _nothing_found(name, tried) from error
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             save_pretrained(model, Path(temporary) / "model")
+            if folder.is_dir():
+                shutil.rmtree(folder)
             os.replace(Path(temporary) / "model", folder)
         return load_folder(folder)
 

@@ -51,7 +51,10 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
             return None
         except errors.RevisionNotFoundError as error:
             raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
-        except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+        except errors.HFValidationError:
+            tried.append(f"{repo} on the Hub: no repository can have this name")
+            return None
+        except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
             offline, reason = True, f"not reached ({_first_line(error)})"
     kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
     paths = []
@@ -59,15 +62,25 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
         try:
             force = options.force_download and not offline
             paths.append(Path(hf_hub_download(repo, name, local_files_only=offline, force_download=force, **kwargs)))
-        except errors.LocalEntryNotFoundError:
+        except errors.HFValidationError:
+            tried.append(f"{repo} on the Hub: no repository can have this name")
+            return None
+        except errors.LocalEntryNotFoundError as error:
+            if not offline:
+                reason = f"{name} not given ({_first_line(error.__cause__ or error)})"
             tried.append(f"{repo} on the Hub: {reason}, and not in the Hub client's cache")
             return None
         except errors.GatedRepoError as error:
             raise _gated(repo) from error
         except errors.EntryNotFoundError as error:
             raise HubError(f"{repo}: has no file {name!r} at revision {commit}.") from error
-        except errors.HTTPError as error:  # type: ignore[attr-defined]
+        except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
             raise HubError(f"{repo}: fetching {name!r} failed ({_first_line(error)}). Try again.") from error
+    if not offline and options.revision != commit:
+        # A client that is given commits notes no revision's commit, without which it finds nothing when offline.
+        ref = paths[0].parents[2] / "refs" / (options.revision or constants.DEFAULT_REVISION)
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(paths[0].parent.name)
     return paths[0].parent.name, paths
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.inflation import inflate
 from i2p_zoo.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
+from i2p_zoo.voxelization import FEATURES
 
 PREFIX = "i2p-"
 
@@ -61,8 +62,9 @@ def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
     Raises:
         InvalidInputError: timm does not take the arguments.
     """
-    if kwargs.get("pretrained"):
-        raise InvalidInputError("`create_model` makes random weights; for image weights call `i2p_zoo.from_pretrained`.")
+    loading = sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"} & kwargs.keys())
+    if loading:
+        raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
     try:
         model: nn.Module = timm.create_model(architecture, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -135,6 +137,13 @@ def describe_(model: Any, architecture: str, model_args: dict[str, Any], in_chan
     model.in_chans = in_chans
 
 
+def check_features(features: str | None) -> None:
+    """Raises InvalidInputError for names that `voxelize` does not know."""
+    unknown = sorted({name.strip() for name in (features or "xyz").split(",")} - set(FEATURES))
+    if unknown:
+        raise InvalidInputError(f"`features` must be some of {', '.join(FEATURES)}; got {features!r}.")
+
+
 def adapt_(
     model: Any,
     source: nn.Module,
@@ -161,6 +170,7 @@ def adapt_(
         raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {skip_downsamples!r}.")
     if voxel_size is not None and not voxel_size > 0:
         raise InvalidInputError(f"`voxel_size` must be positive; got {voxel_size!r}.")
+    check_features(features)
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     wanted = model.in_chans if in_chans is None else in_chans

@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoint import sha256_of
@@ -58,7 +59,10 @@ def load_source(architecture: str, tag: str, options: HubOptions, tried: list[st
 
 def _load_from_hub(architecture: str, tag: str, options: HubOptions, tried: list[str]) -> Any:
     name = f"{architecture}.{tag}" if tag else architecture
-    cfg = timm.get_pretrained_cfg(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown tag
+        raise NotFoundError(f"timm {timm.__version__}: {error}") from error
     if cfg is None or not cfg.hf_hub_id:
         tried.append(f"timm's Hub weights: timm names no repository for {name!r}")
         return None
@@ -70,12 +74,16 @@ def _load_from_hub(architecture: str, tag: str, options: HubOptions, tried: list
     if fetched is None:
         return None
     commit, (path,) = fetched
+    # The client checks a download's size only; it names its copy by the hash that the Hub told.
+    told, found = path.resolve().name, sha256_of(path)
+    if re.fullmatch("[0-9a-f]{64}", told) and told != found:
+        raise CheckpointError(f"{path}: sha256 expected {told!r}, found {found!r}. Fetch it again with `force_download`.")
     try:
         overlay = {"file": str(path), "hf_hub_id": None, "url": ""}
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: does not fit timm's {name}: {error}") from error
-    origin = {"repo": cfg.hf_hub_id, "commit": commit, "file": filename, "sha256": sha256_of(path), "license": cfg.license}
+    origin = {"repo": cfg.hf_hub_id, "commit": commit, "file": filename, "sha256": found, "license": cfg.license}
     return model, origin
 
 

@@ -48,6 +48,7 @@ def find_stem(model: nn.Module) -> Stem:
     image = torch.empty(1, channels, size, size, device="meta", dtype=next(twin.parameters()).dtype)
     convolutions: dict[str, int] = {}
     pools: dict[str, int] = {}
+    rivals: list[str] = []  # convolutions that do the second halving, beside which a pool is a branch and no stem
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
@@ -56,6 +57,8 @@ def find_stem(model: nn.Module) -> Stem:
             if isinstance(module, nn.Conv2d):
                 if given is image:
                     convolutions[name] = halvings
+                elif halvings and round(math.log2(size / given.shape[-1])) == 1:
+                    rivals.append(name)
             elif any(convolutions.values()) and round(math.log2(size / given.shape[-1])) == 1:
                 pools[name] = halvings
 
@@ -68,7 +71,7 @@ def find_stem(model: nn.Module) -> Stem:
         twin(image)
     if not convolutions:
         raise UnsupportedError(f"stem='point': no convolution of {type(model).__qualname__} reads the image itself.")
-    if not any(pools.values()):
+    if rivals or not any(pools.values()):
         pools = {}
     return Stem(convolutions, pools)
 

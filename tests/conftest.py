@@ -1,0 +1,198 @@
+"""Fixtures: a Hub on loopback, and processes that run the real Hub client against it.
+
+`HF_ENDPOINT` and its like are frozen when huggingface_hub is imported, so a client is a process of its own. It costs
+seconds to start and serves a whole session; each test gives it a folder, caches and a Hub that are new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.hub_server import Hub
+
+
+def fingerprint(model: Any) -> str:
+    """A digest of every tensor's name, dtype, shape and bits."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Client:
+    """A process with the real Hub client; its calls return what `_load`, `_convert` and `_fetch` return, or the error."""
+
+    def __init__(self, home: Path, endpoint: str, **environment: str) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "I2P_")) and not k.lower().endswith("_proxy")}
+        own = {
+            "HF_HOME": home,
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_DISABLE_XET": 1,
+            "HF_HUB_DISABLE_TELEMETRY": 1,
+            "NO_PROXY": "*",
+        }
+        self.folder = home
+        home.mkdir(parents=True)
+        self._errors = home / "stderr.txt"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.conftest"],
+                cwd=Path(__file__).parents[1],
+                env={**clean, **{k: str(v) for k, v in {**own, **environment}.items()}},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def use(self, folder: Path) -> Client:
+        """Sets where the next calls run and keep their caches; returns the client itself."""
+        self.folder = folder
+        return self
+
+    def load(self, name: str, environ: dict[str, str] | None = None, **options: Any) -> SimpleNamespace:
+        """`i2p_zoo.from_pretrained` as a fingerprint and a few attributes."""
+        return self._call("load", environ, name=name, **options)
+
+    def convert(self, name: str, folder: str) -> SimpleNamespace:
+        """`i2p_zoo.convert`, likewise, with the steps told."""
+        return self._call("convert", None, name=name, folder=folder)
+
+    def fetch(self, repo: str, *names: str, **options: Any) -> SimpleNamespace:
+        """`fetch_files`: commit, paths and what was tried."""
+        return self._call("fetch", None, repo=repo, names=names, **options)
+
+    def _call(self, function: str, environ: dict[str, str] | None, **arguments: Any) -> SimpleNamespace:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environ = {"I2P_ZOO_CACHE": str(self.folder / "zoo"), "I2P_ZOO_ORG": "i2p-zoo", **(environ or {})}
+        if function != "convert":
+            arguments.setdefault("cache_dir", str(self.folder / "hub"))
+        request = {"function": function, "folder": str(self.folder), "environ": environ, "arguments": arguments}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        reply = self._process.stdout.readline()
+        assert reply, f"the client died:\n{self._errors.read_text()[-3000:]}"
+        return SimpleNamespace(**json.loads(reply))
+
+    def close(self) -> None:
+        """Ends the process, which has nothing to put in order."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def _hub():
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_hub):
+    """An empty Hub."""
+    _hub.reset()
+    return _hub
+
+
+@pytest.fixture(scope="session")
+def _start(tmp_path_factory):
+    clients: dict[str, Client] = {}
+
+    def start(name: str, endpoint: str, **environment: str) -> Client:
+        if name not in clients:
+            clients[name] = Client(tmp_path_factory.mktemp("clients") / name, endpoint, **environment)
+        return clients[name]
+
+    yield start
+    for client in clients.values():
+        client.close()
+
+
+@pytest.fixture
+def client(hub, _start, tmp_path):
+    """A client of `hub` with empty caches."""
+    return _start("online", hub.url).use(tmp_path)
+
+
+@pytest.fixture
+def second_client(hub, _start, tmp_path):
+    """Another process with the same caches as `client`."""
+    return _start("second", hub.url).use(tmp_path)
+
+
+@pytest.fixture
+def offline_client(hub, _start, tmp_path):
+    """A client with the caches of `client` and HF_HUB_OFFLINE=1; whatever it asks of the Hub is recorded in `hub`."""
+    return _start("offline", hub.url, HF_HUB_OFFLINE="1").use(tmp_path)
+
+
+@pytest.fixture
+def lost_client(_start, tmp_path):
+    """A client with the caches of `client` whose Hub does not exist: nothing listens on port 9 (discard) of loopback."""
+    return _start("lost", "http://127.0.0.1:9").use(tmp_path)
+
+
+def _load(name: str, **options: Any) -> dict[str, Any]:
+    import i2p_zoo
+
+    return _describe(i2p_zoo.from_pretrained(name, **options))
+
+
+def _convert(name: str, folder: str) -> dict[str, Any]:
+    import i2p_zoo
+
+    steps: list[str] = []
+    return {**_describe(i2p_zoo.convert(name, folder, progress=steps.append)), "steps": steps}
+
+
+def _fetch(repo: str, names: list[str], **options: Any) -> dict[str, Any]:
+    from i2p_zoo.hub_files import HubOptions, fetch_files
+
+    tried: list[str] = []
+    commit, paths = fetch_files(repo, names, HubOptions(**options), tried) or (None, [])
+    return {"commit": commit, "paths": [str(path) for path in paths], "tried": tried}
+
+
+def _describe(model: Any) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint(model),
+        "settings": model.settings.to_dict(),
+        "source": model.source,
+        "num_classes": getattr(model, "num_classes", None),
+        "training": model.training,
+    }
+
+
+def _serve() -> None:
+    """Answers requests, a line of JSON each, until stdin ends; whatever is printed goes to stderr."""
+    import traceback
+
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client waits 23 s in all for a Hub that is down
+    replies, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        request = json.loads(line)
+        os.chdir(request["folder"])
+        os.environ.update(request["environ"])
+        try:
+            function = {"load": _load, "convert": _convert, "fetch": _fetch}[request["function"]]
+            reply = {"error": None, "message": "", **function(**request["arguments"])}
+        except Exception as error:
+            traceback.print_exc()
+            reply = {"error": type(error).__name__, "message": str(error)}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
