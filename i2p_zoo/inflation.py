@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2p_zoo.errors import CheckpointError, InvalidInputError, UnsupportedError
 from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers import check_axis, find_builder, is_supported, supported_types
-from i2p_zoo.point_cloud_model import Settings, make_point_cloud_model
+from i2p_zoo.point_cloud_model import PointCloudModel, Settings, make_point_cloud_model
 from i2p_zoo.report import InflationReport, ParameterRecord
 
 INFLATIONS = ("center", "average", "copy")
@@ -47,12 +47,20 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
     structure = inflate_structure(model, axis=axis, depth=depth)
     state, report = inflate_state(model.state_dict(), structure, inflation)
     structure.load_state_dict(state, strict=True, assign=True)
-    for parameter, source in zip(structure.parameters(), model.parameters(), strict=True):
-        parameter.requires_grad_(source.requires_grad)
+    _tie_parameters(structure, model)
     structure.settings = structure.settings.changed(inflation=inflation)
     structure.report = report
     result: nn.Module = structure
     return result
+
+
+def _tie_parameters(structure: nn.Module, model: nn.Module) -> None:
+    """Gives the parameters of a 3D network the `requires_grad` of their 2D sources, and ties those that are tied there."""
+    firsts: dict[int, nn.Parameter] = {}
+    for name, source in model.named_parameters(remove_duplicate=False):
+        first = firsts.setdefault(id(source), structure.get_parameter(name))
+        owner, _, own_name = name.rpartition(".")
+        setattr(structure.get_submodule(owner), own_name, first.requires_grad_(source.requires_grad))
 
 
 def check_inflation(inflation: str) -> None:
@@ -61,14 +69,21 @@ def check_inflation(inflation: str) -> None:
         raise InvalidInputError(f"`inflation` must be one of {', '.join(INFLATIONS)}; got {inflation!r}.")
 
 
+def check_depth(depth: int | None) -> None:
+    """Raises InvalidInputError unless `depth` is None or a positive integer."""
+    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
+        raise InvalidInputError(f"`depth` must be a positive integer or None; got {depth!r}.")
+
+
 def inflate_structure(model: nn.Module, axis: str = "z", depth: int | None = None) -> Any:
     """Builds the 3D network without weights: its parameters are on the meta device.
 
     Args, raises: as `inflate`.
     """
     check_axis(axis)
-    if depth is not None and depth < 1:
-        raise InvalidInputError(f"`depth` must be at least 1; got {depth}.")
+    check_depth(depth)
+    if isinstance(model, PointCloudModel):
+        raise InvalidInputError(f"{type(model).__qualname__} is inflated already; inflate its 2D network.")
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }
@@ -119,8 +134,9 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
 def _build(leaf: nn.Module, builder: Any, axis: str, depth: int | None) -> nn.Module:
     layer: nn.Module = builder(leaf, axis=axis, depth=depth)
     layer.train(leaf.training)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
-        setattr(layer, hooks, getattr(leaf, hooks))
+    for name, hooks in vars(leaf).items():
+        if name.startswith(("_forward", "_backward")) and "hooks" in name:
+            setattr(layer, name, hooks)
     return layer
 
 
@@ -142,6 +158,7 @@ def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int |
         (torch.Size([8, 3, 3, 3, 4]), 3.0)
     """
     check_inflation(inflation)
+    check_depth(depth)
     dim = 1 + check_axis(axis)
     length = max(weight.shape[2:]) if depth is None else depth
     plane = weight.permute(0, 2, 3, 1).unsqueeze(dim)
