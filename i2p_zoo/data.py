@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,24 +57,39 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file. The repository carries tests/data/kicad-mini.npz.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidInputError(f"{path}: no readable .npz file: {error}") from error
     missing = sorted({"points", "label", "split", "classes"} - arrays.keys())
     if missing:
         raise InvalidInputError(f"{path}: lacks the arrays {missing}; it has {sorted(arrays)}.")
-    points = arrays["points"].astype(np.float32)
-    if points.ndim != 3 or points.shape[2] != 3 or len({len(points), len(arrays["label"]), len(arrays["split"])}) > 1:
-        shapes = {name: arrays[name].shape for name in ("points", "label", "split")}
-        raise InvalidInputError(f"{path}: needs points (M, N, 3), label (M,) and split (M,); found {shapes}.")
-    labels, classes = arrays["label"].astype(np.int64), tuple(str(name) for name in arrays["classes"])
-    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
-        raise InvalidInputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(classes)} classes.")
+    _check_arrays(path, arrays)
+    points, labels = arrays["points"].astype(np.float32), arrays["label"].astype(np.int64)
+    classes = tuple(str(name) for name in arrays["classes"])
     scale = arrays["scale"] if "scale" in arrays else np.linalg.norm(points, axis=2).max(1)
     points = points / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[:, None, None]
     train, test = arrays["split"] == 0, arrays["split"] == 1
     return CloudSet(points[train], labels[train], classes), CloudSet(points[test], labels[test], classes)
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    points, label, split, classes = (arrays[name] for name in ("points", "label", "split", "classes"))
+    fits = points.ndim == 3 and points.shape[1] > 0 and points.shape[2] == 3 and label.shape == split.shape == points.shape[:1]
+    if not fits or classes.ndim != 1:
+        shapes = {name: arrays[name].shape for name in ("points", "label", "split", "classes")}
+        raise InvalidInputError(f"{path}: needs points (M, N, 3), label (M,), split (M,) and classes (K,); found {shapes}.")
+    for name, kinds in (("points", "fiu"), ("label", "iu"), ("split", "iub")):
+        if arrays[name].dtype.kind not in kinds:
+            raise InvalidInputError(f"{path}: {name} holds values of type {arrays[name].dtype}, not numbers that fit.")
+    if len(label) and not (label.min() >= 0 and label.max() < len(classes)):
+        raise InvalidInputError(f"{path}: labels run from {label.min()} to {label.max()} for {len(classes)} classes.")
+    if "scale" in arrays:
+        scale = arrays["scale"]
+        if scale.shape != label.shape or not (scale > 0).all():
+            raise InvalidInputError(
+                f"{path}: scale must be {label.shape} positive numbers; found {scale.shape}, {scale[:3]}..."
+            )
 
 
 def augment(points: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
@@ -80,6 +97,7 @@ def augment(points: NDArray[np.float32], random: np.random.Generator) -> NDArray
 
     Scale 0.9 to 1.1 an axis (with probability 0.9), shift +-0.2 (0.9), jitter +-0.0125 a point (0.7).
     """
+    points = points.copy()
     if random.random() < 0.9:
         points = points * random.uniform(0.9, 1.1, 3).astype(np.float32)
     if random.random() < 0.9:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
@@ -75,27 +79,39 @@ def find_input_layers(model: Any) -> list[nn.Module]:
     """
     convolutions = [module for module in model.modules() if isinstance(module, SparseConv3d)]
     found: list[nn.Module] = []
-    if convolutions:
+    for channels in dict.fromkeys(module.in_channels for module in convolutions):  # not every one is the input's
         weight = convolutions[0].weight
-        features = weight.new_zeros(1, convolutions[0].in_channels)
+        features = weight.new_zeros(1, channels)
 
-        def hook(module: nn.Module, inputs: Any) -> None:
+        def hook(module: nn.Module, inputs: Any, features: Tensor = features) -> None:
             if getattr(inputs[0], "features", None) is features:
                 found.append(module)
 
         handles = [module.register_forward_pre_hook(hook) for module in convolutions]
-        training = {module: module.training for module in model.modules()}
         try:
-            with torch.no_grad():
-                model.eval()(SparseTensor(features, torch.zeros(1, 4, dtype=torch.int32, device=weight.device)))
+            with eval_mode(model), torch.no_grad():
+                model(SparseTensor(features, torch.zeros(1, 4, dtype=torch.int32, device=weight.device)))
+            break
+        except InvalidInputError:
+            found.clear()
         finally:
             for handle in handles:
                 handle.remove()
-            for module, state in training.items():
-                module.training = state
     if not found:
         raise InvalidInputError(f"No convolution of {type(model).__qualname__} reads the input itself.")
     return list(dict.fromkeys(found))
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode for a while, and each of its modules back into its own mode then."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, state in training.items():
+            module.training = state
 
 
 def find_classifier(model: Any) -> nn.Module:
@@ -123,12 +139,17 @@ class Accuracy:
 
 @torch.no_grad()
 def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64) -> Accuracy:
-    """Classifies labelled clouds in eval mode; the model's mode is put back."""
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    found = [model(x.to(device)).argmax(1).cpu() for x in evaluation_batches(clouds, batch_size, model.settings)]
-    model.train(training)
+    """Classifies labelled clouds in eval mode; every module's mode is put back.
+
+    Raises:
+        InvalidInputError: no clouds, or a batch size below 1.
+    """
+    if not len(clouds) or batch_size < 1:
+        raise InvalidInputError(f"Accuracy needs clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
+    parameter = next(model.parameters())
+    with eval_mode(model):
+        batches = evaluation_batches(clouds, batch_size, model.settings)
+        found = [model(x.to(device=parameter.device, dtype=parameter.dtype)).argmax(1).cpu() for x in batches]
     predictions = torch.cat(found).numpy()
     right = predictions == clouds.labels
     by_class = [float(right[clouds.labels == label].mean()) for label in np.unique(clouds.labels)]
@@ -160,7 +181,7 @@ def train(
     seed: int = 0,
     progress: str | None = None,
 ) -> list[Step]:
-    """Trains a classifier, in place, with SGD (momentum 0.9) on a one-cycle schedule stepped each batch.
+    """Trains a classifier, in place, by SGD (Nesterov momentum 0.9) with warm-up and cosine decay, stepped each batch.
 
     Args:
         model: a `PointCloudModel`; what `freeze` left trainable trains.
@@ -179,31 +200,40 @@ def train(
         InvalidInputError: numbers out of range, or nothing to train.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if steps < 1 or batch_size < 1 or not learning_rate > 0 or not parameters or not len(clouds):
+    numbers_fit = steps >= 1 and batch_size >= 1 and learning_rate > 0 and weight_decay >= 0 and seed >= 0
+    if not numbers_fit or not parameters or not len(clouds):
         raise InvalidInputError(
             f"Training needs steps (={steps}) and batch_size (={batch_size}) of 1 or more, learning_rate (={learning_rate}) "
-            f"above 0, trainable parameters ({len(parameters)} tensors) and clouds ({len(clouds)})."
+            f"above 0, weight_decay (={weight_decay}) and seed (={seed}) of 0 or more, trainable parameters "
+            f"({len(parameters)} tensors) and clouds ({len(clouds)})."
         )
-    torch.manual_seed(seed)
-    model.train()
-    optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
-    batches = training_batches(clouds, batch_size, seed)
     device = parameters[0].device
+    optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps))
+    batches = itertools.islice(training_batches(clouds, batch_size, seed), steps)
     history: list[Step] = []
+    bar = tqdm(batches, total=steps, desc=progress, disable=progress is None)
     start = time.perf_counter()
-    bar = tqdm(range(steps), desc=progress, disable=progress is None)
-    for step in bar:
-        points, labels = next(batches)
-        logits = model(points)
-        loss = nn.functional.cross_entropy(logits, labels.to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if step + 1 < steps:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model.train()
+        for points, labels in bar:
+            logits = model(points)
+            loss = nn.functional.cross_entropy(logits, labels.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
             schedule.step()
-        top1 = float((logits.argmax(1).cpu() == labels).double().mean())
-        history.append(Step(step + 1, loss.item(), top1, time.perf_counter() - start))
-        bar.set_postfix(loss=f"{history[-1].loss:.2f}", top1=f"{top1:.2f}")
+            top1 = float((logits.argmax(1).cpu() == labels).double().mean())
+            history.append(Step(len(history) + 1, loss.item(), top1, time.perf_counter() - start))
+            bar.set_postfix(loss=f"{history[-1].loss:.2f}", top1=f"{top1:.2f}")
     model.eval()
     return history
+
+
+def warm_up_and_cosine(step: int, steps: int) -> float:
+    """The factor of the peak learning rate at a step, 0 to `steps` - 1: a linear fifth upwards, then half a cosine."""
+    warm = max(1, round(0.2 * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
