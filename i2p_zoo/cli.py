@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import traceback
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from i2p_zoo import __version__
-from i2p_zoo.errors import I2PError
+from i2p_zoo.errors import I2PError, InvalidInputError
 
 
 class _OneLineErrors(click.Group):
@@ -20,6 +21,8 @@ class _OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
+            raise
         except (I2PError, OSError) as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -98,11 +101,14 @@ def convert(
     from i2p_zoo.hub import convert as convert_to_folder
     from i2p_zoo.models import PREFIX
 
+    if report is not None and not report.parent.is_dir():
+        raise InvalidInputError(f"--report {report}: {report.parent} is no folder.")
     folder = out or Path(PREFIX + name.removeprefix(PREFIX))
+    done = itertools.count()
     with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
 
         def progress(step: str) -> None:
-            bar.update(bar.desc != "starting: ")
+            bar.n = next(done)
             bar.set_description(step)
 
         model = convert_to_folder(name, folder, inflation=inflation, axis=axis, depth=depth, progress=progress)

@@ -265,6 +265,8 @@ def describe(name: str) -> dict[str, Any]:
     if os.path.isdir(name):
         model = load_folder(name)
     else:
+        if os.sep in name:
+            raise NotFoundError(f"{name}: no such folder.")
         architecture, _ = split_name(name)
         source = create_timm_model(architecture)
         model = inflate_structure(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,11 @@ def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
     figure, axes = _figure(len(kernels), depth, (2.1 * depth, 2.3 * len(kernels)))
     limit = max(float(kernel.detach().abs().max()) for kernel in kernels.values())
     for row, (name, kernel) in zip(axes, kernels.items(), strict=True):
-        for z, (axis, plane) in enumerate(zip(row, kernel, strict=True)):
+        for axis in row[kernel.shape[0] :]:
+            axis.remove()
+        for z, (axis, plane) in enumerate(zip(row, kernel, strict=False)):
             axis.imshow(plane.detach().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axis.set(xticks=[], yticks=[], title=f"{name}, z = {z - (depth - 1) // 2:+d}")
+            axis.set(xticks=[], yticks=[], title=f"{name}, z = {z - (kernel.shape[0] - 1) // 2:+d}")
     figure.savefig(path, dpi=110)
 
 
@@ -94,11 +97,13 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> No
         runs: for each kind the losses by step of each seed.
     """
     figure, axes = _figure(1, 1, (7, 4.5))
-    for color, (name, seeds) in zip(_COLORS, runs.items(), strict=False):
+    for color, (name, seeds) in zip(itertools.cycle(_COLORS), runs.items(), strict=False):
         for number, losses in enumerate(seeds):
             window = min(8, len(losses))
             smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-            axes[0, 0].plot(np.arange(window, len(losses) + 1), smooth, color=color, label=name if number == 0 else None)
+            marker = "o" if len(smooth) == 1 else None
+            label = name if number == 0 else None
+            axes[0, 0].plot(np.arange(window, len(losses) + 1), smooth, color=color, marker=marker, label=label)
     axes[0, 0].set(xlabel="step", ylabel="training loss, mean of 8 steps")
     axes[0, 0].grid(alpha=0.3)
     axes[0, 0].legend()
