@@ -67,7 +67,7 @@ def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
         raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
     try:
         model: nn.Module = timm.create_model(architecture, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
     return model
 
@@ -168,11 +168,9 @@ def adapt_(
         raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {stem!r}.")
     if skip_downsamples is not None and (not isinstance(skip_downsamples, int) or skip_downsamples < 0):
         raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {skip_downsamples!r}.")
-    if voxel_size is not None and not voxel_size > 0:
+    if voxel_size is not None and not 0 < voxel_size < float("inf"):
         raise InvalidInputError(f"`voxel_size` must be positive; got {voxel_size!r}.")
     check_features(features)
-    if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
-        model.reset_classifier(num_classes)
     wanted = model.in_chans if in_chans is None else in_chans
     check_in_chans(wanted)
     if stem == "image" and model.settings.stem == "point":
@@ -183,6 +181,8 @@ def adapt_(
         if model.settings.stem == "point":
             raise InvalidInputError(f"The model's point stem reads {model.in_chans} channels; got in_chans={wanted}.")
         adapt_in_chans_(model, find_stem(source), wanted)
+    if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
+        model.reset_classifier(num_classes)
     model.in_chans = wanted
     changes = {"skip_downsamples": skip_downsamples, "voxel_size": voxel_size, "features": features}
     model.settings = model.settings.changed(**{key: value for key, value in changes.items() if value is not None})

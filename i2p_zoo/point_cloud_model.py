@@ -105,7 +105,7 @@ class PointCloudModel:
         from i2p_zoo.inflation import replace_leaves
 
         before = {name: tuple(t.shape) for name, t in self.state_dict().items()}  # type: ignore[attr-defined]
-        kept = {id(p) for p in self.parameters()}  # type: ignore[attr-defined]
+        kept = list(self.parameters())  # type: ignore[attr-defined]
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
         replace_leaves(self, self.settings.axis, self.settings.depth)  # type: ignore[arg-type]
         materialize_(self)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ class PointCloudModel:
             for name in sorted(before.keys() | after.keys()):
                 if name not in after:
                     self.report = self.report.changed(name, "dropped", f"classifier of {num_classes} classes", {})
-                elif id(after[name]) not in kept and isinstance(after[name], nn.Parameter):
+                elif isinstance(after[name], nn.Parameter) and not any(after[name] is parameter for parameter in kept):
                     shapes = {name: tuple(after[name].shape)}
                     self.report = self.report.changed(name, "replaced", f"classifier of {num_classes} classes", shapes)
 

@@ -58,7 +58,7 @@ class InflationReport:
         """
         records, left = [], dict(shapes)
         for record in self.records:
-            if not record.key.startswith(prefix):
+            if record.key != prefix and not (prefix.endswith(".") and record.key.startswith(prefix)):
                 records.append(record)
             elif record.key in left:
                 records.append(ParameterRecord(record.key, record.shape_2d, left.pop(record.key), rule, reason))

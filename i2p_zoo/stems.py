@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from timm.layers.blur_pool import BlurPool2d
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
-from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.layers import SparseConv3d, keep
 from i2p_zoo.sparse_tensor import SparseTensor
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
@@ -33,6 +32,12 @@ class Stem:
     pools: dict[str, int]
 
 
+def image_channels(model: nn.Module) -> int:
+    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
+    noted = getattr(model, "in_chans", None)
+    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
 def find_stem(model: nn.Module) -> Stem:
     """Finds the stem of a 2D network by one forward pass on the meta device, which computes shapes only.
 
@@ -42,8 +47,9 @@ def find_stem(model: nn.Module) -> Stem:
     Raises:
         UnsupportedError: no convolution reads the image itself.
     """
-    twin: nn.Module = copy.deepcopy(model).to("meta").eval()
-    channels = next((m.in_channels for m in twin.modules() if isinstance(m, nn.Conv2d)), 3)
+    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    twin: nn.Module = copy.deepcopy(model, memo).to("meta").eval()
+    channels = image_channels(model)
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
     image = torch.empty(1, channels, size, size, device="meta", dtype=next(twin.parameters()).dtype)
     convolutions: dict[str, int] = {}
@@ -92,6 +98,9 @@ class PointStemConv3d(SparseConv3d):
         """Convolves (N, C) features on their own sites."""
         out = super().forward(x)
         return out.with_plan(level=out.plan.level + self.halvings) if isinstance(out, SparseTensor) else out
+
+
+keep(PointStemConv3d)
 
 
 class DroppedPool(nn.Module):
@@ -146,13 +155,24 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
         model: a PointCloudModel with its image stem, in place.
         stem: of its 2D source.
         in_chans: channels of the voxels.
+
+    Raises:
+        InvalidInputError: the stem does not read three channels, red, green and blue.
     """
     for name in stem.convolutions:
+        found = model.get_submodule(name).in_channels
+        if found != 3:
+            raise InvalidInputError(
+                f"An image stem of {found} channels has no adaption to in_chans={in_chans}; use stem='point'."
+            )
+    for name in stem.convolutions:
         layer = model.get_submodule(name)
-        weight = layer.weight.detach()  # (C_out, kz, ky, kx, C_in)
-        flat = weight.flatten(1, 2).permute(0, 3, 1, 2)  # (C_out, C_in, kz * ky, kx)
-        adapted = adapt_input_conv(in_chans, flat).permute(0, 2, 3, 1)
-        layer.weight = nn.Parameter(adapted.unflatten(1, weight.shape[1:3]).contiguous(), layer.weight.requires_grad)
+        weight = layer.weight.detach()  # (C_out, kz, ky, kx, 3)
+        if in_chans == 1:
+            adapted = weight.sum(4, keepdim=True)
+        else:
+            adapted = weight.repeat(1, 1, 1, 1, -(-in_chans // 3))[..., :in_chans] * (3 / in_chans)
+        layer.weight = nn.Parameter(adapted.contiguous(), layer.weight.requires_grad)
         layer.in_channels = in_chans
         if model.report is not None:
             shapes = {f"{name}.weight": tuple(layer.weight.shape)}
