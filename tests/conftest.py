@@ -20,6 +20,10 @@ import pytest
 
 from tests.hub_server import Hub
 
+# Before torch is imported, here and in the processes that tests start: OpenMP threads that wait for one another by spinning
+# make these small networks many times slower on a machine that does anything else. Tests of threads set their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def fingerprint(model: Any) -> str:
     """A digest of every tensor's name, dtype, shape and bits."""
