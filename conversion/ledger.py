@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 import i2p_zoo
-from i2p_zoo.certificate import certify, example_images, randomize_statistics_
+from i2p_zoo.certificate import Certificate, certify, example_images, randomize_statistics_
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.inflation import inflate, inflate_structure
 
@@ -54,7 +54,7 @@ def measure(architecture: str) -> Record:
         source = timm.create_model(architecture).eval()
         randomize_statistics_(source)
         network: Any = inflate(source)
-        certificate = certify(source, network, sample_images(source))
+        certificate = _certify(source, network)
     except UnsupportedError as error:
         return {**record, "refused": str(error).split("\n")[0].rstrip(":")}
     except Exception as error:  # one architecture's bug must not end the sweep; it is listed as failed
@@ -78,12 +78,13 @@ def archetype(model: nn.Module) -> str:
     return f"{type(model).__name__}-{hashlib.sha256(' '.join(leaves).encode()).hexdigest()[:6]}"
 
 
-def sample_images(model: nn.Module) -> torch.Tensor:
-    """Returns the images of `i2p_zoo.certificate.example_images`, cropped to `LARGEST_IMAGE` where the model allows it."""
-    images = example_images(model)
-    if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
-        return images
-    return images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+def _certify(source: nn.Module, network: nn.Module) -> Certificate:
+    """Certifies on images of at most `LARGEST_IMAGE`, or of timm's size where the network takes no smaller ones."""
+    images = example_images(source)
+    try:
+        return certify(source, network, images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous())
+    except (UnsupportedError, RuntimeError, AssertionError):
+        return certify(source, network, images)
 
 
 def update_ledger(architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False) -> dict[str, Any]:
