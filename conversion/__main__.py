@@ -20,7 +20,9 @@ def main() -> None:
 @click.argument("patterns", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every architecture of timm.")
 @click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
-@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="1 for networks that fill the memory."
+)
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
     """Measure the architectures that match PATTERNS into i2p_zoo/zoo.json and docs/architectures.md.
 

@@ -124,12 +124,22 @@ def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -
     Raises:
         NotFoundError, UnsupportedError: no such architecture, or no sparse counterpart.
     """
+    model = create_random_model(name)
+    return certify(model, inflate(model, axis=axis, depth=depth))
+
+
+def create_random_model(name: str) -> nn.Module:
+    """Creates timm's 2D network in eval mode, with seeded random weights and BatchNorm statistics.
+
+    Raises:
+        NotFoundError: no such architecture.
+    """
     architecture, _ = split_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_timm_model(architecture).eval()
         randomize_statistics_(model)
-    return certify(model, inflate(model, axis=axis, depth=depth))
+    return model
 
 
 def randomize_statistics_(model: nn.Module) -> None:

@@ -1,0 +1,129 @@
+"""The workshop's ledger: what is recorded of an architecture, and that a run is taken up where it stood."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+from click.testing import CliRunner
+
+from conversion import __main__ as workshop
+from conversion import ledger
+from conversion.ledger import archetype, measure, update_ledger
+from i2p_zoo.certificate import TOLERANCES
+
+
+def test_certified_architecture_is_recorded_with_its_figures():
+    record = measure("test_resnet")
+    source = timm.create_model("test_resnet")
+    tensors = source.state_dict()
+    assert record["class"] == "ResNet"
+    assert record["parameters"] == sum(p.numel() for p in source.parameters())
+    assert record["inflated"] == sum(t.ndim == 4 for t in tensors.values())
+    assert record["copied"] == sum(t.ndim != 4 for t in tensors.values())
+    assert record["unmapped"] == 0
+    assert record["images"] == [1, 3, 128, 128]
+    assert 0 < record["float64"] <= TOLERANCES["float64"]
+    assert 0 < record["float32"] <= TOLERANCES["float32"]
+    assert record["passed"] is True
+
+
+def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason():
+    record = measure("vit_tiny_patch16_224")
+    assert "passed" not in record
+    assert (
+        record["refused"] == "VisionTransformer has 26 modules with no sparse 3D counterpart, of LayerNorm, VisionTransformer"
+    )
+
+
+def test_small_images_that_have_no_counterpart_give_way_to_those_of_timm(monkeypatch):
+    monkeypatch.setattr(ledger, "create_random_model", lambda name: timm.create_model("vgg11_bn", mlp_ratio=0.01).eval())
+    record = measure("vgg11_bn")
+    assert record["images"] == [1, 3, 224, 224]
+    assert record["passed"] is True
+
+
+def test_an_unforeseen_error_is_recorded_as_a_failure(monkeypatch):
+    def broken(name):
+        raise KeyError("layer")
+
+    monkeypatch.setattr(ledger, "create_random_model", broken)
+    record = measure("test_resnet")
+    assert record["passed"] is False
+    assert record["error"] == "KeyError: 'layer'"
+
+
+def test_archetype_tells_structures_apart_and_sizes_not():
+    names = {name: archetype(timm.create_model(name)) for name in ("resnet18", "resnet34", "resnetblur18", "test_efficientnet")}
+    assert names["resnet18"] == names["resnet34"]
+    assert len(set(names.values())) == 3
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The names measured; `measure` is replaced, so that no process starts."""
+    names = []
+
+    def measure_all(wanted, processes):
+        for name in wanted:
+            if name == "broken":
+                raise OSError("the machine went down")
+            names.append(name)
+            yield name, {"passed": True, "number": len(names)}
+
+    monkeypatch.setattr(ledger, "_measure_all", measure_all)
+    return names
+
+
+def test_interrupted_run_is_taken_up_where_it_stood(tmp_path, measured):
+    path = tmp_path / "zoo.json"
+    with pytest.raises(OSError, match="went down"):
+        update_ledger(["b", "a", "broken", "c"], path)
+    assert list(json.loads(path.read_text())["models"]) == ["a", "b"]
+    update_ledger(["a", "b", "c"], path)
+    assert measured == ["b", "a", "c"]
+    assert list(json.loads(path.read_text())["models"]) == ["a", "b", "c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["zoo.json"]
+
+
+def test_fresh_measures_again_and_keeps_the_rest(tmp_path, measured):
+    path = tmp_path / "zoo.json"
+    update_ledger(["a", "b"], path)
+    found = update_ledger(["a"], path, fresh=True)
+    assert {name: r["number"] for name, r in found["models"].items()} == {"a": 3, "b": 2}
+
+
+def test_ledger_of_another_timm_is_begun_anew(tmp_path, measured):
+    path = tmp_path / "zoo.json"
+    path.write_text(json.dumps({"timm": "0.0.1", "models": {"old": {"passed": True}}}))
+    assert update_ledger(["a"], path) == {"timm": timm.__version__, "models": {"a": {"passed": True, "number": 1}}}
+
+
+def test_processes_measure_side_by_side(tmp_path):
+    found = update_ledger(["test_resnet", "vit_tiny_patch16_224"], tmp_path / "zoo.json", processes=2)
+    assert found["models"]["test_resnet"]["passed"] is True
+    assert "refused" in found["models"]["vit_tiny_patch16_224"]
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_command_ends_with_an_error_where_a_certificate_does_not_hold(monkeypatch, passed, code):
+    written, asked = [], []
+
+    def update(names, **options):
+        asked.append((names, options))
+        return {"timm": timm.__version__, "models": {"resnet18": {"passed": passed}, "vit": {"refused": "why"}}}
+
+    monkeypatch.setattr(workshop, "update_ledger", update)
+    monkeypatch.setattr(workshop, "write_table", written.append)
+    result = CliRunner().invoke(workshop.main, ["certify", "resnet1?"])
+    assert result.exit_code == code
+    assert asked == [(["resnet18"], {"processes": 2, "fresh": False})]
+    assert len(written) == 1
+    assert ("resnet18" in result.stderr) is not passed
+
+
+def test_pattern_that_matches_nothing_is_a_usage_error():
+    result = CliRunner().invoke(workshop.main, ["certify", "no_such_*"])
+    assert result.exit_code == 2
+    assert "no_such_*" in result.stderr
