@@ -19,9 +19,10 @@ from torch import nn
 from tqdm import tqdm
 
 import i2p_zoo
-from i2p_zoo.certificate import Certificate, certify, create_random_model, example_images
+from i2p_zoo.certificate import Certificate, certify
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.inflation import inflate, inflate_structure
+from i2p_zoo.random_models import create_random_model, example_images
 
 LEDGER = Path(i2p_zoo.__file__).with_name("zoo.json")
 LARGEST_IMAGE = 128

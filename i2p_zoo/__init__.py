@@ -17,7 +17,7 @@ _PUBLIC = {
     "keep": "layers",
     "SparseConv3d": "layers",
     "inflate": "inflation",
-    "inflate_weight": "inflation",
+    "inflate_weight": "weights",
     "InflationReport": "report",
     "certify": "certificate",
     "Certificate": "certificate",
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from i2p_zoo.hub import convert as convert
     from i2p_zoo.hub import from_pretrained as from_pretrained
     from i2p_zoo.inflation import inflate as inflate
-    from i2p_zoo.inflation import inflate_weight as inflate_weight
     from i2p_zoo.layers import SparseConv3d as SparseConv3d
     from i2p_zoo.layers import keep as keep
     from i2p_zoo.layers import replaces as replaces
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from i2p_zoo.torch_functions import sparse_op as sparse_op
     from i2p_zoo.voxelization import image_to_plane as image_to_plane
     from i2p_zoo.voxelization import voxelize as voxelize
+    from i2p_zoo.weights import inflate_weight as inflate_weight
 
 
 def __getattr__(name: str) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation import inflate
-from i2p_zoo.models import create_timm_model, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel
+from i2p_zoo.random_models import create_random_model, example_images
 from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.stems import image_channels
 from i2p_zoo.voxelization import image_to_plane
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
@@ -115,7 +115,7 @@ def certify(
 
 
 def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -> Certificate:
-    """Certifies the center inflation of a timm architecture with seeded random weights and BatchNorm statistics.
+    """Certifies the center inflation of a timm architecture with seeded random parameters (`create_random_model`).
 
     Args:
         name: a timm or zoo name.
@@ -126,36 +126,6 @@ def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -
     """
     model = create_random_model(name)
     return certify(model, inflate(model, axis=axis, depth=depth))
-
-
-def create_random_model(name: str) -> nn.Module:
-    """Creates timm's 2D network in eval mode, with seeded random weights and BatchNorm statistics.
-
-    Raises:
-        NotFoundError: no such architecture.
-    """
-    architecture, _ = split_name(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = create_timm_model(architecture).eval()
-        randomize_statistics_(model)
-    return model
-
-
-def randomize_statistics_(model: nn.Module) -> None:
-    """Draws BatchNorm statistics and affine parameters near a trained network's, from torch's global generator."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0.0, 0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.0, 0.1)
-
-
-def example_images(model: nn.Module) -> Tensor:
-    """Returns (1, C, H, W) seeded noise of the input size that timm states for a model (3 x 64 x 64 for any other)."""
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))
-    return torch.randn(1, image_channels(model), *size[1:], generator=torch.Generator().manual_seed(0))
 
 
 def _largest(values: Iterable[float]) -> float:
@@ -175,9 +145,30 @@ def _relative_error(expected: Tensor, found: Tensor) -> float:
 def _outputs(model: nn.Module, images: Tensor, axis: str | None) -> list[Tensor]:
     """Runs a model, or a copy in eval mode and the images' dtype; returns its outputs as (B, K) tensors."""
     ready = not any(m.training for m in model.modules()) and all(p.dtype == images.dtype for p in model.parameters())
-    twin = model if ready else copy.deepcopy(model).to(images.dtype).eval()
+    twin = model if ready else _copy_as(model, images.dtype).eval()
     device = next((p.device for p in twin.parameters()), images.device)
     images = images.to(device)
-    result = twin(images if axis is None else image_to_plane(images, axis=axis))
+    with _FullPrecision():
+        result = twin(images if axis is None else image_to_plane(images, axis=axis))
     outputs = list(result) if isinstance(result, list | tuple) else [result]
     return [(o.dense() if isinstance(o, SparseTensor) else o).flatten(1) for o in outputs]
+
+
+class _FullPrecision(TorchFunctionMode):
+    """Leaves float64 tensors as they are where a network's own code rounds to float32 on the way (timm's EvoNorm does)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        casts = func is Tensor.float or (func is Tensor.to and any(a is torch.float32 for a in args))
+        if casts and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _copy_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copies a model with its floating-point tensors cast, without a second copy of them in their own dtype."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype, copy=True), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
+    return copy.deepcopy(model, memo)

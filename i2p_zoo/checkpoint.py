@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from i2p_zoo.card import is_edited, write_card
 from i2p_zoo.errors import CheckpointError, InvalidInputError
-from i2p_zoo.inflation import INFLATIONS, inflate_structure
+from i2p_zoo.inflation import inflate_structure
 from i2p_zoo.models import PREFIX, check_features, create_timm_model, describe_, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel, Settings, materialize_
 from i2p_zoo.stems import find_stem, set_point_stem_
+from i2p_zoo.weights import INFLATIONS
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT_VERSION = 1
@@ -204,7 +205,7 @@ def build_structure(config: dict[str, Any]) -> Any:
         args["num_classes"] = config["num_classes"]
     in_chans = config["i2p"]["in_chans"]
     source = create_timm_model(architecture, in_chans=in_chans if settings.stem == "image" else 3, **args)
-    model = inflate_structure(source, axis=settings.axis, depth=settings.depth)
+    model = inflate_structure(source, settings.inflation, settings.axis, settings.depth)
     describe_(model, architecture, config["model_args"], in_chans)
     if settings.stem == "point":
         set_point_stem_(model, find_stem(source), in_chans)

@@ -15,11 +15,11 @@ from i2p_zoo.certificate import certify
 from i2p_zoo.data import CloudSet, load_npz
 from i2p_zoo.hub import convert, from_pretrained
 from i2p_zoo.hub_files import HubOptions
-from i2p_zoo.inflation import INFLATIONS, inflate_weight
 from i2p_zoo.models import create_model
 from i2p_zoo.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.sources import load_source
 from i2p_zoo.voxelization import image_to_plane
+from i2p_zoo.weights import INFLATIONS, inflate_weight
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 NETWORK: dict[str, Any] = {"stem": "point", "skip_downsamples": 2}

@@ -15,9 +15,10 @@ from i2p_zoo.certificate import Certificate, certify
 from i2p_zoo.checkpoint import CONFIG, WEIGHTS, describe_model, load_folder, load_weights, read_config, save_pretrained
 from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
-from i2p_zoo.inflation import check_inflation, inflate, inflate_structure
+from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
 from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_source
+from i2p_zoo.weights import check_inflation
 from i2p_zoo.zoo import load_ledger
 
 Progress = Callable[[str], None]

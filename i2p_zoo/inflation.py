@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError, InvalidInputError, UnsupportedError
-from i2p_zoo.kernel_maps import AXES
-from i2p_zoo.layers import check_axis, find_builder, is_supported, supported_types
+from i2p_zoo.layers import find_builder, is_supported, supported_types
 from i2p_zoo.point_cloud_model import PointCloudModel, Settings, make_point_cloud_model
 from i2p_zoo.report import InflationReport, ParameterRecord
-
-INFLATIONS = ("center", "average", "copy")
+from i2p_zoo.weights import check_axis, check_depth, check_inflation
 
 
 def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
@@ -43,12 +41,10 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
         >>> tuple(net[0].weight.shape)
         (8, 3, 3, 3, 3)
     """
-    check_inflation(inflation)
-    structure = inflate_structure(model, axis=axis, depth=depth)
-    state, report = inflate_state(model.state_dict(), structure, inflation)
+    structure = inflate_structure(model, inflation=inflation, axis=axis, depth=depth)
+    state, report = inflate_state(model.state_dict(), structure)
     structure.load_state_dict(state, strict=True, assign=True)
     _tie_parameters(structure, model)
-    structure.settings = structure.settings.changed(inflation=inflation)
     structure.report = report
     result: nn.Module = structure
     return result
@@ -63,23 +59,12 @@ def _tie_parameters(structure: nn.Module, model: nn.Module) -> None:
         setattr(structure.get_submodule(owner), own_name, first.requires_grad_(source.requires_grad))
 
 
-def check_inflation(inflation: str) -> None:
-    """Raises InvalidInputError for an unknown inflation mode."""
-    if inflation not in INFLATIONS:
-        raise InvalidInputError(f"`inflation` must be one of {', '.join(INFLATIONS)}; got {inflation!r}.")
-
-
-def check_depth(depth: int | None) -> None:
-    """Raises InvalidInputError unless `depth` is None or a positive integer."""
-    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
-        raise InvalidInputError(f"`depth` must be a positive integer or None; got {depth!r}.")
-
-
-def inflate_structure(model: nn.Module, axis: str = "z", depth: int | None = None) -> Any:
+def inflate_structure(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> Any:
     """Builds the 3D network without weights: its parameters are on the meta device.
 
     Args, raises: as `inflate`.
     """
+    check_inflation(inflation)
     check_axis(axis)
     check_depth(depth)
     if isinstance(model, PointCloudModel):
@@ -88,12 +73,11 @@ def inflate_structure(model: nn.Module, axis: str = "z", depth: int | None = Non
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }
     twin = copy.deepcopy(model, memo)
-    twin = replace_leaves(twin, axis, depth)
-    settings = Settings(axis=axis, depth=depth)
-    return make_point_cloud_model(twin, settings)
+    settings = Settings(inflation=inflation, axis=axis, depth=depth)
+    return make_point_cloud_model(replace_leaves(twin, settings), settings)
 
 
-def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
+def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
     """Replaces, in place, every registered 2D leaf by its 3D layer; returns the root (a new module if it is a leaf itself).
 
     Raises:
@@ -111,7 +95,7 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
             )
         elif builder is not None:
             try:
-                built[id(module)] = _build(module, builder, axis, depth)
+                built[id(module)] = _build(module, builder, settings)
             except UnsupportedError as error:
                 kinds.add(f"{type(module).__qualname__} with {error}")
                 problems.append(f"{name or '(the model itself)'}: {type(module).__qualname__} with {error}")
@@ -131,8 +115,8 @@ def replace_leaves(model: nn.Module, axis: str, depth: int | None) -> nn.Module:
     return built.get(id(model), model)
 
 
-def _build(leaf: nn.Module, builder: Any, axis: str, depth: int | None) -> nn.Module:
-    layer: nn.Module = builder(leaf, axis=axis, depth=depth)
+def _build(leaf: nn.Module, builder: Any, settings: Settings) -> nn.Module:
+    layer: nn.Module = builder(leaf, axis=settings.axis, depth=settings.depth, inflation=settings.inflation)
     layer.train(leaf.training)
     for name, hooks in vars(leaf).items():
         if name.startswith(("_forward", "_backward")) and "hooks" in name:
@@ -140,46 +124,12 @@ def _build(leaf: nn.Module, builder: Any, axis: str, depth: int | None) -> nn.Mo
     return layer
 
 
-def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int | None = None) -> Tensor:
-    """Inflates one 2D convolution weight.
-
-    Args:
-        weight: (C_out, C_in / groups, ky, kx).
-        inflation, axis, depth: as `inflate`; `depth` is the exact length along the new axis, by default max(ky, kx).
-
-    Returns:
-        (C_out, kz, ky, kx, C_in / groups), same dtype and device. Its sum over the new axis is the 2D kernel ("center",
-        "average"), or `depth` times it ("copy").
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(8, 4, 3, 3)
-        >>> inflate_weight(w, "average").shape, inflate_weight(w, "copy").sum(1)[0, 0, 0, 0].item()
-        (torch.Size([8, 3, 3, 3, 4]), 3.0)
-    """
-    check_inflation(inflation)
-    check_depth(depth)
-    dim = 1 + check_axis(axis)
-    length = max(weight.shape[2:]) if depth is None else depth
-    plane = weight.permute(0, 2, 3, 1).unsqueeze(dim)
-    if inflation == "center":
-        shape = list(plane.shape)
-        shape[dim] = length
-        out = plane.new_zeros(shape)
-        out.narrow(dim, (length - 1) // 2, 1).copy_(plane)
-        return out
-    repeats = [1] * 5
-    repeats[dim] = length
-    return (plane / length if inflation == "average" else plane).repeat(repeats).contiguous()
-
-
-def inflate_state(state: Mapping[str, Tensor], structure: Any, inflation: str) -> tuple[dict[str, Tensor], InflationReport]:
+def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str, Tensor], InflationReport]:
     """Maps a 2D state dict onto a 3D structure: a pure function of the two.
 
     Args:
         state: the 2D network's state dict.
-        structure: from `inflate_structure`.
-        inflation: "center", "average" or "copy".
+        structure: from `inflate_structure`, which knows the inflation.
 
     Returns:
         A 3D state dict with exactly the same keys (copied tensors are clones), and the report of every tensor.
@@ -187,7 +137,7 @@ def inflate_state(state: Mapping[str, Tensor], structure: Any, inflation: str) -
     Raises:
         CheckpointError: keys or shapes that do not fit; all are named.
     """
-    axis = structure.settings.axis
+    inflation = structure.settings.inflation
     targets = structure.state_dict()
     problems = [f"missing {key}" for key in targets if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in targets]
@@ -196,19 +146,17 @@ def inflate_state(state: Mapping[str, Tensor], structure: Any, inflation: str) -
     for key, source in state.items():
         if key not in targets:
             continue
-        target = targets[key]
-        if source.ndim == 4 and target.ndim == 5:
-            shape = list(source.permute(0, 2, 3, 1).shape)
-            shape.insert(1 + AXES[axis], target.shape[1 + AXES[axis]])
-            if shape == list(target.shape):
-                result[key] = inflate_weight(source.detach(), inflation, axis, target.shape[1 + AXES[axis]])
-                records.append(ParameterRecord(key, tuple(source.shape), tuple(target.shape), "inflated", inflation))
-                continue
-        elif source.shape == target.shape:
-            result[key] = source.detach().clone()
-            records.append(ParameterRecord(key, tuple(source.shape), tuple(target.shape), "copied", ""))
+        owner, _, name = key.rpartition(".")
+        layer = structure.get_submodule(owner)
+        inflated = layer.inflate_tensor(name, source.detach(), inflation) if hasattr(layer, "inflate_tensor") else None
+        value = source.detach().clone() if inflated is None else inflated
+        shapes = tuple(source.shape), tuple(targets[key].shape)
+        if tuple(value.shape) != shapes[1]:
+            problems.append(f"{key}: 2D shape {shapes[0]} does not inflate to {shapes[1]}")
             continue
-        problems.append(f"{key}: 2D shape {tuple(source.shape)} does not inflate to {tuple(target.shape)}")
+        result[key] = value
+        rule, reason = ("copied", "") if inflated is None else ("inflated", inflation)
+        records.append(ParameterRecord(key, *shapes, rule, reason))
     if problems:
         raise CheckpointError(f"The 2D state dict does not fit the network ({len(problems)} problems): " + "; ".join(problems))
     return result, InflationReport(records)

@@ -107,7 +107,7 @@ class PointCloudModel:
         before = {name: tuple(t.shape) for name, t in self.state_dict().items()}  # type: ignore[attr-defined]
         kept = list(self.parameters())  # type: ignore[attr-defined]
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
-        replace_leaves(self, self.settings.axis, self.settings.depth)  # type: ignore[arg-type]
+        replace_leaves(self, self.settings)  # type: ignore[arg-type]
         materialize_(self)  # type: ignore[arg-type]
         if self.report is not None:
             after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]

@@ -77,6 +77,7 @@ class SparseTensor:
     spatial_shape: Triple | None
     plan: Plan
     cache: SiteCache
+    channels_last: bool
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class SparseTensor:
         self.batch_size = size
         self.spatial_shape = spatial_shape
         self.plan = Plan()
+        self.channels_last = False
         self.cache = SiteCache()
         self.cache.orders[self.cache.key(coords)] = order
 
@@ -194,12 +196,21 @@ class SparseTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(batch, channels, height, width) as the 2D network sees it; `UNBOUNDED` where there is no border."""
+        """(batch, channels, height, width) as the 2D network sees it; `UNBOUNDED` where there is no border.
+
+        After a permutation (`channels_last`) it is (batch, height, width, channels).
+        """
         if self.spatial_shape is None:
             height = width = UNBOUNDED
         else:
             height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
-        return (self.batch_size, *self.features.shape[1:], height, width)
+        batch, channels = self.batch_size, self.features.shape[1:]
+        return (batch, height, width, *channels) if self.channels_last else (batch, *channels, height, width)
+
+    @property
+    def site_dims(self) -> tuple[int, int]:
+        """The dimensions of `shape` that are height and width."""
+        return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
 
     def size(self, dim: int | None = None) -> Any:
         """Returns `shape`, or one entry of it."""
@@ -336,6 +347,12 @@ def _describe(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"{type(value).__name__}({', '.join(_describe(v) for v in value)})"
     return repr(value)
+
+
+def require_channels_first(x: SparseTensor, name: str) -> None:
+    """Raises UnsupportedError where a 2D network permuted the channels to the end before a function that wants them first."""
+    if x.channels_last:
+        raise UnsupportedError(f"`{name}` of {x!r}, which is seen as {x.shape}: it wants channels before height and width.")
 
 
 def check_shape(value: Any, name: str) -> Triple:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from i2p_zoo.coordinates import Triple
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.kernel_maps import Window
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse_tensor import SparseTensor, require_channels_first
 
 Pair = tuple[int, int]
 
@@ -60,6 +60,7 @@ def plan_window(
     Returns:
         The window, and the `Plan.level` of its output.
     """
+    require_channels_first(x, "A window")
     axis = x.plan.axis if axis is None else axis
     depth = max(kernel) if depth is None else depth
     halvings = max(stride).bit_length() - 1

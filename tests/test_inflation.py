@@ -25,6 +25,7 @@ from i2p_zoo import (
     inflate_weight,
 )
 from i2p_zoo.inflation import inflate_state, inflate_structure, replace_leaves
+from i2p_zoo.point_cloud_model import Settings
 from tests.helpers import plane_values, property_test, random_cloud, randomise_norms_, relative_error, seeded
 
 INFLATIONS = ["center", "average", "copy"]
@@ -437,7 +438,7 @@ def test_network_that_is_3d_already_is_refused():
 def test_refused_network_has_nothing_replaced():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.LayerNorm(4))
     before = copy.deepcopy(dict(model.named_modules()))
-    for attempt in (inflate, lambda net: replace_leaves(net, "z", None)):
+    for attempt in (inflate, lambda net: replace_leaves(net, Settings(inflation="center"))):
         with pytest.raises(UnsupportedError, match="has 2 modules"):
             attempt(model)
         assert {n: type(m) for n, m in model.named_modules()} == {n: type(m) for n, m in before.items()}
@@ -455,13 +456,13 @@ def test_structure_is_built_without_weights():
 
 def test_state_is_a_pure_function_of_state_and_structure():
     model = small_net()
-    structure = inflate_structure(model, axis="y", depth=3)
+    structure = inflate_structure(model, "average", axis="y", depth=3)
     source = model.state_dict()
     kept = {key: value.clone() for key, value in source.items()}
-    state, _ = inflate_state(source, structure, "average")
+    state, _ = inflate_state(source, structure)
     for value in state.values():
         value.fill_(0)
-    again, _ = inflate_state(source, structure, "average")
+    again, _ = inflate_state(source, structure)
     assert all(torch.equal(value, kept[key]) for key, value in source.items())
     assert {p.device.type for p in structure.parameters()} == {"meta"}
     assert torch.equal(again["0.weight"], inflate_weight(kept["0.weight"], "average", "y", 3))
@@ -475,7 +476,7 @@ def test_state_that_does_not_fit_is_refused_with_every_key_named():
     state["0.weight"] = torch.zeros(6, 4, 5, 5)
     state["1.running_var"] = torch.zeros(7)
     with pytest.raises(CheckpointError) as caught:
-        inflate_state(state, structure, "center")
+        inflate_state(state, structure)
     message = str(caught.value)
     assert "4 problems" in message
     for part in (

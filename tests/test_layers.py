@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2p_zoo import I2PError, InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane, keep, replaces
-from i2p_zoo.layers import SparseBlurPool3d, _builders, find_builder, is_supported, supported_types
+from i2p_zoo.layers.blur_pool import SparseBlurPool3d
+from i2p_zoo.layers.registry import _builders, find_builder, is_supported, supported_types
 from tests.helpers import (
     check_on_plane,
     make_window,
@@ -42,7 +43,7 @@ def middle_plane(layer):
 
 def laid_out(leaf, axis="z", depth=None):
     """The 3D layer of a convolution with its kernel on the output site's own plane and zeros elsewhere."""
-    layer = find_builder(leaf)(leaf, axis=axis, depth=depth).to_empty(device="cpu")
+    layer = find_builder(leaf)(leaf, axis=axis, depth=depth, inflation="center").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.zero_()
         middle_plane(layer).copy_(leaf.weight.permute(0, 2, 3, 1))
@@ -237,7 +238,7 @@ BLURS = {
 
 
 def blurred(leaf, axis="z"):
-    return find_builder(leaf)(leaf, axis=axis, depth=None)
+    return find_builder(leaf)(leaf, axis=axis, depth=None, inflation="center")
 
 
 @AXES
@@ -300,18 +301,18 @@ def test_blur_pools_filter_stays_out_of_the_checkpoint():
 @pytest.mark.parametrize(("axis", "shape"), [("z", (6, 3, 5, 7, 2)), ("y", (6, 5, 3, 7, 2)), ("x", (6, 5, 7, 3, 2))])
 def test_weights_have_the_layout_krsc_and_the_names_and_dtype_of_the_leaf(axis, shape):
     leaf = nn.Conv2d(4, 6, (5, 7), groups=2, dtype=torch.float64)
-    layer = find_builder(leaf)(leaf, axis=axis, depth=3)
+    layer = find_builder(leaf)(leaf, axis=axis, depth=3, inflation="center")
     assert tuple(layer.weight.shape) == shape
     assert list(layer.state_dict()) == list(leaf.state_dict())
     assert {p.dtype for p in layer.parameters()} == {torch.float64}
     assert {p.device.type for p in layer.parameters()} == {"meta"}
-    assert find_builder(leaf)(nn.Conv2d(4, 6, 3, bias=False), axis=axis, depth=None).bias is None
+    assert find_builder(leaf)(nn.Conv2d(4, 6, 3, bias=False), axis=axis, depth=None, inflation="center").bias is None
 
 
 @pytest.mark.parametrize(("depth", "length"), [(None, 5), (1, 1), (3, 3), (99, 5)])
 def test_a_kernel_is_as_deep_as_its_longer_side_or_as_told(depth, length):
     leaf = nn.Conv2d(2, 2, (3, 5))
-    assert tuple(find_builder(leaf)(leaf, axis="z", depth=depth).weight.shape) == (2, length, 3, 5, 2)
+    assert tuple(find_builder(leaf)(leaf, axis="z", depth=depth, inflation="center").weight.shape) == (2, length, 3, 5, 2)
 
 
 def test_initial_weights_are_scaled_by_fan_out():
@@ -353,7 +354,7 @@ def test_a_layer_prints_its_geometry():
 )
 def test_borders_that_have_no_sparse_counterpart_are_refused(leaf, message):
     with pytest.raises(UnsupportedError, match=message):
-        find_builder(leaf)(leaf, axis="z", depth=None)
+        find_builder(leaf)(leaf, axis="z", depth=None, inflation="center")
 
 
 class OwnConvolution(nn.Conv2d):
@@ -387,7 +388,7 @@ def test_a_leaf_type_is_registered_once():
     try:
 
         @replaces(OwnConvolution)
-        def build(leaf, axis, depth):
+        def build(leaf, axis, depth, inflation):
             return SparseConv3d(leaf.in_channels, leaf.out_channels, 3)
 
         keep(Scale)

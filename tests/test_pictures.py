@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from i2p_zoo.inflation import inflate_weight
 from i2p_zoo.pictures import draw_clouds, draw_curves, draw_kernels, draw_planes
+from i2p_zoo.weights import inflate_weight
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 

@@ -453,7 +453,7 @@ def test_equal_sites_that_are_two_objects_do_mix(together):
 
 
 REFUSED = {
-    "a dense image": (lambda x: x + torch.ones(2, 4, 6, 5), UnsupportedError, r"`add`.*\(2, 4, 6, 5\).*must be 1"),
+    "a dense image": (lambda x: x + torch.ones(2, 4, 6, 5), UnsupportedError, r"`add`.*\(2, 4, 6, 5\).*must have 1"),
     "a dense row": (lambda x: x * torch.ones(5), UnsupportedError, r"`mul`.*\(5,\)"),
     "a gate of another batch": (lambda x: x * torch.ones(3, 4, 1, 1), InvalidInputError, "`mul`: a gate of 3 .* batch of 2"),
     "into a dense tensor": (lambda x: torch.ones(2, 4, 1, 1).add_(x), UnsupportedError, "`add_` cannot write"),
@@ -467,8 +467,8 @@ REFUSED = {
     "splits of rows": (lambda x: x.split(3, dim=-2), UnsupportedError, "`split` along dimension -2"),
     "samples one by one": (lambda x: x.unbind(), UnsupportedError, "`unbind` along dimension 0"),
     "softmax over rows": (lambda x: x.softmax(-1), UnsupportedError, "`softmax` along dimension -1"),
-    "unsqueeze before the batch": (lambda x: x.unsqueeze(0), UnsupportedError, "`unsqueeze` at dimension 0"),
-    "unsqueeze of the image": (lambda x: x.unsqueeze(4), UnsupportedError, "`unsqueeze` at dimension 4"),
+    "unsqueeze before the batch": (lambda x: x.unsqueeze(0), UnsupportedError, "`unsqueeze` along dimension 0"),
+    "unsqueeze of the image": (lambda x: x.unsqueeze(4), UnsupportedError, "`unsqueeze` along dimension 4"),
     "reshape of the image": (lambda x: x.reshape(2, 4, 30), UnsupportedError, r"to \(2, 4, 30\)"),
     "reshape of rows": (lambda x: x.reshape(2, 8, 3, 5), UnsupportedError, r"to \(2, 8, 3, 5\)"),
     "reshape of the batch": (lambda x: x.view(1, 8, 6, 5), UnsupportedError, r"to \(1, 8, 6, 5\)"),

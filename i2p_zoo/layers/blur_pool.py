@@ -1,0 +1,89 @@
+"""timm's anti-aliasing blur pool on sparse voxels."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.blur_pool import BlurPool2d
+from torch import Tensor, nn
+
+from i2p_zoo.convolution import convolve, sparse_convolution, with_window
+from i2p_zoo.coordinates import SiteCache, Triple
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.kernel_maps import AXES, Window, kernel_map, window_sites
+from i2p_zoo.layers.registry import replaces
+from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.windows import as_pair, plan_window
+
+
+class SparseBlurPool3d(nn.Module):
+    """timm's BlurPool2d on sparse voxels: the same binomial filter, on the plane of the image.
+
+    With a `spatial_shape` the border is padded as in 2D; without one the filter averages over the active voxels.
+
+    Args:
+        pool: the 2D layer; its filter is shared, not copied.
+        axis: the axis that the 2D layer does not have.
+    """
+
+    filt: Tensor
+
+    def __init__(self, pool: BlurPool2d, axis: str) -> None:
+        super().__init__()
+        self.channels, self.stride, self.filt_size, self.pad_mode = pool.channels, pool.stride, pool.filt_size, pool.pad_mode
+        self.axis = axis
+        self.padding = ((pool.padding[2], pool.padding[3]), (pool.padding[0], pool.padding[1]))
+        self.register_buffer("filt", pool.filt, persistent=False)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Blurs and strides (N, C) features."""
+        size = (self.filt_size, self.filt_size)
+        window, level = plan_window(x, size, as_pair(self.stride), self.padding, depth=1, axis=AXES[self.axis])
+        channels = x.features.shape[1]
+        plane = self.filt.to(x.dtype).expand(channels, -1, -1, -1)
+        weight = plane.permute(0, 2, 3, 1).unsqueeze(1 + AXES[self.axis])
+        if x.spatial_shape is None:
+            coords, shape, kmap = window_sites(x.cache, x.coords, None, window)
+            total = convolve(x.features, weight, kmap, channels)
+            norm = convolve(x.features.new_ones(len(x.coords), 1), weight[:1], kmap, 1)
+            return with_window(x, total / norm.clamp(min=torch.finfo(x.dtype).tiny), coords, shape, window, level)
+        if self.pad_mode == "constant":
+            return sparse_convolution(x, weight, None, window, channels, level)
+        out_coords, shape, _ = window_sites(x.cache, x.coords, x.spatial_shape, window)
+        rows, padded = reflected_sites(x.cache, x.coords, x.spatial_shape, window)
+        kmap = kernel_map(x.cache, padded, out_coords, window)
+        out = convolve(x.features.index_select(0, rows), weight, kmap, channels)
+        return with_window(x, out, out_coords, shape, window, level)
+
+
+def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Window) -> tuple[Tensor, Tensor]:
+    """Adds mirror images of the sites near a border, as torch's 'reflect' padding does.
+
+    Returns:
+        (M,) int64, the row of `coords` each padded site copies, and (M, 4) int32, the padded sites.
+    """
+    key = ("reflected", cache.key(coords), shape, window.before, window.after)
+    if key not in cache.derived:
+        rows, padded = torch.arange(len(coords), device=coords.device), coords
+        for axis in range(3):
+            column = padded[:, axis + 1]
+            low = (column > 0) & (column <= window.before[axis])
+            last = shape[axis] - 1
+            high = (column < last) & (column >= last - window.after[axis])
+            images = [padded]
+            for near, mirror in ((low, 0), (high, 2 * last)):
+                image = padded[near].clone()
+                image[:, axis + 1] = mirror - image[:, axis + 1]
+                images.append(image)
+            rows = torch.cat([rows, rows[low], rows[high]])
+            padded = torch.cat(images)
+        cache.derived[key] = (rows, padded.contiguous())
+    result: tuple[Tensor, Tensor] = cache.derived[key]
+    return result
+
+
+@replaces(BlurPool2d)
+def build_blur_pool(leaf: BlurPool2d, axis: str, depth: int | None, inflation: str) -> SparseBlurPool3d:
+    """Builds the sparse layer of timm's blur pool; raises UnsupportedError for paddings that are neither mirror nor zero."""
+    if leaf.pad_mode not in ("reflect", "constant"):
+        raise UnsupportedError(f"pad_mode={leaf.pad_mode!r}; only 'reflect' and 'constant' have a sparse counterpart")
+    return SparseBlurPool3d(leaf, axis)

@@ -1,0 +1,193 @@
+"""SparseConv3d: a 3D convolution on sparse voxels that stands for a 2D one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from i2p_zoo.convolution import sparse_convolution
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.kernel_maps import AXES
+from i2p_zoo.layers.registry import replaces
+from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.weights import check_axis, inflate_weight
+from i2p_zoo.windows import Pair, as_pair, insert_axis, plan_window
+
+
+class SparseConv3d(nn.Module):
+    """A 3D convolution on sparse voxels that stands for a 2D one.
+
+    Strided, its output sites are the unique floor(c / stride); at stride 1 it keeps its sites (submanifold).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: (height, width) of the 2D kernel, or one number.
+        stride: (height, width); the new axis takes the larger.
+        padding: ((top, bottom), (left, right)); "centred" for (kernel - 1) * dilation / 2, the lesser half first;
+            or "same" for TensorFlow's.
+        dilation: (height, width); the new axis takes the larger.
+        groups: channel groups.
+        bias: whether there is a bias.
+        axis: the axis, "z", "y" or "x", that the 2D kernel did not have.
+        depth: kernel length along it; by default the larger of height and width.
+        device, dtype: of the parameters.
+
+    Attributes:
+        weight: (out_channels, kz, ky, kx, in_channels / groups), the layout KRSC of spconv 2.x.
+        bias: (out_channels,) or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: tuple[Pair, Pair] | str = "centred",
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        axis: str = "z",
+        depth: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise InvalidInputError(
+                f"`in_channels` (={in_channels}) and `out_channels` (={out_channels}) must be divisible by `groups` "
+                f"(={groups})."
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = as_pair(kernel_size), as_pair(stride), as_pair(dilation)
+        self.axis = axis
+        self.depth = max(self.kernel_size) if depth is None else depth
+        if padding == "centred":
+            spans = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+            self.padding: tuple[Pair, Pair] | None = (_halves(spans[0]), _halves(spans[1]))
+        elif isinstance(padding, str):
+            if padding != "same":
+                raise InvalidInputError(f"`padding` must be numbers, 'centred' or 'same'; got {padding!r}.")
+            self.padding = None
+        else:
+            self.padding = padding
+        shape = (out_channels, *insert_axis(self.kernel_size, self.depth, check_axis(axis)), in_channels // groups)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises for ReLU networks by fan-out (He et al. 2015), as timm does; the bias to zero."""
+        fan_out = self.weight[0, ..., 0].numel() * self.out_channels // self.groups
+        nn.init.normal_(self.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def kernel(self) -> Tensor:
+        """Returns the weight that convolves, (out_channels, kz, ky, kx, in_channels / groups)."""
+        return self.weight
+
+    def inflate_tensor(self, name: str, source: Tensor, inflation: str) -> Tensor | None:
+        """Returns the 3D tensor of a 2D one of the leaf's, or None where it is copied or does not fit."""
+        depth = self.weight.shape[1 + AXES[self.axis]]
+        out, *kernel, inputs = self.weight.shape
+        del kernel[AXES[self.axis]]
+        if name != "weight" or tuple(source.shape) != (out, inputs, *kernel):
+            return None
+        return inflate_weight(source, inflation, self.axis, depth)
+
+    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+        """Convolves.
+
+        Args:
+            x: a sparse tensor with (N, in_channels) features, or a pooled dense (B, in_channels, 1, 1), which a 1x1
+                convolution treats as the linear layer it is.
+
+        Returns:
+            A sparse tensor, or a dense (B, out_channels, 1, 1).
+
+        Raises:
+            UnsupportedError: a dense input that is not (B, C, 1, 1), or a kernel larger than 1 on one.
+        """
+        if not isinstance(x, SparseTensor):
+            return self._pooled(x)
+        window, level = plan_window(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, depth=self.depth, axis=AXES[self.axis]
+        )
+        return sparse_convolution(x, self.kernel(), self.bias, window, self.groups, level)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        if self.kernel_size != (1, 1) or x.ndim != 4 or x.shape[-2:] != (1, 1):
+            raise UnsupportedError(
+                f"A sparse {self.kernel_size} convolution got a dense tensor of shape {tuple(x.shape)}: only pooled "
+                "(B, C, 1, 1) tensors through 1x1 convolutions, as in squeeze-and-excitation, are dense."
+            )
+        return nn.functional.conv2d(x, self.kernel()[:, 0, 0, 0, :, None, None], self.bias, groups=self.groups)
+
+    def extra_repr(self) -> str:
+        """Describes the layer in `print(model)`."""
+        kernel = "x".join(str(k) for k in self.weight.shape[-4:-1])
+        padding = "same" if self.padding is None else self.padding
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel={kernel}, stride={self.stride}, padding={padding}, "
+            f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+        )
+
+
+def _halves(span: int) -> Pair:
+    return (span // 2, span - span // 2)
+
+
+def convolution_arguments(leaf: Any, axis: str, depth: int | None, *, same: bool) -> dict[str, Any]:
+    """Returns the arguments of the `SparseConv3d` that stands for a 2D convolution.
+
+    Args:
+        leaf: any module with the attributes of nn.Conv2d.
+        axis, depth: as a builder's.
+        same: whether the leaf pads as TensorFlow's 'same' does, by the input's size.
+
+    Raises:
+        UnsupportedError: padding by anything but zeros.
+    """
+    if getattr(leaf, "padding_mode", "zeros") != "zeros":
+        raise UnsupportedError(f"padding_mode={leaf.padding_mode!r}; only 'zeros' has a sparse counterpart")
+    kernel = as_pair(leaf.kernel_size)
+    pads: tuple[Pair, Pair] | str
+    if same:
+        pads = "same"
+    elif leaf.padding == "same":
+        pads = "centred"
+    elif leaf.padding == "valid":
+        pads = ((0, 0), (0, 0))
+    else:
+        top, left = as_pair(leaf.padding)
+        pads = ((top, top), (left, left))
+    return {
+        "in_channels": leaf.in_channels,
+        "out_channels": leaf.out_channels,
+        "kernel_size": kernel,
+        "stride": as_pair(leaf.stride),
+        "padding": pads,
+        "dilation": as_pair(leaf.dilation),
+        "groups": leaf.groups,
+        "bias": leaf.bias is not None,
+        "axis": axis,
+        "depth": None if depth is None else min(depth, max(kernel)),
+        "device": "meta",
+        "dtype": leaf.weight.dtype,
+    }
+
+
+@replaces(nn.Conv2d, Conv2dSame)
+def build_convolution(leaf: nn.Conv2d, axis: str, depth: int | None, inflation: str) -> SparseConv3d:
+    """Builds the 3D layer of a 2D convolution; raises UnsupportedError for padding by anything but zeros."""
+    return SparseConv3d(**convolution_arguments(leaf, axis, depth, same=type(leaf) is Conv2dSame))

@@ -1,0 +1,80 @@
+"""Normalisation whose own forward spreads a statistic over the whole image, which a cloud does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.evo_norm import EvoNorm2dS0, EvoNorm2dS0a
+from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResponseNormTlu2d
+from torch import Tensor, nn
+
+from i2p_zoo.layers.registry import replaces
+
+
+class SparseEvoNorm(nn.Module):
+    """EvoNorm-S0 (Liu et al. 2020): x * sigmoid(v x) over the deviation of a channel group in a sample, then an affine map.
+
+    Args:
+        leaf: timm's layer; its parameters are shared, not copied.
+    """
+
+    def __init__(self, leaf: EvoNorm2dS0) -> None:
+        super().__init__()
+        self.groups, self.eps = leaf.groups, leaf.eps
+        self.always_divides = type(leaf) is EvoNorm2dS0a
+        self.weight, self.bias, self.v = leaf.weight, leaf.bias, leaf.v
+
+    def forward(self, x: Any) -> Any:
+        """Normalises (N, C) features."""
+        batch, channels, height, width = x.shape
+        gate = _as_gate(self.v).mul(x).sigmoid() if self.v is not None else 1
+        if self.v is not None or self.always_divides:
+            groups = x.to(_precise(x)).reshape(batch, self.groups, channels // self.groups, height, width)
+            deviation = (groups.var(dim=(2, 3, 4), unbiased=False, keepdim=True) + self.eps).sqrt().to(x.dtype)
+            deviation = deviation.expand(-1, -1, channels // self.groups, -1, -1).reshape(batch, channels, 1, 1)
+            x = x * gate / deviation
+        return x * _as_gate(self.weight) + _as_gate(self.bias)
+
+
+class SparseFilterResponseNorm(nn.Module):
+    """Filter response normalisation (Singh and Krishnan 2020): x over a channel's root mean square in a sample.
+
+    Args:
+        leaf: timm's layer; its parameters are shared, not copied.
+    """
+
+    def __init__(self, leaf: FilterResponseNormTlu2d | FilterResponseNormAct2d) -> None:
+        super().__init__()
+        self.eps = leaf.eps
+        self.weight, self.bias = leaf.weight, leaf.bias
+        self.tau = getattr(leaf, "tau", None)
+        self.act = getattr(leaf, "act", nn.Identity())
+
+    def forward(self, x: Any) -> Any:
+        """Normalises (N, C) features."""
+        square = x.to(_precise(x)).square().mean(dim=(2, 3), keepdim=True)
+        x = x * (square + self.eps).rsqrt().to(x.dtype)
+        x = x * _as_gate(self.weight) + _as_gate(self.bias)
+        return self.act(x if self.tau is None else torch.maximum(x, _as_gate(self.tau)))
+
+
+def _as_gate(vector: Tensor) -> Tensor:
+    return vector[:, None, None]
+
+
+def _precise(x: Any) -> torch.dtype:
+    """The dtype to sum squares in: float32 for half precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@replaces(EvoNorm2dS0, EvoNorm2dS0a)
+def build_evo_norm(leaf: EvoNorm2dS0, axis: str, depth: int | None, inflation: str) -> SparseEvoNorm:
+    """Builds the sparse layer of timm's EvoNorm-S0."""
+    return SparseEvoNorm(leaf)
+
+
+@replaces(FilterResponseNormTlu2d, FilterResponseNormAct2d)
+def build_filter_response_norm(leaf: Any, axis: str, depth: int | None, inflation: str) -> SparseFilterResponseNorm:
+    """Builds the sparse layer of timm's filter response normalisation."""
+    return SparseFilterResponseNorm(leaf)

@@ -1,0 +1,67 @@
+"""The table of 2D leaves: `@replaces(type, ...)` builds the sparse 3D layer of a leaf, `keep(type, ...)` lets it run as it is.
+
+Types are matched exactly, never by inheritance or name: a subclass may compute something else. A module whose own tensors are
+all vectors or scalars needs no entry: it cannot hold spatial weights, and its own forward runs on sparse tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from i2p_zoo.errors import I2PError
+
+Builder = Callable[..., nn.Module]
+_builders: dict[type[nn.Module], Builder | None] = {}
+
+
+def replaces(*types: type[nn.Module]) -> Callable[[Builder], Builder]:
+    """Registers the decorated function as the builder of the 3D layer for 2D leaves of exactly these types.
+
+    The builder is called as `builder(leaf, axis=..., depth=..., inflation=...)` (axis "z", "y" or "x"; depth the longest
+    kernel along it, or None; inflation "center", "average" or "copy") and returns a module without meaningful weights, with
+    the parameter names and dtype of the leaf's. Where a tensor's shape differs from the leaf's, the module has a method
+    `inflate_tensor(name, source, inflation)` that returns the 3D tensor, or None for one that is copied.
+
+    Raises:
+        I2PError: one of the types is registered already.
+    """
+
+    def register(builder: Builder) -> Builder:
+        _register(types, builder)
+        return builder
+
+    return register
+
+
+def keep(*types: type[nn.Module]) -> None:
+    """Registers 2D modules that own parameters or buffers and run on sparse tensors by their own forward.
+
+    Raises:
+        I2PError: one of the types is registered already.
+    """
+    _register(types, None)
+
+
+def _register(types: tuple[type[nn.Module], ...], builder: Builder | None) -> None:
+    for kind in types:
+        if kind in _builders:
+            raise I2PError(f"{kind.__module__}.{kind.__qualname__} is registered as a 2D leaf already.")
+    _builders.update(dict.fromkeys(types, builder))
+
+
+def find_builder(module: nn.Module) -> Builder | None:
+    """Returns the builder registered for a module's exact type, or None where it stays as it is."""
+    return _builders.get(type(module))
+
+
+def is_supported(module: nn.Module) -> bool:
+    """Whether a module's own tensors are understood: its exact type is registered, or they are vectors and scalars."""
+    owned = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+    return type(module) in _builders or all(t.ndim <= 1 for t in owned)
+
+
+def supported_types() -> list[str]:
+    """Returns the qualified names of all registered 2D leaves, sorted."""
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in _builders)
