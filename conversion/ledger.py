@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -15,12 +17,12 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import i2p_zoo
-from i2p_zoo.certificate import Certificate, certify
-from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.certificate import TOLERANCES, certify
+from i2p_zoo.errors import I2PError, UnsupportedError
 from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.random_models import create_random_model, example_images
 
@@ -28,19 +30,23 @@ LEDGER = Path(i2p_zoo.__file__).with_name("zoo.json")
 LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that the ledger's certificates are measured on, where the architecture takes any size."""
 
+MEMORY = 15 * 2**30
+"""Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
+
 Record = dict[str, Any]
 
 
-def measure(architecture: str) -> Record:
+def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
     """Certifies one architecture, or tells why it has no sparse counterpart.
 
     Args:
         architecture: timm's name.
+        memory: shared with the processes beside this one.
 
     Returns:
         Class, archetype, number of parameters, and either the counts of tensors by rule, the relative errors in float32 and
-        float64, the images they were measured on and `passed`, or `refused`, the first line of the error. Any other error
-        is `error`, and not passed.
+        float64 (None where the float64 pair does not fit `MEMORY`), the images they were measured on, the `response` and
+        `passed`, or `refused`, the reason. Any other error is `error`, and not passed.
     """
     start = time.perf_counter()
     with torch.device("meta"):
@@ -51,40 +57,107 @@ def measure(architecture: str) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        inflate_structure(skeleton)
-        source = create_random_model(architecture)
-        network: Any = inflate(source)
-        certificate = _certify(source, network)
+        structure = inflate_structure(skeleton)
+        single, double = peak_memory(skeleton, structure)
+        dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
+        with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():
+            record |= _measure_pair(architecture, dtypes)
     except UnsupportedError as error:
-        return {**record, "refused": str(error).split("\n")[0].rstrip(":")}
+        return {**record, "refused": reason(error)}
     except Exception as error:  # one architecture's bug must not end the sweep; it is listed as failed
-        return {**record, "passed": False, "error": f"{type(error).__name__}: {error}"}
+        return {**record, "passed": False, "error": reason(error)}
+    return {**record, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
+    source = create_random_model(architecture)
+    images, response = _respond(source)
+    network: Any = inflate(source)
+    try:
+        certificate = certify(source, network, images, dtypes)
+    except UnsupportedError:
+        if images.shape == example_images(source).shape:
+            raise
+        certificate = certify(source, network, example_images(source), dtypes)
     counts = network.report.counts()
     return {
-        **record,
         "inflated": counts["inflated"],
         "copied": counts["copied"],
         "unmapped": len(source.state_dict()) - counts["inflated"] - counts["copied"],
         "images": list(certificate.images),
-        **{dtype: float(f"{error:.2e}") for dtype, error in certificate.errors.items()},
+        **{dtype: float(f"{certificate.errors[dtype]:.2e}") if dtype in dtypes else None for dtype in TOLERANCES},
+        "response": float(f"{response:.1e}"),
         "passed": certificate.passed,
-        "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _respond(source: nn.Module) -> tuple[Tensor, float]:
+    """Returns images of at most `LARGEST_IMAGE` (timm's size where the network takes no other), and the response to others.
+
+    The response is how far other images move the 2D network's outputs, relative to the largest: a certificate's error says
+    something only where it is far below.
+    """
+    full = example_images(source)
+    small = full[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+    try:
+        expected, images = _flat_outputs(source, small), small
+    except Exception:  # whatever a network says of a size that is not its own
+        expected, images = _flat_outputs(source, full), full
+    other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    return images, float((_flat_outputs(source, other) - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def _flat_outputs(model: nn.Module, images: Tensor) -> Tensor:
+    outputs = model(images)
+    last: Tensor = outputs[-1] if isinstance(outputs, list | tuple) else outputs
+    return last
+
+
+def reason(error: Exception) -> str:
+    """Returns an error's first line without the figures of the tensors it met; an error that is not ours with its type."""
+    text = re.sub(r"SparseTensor\((?:[^()]|\([^()]*\))*\)", "a sparse tensor", str(error).split("\n")[0]).rstrip(":")
+    return text if isinstance(error, I2PError) else f"{type(error).__name__}: {text}"
+
+
+def peak_memory(model: nn.Module, structure: nn.Module) -> tuple[int, int]:
+    """Returns the bytes that certifying takes in float32 alone and with float64: both networks, and a copy of the larger."""
+    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, structure)]
+    return 4 * sum(sizes), 4 * sum(sizes) + 8 * max(sizes)
+
+
+class MemoryBudget:
+    """Bytes that several processes share: who wants more than is free waits.
+
+    Args:
+        total: bytes.
+        context: of multiprocessing.
+    """
+
+    def __init__(self, total: int, context: Any) -> None:
+        self.total = total
+        self._free = context.Value("q", total, lock=False)
+        self._changed = context.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Holds `size` bytes, or all there are, while the block runs."""
+        size = min(size, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free.value >= size)
+            self._free.value -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free.value += size
+                self._changed.notify_all()
 
 
 def archetype(model: nn.Module) -> str:
     """Names what a model is made of: its class and a digest of the set of its leaf types. Equal names, equal structure."""
     leaves = sorted({f"{type(m).__module__}.{type(m).__qualname__}" for m in model.modules() if not list(m.children())})
     return f"{type(model).__name__}-{hashlib.sha256(' '.join(leaves).encode()).hexdigest()[:6]}"
-
-
-def _certify(source: nn.Module, network: nn.Module) -> Certificate:
-    """Certifies on images of at most `LARGEST_IMAGE`, or of timm's size where smaller ones have no sparse counterpart."""
-    images = example_images(source)
-    try:
-        return certify(source, network, images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous())
-    except UnsupportedError:
-        return certify(source, network, images)
 
 
 def update_ledger(architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False) -> dict[str, Any]:
@@ -113,15 +186,25 @@ def update_ledger(architectures: Iterable[str], path: Path = LEDGER, processes: 
 
 def _measure_all(names: list[str], processes: int) -> Iterator[tuple[str, Record]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
-        futures = {pool.submit(measure, name): name for name in names}
+    memory = MemoryBudget(MEMORY, context)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(memory,)) as pool:
+        futures = {pool.submit(_measure_in_worker, name): name for name in names}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
 
 
-def _start_worker() -> None:
+_memory: MemoryBudget | None = None
+
+
+def _start_worker(memory: MemoryBudget) -> None:
+    global _memory
+    _memory = memory
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="timm")
+
+
+def _measure_in_worker(architecture: str) -> Record:
+    return measure(architecture, _memory)
 
 
 def write_ledger(ledger: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from i2p_zoo import _kernels
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
-from i2p_zoo.sparse_tensor import SparseTensor, simplify_stride
+from i2p_zoo.sparse_tensor import Padding, SparseTensor, simplify_stride
 
 
 def sparse_convolution(
@@ -61,7 +61,7 @@ def with_window(
     """Wraps a window's output features (M, ...) with its sites, extent, stride and level."""
     old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
     stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
-    out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride)
+    out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride, padding=Padding())
     return out if level is None else out.with_plan(level=level)
 
 

@@ -19,6 +19,10 @@ class UnsupportedError(I2PError, NotImplementedError):
     """A layer, torch function or argument has no sparse counterpart."""
 
 
+class MissingMethodError(UnsupportedError, AttributeError):
+    """A method of torch.Tensor that sparse tensors do not have; `hasattr` sees it as any missing attribute."""
+
+
 class NotFoundError(I2PError, LookupError):
     """A model, checkpoint or data set was not found in any of the places tried."""
 

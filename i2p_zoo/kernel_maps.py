@@ -27,6 +27,8 @@ class Window:
     """Geometry of a convolution's or pool's window; triples are (z, y, x) in voxels of the input.
 
     `new_axis` is the axis the 2D window did not have: padding there is centred and its extent shrinks by the stride alone.
+    `given_before` and `given_after` are the parts of the padding that a 2D network put there itself and takes for image;
+    `zeros` says that it holds zeros.
     """
 
     kernel: Triple
@@ -36,6 +38,9 @@ class Window:
     dilation: Triple
     new_axis: int
     ceil_mode: bool = False
+    given_before: Triple = (0, 0, 0)
+    given_after: Triple = (0, 0, 0)
+    zeros: bool = False
 
     @property
     def offsets(self) -> list[Triple]:
@@ -63,7 +68,7 @@ class Window:
                 continue
             room = shape[axis] + self.before[axis] + self.after[axis] - dilation * (kernel - 1) - 1
             extent = (-(-room // stride) if self.ceil_mode else room // stride) + 1
-            if self.ceil_mode and (extent - 1) * stride >= shape[axis] + self.before[axis]:
+            if self.ceil_mode and (extent - 1) * stride >= shape[axis] + self.before[axis] + self.given_after[axis]:
                 extent -= 1
             extents.append(extent)
         return (extents[0], extents[1], extents[2])

@@ -20,6 +20,8 @@ from i2p_zoo.sparse_tensor import SparseTensor
 def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
     """Takes the maximum over the active voxels of each window; an output whose window holds none is 0.
 
+    Zeros that the 2D network put around the image take part where there is a `spatial_shape`, as in 2D.
+
     Args:
         x: (N, ...) features.
         window: geometry.
@@ -27,6 +29,10 @@ def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
     """
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
     out: Tensor = _MaxPool.apply(x.features.flatten(1), kmap)
+    if window.zeros and x.spatial_shape is not None:
+        image, given = (0, 0, 0), (window.given_before, window.given_after)
+        counts = [_positions(coords, x.spatial_shape, window, *margins) for margins in ((image, image), given)]
+        out = torch.where((counts[0] < counts[1])[:, None], out.clamp(min=0), out)
     return with_window(x, out.unflatten(1, x.features.shape[1:]), coords, shape, window, level)
 
 
@@ -54,19 +60,20 @@ def average_pool(
     elif x.spatial_shape is None:
         count = (kmap.table >= 0).sum(0).to(flat.dtype).clamp(min=1)
     else:
-        count = _positions(coords, x.spatial_shape, window, count_padding).to(flat.dtype).clamp(min=1)
+        margins = (window.before, window.after) if count_padding else (window.given_before, window.given_after)
+        count = _positions(coords, x.spatial_shape, window, *margins).to(flat.dtype).clamp(min=1)
     out = (total / count[:, None]).unflatten(1, x.features.shape[1:])
     return with_window(x, out, coords, shape, window, level)
 
 
-def _positions(coords: Tensor, shape: Triple, window: Window, count_padding: bool) -> Tensor:
-    """(M,) int64: how many positions of each output's window torch's average counts."""
+def _positions(coords: Tensor, shape: Triple, window: Window, before: Triple, after: Triple) -> Tensor:
+    """(M,) int64: how many positions of each output's window lie in the image grown by margins before and after."""
     count = torch.ones(len(coords), dtype=torch.int64, device=coords.device)
     for axis in range(3):
         taps = torch.arange(window.kernel[axis], device=coords.device) * window.dilation[axis] - window.before[axis]
         at = coords[:, axis + 1, None].long() * window.stride[axis] + taps
-        pad = count_padding and axis != window.new_axis
-        low, high = (-window.before[axis], shape[axis] + window.after[axis]) if pad else (0, shape[axis])
+        grown = axis != window.new_axis
+        low, high = (-before[axis], shape[axis] + after[axis]) if grown else (0, shape[axis])
         count = count * ((at >= low) & (at < high)).sum(1)
     return count
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import resolve_name
 
 from i2p_zoo.coordinates import SiteCache, Triple, batch_counts, check_coords
-from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
 
 UNBOUNDED = 2**30
 """The height and width that a 2D network sees where a sparse tensor has no border; divisible by every usual stride."""
@@ -49,6 +49,21 @@ class Plan:
         return ((1, 2), (0, 2), (0, 1))[self.axis]
 
 
+@dataclass(frozen=True)
+class Padding:
+    """What a 2D network put around the image, or cut off where negative, for the next window to see; sites stay until then.
+
+    Attributes:
+        rows: at the top and the bottom.
+        columns: at the left and the right.
+        zeros: whether zeros were put there, of which a maximum takes notice.
+    """
+
+    rows: tuple[int, int] = (0, 0)
+    columns: tuple[int, int] = (0, 0)
+    zeros: bool = False
+
+
 class SparseTensor:
     """Features on the active voxels of a batch of point clouds.
 
@@ -78,6 +93,7 @@ class SparseTensor:
     plan: Plan
     cache: SiteCache
     channels_last: bool
+    padding: Padding
 
     def __init__(
         self,
@@ -110,6 +126,7 @@ class SparseTensor:
         self.spatial_shape = spatial_shape
         self.plan = Plan()
         self.channels_last = False
+        self.padding = Padding()
         self.cache = SiteCache()
         self.cache.orders[self.cache.key(coords)] = order
 
@@ -143,6 +160,10 @@ class SparseTensor:
 
         Its origin is the voxel (0, 0, 0) where a `spatial_shape` is given, else the least coordinate of each axis.
         """
+        from i2p_zoo.torch_functions.windows import apply_padding
+
+        if self.padding != Padding():
+            return apply_padding(self).dense()
         coords = self.coords.long()
         if self.spatial_shape is None:
             low, high = torch.aminmax(coords[:, 1:], dim=0)
@@ -204,6 +225,7 @@ class SparseTensor:
             height = width = UNBOUNDED
         else:
             height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
+            height, width = height + sum(self.padding.rows), width + sum(self.padding.columns)
         batch, channels = self.batch_size, self.features.shape[1:]
         return (batch, height, width, *channels) if self.channels_last else (batch, *channels, height, width)
 
@@ -310,7 +332,7 @@ class SparseTensor:
             raise AttributeError(f"{message}.", name=name, obj=self)
         if find_handler(getattr(Tensor, name)) is None:
             hint = f"Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
-            raise AttributeError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}", name=name, obj=self)
+            raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}")
         return functools.partial(_make_method(name), self)
 
 
@@ -353,6 +375,12 @@ def require_channels_first(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where a 2D network permuted the channels to the end before a function that wants them first."""
     if x.channels_last:
         raise UnsupportedError(f"`{name}` of {x!r}, which is seen as {x.shape}: it wants channels before height and width.")
+
+
+def require_unpadded(x: SparseTensor, name: str) -> None:
+    """Raises UnsupportedError where padding was put around the image and no convolution or pool has taken it up."""
+    if x.padding != Padding():
+        raise UnsupportedError(f"`{name}` of {x!r} behind {x.padding}: only convolutions and pools can follow a padding.")
 
 
 def check_shape(value: Any, name: str) -> Triple:

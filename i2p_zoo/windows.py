@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from i2p_zoo.coordinates import Triple
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.kernel_maps import Window
 from i2p_zoo.sparse_tensor import SparseTensor, require_channels_first
 
@@ -74,13 +74,20 @@ def plan_window(
             same_padding(width, kernel[1], stride[1], dilation[1]),
         )
     centre = (depth - 1) // 2 * max(dilation)
+    rows, columns = x.padding.rows, x.padding.columns
+    for own, given in zip(padding, (rows, columns), strict=True):
+        if any(o > 0 > g for o, g in zip(own, given, strict=True)):
+            raise UnsupportedError(f"A window padded by {padding} behind {x.padding}: it would see what was cut off.")
     window = Window(
         kernel=insert_axis(kernel, depth, axis),
         stride=insert_axis(stride, max(stride), axis),
-        before=insert_axis((padding[0][0], padding[1][0]), centre, axis),
-        after=insert_axis((padding[0][1], padding[1][1]), centre, axis),
+        before=insert_axis((padding[0][0] + rows[0], padding[1][0] + columns[0]), centre, axis),
+        after=insert_axis((padding[0][1] + rows[1], padding[1][1] + columns[1]), centre, axis),
         dilation=insert_axis(dilation, max(dilation), axis),
         new_axis=axis,
         ceil_mode=ceil_mode,
+        given_before=insert_axis((rows[0], columns[0]), 0, axis),
+        given_after=insert_axis((rows[1], columns[1]), 0, axis),
+        zeros=x.padding.zeros,
     )
     return window, x.plan.level + halvings

@@ -3,7 +3,15 @@
 from timm.layers.linear import Linear as TimmLinear
 from torch import nn
 
-from i2p_zoo.layers import blur_pool, conditional_convolution, convolution, normalization, standardized_convolution
+from i2p_zoo.layers import (
+    blur_pool,
+    conditional_convolution,
+    convolution,
+    global_context,
+    normalization,
+    space_to_depth,
+    standardized_convolution,
+)
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import find_builder, is_supported, keep, replaces, supported_types
 
@@ -17,10 +25,12 @@ __all__ = [
     "conditional_convolution",
     "convolution",
     "find_builder",
+    "global_context",
     "is_supported",
     "keep",
     "normalization",
     "replaces",
+    "space_to_depth",
     "standardized_convolution",
     "supported_types",
 ]

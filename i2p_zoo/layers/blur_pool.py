@@ -12,6 +12,7 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.kernel_maps import AXES, Window, kernel_map, window_sites
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.torch_functions.windows import apply_padding
 from i2p_zoo.windows import as_pair, plan_window
 
 
@@ -36,6 +37,7 @@ class SparseBlurPool3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Blurs and strides (N, C) features."""
+        x = apply_padding(x)
         size = (self.filt_size, self.filt_size)
         window, level = plan_window(x, size, as_pair(self.stride), self.padding, depth=1, axis=AXES[self.axis])
         channels = x.features.shape[1]

@@ -1,7 +1,7 @@
 """The table of 2D leaves: `@replaces(type, ...)` builds the sparse 3D layer of a leaf, `keep(type, ...)` lets it run as it is.
 
 Types are matched exactly, never by inheritance or name: a subclass may compute something else. A module whose own tensors are
-all vectors or scalars needs no entry: it cannot hold spatial weights, and its own forward runs on sparse tensors.
+all vectors or scalars needs no entry: they hold no spatial weights, and its own forward runs on sparse tensors.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def find_builder(module: nn.Module) -> Builder | None:
 
 
 def is_supported(module: nn.Module) -> bool:
-    """Whether a module's own tensors are understood: its exact type is registered, or they are vectors and scalars."""
+    """Whether a module's own tensors are understood: its exact type is registered, or no more than one dimension is long."""
     owned = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-    return type(module) in _builders or all(t.ndim <= 1 for t in owned)
+    return type(module) in _builders or all(t.numel() == max(t.shape, default=1) for t in owned)
 
 
 def supported_types() -> list[str]:

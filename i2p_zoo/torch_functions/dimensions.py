@@ -12,7 +12,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.torch_functions.arithmetic import check_same_sites
 from i2p_zoo.torch_functions.registry import methods, sparse_op
-from i2p_zoo.torch_functions.windows import pad_sites
+from i2p_zoo.torch_functions.windows import apply_padding, pad_sites
 
 
 def channel_dim(x: SparseTensor, dim: int, name: str, *, new: bool = False) -> int:
@@ -156,4 +156,4 @@ def getitem(x: SparseTensor, index: Any) -> SparseTensor:
     for dim, part in zip(x.site_dims, sites, strict=True):
         start, stop, _ = part.indices(x.shape[dim])
         pads.append((-start, stop - x.shape[dim]))
-    return pad_sites(result, pads[0], pads[1])
+    return pad_sites(apply_padding(result), pads[0], pads[1])

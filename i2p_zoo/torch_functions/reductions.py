@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.pooling import reduce_sites
-from i2p_zoo.sparse_tensor import SparseTensor, find_handler
+from i2p_zoo.sparse_tensor import SparseTensor, find_handler, require_unpadded
 from i2p_zoo.torch_functions.dimensions import channel_dim
 from i2p_zoo.torch_functions.registry import methods, sparse_op
 
@@ -30,6 +30,8 @@ def split_dims(x: SparseTensor, dim: Any, name: str) -> tuple[list[int], bool]:
     sites = set(x.site_dims)
     if 0 in positive or not positive or (positive & sites and not sites <= positive):
         raise UnsupportedError(f"`{name}` over dimensions {dim} of {x!r}: height and width go together, the batch stays.")
+    if positive & sites:
+        require_unpadded(x, name)
     return [channel_dim(x, d, name) for d in sorted(positive - sites)], sites <= positive
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from i2p_zoo.coordinates import derive_sites
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.pooling import average_pool, max_pool, reduce_sites, upsample_nearest
-from i2p_zoo.sparse_tensor import UNBOUNDED, SparseTensor, require_channels_first
+from i2p_zoo.sparse_tensor import UNBOUNDED, Padding, SparseTensor, require_channels_first, require_unpadded
 from i2p_zoo.torch_functions.registry import methods, sparse_op
 from i2p_zoo.windows import as_pair, insert_axis, plan_window
 
@@ -55,6 +55,7 @@ def avg_pool2d(
 
 def _global_pool(x: SparseTensor, output_size: Any, how: str, name: str) -> Any:
     require_channels_first(x, name)
+    require_unpadded(x, name)
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if size == (1, 1):
         return reduce_sites(x, how)[..., None, None]
@@ -77,14 +78,28 @@ def adaptive_max_pool2d(x: SparseTensor, output_size: Any, return_indices: bool 
 
 @sparse_op(*methods("pad"))
 def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> SparseTensor:
-    """Pads height and width by zeros (or by -inf before a maximum): sites shift, the extent grows."""
+    """Pads height and width by zeros (or by -inf before a maximum) for the window that follows."""
     if mode != "constant" or value not in (None, 0, -math.inf) or any(pad[4:]):
         raise UnsupportedError(
             f"`pad` of {x!r} by {tuple(pad)} with mode={mode!r}, value={value}: only zeros around the image."
         )
     require_channels_first(x, "pad")
     left, right, top, bottom = [*pad, 0, 0][:4]
-    return pad_sites(x, (top, bottom), (left, right))
+    old, zeros = x.padding, value != -math.inf
+    padding = Padding(
+        (old.rows[0] + top, old.rows[1] + bottom), (old.columns[0] + left, old.columns[1] + right), old.zeros or zeros
+    )
+    padded = x.derive(x.features, padding=padding)
+    if min(padded.shape[-2:]) < 1:
+        raise InvalidInputError(f"Padding {x!r} by {tuple(pad)} leaves the extent {padded.shape[-2:]} (height, width).")
+    return padded
+
+
+def apply_padding(x: SparseTensor) -> SparseTensor:
+    """Returns the tensor with its sites moved to where a padded image has them, and its extent grown."""
+    if x.padding == Padding():
+        return x
+    return pad_sites(x.derive(x.features, padding=Padding()), x.padding.rows, x.padding.columns)
 
 
 def pad_sites(x: SparseTensor, rows: tuple[int, int], columns: tuple[int, int]) -> SparseTensor:
@@ -120,6 +135,7 @@ def interpolate(
 ) -> SparseTensor:
     """Nearest up-sampling onto the finer sites that the tensor was strided from."""
     require_channels_first(x, "interpolate")
+    x = apply_padding(x)
     if mode != "nearest":
         raise UnsupportedError(f"`interpolate` of {x!r} with mode={mode!r}: only 'nearest' has a sparse counterpart.")
     if scale_factor is not None:

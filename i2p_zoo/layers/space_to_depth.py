@@ -1,0 +1,56 @@
+"""timm's space-to-depth stem: the pixels of a block become channels of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from timm.layers.space_to_depth import SpaceToDepth
+from torch import nn
+
+from i2p_zoo.convolution import with_window
+from i2p_zoo.kernel_maps import AXES, window_sites
+from i2p_zoo.layers.registry import replaces
+from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.windows import insert_axis, plan_window
+
+
+class SparseSpaceToDepth(nn.Module):
+    """Gives each block of voxels the channels of its columns, (row, column, channel) with the channel fastest.
+
+    The voxels of a column along the new axis, which a 2D network has one of, are averaged; a column without any is 0.
+
+    Args:
+        block_size: edge of a block.
+        axis: the axis, "z", "y" or "x", that the 2D network did not have.
+    """
+
+    def __init__(self, block_size: int, axis: str) -> None:
+        super().__init__()
+        self.block_size, self.axis = block_size, axis
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Rearranges (N, C) features to (M, block_size ** 2 * C) on the strided sites."""
+        size, axis = self.block_size, AXES[self.axis]
+        window, level = plan_window(x, (size, size), (size, size), ((0, 0), (0, 0)), axis=axis)
+        window = replace(window, before=(0, 0, 0), after=(0, 0, 0))  # blocks do not overlap along the new axis either
+        coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
+        plane = torch.arange(size**2).view(insert_axis((size, size), 1, axis))
+        columns = plane.expand(size, size, size).flatten().tolist()  # of each tap
+        targets, sources = [], []
+        for tap, inputs, outputs in kmap.pairs:
+            everything = torch.arange(kmap.num_outputs, device=x.device)
+            targets.append((everything if outputs is None else outputs) * size**2 + columns[tap])
+            sources.append(everything if inputs is None else inputs)
+        target, source = torch.cat(targets), torch.cat(sources)
+        total = x.features.new_zeros((len(coords) * size**2, x.features.shape[1]))
+        total = total.index_add(0, target, x.features.index_select(0, source))
+        count = torch.bincount(target, minlength=len(total)).clamp(min=1)
+        features = (total / count[:, None].to(total.dtype)).view(len(coords), -1)
+        return with_window(x, features, coords, shape, window, level)
+
+
+@replaces(SpaceToDepth)
+def build_space_to_depth(leaf: SpaceToDepth, axis: str, depth: int | None, inflation: str) -> SparseSpaceToDepth:
+    """Builds the sparse layer of timm's SpaceToDepth."""
+    return SparseSpaceToDepth(leaf.bs, axis)
