@@ -61,6 +61,8 @@ def with_window(
     """Wraps a window's output features (M, ...) with its sites, extent, stride and level."""
     old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
     stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
+    if x.padding != Padding() and window.stride != (1, 1, 1):
+        coords = coords.clone()  # not the object that up-sampling traces back: what was padded has no finer sites
     out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride, padding=Padding())
     return out if level is None else out.with_plan(level=level)
 
