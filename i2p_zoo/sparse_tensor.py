@@ -17,7 +17,7 @@ from i2p_zoo.coordinates import SiteCache, Triple, batch_counts, check_coords
 from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
 
 UNBOUNDED = 2**30
-"""The height and width that a 2D network sees where a sparse tensor has no border; divisible by every usual stride."""
+"""The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
 
 _handlers: dict[Any, Callable[..., Any]] = {}
 
@@ -217,12 +217,12 @@ class SparseTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(batch, channels, height, width) as the 2D network sees it; `UNBOUNDED` where there is no border.
+        """(batch, channels, height, width) as the 2D network sees it; from `UNBOUNDED`, halved, where there is no border.
 
         After a permutation (`channels_last`) it is (batch, height, width, channels).
         """
         if self.spatial_shape is None:
-            height = width = UNBOUNDED
+            height = width = UNBOUNDED >> self.plan.level
         else:
             height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
             height, width = height + sum(self.padding.rows), width + sum(self.padding.columns)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from i2p_zoo.coordinates import derive_sites
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.pooling import average_pool, max_pool, reduce_sites, upsample_nearest
-from i2p_zoo.sparse_tensor import UNBOUNDED, Padding, SparseTensor, require_channels_first, require_unpadded
+from i2p_zoo.sparse_tensor import Padding, SparseTensor, require_channels_first, require_unpadded
 from i2p_zoo.torch_functions.registry import methods, sparse_op
 from i2p_zoo.windows import as_pair, insert_axis, plan_window
 
@@ -142,7 +142,7 @@ def interpolate(
         factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor]
     else:
         wanted, extents = as_pair(size), x.shape[-2:]
-        if UNBOUNDED in extents and wanted != extents:
+        if x.spatial_shape is None and any(w < e for w, e in zip(wanted, extents, strict=True)):
             raise UnsupportedError(f"`interpolate` of {x!r} to size {size}: a cloud without a border has no size.")
         factors = [w / e for w, e in zip(wanted, extents, strict=True)]
     if any(factor != factors[0] or factor != int(factor) for factor in factors):

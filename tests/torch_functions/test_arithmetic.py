@@ -1,0 +1,167 @@
+"""Arithmetic of two tensors or a tensor and a gate, against the same calls on the image that lies on the plane."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2p_zoo import CoordinateMismatchError, I2PError, InvalidInputError, SparseTensor, UnsupportedError, image_to_plane, sparse_op
+from i2p_zoo.sparse_tensor import _handlers
+from tests.helpers import check_on_plane, random_cloud, random_images, seeded
+
+AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
+IMAGES = random_images(2, 4, 6, 5)
+
+GATES = {  # what may stand beside a (2, 4, H, W) tensor
+    "a gate a sample and channel": (2, 4, 1, 1),
+    "a gate a channel": (1, 4, 1, 1),
+    "a gate a channel without batch": (4, 1, 1),
+    "a gate a sample": (2, 1, 1, 1),
+    "one number of four dimensions": (1, 1, 1, 1),
+    "one number": (1,),
+    "a number without dimension": (),
+}
+BINARY = {
+    "x + y": lambda x, y: x + y,
+    "x - y": lambda x, y: x - y,
+    "x * y": lambda x, y: x * y,
+    "x / y": lambda x, y: x / y,
+    "y + x": lambda x, y: y + x,
+    "y - x": lambda x, y: y - x,
+    "y * x": lambda x, y: y * x,
+    "y / x": lambda x, y: y / x,
+    "x.add": lambda x, y: x.add(y),
+    "x.sub alpha": lambda x, y: x.sub(y, alpha=3),
+    "x.mul": lambda x, y: x.mul(y),
+    "x.div": lambda x, y: x.div(y),
+    "torch.add": torch.add,
+    "torch.add alpha": lambda x, y: torch.add(x, y, alpha=0.5),
+    "torch.sub": torch.sub,
+    "torch.sub reflected": lambda x, y: torch.sub(y, x, alpha=2),
+    "torch.mul": torch.mul,
+    "torch.div": torch.div,
+    "torch.true_divide": torch.true_divide,
+    "torch.maximum": torch.maximum,
+    "torch.minimum reflected": lambda x, y: torch.minimum(y, x),
+    "torch.max": torch.max,
+}
+IN_PLACE = {
+    "x += y": lambda x, y: x.__iadd__(y),
+    "x -= y": lambda x, y: x.__isub__(y),
+    "x *= y": lambda x, y: x.__imul__(y),
+    "x /= y": lambda x, y: x.__itruediv__(y),
+    "x.add_": lambda x, y: x.add_(y),
+    "x.add_ alpha": lambda x, y: x.add_(y, alpha=2),
+    "x.sub_": lambda x, y: x.sub_(y),
+    "x.mul_": lambda x, y: x.mul_(y),
+    "x.div_": lambda x, y: x.div_(y),
+}
+
+
+@pytest.mark.parametrize("shape", GATES.values(), ids=GATES.keys())
+@pytest.mark.parametrize("function", BINARY.values(), ids=BINARY.keys())
+def test_arithmetic_with_a_dense_gate_broadcasts_as_on_images(function, shape):
+    images, gate = IMAGES.abs() + 0.1, torch.rand(shape, generator=seeded(1), dtype=torch.float64) + 0.5
+    check_on_plane(function, images, gate)
+
+
+@pytest.mark.parametrize("shape", GATES.values(), ids=GATES.keys())
+@pytest.mark.parametrize("function", IN_PLACE.values(), ids=IN_PLACE.keys())
+def test_arithmetic_in_place_with_a_dense_gate_broadcasts_as_on_images(function, shape):
+    gate = torch.rand(shape, generator=seeded(1), dtype=torch.float64) + 0.5
+    check_on_plane(lambda x, y: function(x * 1, y), IMAGES, gate)
+
+
+@AXES
+@pytest.mark.parametrize("function", [*BINARY.values(), *IN_PLACE.values()], ids=[*BINARY, *IN_PLACE])
+def test_arithmetic_of_two_tensors_on_the_same_sites(function, axis):
+    check_on_plane(lambda x: function(x * 2, (x * 0.3).sigmoid()), IMAGES.abs() + 0.1, axis=axis)
+
+
+def test_arithmetic_with_python_numbers():
+    for function in (
+        lambda x: 1 - x,
+        lambda x: 1 / x,
+        lambda x: 2 * x + 3,
+        lambda x: 0.5 + x / 4 - 1,
+        lambda x: -x,
+        lambda x: x**2,
+        lambda x: x**0.5,
+        lambda x: torch.add(x, 2, alpha=3),
+        lambda x: torch.mul(x, 2.5),
+        lambda x: (x * 1).mul_(3).add_(1).div_(2).sub_(0.5),
+    ):
+        check_on_plane(function, IMAGES.abs() + 0.1)
+
+
+def test_arithmetic_in_place_writes_into_the_features_and_returns_the_tensor():
+    x, gate = random_cloud(3), torch.rand(2, 3, 1, 1, generator=seeded(2), dtype=torch.float64)
+    features, expected = x.features, x.features * gate[x.coords[:, 0].long(), :, 0, 0]
+    same = x
+    same *= gate
+    assert same is x
+    assert x.features is features
+    assert torch.equal(features, expected)
+
+
+def test_gates_go_to_the_sample_of_each_voxel_of_a_cloud():
+    x = random_cloud(3, voxels=50, batch_size=3)
+    gate = random_images(3, 3, 1, 1, seed=4)
+    found = (x * gate).features
+    for row, (sample, *_) in enumerate(x.coords.tolist()):
+        assert torch.equal(found[row], x.features[row] * gate[sample, :, 0, 0])
+
+
+def test_gates_align_with_several_channel_dimensions_from_the_right():
+    images = random_images(2, 6, 3, 4)
+    for shape in ((2, 2, 3, 1, 1), (1, 2, 3, 1, 1), (2, 3, 1, 1), (3, 1, 1), (2, 1, 1, 1, 1), (2, 2, 1, 1, 1)):
+        gate = torch.rand(shape, generator=seeded(1), dtype=torch.float64)
+        check_on_plane(lambda x, y: x.reshape(2, 2, 3, 3, 4) * y, images, gate)
+
+
+def test_squeeze_and_excitation_is_that_of_the_image():
+    check_on_plane(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), IMAGES)
+    check_on_plane(lambda x: x * (F.adaptive_avg_pool2d(x, 1).expand_as(x)).sigmoid(), IMAGES)
+
+
+SHIFTED = {
+    "other sites": lambda x: SparseTensor(x.features, x.coords + torch.tensor([0, 0, 0, 1]), batch_size=2),
+    "fewer sites": lambda x: SparseTensor(x.features[1:], x.coords[1:], batch_size=2),
+    "another row order": lambda x: SparseTensor(x.features.flip(0), x.coords.flip(0), batch_size=2),
+    "another stride": lambda x: SparseTensor(x.features, x.coords.clone(), stride=2, batch_size=2),
+    "strided sites": lambda x: F.max_pool2d(x, 2),
+}
+TOGETHER = {
+    "x + y": lambda x, y: x + y,
+    "x *= y": lambda x, y: x.__imul__(y),
+    "torch.maximum": torch.maximum,
+    "torch.cat": lambda x, y: torch.cat([x, y], 1),
+    "torch.stack": lambda x, y: torch.stack([x, y], 1),
+}
+
+
+@pytest.mark.parametrize("other", SHIFTED.values(), ids=SHIFTED.keys())
+@pytest.mark.parametrize("together", TOGETHER.values(), ids=TOGETHER.keys())
+def test_tensors_on_different_sites_do_not_mix(together, other):
+    x = random_cloud(2, voxels=30)
+    with pytest.raises(CoordinateMismatchError, match=r"same voxels; got SparseTensor\(voxels=30, .*SparseTensor\(voxels="):
+        together(x, other(x))
+
+
+def test_tensors_of_different_extents_do_not_mix():
+    # Padding after the last row and column keeps the sites, as the same object; torch refuses the two images.
+    x = image_to_plane(random_images(1, 2, 4, 4))
+    padded = F.pad(x, (0, 1, 0, 1))
+    for together in TOGETHER.values():
+        with pytest.raises(CoordinateMismatchError):
+            together(x, padded)
+
+
+@pytest.mark.parametrize("together", TOGETHER.values(), ids=TOGETHER.keys())
+def test_equal_sites_that_are_two_objects_do_mix(together):
+    x = random_cloud(2)
+    twin = SparseTensor(x.features.exp(), x.coords.clone(), batch_size=2)
+    expected = together(x.features[..., None, None].clone(), twin.features[..., None, None])[..., 0, 0]
+    assert torch.equal(together(x, twin).features, expected)
