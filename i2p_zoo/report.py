@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+_COUNTS: dict[str, Any] = {"tensors": len, "values": sum}
+
 RULES = ("copied", "inflated", "replaced", "dropped")
 
 
@@ -67,16 +69,23 @@ class InflationReport:
         records += [ParameterRecord(key, None, shape, rule, reason) for key, shape in left.items()]
         return InflationReport(records)
 
+    def totals(self) -> dict[str, int]:
+        """Returns the numbers of tensors and of values in 2D and in 3D."""
+        shapes = {"2d": [r.shape_2d for r in self.records], "3d": [r.shape_3d for r in self.records]}
+        found = {name: [prod(shape) for shape in several if shape is not None] for name, several in shapes.items()}
+        return {f"{what}_{name}": count(sizes) for name, sizes in found.items() for what, count in _COUNTS.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as JSON types: counts, sizes and records."""
-        return {"counts": self.counts(), "sizes": self.sizes(), "parameters": [asdict(r) for r in self.records]}
+        """Returns the report as JSON types: counts, sizes, totals and records."""
+        records = [asdict(r) for r in self.records]
+        return {"counts": self.counts(), "sizes": self.sizes(), "totals": self.totals(), "parameters": records}
 
     def summary(self) -> str:
-        """Returns a line for each rule in use: tensors and values."""
-        sizes = self.sizes()
-        return "\n".join(
-            f"{rule:>9}: {count:4d} tensors, {sizes[rule]:>12,d} values" for rule, count in self.counts().items() if count
-        )
+        """Returns a line for each rule in use, tensors and values, and one for the network."""
+        sizes, totals = self.sizes(), self.totals()
+        lines = [f"{rule:>9}: {count:4d} tensors, {sizes[rule]:>13,d} values" for rule, count in self.counts().items() if count]
+        lines.append(f"{'total':>9}: {totals['tensors_3d']:4d} tensors, {totals['values_3d']:>13,d} values, ")
+        return "\n".join(lines) + f"from {totals['tensors_2d']} with {totals['values_2d']:,d} in 2D"
 
     def table(self) -> str:
         """Returns a line for each tensor: key, 2D shape, 3D shape, rule, reason."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoint import sha256_of
 from i2p_zoo.errors import CheckpointError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
+from i2p_zoo.models import create_timm_model
 
 # Distribution, import name and the sha256 of the one file in it, so that what is unpickled is known beforehand.
 _WHEELS = {
@@ -109,6 +111,45 @@ def _load_from_wheel(architecture: str, tag: str, options: HubOptions, tried: li
         "license": "apache-2.0",
     }
     return model, origin
+
+
+def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """Loads a checkpoint of a timm network: a state dict, or a training checkpoint of timm's scripts that holds one.
+
+    The averaged weights are taken where there are some (`state_dict_ema`). The numbers of classes and of image channels
+    are those of the checkpoint. Pickled code is never run.
+
+    Args:
+        architecture: timm's name.
+        path: a .safetensors, .pth, .pt or .bin file.
+
+    Returns:
+        timm's network in eval mode, and its origin: file, sha256.
+
+    Raises:
+        NotFoundError: no such file.
+        CheckpointError: it is damaged, holds more than tensors, or does not fit the network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file.")
+    try:
+        state = timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # the readers of damaged files raise anything
+        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors alone: {error}") from error
+    args = {}
+    config: Any = timm.get_pretrained_cfg(architecture)
+    for argument, attribute, dim in (("num_classes", "classifier", 0), ("in_chans", "first_conv", 1)):
+        layer = getattr(config, attribute, None)
+        weight = state.get(f"{layer}.weight") if isinstance(layer, str) else None
+        if weight is not None and weight.ndim > dim:
+            args[argument] = weight.shape[dim]
+    model = create_timm_model(architecture, **args)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit timm's {architecture}: {error}") from error
+    return model.eval(), {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
 
 
 _BLOCK_LAYERS = {
