@@ -1,14 +1,17 @@
-"""The workshop's command line: python -m conversion certify."""
+"""The workshop's command line: python -m conversion certify | torchvision."""
 
 from __future__ import annotations
 
 import fnmatch
+from pathlib import Path
 
 import click
 import timm
 
 from conversion.ledger import update_ledger
 from conversion.table import write_table
+from i2p_zoo.errors import I2PError
+from i2p_zoo.sources import read_state
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +42,29 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
     click.echo(f"{len(ledger['models'])} architectures: {passed} certified, {refused} refused")
     if failed := sorted(name for name, record in ledger["models"].items() if record.get("passed") is False):
         raise click.ClickException(f"certificates that do not hold: {', '.join(failed)}")
+
+
+@main.command()
+@click.argument("name")
+@click.argument("weights", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
+def torchvision(name: str, weights: Path, out: Path) -> None:
+    """Convert the WEIGHTS (.pth, .safetensors) of torchvision's network NAME into a certified 3D checkpoint folder.
+
+    Example: python -m conversion torchvision resnet50 resnet50-11ad3fa6.pth --out i2p-resnet50
+    """
+    from conversion.from_torchvision import convert_state
+    from i2p_zoo.checkpoint import save_pretrained, sha256_of
+    from i2p_zoo.hub import convert_network
+
+    try:
+        source, architecture, model_args = convert_state(name, read_state(weights))
+        origin = {"file": weights.name, "sha256": sha256_of(weights), "license": "bsd-3-clause"}
+        model, certificate = convert_network(source, origin, architecture, model_args)
+        save_pretrained(model, out)
+    except I2PError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{model.report.summary()}\ncertificate {certificate}\nsaved in {out}")
 
 
 if __name__ == "__main__":

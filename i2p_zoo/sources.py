@@ -131,12 +131,7 @@ def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Modul
         CheckpointError: it is damaged, holds more than tensors, or does not fit the network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file.")
-    try:
-        state = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # the readers of damaged files raise anything
-        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors alone: {error}") from error
+    state = read_state(path)
     args = {}
     config: Any = timm.get_pretrained_cfg(architecture)
     for argument, attribute, dim in (("num_classes", "classifier", 0), ("in_chans", "first_conv", 1)):
@@ -150,6 +145,19 @@ def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Modul
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit timm's {architecture}: {error}") from error
     return model.eval(), {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Reads the state dict of a .safetensors, .pth, .pt or .bin file; raises as `load_file`."""
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file.")
+    try:
+        state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
+        if all(isinstance(tensor, Tensor) for tensor in state.values()):
+            return state
+    except Exception as error:  # the readers of damaged files raise anything
+        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors alone: {error}") from error
+    raise CheckpointError(f"{path}: holds more than a state dict of tensors. Save `model.state_dict()`.")
 
 
 _BLOCK_LAYERS = {

@@ -1,0 +1,149 @@
+"""Renaming by execution order: two implementations of one network run the same layers, whatever they call them.
+
+Both networks run once on the meta device. The n-th layer of a kind (type and geometry) in one is the n-th of that kind in the
+other; a normalisation belongs to the convolution that feeds it. That the networks then compute the same function is checked,
+since order alone does not prove it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.errors import CheckpointError
+
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Layer:
+    """A module that owns parameters and ran.
+
+    Attributes:
+        name: qualified.
+        kind: type and geometry; equal in both implementations.
+        producer: of a normalisation, the convolution or linear layer whose output it took as it was.
+    """
+
+    name: str
+    kind: tuple[Hashable, ...]
+    producer: str | None
+
+
+def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Renames and reshapes a state dict of `source`'s to the keys and shapes of `target`.
+
+    Args:
+        state: weights of `source`; loaded into it.
+        source: the network that the weights are of.
+        target: another implementation of the same network; loaded with the result.
+        images: (B, C, H, W) that both are run on, to compare their outputs.
+
+    Returns:
+        The state dict of `target`. Tensors of layers that do not run in evaluation (auxiliary heads) are left out.
+
+    Raises:
+        CheckpointError: the weights do not fit `source`, the layers do not pair up, or the outputs differ.
+    """
+    try:
+        source.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights do not fit {type(source).__name__}: {error}") from error
+    names = pair_layers(run_layers(source, images), run_layers(target, images))
+    result: dict[str, Tensor] = {}
+    for theirs, ours in names.items():
+        given, wanted = (dict(_own_tensors(net.get_submodule(n))) for net, n in ((source, theirs), (target, ours)))
+        for (_, tensor), (key, place) in zip(given.items(), wanted.items(), strict=True):
+            result[f"{ours}.{key}" if ours else key] = tensor.detach().reshape(place.shape).clone()
+    missing = sorted(target.state_dict().keys() - result.keys())
+    if missing:
+        raise CheckpointError(f"Nothing in {type(source).__name__} runs where {type(target).__name__} has {missing}.")
+    target.load_state_dict(result, strict=True)
+    difference = _difference(source, target, images)
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"{type(source).__name__} and {type(target).__name__} pair up but compute different outputs: relative error "
+            f"{difference:.1e}, expected at most {TOLERANCE:.0e}. They differ in something that is no weight."
+        )
+    return result
+
+
+def run_layers(model: nn.Module, images: Tensor) -> list[Layer]:
+    """Returns the layers of a network in the order that they finish in on the meta device."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    twin = copy.deepcopy(model, memo).to("meta").eval()
+    layers: list[Layer] = []
+    made: dict[int, tuple[Tensor, str]] = {}  # outputs are kept, so that no id is used twice
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            kind = _kind(module, inputs[0])
+            layers.append(Layer(name, kind, made[id(inputs[0])][1] if kind[0] == "vectors" and id(inputs[0]) in made else None))
+            if kind[0] != "vectors" and isinstance(output, Tensor):
+                made[id(output)] = (output, name)
+
+        module.register_forward_hook(hook)
+
+    for name, module in twin.named_modules():
+        if _own_tensors(module):
+            watch(name, module)
+    with torch.no_grad():
+        twin(torch.empty_like(images, device="meta"))
+    return layers
+
+
+def pair_layers(source: list[Layer], target: list[Layer]) -> dict[str, str]:
+    """Pairs the layers of two runs, by kind and order.
+
+    Returns:
+        The target's name of each source layer.
+
+    Raises:
+        CheckpointError: a kind has more layers in one run than in the other; all are named.
+    """
+    names: dict[str, str] = {}
+    for fed in (False, True):  # those fed by a layer come after it has its name
+        queues: dict[Hashable, list[str]] = defaultdict(list)
+        for layer in target:
+            if (layer.producer is not None) == fed:
+                queues[(layer.kind, layer.producer)].append(layer.name)
+        for layer in source:
+            if (layer.producer is not None) == fed:
+                queue = queues[(layer.kind, names.get(layer.producer or ""))]
+                if queue:
+                    names[layer.name] = queue.pop(0)
+    unpaired = sorted({layer.name for layer in source} - names.keys())
+    left = sorted({layer.name for layer in target} - set(names.values()))
+    if unpaired or left:
+        raise CheckpointError(f"The layers do not pair up: {unpaired} of the source, {left} of the target are left over.")
+    return names
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and persistent buffers that a module itself owns."""
+    children = {f"{name}." for name, _ in module.named_children()}
+    return {key: t for key, t in module.state_dict().items() if not any(key.startswith(c) for c in children)}
+
+
+def _kind(module: nn.Module, given: Tensor) -> tuple[Hashable, ...]:
+    """A linear layer and a convolution over the whole of its input are of one kind."""
+    if isinstance(module, nn.Conv2d):
+        kernel = (module.kernel_size[0], module.kernel_size[1])
+        if kernel == tuple(given.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
+            return ("linear", module.out_channels, module.weight[0].numel())
+        return ("convolution", tuple(module.weight.shape), module.stride, module.groups)
+    if isinstance(module, nn.Linear):
+        return ("linear", module.out_features, module.in_features)
+    return ("vectors", tuple(t.numel() for t in _own_tensors(module).values()))
+
+
+@torch.no_grad()
+def _difference(source: nn.Module, target: nn.Module, images: Tensor) -> float:
+    expected, found = source.eval()(images), target.eval()(images)
+    return float((expected - found).abs().max() / expected.abs().max())

@@ -1,0 +1,111 @@
+"""The original Image2Point checkpoints: torchsparse 1.2 classification networks, mapped to sparse timm ResNets.
+
+The original differs from a ResNet with a point stem in three things, which the network built here has too: no activation
+behind the stem, shortcuts of 2x2x2 kernels, and BatchNorm on the logits, which is folded into the classifier.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo import SparseConv3d, create_model
+from i2p_zoo.errors import CheckpointError
+
+ARCHITECTURES = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+"""timm's architecture by (has bottlenecks, blocks of each stage). The original's "34" has blocks that no ResNet has."""
+
+_LAYERS = ("conv1", "bn1", "", "conv2", "bn2", "", "conv3", "bn3")  # of a block's `net`, activations left out
+
+
+def convert_kernel(kernel: Tensor) -> Tensor:
+    """Lays a torchsparse 1.2 kernel out as KRSC.
+
+    Args:
+        kernel: (taps, C_in, C_out), taps with x fastest for an odd edge and z fastest for an even one
+            (torchsparse 1.2, utils/kernel_region.py); or (C_in, C_out) for a single tap.
+
+    Returns:
+        (C_out, kz, ky, kx, C_in).
+
+    Raises:
+        CheckpointError: the number of taps is no cube.
+    """
+    kernel = kernel if kernel.ndim == 3 else kernel[None]
+    edge = round(len(kernel) ** (1 / 3))
+    if kernel.ndim != 3 or edge**3 != len(kernel):
+        raise CheckpointError(f"A torchsparse kernel has shape (edge ** 3, in, out); got {tuple(kernel.shape)}.")
+    taps: Tensor = kernel.unflatten(0, (edge, edge, edge))
+    taps = taps if edge % 2 else taps.permute(2, 1, 0, 3, 4)
+    return taps.permute(4, 0, 1, 2, 3).contiguous()
+
+
+def convert_key(key: str) -> str:
+    """Returns timm's name of an original tensor; raises CheckpointError for an unknown one."""
+    stem = {"stem.0.kernel": "conv1.weight"}
+    if key in stem:
+        return stem[key]
+    if match := re.fullmatch(r"stem\.1\.(\w+)", key):
+        return f"bn1.{match[1]}"
+    if match := re.fullmatch(r"stage(\d)\.(\d+)\.net\.(\d)\.(\w+)", key):
+        stage, block, layer, tensor = match.groups()
+        if int(layer) < len(_LAYERS) and _LAYERS[int(layer)]:
+            return f"layer{stage}.{block}.{_LAYERS[int(layer)]}.{tensor.replace('kernel', 'weight')}"
+    if match := re.fullmatch(r"stage(\d)\.(\d+)\.downsample\.(\d)\.(\w+)", key):
+        stage, block, layer, tensor = match.groups()
+        return f"layer{stage}.{block}.downsample.{layer}.{tensor.replace('kernel', 'weight')}"
+    if match := re.fullmatch(r"classifier\.0\.(\w+)", key):
+        return f"fc.{match[1]}"
+    raise CheckpointError(f"{key!r} is no tensor of an Image2Point classification network.")
+
+
+def load_image2point(state: dict[str, Tensor]) -> Any:
+    """Builds the sparse network of an original classification checkpoint.
+
+    Args:
+        state: the state dict, without the trainer's wrapping.
+
+    Returns:
+        A PointCloudModel of timm's ResNet in eval mode, for voxels with the channels that the original's stem reads.
+
+    Raises:
+        CheckpointError: tensors that are missing, unknown or of other shapes, or an architecture that timm lacks.
+    """
+    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    head = {key.removeprefix("classifier.1."): state.pop(key) for key in list(state) if key.startswith("classifier.1.")}
+    ours = {convert_key(key): convert_kernel(t) if key.endswith("kernel") else t.clone() for key, t in state.items()}
+    blocks = [{m[2] for key in ours if (m := re.match(r"layer(\d)\.(\d+)\.", key)) and int(m[1]) == n} for n in (1, 2, 3, 4)]
+    kind = (any("conv3" in key for key in ours), tuple(map(len, blocks)))
+    if kind not in ARCHITECTURES or "fc.weight" not in ours or "conv1.weight" not in ours:
+        raise CheckpointError(f"No ResNet has (bottlenecks, blocks) {kind}; known: {', '.join(map(str, ARCHITECTURES))}.")
+    if head:
+        scale = head["weight"] * (head["running_var"] + 1e-5).rsqrt()
+        ours["fc.weight"] = ours["fc.weight"] * scale[:, None]
+        ours["fc.bias"] = (ours["fc.bias"] - head["running_mean"]) * scale + head["bias"]
+    classes, channels = len(ours["fc.weight"]), ours["conv1.weight"].shape[-1]
+    model = create_model(ARCHITECTURES[kind], num_classes=classes, in_chans=channels, stem="point", inflation="copy")
+    model.act1 = nn.Identity()
+    for name, module in list(model.named_modules()):
+        if name.endswith("downsample.0"):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            parent[0] = _make_shortcut(module)
+    model.to(ours["fc.weight"].dtype)
+    try:
+        model.load_state_dict(ours, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {error}") from error
+    return model.eval()
+
+
+def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
+    return SparseConv3d(
+        old.in_channels, old.out_channels, 2, old.stride, ((0, 0), (0, 0)), bias=False, axis=old.axis, dtype=torch.float32
+    )
