@@ -12,10 +12,10 @@ _PUBLIC = {
     "SparseTensor": "sparse_tensor",
     "voxelize": "voxelization",
     "image_to_plane": "voxelization",
-    "sparse_op": "torch_functions",
-    "replaces": "layers",
-    "keep": "layers",
-    "SparseConv3d": "layers",
+    "sparse_op": "torch_functions.registry",
+    "replaces": "layers.registry",
+    "keep": "layers.registry",
+    "SparseConv3d": "layers.convolution",
     "inflate": "inflation",
     "inflate_weight": "weights",
     "InflationReport": "report",
@@ -31,6 +31,7 @@ _PUBLIC = {
     "InvalidInputError": "errors",
     "CoordinateMismatchError": "errors",
     "UnsupportedError": "errors",
+    "MissingMethodError": "errors",
     "NotFoundError": "errors",
     "HubError": "errors",
     "CheckpointError": "errors",
@@ -54,20 +55,21 @@ if TYPE_CHECKING:
     from i2p_zoo.errors import I2PError as I2PError
     from i2p_zoo.errors import InvalidInputError as InvalidInputError
     from i2p_zoo.errors import MissingExtraError as MissingExtraError
+    from i2p_zoo.errors import MissingMethodError as MissingMethodError
     from i2p_zoo.errors import NotFoundError as NotFoundError
     from i2p_zoo.errors import UnsupportedError as UnsupportedError
     from i2p_zoo.hub import convert as convert
     from i2p_zoo.hub import from_pretrained as from_pretrained
     from i2p_zoo.inflation import inflate as inflate
-    from i2p_zoo.layers import SparseConv3d as SparseConv3d
-    from i2p_zoo.layers import keep as keep
-    from i2p_zoo.layers import replaces as replaces
+    from i2p_zoo.layers.convolution import SparseConv3d as SparseConv3d
+    from i2p_zoo.layers.registry import keep as keep
+    from i2p_zoo.layers.registry import replaces as replaces
     from i2p_zoo.models import create_model as create_model
     from i2p_zoo.models import list_models as list_models
     from i2p_zoo.point_cloud_model import PointCloudModel as PointCloudModel
     from i2p_zoo.report import InflationReport as InflationReport
     from i2p_zoo.sparse_tensor import SparseTensor as SparseTensor
-    from i2p_zoo.torch_functions import sparse_op as sparse_op
+    from i2p_zoo.torch_functions.registry import sparse_op as sparse_op
     from i2p_zoo.voxelization import image_to_plane as image_to_plane
     from i2p_zoo.voxelization import voxelize as voxelize
     from i2p_zoo.weights import inflate_weight as inflate_weight

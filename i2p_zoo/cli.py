@@ -128,17 +128,20 @@ def convert(
         model = convert_to_folder(name, folder, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
         bar.update()
         bar.set_description("done")
-    facts = {"folder": str(folder), "source": model.source, "result": describe_weights(folder), **model.report.to_dict()}
+    origins, whole = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
-        report.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        report.write_text(json.dumps({**origins, **whole}, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        click.echo(json.dumps(facts if table else {key: value for key, value in facts.items() if key != "parameters"}))
+        shown = whole if table else {key: value for key, value in whole.items() if key != "parameters"}
+        click.echo(json.dumps({"folder": str(folder), **origins, "report": shown}))
         return
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
     figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in model.source["certificate"]["errors"].items())
-    click.echo(f"certificate: relative error {figures}\nsaved in {folder}, weights sha256 {facts['result']['sha256']}")
+    click.echo(f"certificate: relative error {figures}")
+    click.echo(f"{origins['result']['file']}: {origins['result']['bytes']:,d} bytes, sha256 {origins['result']['sha256']}")
+    click.echo(f"saved in {folder}")
 
 
 @main.command()

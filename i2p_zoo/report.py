@@ -82,6 +82,8 @@ class InflationReport:
 
     def summary(self) -> str:
         """Returns a line for each rule in use, tensors and values, and one for the network."""
+        if not self.records:
+            return ""
         sizes, totals = self.sizes(), self.totals()
         lines = [f"{rule:>9}: {count:4d} tensors, {sizes[rule]:>13,d} values" for rule, count in self.counts().items() if count]
         lines.append(f"{'total':>9}: {totals['tensors_3d']:4d} tensors, {totals['values_3d']:>13,d} values, ")

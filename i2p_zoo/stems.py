@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from timm.layers.blur_pool import BlurPool2d
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+from timm.layers.space_to_depth import SpaceToDepth
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
@@ -25,7 +26,7 @@ class Stem:
 
     Attributes:
         convolutions: qualified names of those that read the image, with the halvings each does.
-        pools: likewise the pooling layers that follow before the second halving is over.
+        pools: likewise the pooling layers that follow before the second halving is over, and a space-to-depth before.
     """
 
     convolutions: dict[str, int]
@@ -54,14 +55,20 @@ def find_stem(model: nn.Module) -> Stem:
     image = torch.empty(1, channels, size, size, device="meta", dtype=next(twin.parameters()).dtype)
     convolutions: dict[str, int] = {}
     pools: dict[str, int] = {}
+    rearranged: dict[str, int] = {}
+    images = [image]  # itself, and as rearranged by space-to-depth
     rivals: list[str] = []  # convolutions that do the second halving, beside which a pool is a branch and no stem
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
             (given, *_rest) = inputs
             halvings = round(math.log2(given.shape[-1] / output.shape[-1]))
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, SpaceToDepth):
                 if given is image:
+                    rearranged[name] = halvings
+                    images.append(output)
+            elif isinstance(module, nn.Conv2d):
+                if any(given is one for one in images):
                     convolutions[name] = halvings
                 elif halvings and round(math.log2(size / given.shape[-1])) == 1:
                     rivals.append(name)
@@ -71,7 +78,7 @@ def find_stem(model: nn.Module) -> Stem:
         module.register_forward_hook(hook)
 
     for name, module in twin.named_modules():
-        if isinstance(module, (nn.Conv2d, *_POOLS)):
+        if isinstance(module, (nn.Conv2d, SpaceToDepth, *_POOLS)):
             watch(name, module)
     with torch.no_grad():
         twin(image)
@@ -79,7 +86,7 @@ def find_stem(model: nn.Module) -> Stem:
         raise UnsupportedError(f"stem='point': no convolution of {type(model).__qualname__} reads the image itself.")
     if rivals or not any(pools.values()):
         pools = {}
-    return Stem(convolutions, pools)
+    return Stem(convolutions, {**rearranged, **pools})
 
 
 class PointStemConv3d(SparseConv3d):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conversion.ledger import measure
 
+from conversion.ledger import measure
 from i2p_zoo import SparseTensor, create_model, voxelize
 from i2p_zoo.data import load_npz
 from i2p_zoo.zoo import load_ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -174,7 +175,9 @@ def test_convert_works_without_network_and_writes_a_checkpoint(converted):
     assert sorted(path.name for path in (folder / "lite0").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     lines = process.stdout.splitlines()
     assert lines[-1] == "saved in lite0"
-    assert lines[-2].startswith("certificate: relative error float32 ")
+    digest = hashlib.sha256((folder / "lite0" / "model.safetensors").read_bytes()).hexdigest()
+    assert lines[-2].endswith(f" bytes, sha256 {digest}")
+    assert lines[-3].startswith("certificate: relative error float32 ")
 
 
 def test_convert_reports_every_tensor_in_json_and_in_the_table(converted):
@@ -184,6 +187,10 @@ def test_convert_reports_every_tensor_in_json_and_in_the_table(converted):
     assert [record["key"] for record in report["parameters"]] == list(source.state_dict())
     inflated = sum(tensor.ndim == 4 for tensor in source.state_dict().values())
     copied = len(source.state_dict()) - inflated
+    assert report["source"]["sha256"].startswith("579344248a93")
+    assert report["result"]["bytes"] == (folder / "lite0" / "model.safetensors").stat().st_size
+    assert report["totals"]["tensors_2d"] == report["totals"]["tensors_3d"] == len(source.state_dict())
+    assert report["totals"]["values_2d"] == sum(tensor.numel() for tensor in source.state_dict().values())
     assert report["counts"] == {"copied": copied, "inflated": inflated, "replaced": 0, "dropped": 0}
     table, *_ = process.stdout.partition("   copied:")
     assert [line.split()[0] for line in table.splitlines()] == list(source.state_dict())
@@ -274,9 +281,10 @@ def test_convert_as_json_prints_one_object(small_weights):
     assert found["source"]["repo"] == "timm/test_efficientnet.r160_in1k"
     assert found["source"]["certificate"]["passed"] is True
     source = timm.create_model("test_efficientnet")
-    assert found["report"]["inflated"] == sum(t.ndim == 4 for t in source.state_dict().values())
+    assert found["report"]["counts"]["inflated"] == sum(t.ndim == 4 for t in source.state_dict().values())
     whole = json.loads(succeed("convert", "test_efficientnet", "--out", "net", "--json", "--table").stdout)
-    assert whole["report"]["counts"] == found["report"]
+    assert whole["report"]["totals"] == found["report"]["totals"]
+    assert "parameters" not in found["report"]
     assert [record["key"] for record in whole["report"]["parameters"]] == list(source.state_dict())
 
 
@@ -327,9 +335,7 @@ def test_errors_are_one_line_with_exit_code_2(arguments, message):
 
 def test_a_transformer_is_refused_by_the_names_of_its_layers():
     message = fail("info", "vit_tiny_patch16_224")
-    assert "VisionTransformer" in message
-    assert "LayerNorm" in message
-    assert all(f"blocks.{number}.norm1" in message for number in range(12))
+    assert "VisionTransformer owns ['cls_token', 'pos_embed']" in message
 
 
 def test_weights_that_cannot_be_had_are_told_with_what_was_tried_and_nothing_is_written(tmp_path):

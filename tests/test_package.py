@@ -24,6 +24,7 @@ ERRORS = {  # each with the builtin that a caller may catch instead
     "InvalidInputError": ValueError,
     "CoordinateMismatchError": ValueError,
     "UnsupportedError": NotImplementedError,
+    "MissingMethodError": AttributeError,
     "NotFoundError": LookupError,
     "HubError": OSError,
     "CheckpointError": ValueError,
@@ -153,19 +154,23 @@ def test_file_never_imports_the_workshop_or_the_tests(path):
 
 
 def top_level_imports(path):
-    """The modules of the package that a file needs in order to be imported."""
+    """The modules of the package, by dotted name, that a file needs in order to be imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = set()
     for module in imported_modules(tree):
-        parts = module.split(".")
-        if parts[0] == "i2p_zoo" and len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").exists():
-            found.add(parts[1])
-    return found
+        parts = module.split(".")[1:]
+        found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)} if module.startswith("i2p_zoo.") else set()
+    return found - {dotted(path), dotted(path.parent)}
+
+
+def dotted(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)
 
 
 def test_modules_do_not_import_one_another_in_a_circle():
-    needs = {path.stem: top_level_imports(path) for path in FILES if path.stem != "__init__"}
+    needs = {dotted(path): top_level_imports(path) for path in FILES if path.parent != PACKAGE or path.stem != "__init__"}
     while free := {name for name, others in needs.items() if not others & needs.keys()}:
         for name in free:
             del needs[name]

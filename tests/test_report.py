@@ -55,7 +55,13 @@ def test_empty_report_has_zero_counts_and_no_lines():
 
 def test_dict_is_json_with_a_record_a_tensor():
     found = json.loads(json.dumps(EXAMPLE.to_dict()))
-    assert found.keys() == {"counts", "sizes", "parameters"}
+    assert found.keys() == {"counts", "sizes", "totals", "parameters"}
+    assert found["totals"] == {
+        "tensors_2d": 4,
+        "values_2d": 8 * 9 * 3 + 8 + 1 + 40,
+        "tensors_3d": 4,
+        "values_3d": 648 + 8 + 1 + 16,
+    }
     assert found["counts"]["inflated"] == 1
     assert found["sizes"]["inflated"] == 648
     assert found["parameters"][0] == {
@@ -88,6 +94,7 @@ def test_summary_has_a_line_for_each_rule_in_use():
         ["inflated:", "1", "tensors", "648", "values"],
         ["replaced:", "1", "tensors", "16", "values"],
         ["dropped:", "1", "tensors", "40", "values"],
+        ["total:", "4", "tensors", "673", "values", "from", "4", "with", "265", "in", "2D"],
     ]
     assert "dropped" not in InflationReport(EXAMPLE.records[:3]).summary()
 

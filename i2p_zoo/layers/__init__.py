@@ -4,6 +4,7 @@ from timm.layers.linear import Linear as TimmLinear
 from torch import nn
 
 from i2p_zoo.layers import (
+    bilinear_attention,
     blur_pool,
     conditional_convolution,
     convolution,
@@ -21,6 +22,7 @@ keep(blur_pool.SparseBlurPool3d)
 
 __all__ = [
     "SparseConv3d",
+    "bilinear_attention",
     "blur_pool",
     "conditional_convolution",
     "convolution",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers.blur_pool import BlurPool2d
-from timm.layers.conv2d_same import Conv2dSame
-from torch import nn
 from torch.nn import functional as F
 
-from i2p_zoo import I2PError, InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane, keep, replaces
+from i2p_zoo import SparseTensor, UnsupportedError, image_to_plane
 from i2p_zoo.layers.blur_pool import SparseBlurPool3d
-from i2p_zoo.layers.registry import _builders, find_builder, is_supported, supported_types
+from i2p_zoo.layers.registry import find_builder
 from tests.helpers import (
     check_on_plane,
     make_window,
@@ -21,6 +19,7 @@ from tests.helpers import (
     seeded,
     strided_sites,
     window_rows,
+)
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 EXTENTS = pytest.mark.parametrize("extents", [(8, 8), (7, 9), (9, 6)], ids=str)
@@ -95,3 +94,9 @@ def test_blur_pools_filter_stays_out_of_the_checkpoint():
     layer = blurred(BlurPool2d(3))
     assert isinstance(layer, SparseBlurPool3d)
     assert not layer.state_dict()
+
+
+@pytest.mark.parametrize(("leaf", "message"), [(BlurPool2d(3, pad_mode="replicate"), "pad_mode='replicate'")])
+def test_borders_that_have_no_sparse_counterpart_are_refused(leaf, message):
+    with pytest.raises(UnsupportedError, match=message):
+        find_builder(leaf)(leaf, axis="z", depth=None, inflation="center")

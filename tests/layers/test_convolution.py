@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from timm.layers.blur_pool import BlurPool2d
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from i2p_zoo import I2PError, InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane, keep, replaces
-from i2p_zoo.layers.blur_pool import SparseBlurPool3d
-from i2p_zoo.layers.registry import _builders, find_builder, is_supported, supported_types
-from tests.helpers import (
-    check_on_plane,
-    make_window,
-    random_cloud,
-    random_images,
-    relative_error,
-    seeded,
-    strided_sites,
-    window_rows,
+from i2p_zoo import InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane
+from i2p_zoo.layers.registry import find_builder
+from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
+from tests.oracles import randomised
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 EXTENTS = pytest.mark.parametrize("extents", [(8, 8), (7, 9), (9, 6)], ids=str)
-
-def randomised(leaf):
-    random = seeded(3)
-    with torch.no_grad():
-        for parameter in leaf.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=parameter.dtype))
-    return leaf
 
 
 def middle_plane(layer):
@@ -275,4 +259,8 @@ def test_a_layer_prints_its_geometry():
     ("leaf", "message"),
     [
         (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect'"),
-        (BlurPool2d(3, pad_mode="replicate"), "pad_mode='replicate'"),
+    ],
+)
+def test_borders_that_have_no_sparse_counterpart_are_refused(leaf, message):
+    with pytest.raises(UnsupportedError, match=message):
+        find_builder(leaf)(leaf, axis="z", depth=None, inflation="center")

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from timm.layers.blur_pool import BlurPool2d
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
-from torch.nn import functional as F
 
-from i2p_zoo import I2PError, InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane, keep, replaces
-from i2p_zoo.layers.blur_pool import SparseBlurPool3d
+from i2p_zoo import I2PError, SparseConv3d, UnsupportedError, inflate, keep, replaces
 from i2p_zoo.layers.registry import _builders, find_builder, is_supported, supported_types
-from tests.helpers import (
-    check_on_plane,
-    make_window,
-    random_cloud,
-    random_images,
-    relative_error,
-    seeded,
-    strided_sites,
-    window_rows,
-
+from tests.helpers import check_on_plane, random_images
 
 
 class OwnConvolution(nn.Conv2d):
@@ -42,12 +30,54 @@ def test_types_are_matched_exactly():
     assert is_supported(nn.Conv2d(3, 4, 3))
 
 
-def test_a_module_without_tensors_of_its_own_is_supported_and_one_with_is_not():
-    assert is_supported(nn.ReLU())
+class Owner(nn.Module):
+    """A module with one tensor of its own, of a shape, a parameter or a buffer."""
+
+    def __init__(self, shape, kind="parameter"):
+        super().__init__()
+        self.register_parameter("nothing", None)
+        if kind == "parameter":
+            self.weight = nn.Parameter(torch.ones(shape))
+        else:
+            self.register_buffer("weight", torch.ones(shape))
+
+    def forward(self, x):
+        return x * self.weight.flatten()[0]
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (5, 1, 1), (1, 5, 1, 1), (1, 1, 1, 5), (1, 1), (0,)], ids=str)
+def test_a_module_whose_own_tensors_are_vectors_or_scalars_is_supported(shape, kind):
+    assert is_supported(Owner(shape, kind))
+    assert find_builder(Owner(shape, kind)) is None
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+@pytest.mark.parametrize("shape", [(2, 2), (5, 1, 2), (1, 3, 3), (4, 3, 1, 1), (2, 1, 1, 3)], ids=str)
+def test_a_module_that_owns_a_matrix_is_not_supported_unless_registered(shape, kind):
+    assert not is_supported(Owner(shape, kind))
+    with pytest.raises(UnsupportedError, match=r"1: .*Owner owns \['weight'\]"):
+        inflate(nn.Sequential(nn.Conv2d(3, 4, 3), Owner(shape, kind)))
+    assert is_supported(nn.Sequential(Owner(shape, kind))), "its parts are asked for themselves"
+
+
+def test_a_module_without_tensors_or_of_a_usual_norm_is_supported():
+    for module in (nn.ReLU(), nn.BatchNorm2d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.PReLU(3), nn.RMSNorm(3), Scale()):
+        assert is_supported(module)
+        assert find_builder(module) is None
     assert is_supported(nn.Sequential(Scale()))
-    assert is_supported(nn.BatchNorm2d(3))
-    assert not is_supported(Scale())
-    assert find_builder(nn.BatchNorm2d(3)) is None
+    assert not is_supported(nn.LayerNorm((3, 4, 5)))
+    assert not is_supported(nn.ConvTranspose2d(3, 4, 3))
+    assert not is_supported(nn.Embedding(3, 4))
+
+
+def test_an_unregistered_module_of_a_vector_keeps_it_and_its_forward():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Owner((1, 4, 1, 1)))
+    with torch.no_grad():
+        network[1].weight.fill_(3)
+    layers = inflate(network)
+    assert torch.equal(layers[1].weight, network[1].weight)
+    check_on_plane(layers.double(), random_images(2, 3, 4, 5), of_image=network.double())
 
 
 def test_a_leaf_type_is_registered_once():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
-from torch import Tensor, nn
+from timm.layers.drop import drop_path
 from torch.nn import functional as F
 
-from i2p_zoo import CoordinateMismatchError, I2PError, InvalidInputError, SparseTensor, UnsupportedError, image_to_plane, sparse_op
-from i2p_zoo.sparse_tensor import _handlers
+from i2p_zoo import CoordinateMismatchError, I2PError, InvalidInputError, SparseTensor, UnsupportedError, image_to_plane
 from tests.helpers import check_on_plane, random_cloud, random_images, seeded
+from tests.oracles import check_channels_last, check_on_samples, last
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 IMAGES = random_images(2, 4, 6, 5)
@@ -165,3 +167,140 @@ def test_equal_sites_that_are_two_objects_do_mix(together):
     twin = SparseTensor(x.features.exp(), x.coords.clone(), batch_size=2)
     expected = together(x.features[..., None, None].clone(), twin.features[..., None, None])[..., 0, 0]
     assert torch.equal(together(x, twin).features, expected)
+
+
+GATES_BEHIND = {  # what may stand beside a (2, H, W, 4) tensor
+    "a gate a channel": (4,),
+    "a gate a channel of three dimensions": (1, 1, 4),
+    "a gate a channel of four dimensions": (1, 1, 1, 4),
+    "a gate a sample and channel": (2, 1, 1, 4),
+    "a gate a sample": (2, 1, 1, 1),
+    "one number of four dimensions": (1, 1, 1, 1),
+    "one number": (1,),
+    "a number without dimension": (),
+}
+
+
+@pytest.mark.parametrize("shape", GATES_BEHIND.values(), ids=GATES_BEHIND.keys())
+@pytest.mark.parametrize("function", [*BINARY.values(), *IN_PLACE.values()], ids=[*BINARY, *IN_PLACE])
+def test_arithmetic_of_channels_behind_with_a_dense_gate_broadcasts_as_on_images(function, shape):
+    gate = torch.rand(shape, generator=seeded(1), dtype=torch.float64) + 0.5
+    check_channels_last(lambda x, y: function(x * 1, y), IMAGES.abs() + 0.1, gate)
+
+
+@AXES
+@pytest.mark.parametrize("function", [*BINARY.values(), *IN_PLACE.values()], ids=[*BINARY, *IN_PLACE])
+def test_arithmetic_of_two_tensors_with_channels_behind(function, axis):
+    check_channels_last(lambda x: function(x * 2, (x * 0.3).sigmoid()), IMAGES.abs() + 0.1, axis=axis)
+
+
+def test_gates_behind_align_with_several_channel_dimensions_from_the_right():
+    for shape in ((3,), (2, 3), (2, 1), (1, 1, 2, 3), (2, 1, 1, 2, 3), (2, 1, 1, 1, 1), (2, 1, 1, 2, 1)):
+        gate = torch.rand(shape, generator=seeded(1), dtype=torch.float64)
+        check_channels_last(lambda x, y: x.reshape(2, 3, 4, 2, 3) * y, random_images(2, 6, 3, 4), gate)
+
+
+def test_one_channel_broadcasts_to_those_of_a_gate():
+    for shape in ((1, 4, 1, 1), (2, 4, 1, 1)):
+        check_on_plane(torch.mul, random_images(2, 1, 3, 4), random_images(*shape))
+    for shape in ((4,), (2, 1, 1, 4)):
+        check_channels_last(lambda x, y: y - x, random_images(2, 1, 3, 4), torch.ones(shape).double())
+
+
+def test_gates_behind_go_to_the_sample_of_each_voxel_of_a_cloud():
+    x = random_cloud(3, voxels=50, batch_size=3)
+    gate = random_images(3, 1, 1, 3, seed=4)
+    for function in (torch.mul, torch.sub, lambda a, b: b / a):
+        found = function(last(x), gate)
+        assert found.channels_last
+        for row, (sample, *_) in enumerate(x.coords.tolist()):
+            assert torch.equal(found.features[row], function(x.features[row], gate[sample, 0, 0]))
+
+
+@pytest.mark.parametrize("check", [check_on_plane, check_channels_last])
+def test_a_dropped_path_is_that_of_the_sample(check):
+    images = random_images(8, 3, 4, 5)
+
+    def dropped(x):
+        torch.manual_seed(0)
+        return drop_path(x, 0.5, training=True)
+
+    with torch.random.fork_rng():
+        check(dropped, images)
+        assert 0 < (dropped(images) == 0).all(-1).all(-1).all(-1).sum() < 8
+
+
+ADDCMUL = [kinds for kinds in product("sparse dense".split(), repeat=3) if "sparse" in kinds]
+
+
+@pytest.mark.parametrize("value", [1, -0.5])
+@pytest.mark.parametrize("kinds", ADDCMUL, ids=" ".join)
+def test_addcmul_takes_any_of_its_three_sparse(kinds, value):
+    for check, shapes in (
+        (check_on_plane, [(1, 4, 1, 1), (2, 4, 1, 1), (2, 1, 1, 1)]),
+        (check_channels_last, [(4,), (2, 1, 1, 4), (2, 1, 1, 1)]),
+    ):
+        gates = [random_images(*shape, seed=7) for shape in shapes]
+
+        def function(x, *gates):
+            each = [
+                (x + n).tanh() if kind == "sparse" else gate for n, (kind, gate) in enumerate(zip(kinds, gates, strict=True))
+            ]
+            return torch.addcmul(*each, value=value)
+
+        check(function, IMAGES, *gates)
+        check(lambda x, gate: x.addcmul(x.exp(), gate, value=value), IMAGES, gates[1])
+
+
+def test_addcmul_on_a_cloud_is_that_of_each_voxel():
+    gate = random_images(1, 4, 1, 1)
+    for function in (lambda x: torch.addcmul(gate, x, x.tanh(), value=2), lambda x: torch.addcmul(x.exp(), x, gate)):
+        check_on_samples(function, random_cloud(4, batch_size=3))
+
+
+REFUSED = {
+    "a dense image": (lambda x: x + torch.ones(2, 4, 6, 5), UnsupportedError, r"`add`.*\(2, 4, 6, 5\).*must have 1"),
+    "a dense row": (lambda x: x * torch.ones(5), UnsupportedError, r"`mul`.*\(5,\)"),
+    "a gate of another batch": (lambda x: x * torch.ones(3, 4, 1, 1), InvalidInputError, "`mul`: a gate of 3 .* batch of 2"),
+    "into a dense tensor": (lambda x: torch.ones(2, 4, 1, 1).add_(x), UnsupportedError, "`add_` cannot write"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_has_no_meaning_on_sites_is_refused_with_its_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(image_to_plane(IMAGES))
+
+
+REFUSED_TOO = {
+    "a quotient rounded": lambda x: torch.div(x, 2, rounding_mode="floor"),
+    "a gate of more dimensions": lambda x: x * torch.ones(1, 1, 4, 1, 1),
+}
+
+
+@pytest.mark.parametrize("call", REFUSED_TOO.values(), ids=REFUSED_TOO.keys())
+def test_odd_calls_are_refused_as_unsupported_too(call):
+    with pytest.raises(I2PError):
+        call(image_to_plane(IMAGES))
+
+
+SPATIAL = {"first": [(2, 4, 6, 5), (4, 6, 5), (6, 5), (6, 1), (1, 5), (5,), (1, 1, 6, 1), (4, 1, 5), (4, 1)]}
+SPATIAL["last"] = [(2, 6, 5, 4), (6, 5, 4), (6, 5, 1), (5, 4), (5, 1), (6, 1, 1), (1, 6, 1, 4), (2, 1, 5, 1), (4, 1, 1)]
+
+
+@pytest.mark.parametrize("layout", SPATIAL)
+def test_a_dense_tensor_with_height_or_width_is_refused_in_either_layout(layout):
+    x = image_to_plane(IMAGES)
+    x = last(x) if layout == "last" else x
+    for shape in SPATIAL[layout]:
+        dims = "1 and 2" if layout == "last" else "2 and 3"
+        for function in (torch.add, lambda a, b: b - a, lambda a, b: a.mul_(b), lambda a, b: torch.addcmul(a, a, b)):
+            with pytest.raises(UnsupportedError, match=f"must have 1 in dimensions {dims}"):
+                function(x, torch.ones(shape).double())
+
+
+@pytest.mark.xfail(reason="check_same_sites does not look at the layout")
+def test_tensors_of_two_layouts_do_not_mix():
+    x = image_to_plane(random_images(2, 4, 4, 4))
+    with pytest.raises(I2PError):
+        x + last(x)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2p_zoo import CoordinateMismatchError, I2PError, InvalidInputError, SparseTensor, UnsupportedError, image_to_plane, sparse_op
+from i2p_zoo import I2PError, image_to_plane
 from i2p_zoo.sparse_tensor import _handlers
-from tests.helpers import check_on_plane, random_cloud, random_images, seeded
+from tests.helpers import check_on_plane, random_cloud, random_images
 
 IMAGES = random_images(2, 4, 6, 5)
 
@@ -84,3 +84,16 @@ def test_dropout_drops_values_and_keeps_the_mean():
         dropped = F.dropout(x, 0.2, True).features
     assert set(dropped.unique().tolist()) == {0.0, 1.25}
     assert abs(dropped.mean() - 1) < 0.02
+
+
+REFUSED_TOO = {
+    "a power of two tensors": lambda x: x**x,
+    "a number to a power": lambda x: torch.pow(2, x),
+    "the type of a sparse tensor": lambda x: torch.zeros(1).type_as(x),
+}
+
+
+@pytest.mark.parametrize("call", REFUSED_TOO.values(), ids=REFUSED_TOO.keys())
+def test_odd_calls_are_refused_as_unsupported_too(call):
+    with pytest.raises(I2PError):
+        call(image_to_plane(IMAGES))

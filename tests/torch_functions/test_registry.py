@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from i2p_zoo import CoordinateMismatchError, I2PError, InvalidInputError, SparseTensor, UnsupportedError, image_to_plane, sparse_op
+from i2p_zoo import I2PError, UnsupportedError, image_to_plane, sparse_op
 from i2p_zoo.sparse_tensor import _handlers
-from tests.helpers import check_on_plane, random_cloud, random_images, seeded
-
+from tests.helpers import random_cloud, random_images
 
 
 def test_a_registered_function_runs_and_registering_it_twice_is_an_error():
@@ -34,3 +31,14 @@ def test_a_registered_function_runs_and_registering_it_twice_is_an_error():
     finally:
         for function in (torch.sinc, torch.Tensor.sinc, torch.erfinv):
             _handlers.pop(function, None)
+
+
+REFUSED = {
+    "flatten": (lambda x: torch.flatten(x, 1), UnsupportedError, "flatten.*sparse_op"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_has_no_meaning_on_sites_is_refused_with_its_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(image_to_plane(random_images(2, 4, 6, 5)))

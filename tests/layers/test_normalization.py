@@ -1,0 +1,111 @@
+"""Normalisation by a statistic of each sample: timm's layers on images, and each sample of a cloud for itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers.evo_norm import EvoNorm2dS0, EvoNorm2dS0a
+from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResponseNormTlu2d
+from torch import Tensor, nn
+
+from i2p_zoo import UnsupportedError, image_to_plane
+from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
+from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
+from tests.oracles import check_on_samples, inflated, last, randomised, unequal_cloud
+
+AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
+IMAGES = random_images(3, 8, 6, 5)
+
+EVO_NORMS = {
+    "S0": lambda: EvoNorm2dS0(8, groups=2),
+    "S0 of one group": lambda: EvoNorm2dS0(8, groups=1),
+    "S0 of a group a channel": lambda: EvoNorm2dS0(8, groups=8),
+    "S0 of a group size": lambda: EvoNorm2dS0(8, group_size=4, eps=0.1),
+    "S0 without activation": lambda: EvoNorm2dS0(8, groups=2, apply_act=False),
+    "S0a": lambda: EvoNorm2dS0a(8, groups=2),
+    "S0a of a group size": lambda: EvoNorm2dS0a(8, group_size=2, eps=0.1),
+    "S0a without activation": lambda: EvoNorm2dS0a(8, groups=4, apply_act=False),
+}
+FILTER_RESPONSE_NORMS = {
+    "thresholded": lambda: FilterResponseNormTlu2d(8),
+    "thresholded, another eps": lambda: FilterResponseNormTlu2d(8, eps=0.1),
+    "not thresholded": lambda: FilterResponseNormTlu2d(8, apply_act=False),
+    "activated": lambda: FilterResponseNormAct2d(8),
+    "activated by SiLU": lambda: FilterResponseNormAct2d(8, act_layer=nn.SiLU, inplace=False),
+    "activated in place": lambda: FilterResponseNormAct2d(8, inplace=True, eps=0.1),
+    "not activated": lambda: FilterResponseNormAct2d(8, apply_act=False),
+}
+NORMS = {**EVO_NORMS, **FILTER_RESPONSE_NORMS}
+ALL_NORMS = pytest.mark.parametrize("make", NORMS.values(), ids=NORMS.keys())
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Lets timm's layers, which sum in float32 whatever they are given, be oracles in float64."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+
+
+@AXES
+@ALL_NORMS
+def test_normalisation_of_a_plane_is_that_of_the_image(make, axis):
+    leaf = randomised(make().double())
+    layer = inflated(leaf, axis)
+    assert type(layer) is (SparseEvoNorm if isinstance(leaf, EvoNorm2dS0) else SparseFilterResponseNorm)
+    check_on_plane(layer, IMAGES, axis=axis, of_image=leaf)
+
+
+@ALL_NORMS
+def test_normalisation_of_a_cloud_is_that_of_each_sample(make):
+    leaf = randomised(make().double())
+    check_on_samples(inflated(leaf), unequal_cloud(8), of_image=leaf)
+
+
+@ALL_NORMS
+def test_parameters_keep_their_names_and_get_the_gradients_of_the_2d_layer(make):
+    leaf = randomised(make().double())
+    layer = inflated(leaf)
+    assert dict(layer.named_parameters()).keys() == dict(leaf.named_parameters()).keys()
+    for key, value in leaf.state_dict().items():
+        assert torch.equal(layer.state_dict()[key], value)
+    weights = random_images(1, 8, 1, 1)
+    (layer(image_to_plane(IMAGES)).square() * weights).sum((1, 2, 3)).sum().backward()
+    (leaf(IMAGES).square() * weights).sum().backward()
+    for (name, found), (other, truth) in zip(layer.named_parameters(), leaf.named_parameters(), strict=True):
+        assert name == other
+        if truth.grad is None:
+            assert found.grad is None
+        else:
+            assert relative_error(found.grad, truth.grad) < 1e-11
+
+
+@ALL_NORMS
+def test_half_precision_is_summed_in_float32(make, monkeypatch):
+    monkeypatch.undo()
+    leaf = randomised(make().half())
+    images = (IMAGES * 300).half()  # squares beyond float16
+    out = inflated(leaf)(image_to_plane(images))
+    assert out.dtype == torch.float16
+    assert relative_error(out.dense()[:, :, 0], leaf.double()(images.double())) < 1e-2
+
+
+@ALL_NORMS
+def test_a_sample_of_one_voxel_or_of_equal_ones_stays_finite(make):
+    layer = inflated(randomised(make().double()))
+    x = random_cloud(8, voxels=1, batch_size=1)
+    for features in (x.features, torch.ones_like(x.features), torch.zeros_like(x.features)):
+        features = features.clone().requires_grad_()
+        out = layer(x.derive(features))
+        out.features.sum().backward()
+        assert out.features.isfinite().all()
+        assert features.grad.isfinite().all()
+
+
+@ALL_NORMS
+def test_normalisation_behind_a_padding_or_of_channels_behind_is_refused(make):
+    leaf = randomised(make().double())
+    layer = inflated(leaf)
+    if not (isinstance(leaf, EvoNorm2dS0) and leaf.v is None and type(leaf) is EvoNorm2dS0):  # a plain affine map
+        with pytest.raises(UnsupportedError, match="behind Padding"):
+            layer(nn.functional.pad(image_to_plane(IMAGES), (1, 1)))
+    with pytest.raises(UnsupportedError):
+        layer(last(image_to_plane(IMAGES)))
