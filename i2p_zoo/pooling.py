@@ -14,7 +14,7 @@ from i2p_zoo.convolution import convolve, has_kernel, with_window
 from i2p_zoo.coordinates import Triple, unique_rows
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse_tensor import SparseTensor, simplify_stride
 
 
 def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
@@ -118,6 +118,11 @@ def _max_in_torch(features: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor]:
     return best, source
 
 
+def in_single(x: SparseTensor) -> SparseTensor:
+    """Returns half-precision features in float32, for sums that half precision cannot hold; others as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 def reduce_sites(x: SparseTensor, how: str) -> Tensor:
     """Reduces each sample's voxels to one row; a sample with no voxel gives 0.
 
@@ -134,11 +139,11 @@ def reduce_sites(x: SparseTensor, how: str) -> Tensor:
         out = features.new_full((x.batch_size, *features.shape[1:]), -torch.inf)
         out = out.scatter_reduce(0, index, features, "amax")
         return out.masked_fill((x.sample_counts == 0).view(-1, *[1] * (features.ndim - 1)), 0)
-    total = features.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, features)
-    if how == "sum":
-        return total
-    counts = x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1))
-    return total / counts.to(features.dtype)
+    single = in_single(x).features
+    total = single.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, single)
+    if how == "mean":
+        total = total / x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1)).to(total.dtype)
+    return total.to(features.dtype)
 
 
 def upsample_nearest(x: SparseTensor, factor: int) -> SparseTensor:
@@ -172,21 +177,50 @@ def upsample_nearest(x: SparseTensor, factor: int) -> SparseTensor:
         raise UnsupportedError(f"Nearest up-sampling by {factor} does not undo strides of {ratio} (z, y, x).")
     if wanted == 1:
         return x.with_plan(level=plan_level)
-    window = Window((1, 1, 1), ratio, (0, 0, 0), (0, 0, 0), (1, 1, 1), x.plan.axis)
-    key = ("parents", x.cache.key(coords), x.cache.key(x.coords))
+    coarse = coords.clone()
+    coarse[:, 1:] = torch.div(coords[:, 1:], coords.new_tensor(ratio), rounding_mode="floor")
+    return _spread(x, coords, coarse, shape, ratio).with_plan(level=plan_level)
+
+
+def upsample_to_extent(x: SparseTensor, height: int, width: int) -> SparseTensor:
+    """Gives each finer site of an extent that is no multiple of the tensor's the features torch's 'nearest' takes.
+
+    Args:
+        x: (N, ...) features at a stride, with a `spatial_shape`.
+        height, width: the finer extent.
+
+    Raises:
+        UnsupportedError: the input's history has no sites of that extent.
+    """
+    coords, shape, ratio = x.coords, x.spatial_shape, (1, 1, 1)
+    plane = x.plan.plane
+    while shape is None or (shape[plane[0]], shape[plane[1]]) != (height, width):
+        origin = x.cache.origins.get(id(coords))
+        if origin is None:
+            raise UnsupportedError(f"Nearest up-sampling of {x!r} to {(height, width)}: its history has no such extent.")
+        coords, shape = origin.parent, origin.parent_shape
+        ratio = (ratio[0] * origin.stride[0], ratio[1] * origin.stride[1], ratio[2] * origin.stride[2])
+    coarse = coords.clone()
+    coarse[:, 1:] = torch.div(coords[:, 1:], coords.new_tensor(ratio), rounding_mode="floor")
+    for axis, extent, old in zip(plane, (height, width), x.shape[-2:], strict=True):
+        numbers = torch.arange(old, dtype=torch.float64, device=coords.device)[None, None]
+        nearest = torch.nn.functional.interpolate(numbers, size=extent, mode="nearest")[0, 0]
+        coarse[:, axis + 1] = nearest.to(coarse.dtype)[coords[:, axis + 1].long()]
+    return _spread(x, coords, coarse, shape, ratio).with_plan(level=x.plan.level - (max(ratio).bit_length() - 1))
+
+
+def _spread(x: SparseTensor, fine: Tensor, coarse: Tensor, shape: Triple | None, ratio: Triple) -> SparseTensor:
+    """Gives the site `fine[i]` the features of the voxel `coarse[i]`."""
+    key = ("parents", x.cache.key(fine), x.cache.key(x.coords), shape, x.spatial_shape)
     if key not in x.cache.derived:
-        x.cache.derived[key] = _parent_rows(x, coords, window)
+        x.cache.derived[key] = _parent_rows(x, fine, coarse)
     old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
-    stride = x.stride // wanted if isinstance(x.stride, int) else tuple(s // wanted for s in old)
-    out = x.derive(x.features.index_select(0, x.cache.derived[key]), coords=coords, spatial_shape=shape, stride=stride)
-    return out.with_plan(level=plan_level)
+    stride = simplify_stride((old[0] // ratio[0], old[1] // ratio[1], old[2] // ratio[2]))
+    return x.derive(x.features.index_select(0, x.cache.derived[key]), coords=fine, spatial_shape=shape, stride=stride)
 
 
-def _parent_rows(x: SparseTensor, fine: Tensor, window: Window) -> Tensor:
-    """(N_fine,) int64: the row of `x` whose voxel holds each fine site."""
-    coarse = fine.clone()
-    stride = torch.tensor(window.stride, dtype=fine.dtype, device=fine.device)
-    coarse[:, 1:] = torch.div(fine[:, 1:], stride, rounding_mode="floor")
+def _parent_rows(x: SparseTensor, fine: Tensor, coarse: Tensor) -> Tensor:
+    """(N_fine,) int64: the row of `x` that stands at each coarse site."""
     both = torch.cat([x.coords, coarse])
     unique, inverse = unique_rows(both)
     rows = torch.full((len(unique),), -1, dtype=torch.int64, device=fine.device)

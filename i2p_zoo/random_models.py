@@ -29,17 +29,20 @@ def create_random_model(name: str) -> nn.Module:
 def randomize_constants_(model: nn.Module) -> None:
     """Draws every parameter that timm initialises to a constant, from torch's global generator.
 
-    A scale or gate that starts at 0 (or LayerScale's 1e-6) would hide the branch behind it from a certificate.
+    A scale or gate that starts at 0 (or LayerScale's 1e-6) would hide the branch behind it from a certificate. GroupNorm gets
+    larger biases, since it divides by its own input's deviation and so amplifies rounding.
     """
     with torch.no_grad():
-        for parameter in model.parameters():
-            constant = float(parameter.flatten()[0]) if parameter.numel() else 0.0
-            if not bool((parameter == constant).all()):
-                continue
-            if abs(constant) > 0.1:
-                parameter.uniform_(0.5, 1.5).mul_(constant)
-            else:
-                parameter.normal_(0.0, 0.3)
+        for module in model.modules():
+            deviation = 0.5 if isinstance(module, nn.GroupNorm) else 0.3
+            for parameter in module.parameters(recurse=False):
+                constant = float(parameter.flatten()[0]) if parameter.numel() else 0.0
+                if not bool((parameter == constant).all()):
+                    continue
+                if abs(constant) > 0.1:
+                    parameter.uniform_(0.5, 1.5).mul_(constant)
+                else:
+                    parameter.normal_(0.0, deviation)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ UNBOUNDED = 2**30
 """The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
 
 _handlers: dict[Any, Callable[..., Any]] = {}
+_padding_takers: set[Any] = set()
 
 
 def find_handler(function: Any) -> Callable[..., Any] | None:
@@ -208,6 +209,7 @@ class SparseTensor:
         """
         from i2p_zoo._extras import require
 
+        require_unpadded(self, "to_spconv")
         spconv = require("spconv.pytorch", extra="spconv")
         low, high = torch.aminmax(self.coords[:, 1:].long(), dim=0)
         if int(low.min()) < 0:
@@ -317,6 +319,10 @@ class SparseTensor:
         handler = find_handler(func)
         if handler is None:
             raise UnsupportedError(_describe_miss(func, args, kwargs or {}))
+        if func not in _padding_takers:
+            for x in (*args, *(kwargs or {}).values()):
+                if isinstance(x, SparseTensor):
+                    require_unpadded(x, _name_of(func))
         try:
             return handler(*args, **(kwargs or {}))
         except TypeError as error:
@@ -348,8 +354,13 @@ for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruedi
     setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
 
 
-def _describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+def _name_of(function: Any) -> str:
     name = resolve_name(function) or f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+    return str(name)
+
+
+def _describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    name = _name_of(function)
     given = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
     return f"`{name}` was called on a sparse tensor with ({', '.join(given)})"
 

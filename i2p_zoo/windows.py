@@ -5,7 +5,7 @@ from __future__ import annotations
 from i2p_zoo.coordinates import Triple
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.kernel_maps import Window
-from i2p_zoo.sparse_tensor import SparseTensor, require_channels_first
+from i2p_zoo.sparse_tensor import Padding, SparseTensor, require_channels_first
 
 Pair = tuple[int, int]
 
@@ -33,6 +33,11 @@ def same_padding(extent: int, kernel: int, stride: int, dilation: int) -> Pair:
     return (total // 2, total - total // 2)
 
 
+def _centred(kernel: int, dilation: int) -> Pair:
+    span = (kernel - 1) * dilation
+    return (span // 2, span - span // 2)
+
+
 def plan_window(
     x: SparseTensor,
     kernel: Pair,
@@ -47,7 +52,7 @@ def plan_window(
     """Turns a 2D window into the 3D one that runs on `x`.
 
     Along the new axis the kernel's length is `depth`, stride and dilation are the larger of the two, and padding is the
-    centred one. The first `Plan.skip_downsamples` halvings run at stride 1.
+    centred one. The first `Plan.skip_downsamples` halvings run at stride 1, centred.
 
     Args:
         x: the input; its plan and extent count.
@@ -65,8 +70,11 @@ def plan_window(
     depth = max(kernel) if depth is None else depth
     halvings = max(stride).bit_length() - 1
     keep = min(halvings, max(x.plan.skip_downsamples - x.plan.level, 0))
+    given = x.padding
     if keep:
         stride = (max(stride[0] >> keep, 1), max(stride[1] >> keep, 1))
+        if stride == (1, 1) and padding is not None:  # centred, since the padding was meant for the stride
+            padding, given = (_centred(kernel[0], dilation[0]), _centred(kernel[1], dilation[1])), Padding()
     if padding is None:
         height, width = x.derive(x.features, plan=type(x.plan)(axis=axis)).shape[-2:]
         padding = (
@@ -74,10 +82,10 @@ def plan_window(
             same_padding(width, kernel[1], stride[1], dilation[1]),
         )
     centre = (depth - 1) // 2 * max(dilation)
-    rows, columns = x.padding.rows, x.padding.columns
-    for own, given in zip(padding, (rows, columns), strict=True):
-        if any(o > 0 > g for o, g in zip(own, given, strict=True)):
-            raise UnsupportedError(f"A window padded by {padding} behind {x.padding}: it would see what was cut off.")
+    rows, columns = given.rows, given.columns
+    for own, cut in zip(padding, (rows, columns), strict=True):
+        if any(o > 0 > c for o, c in zip(own, cut, strict=True)):
+            raise UnsupportedError(f"A window padded by {padding} behind {given}: it would see what was cut off.")
     window = Window(
         kernel=insert_axis(kernel, depth, axis),
         stride=insert_axis(stride, max(stride), axis),
@@ -88,6 +96,6 @@ def plan_window(
         ceil_mode=ceil_mode,
         given_before=insert_axis((rows[0], columns[0]), 0, axis),
         given_after=insert_axis((rows[1], columns[1]), 0, axis),
-        zeros=x.padding.zeros,
+        zeros=given.zeros,
     )
     return window, x.plan.level + halvings

@@ -23,7 +23,7 @@ from i2p_zoo import (
 from i2p_zoo.certificate import TOLERANCES, certify_architecture
 from i2p_zoo.hub_files import HubOptions
 from i2p_zoo.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
-from i2p_zoo.random_models import example_images, randomize_constants_
+from i2p_zoo.random_models import example_images
 from i2p_zoo.sources import load_source
 from tests.helpers import random_images, randomise_norms_
 

@@ -87,7 +87,7 @@ class SparseConv3d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialises for ReLU networks by fan-out (He et al. 2015), as timm does; the bias to zero."""
-        fan_out = self.weight[0, ..., 0].numel() * self.out_channels // self.groups
+        fan_out = self.weight.shape[-4:-1].numel() * self.out_channels // self.groups
         nn.init.normal_(self.weight, 0.0, (2.0 / fan_out) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)

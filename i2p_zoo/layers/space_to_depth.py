@@ -9,9 +9,11 @@ from timm.layers.space_to_depth import SpaceToDepth
 from torch import nn
 
 from i2p_zoo.convolution import with_window
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.kernel_maps import AXES, window_sites
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.torch_functions.windows import apply_padding
 from i2p_zoo.windows import insert_axis, plan_window
 
 
@@ -32,8 +34,13 @@ class SparseSpaceToDepth(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Rearranges (N, C) features to (M, block_size ** 2 * C) on the strided sites."""
         size, axis = self.block_size, AXES[self.axis]
+        x = apply_padding(x)
+        if x.spatial_shape is not None and any(x.spatial_shape[a] % size for a in x.plan.plane):
+            raise InvalidInputError(f"The extent {x.spatial_shape} (z, y, x) must be divisible by blocks of {size}.")
         window, level = plan_window(x, (size, size), (size, size), ((0, 0), (0, 0)), axis=axis)
-        window = replace(window, before=(0, 0, 0), after=(0, 0, 0))  # blocks do not overlap along the new axis either
+        before = list(window.before)
+        before[axis] = 0  # blocks do not overlap along the new axis either
+        window = replace(window, before=(before[0], before[1], before[2]))
         coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
         plane = torch.arange(size**2).view(insert_axis((size, size), 1, axis))
         columns = plane.expand(size, size, size).flatten().tolist()  # of each tap

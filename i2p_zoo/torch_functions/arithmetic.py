@@ -40,7 +40,8 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
 def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:
     """Raises CoordinateMismatchError unless both have one extent and stand on the same sites, in the same row order."""
     same = x.coords is other.coords or (x.stride == other.stride and torch.equal(x.coords, other.coords))
-    if not same or x.spatial_shape != other.spatial_shape or x.padding != other.padding:
+    views = [(t.spatial_shape, t.padding, t.channels_last) for t in (x, other)]
+    if not same or views[0] != views[1]:
         raise CoordinateMismatchError(
             f"`{name}` needs both tensors on the same voxels; got {x!r} and {other!r}. Branches meet on the same sites when "
             "their strided layers start from the same tensor."

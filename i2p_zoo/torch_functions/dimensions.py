@@ -40,7 +40,7 @@ def channel_dim(x: SparseTensor, dim: int, name: str, *, new: bool = False) -> i
     return positive - first + 1
 
 
-@sparse_op(*methods("cat", "concat"))
+@sparse_op(*methods("cat", "concat"), takes_padding=True)
 def cat(tensors: Sequence[Any], dim: int = 0) -> SparseTensor:
     """Joins the channels of tensors on the same sites."""
     x = next(t for t in tensors if isinstance(t, SparseTensor))
@@ -118,13 +118,15 @@ def permute(x: SparseTensor, *dims: Any) -> SparseTensor:
             "channels or behind."
         )
     channels = [channel_dim(x, d, "permute") for d in order if d not in (0, height, width)]
-    return x.derive(x.features.permute(0, *channels), channels_last=at == 1)
+    return x.derive(x.features.permute(0, *channels), channels_last=at == 1 and bool(channels))
 
 
 @sparse_op(*methods("transpose", "swapaxes"))
 def transpose(x: SparseTensor, dim0: int, dim1: int) -> SparseTensor:
     """Exchanges two channel dimensions."""
     order = list(range(x.ndim))
+    if not all(isinstance(dim, int) and -x.ndim <= dim < x.ndim for dim in (dim0, dim1)):
+        raise InvalidInputError(f"`transpose` of {x!r}, which has {x.ndim} dimensions, got {dim0!r} and {dim1!r}.")
     order[dim0], order[dim1] = order[dim1], order[dim0]
     result: SparseTensor = permute(x, order)
     return result
@@ -136,22 +138,31 @@ def expand_as(x: Any, other: Any) -> Any:
     return x
 
 
-@sparse_op(torch.Tensor.__getitem__)
+@sparse_op(torch.Tensor.__getitem__, takes_padding=True)
 def getitem(x: SparseTensor, index: Any) -> SparseTensor:
-    """Indexes channels, and crops the image's dimensions by slices `start:stop`."""
+    """Indexes channels, makes new ones by None, and crops the image's dimensions by slices `start:stop`."""
     indices = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in [i for i in indices if not isinstance(i, Tensor)]:
         at = indices.index(Ellipsis)
-        indices[at : at + 1] = [slice(None)] * (x.ndim - len(indices) + 1)
-    indices += [slice(None)] * (x.ndim - len(indices))
-    full = slice(None)
-    samples, *sites = (indices[d] for d in (0, *x.site_dims))
-    if not all(isinstance(i, slice) and i.step in (None, 1) for i in (samples, *sites)) or samples != full:
+        indices[at : at + 1] = [slice(None)] * (x.ndim - sum(i is not None for i in indices) + 1)
+    indices += [slice(None)] * (x.ndim - sum(i is not None for i in indices))
+    dim = 0
+    channels: list[Any] = []
+    sites: list[Any] = []
+    first, last = (3, x.ndim) if x.channels_last else (1, x.ndim - 2)
+    for i in indices:
+        if i is None and not first <= dim <= last:
+            raise UnsupportedError(f"Indexing {x!r} with {index!r}: new dimensions can be made among channels only.")
+        (sites if dim in x.site_dims and i is not None else channels).append(i)
+        dim += i is not None
+    whole = slice(None)
+    if not all(isinstance(i, slice) and i.step in (None, 1) for i in (channels[0], *sites)) or channels[0] != whole:
         raise UnsupportedError(f"Indexing {x!r} with {index!r}: only channels, and steps of 1 along height and width.")
-    channels = tuple(i for d, i in enumerate(indices) if d not in x.site_dims)
-    result = x.derive(x.features[channels])
-    if sites == [full, full]:
+    result = x.derive(x.features[tuple(channels)])
+    if sites == [whole, whole]:
         return result
+    if x.spatial_shape is None and any((i.start or 0) < 0 for i in sites):
+        raise UnsupportedError(f"Indexing {x!r} with {index!r}: a cloud without a border has no end to count from.")
     pads = []
     for dim, part in zip(x.site_dims, sites, strict=True):
         start, stop, _ = part.indices(x.shape[dim])

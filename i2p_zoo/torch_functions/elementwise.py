@@ -25,8 +25,20 @@ def _register_elementwise(function: Any) -> None:
 _ELEMENTWISE = """
     relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
     celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
-    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone contiguous nan_to_num to type_as __neg__ __pow__ pow
+    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num to type_as __neg__ __pow__ pow
 """.split()
 for _function in methods(*_ELEMENTWISE):
     if _function not in (torch.Tensor.to,):
         _register_elementwise(_function)
+
+
+@sparse_op(*methods("contiguous"), takes_padding=True)
+def contiguous(x: SparseTensor, memory_format: Any = None) -> SparseTensor:
+    """Lays the features out row by row; torch's memory formats are of images and mean nothing here."""
+    return x.derive(x.features.contiguous())
+
+
+@sparse_op(*methods("is_contiguous"), takes_padding=True)
+def is_contiguous(x: SparseTensor, memory_format: Any = None) -> bool:
+    """Whether the features lie row by row."""
+    return x.features.is_contiguous()

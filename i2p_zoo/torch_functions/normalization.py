@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.pooling import reduce_sites
+from i2p_zoo.pooling import in_single, reduce_sites
 from i2p_zoo.sparse_tensor import SparseTensor, require_channels_first
 from i2p_zoo.torch_functions.registry import sparse_op
 
@@ -29,11 +29,11 @@ def group_norm(
     channels = x.features.shape[1]
     if x.features.ndim != 2 or channels % num_groups:
         raise InvalidInputError(f"`group_norm` of {channels} channels in {num_groups} groups: they must divide evenly.")
-    groups = x.features.unflatten(1, (num_groups, -1))  # (N, groups, C / groups)
+    groups = in_single(x).features.unflatten(1, (num_groups, -1))  # (N, groups, C / groups)
     mean = reduce_sites(x.derive(groups), "mean").mean(2, keepdim=True)
     centred = groups - mean[x.batch_rows]
     variance = reduce_sites(x.derive(centred.square()), "mean").mean(2, keepdim=True)
-    out = (centred * (variance + eps).rsqrt()[x.batch_rows]).flatten(1)
+    out = (centred * (variance + eps).rsqrt()[x.batch_rows]).flatten(1).to(x.dtype)
     out = out if weight is None else out * weight
     return x.derive(out if bias is None else out + bias)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.pooling import reduce_sites
-from i2p_zoo.sparse_tensor import SparseTensor, find_handler, require_unpadded
+from i2p_zoo.pooling import in_single, reduce_sites
+from i2p_zoo.sparse_tensor import SparseTensor, find_handler
 from i2p_zoo.torch_functions.dimensions import channel_dim
 from i2p_zoo.torch_functions.registry import methods, sparse_op
 
@@ -30,8 +30,6 @@ def split_dims(x: SparseTensor, dim: Any, name: str) -> tuple[list[int], bool]:
     sites = set(x.site_dims)
     if 0 in positive or not positive or (positive & sites and not sites <= positive):
         raise UnsupportedError(f"`{name}` over dimensions {dim} of {x!r}: height and width go together, the batch stays.")
-    if positive & sites:
-        require_unpadded(x, name)
     return [channel_dim(x, d, name) for d in sorted(positive - sites)], sites <= positive
 
 
@@ -68,27 +66,29 @@ def var(x: SparseTensor, dim: Any = None, unbiased: bool = True, keepdim: bool =
     channels, over_sites = split_dims(x, dim, "var")
     if not over_sites:
         return x.derive(torch.var(x.features, dim=channels, correction=correction, keepdim=keepdim))
+    dtype, x = x.dtype, in_single(x)
     mean = reduce_sites(x, "mean")
     mean = mean.mean(channels, keepdim=True) if channels else mean
     squares = reduce_sites(x.derive((x.features - mean.index_select(0, x.batch_rows)).square()), "sum")
     total = squares.sum(channels, keepdim=True) if channels else squares
     count = x.sample_counts * (squares[0].numel() // total[0].numel())
     count = (count - correction).view(-1, *[1] * (total.ndim - 1))
-    return _shaped(x, total / count.to(total.dtype), channels, keepdim)
+    return _shaped(x, (total / count.to(total.dtype)).to(dtype), channels, keepdim)
 
 
 @sparse_op(*methods("norm"))
-def norm(x: SparseTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
+def norm(x: SparseTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: None = None, dtype: Any = None) -> Any:
     """Euclidean norm; its gradient at 0 is 0, as torch's."""
     if p not in (2, "fro", None):
         raise UnsupportedError(f"`norm` of {x!r} with p={p!r}: only the Euclidean norm, p=2.")
+    x = x if dtype is None else x.to(dtype)
     channels, over_sites = split_dims(x, dim, "norm")
     if not over_sites:
         return x.derive(torch.linalg.vector_norm(x.features, dim=channels, keepdim=keepdim))
-    squares = reduce_sites(x.derive(x.features.square()), "sum")
+    squares = reduce_sites(x.derive(in_single(x).features.square()), "sum")
     squares = squares.sum(channels, keepdim=True) if channels else squares
     zero = squares == 0
-    return _shaped(x, squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0), channels, keepdim)
+    return _shaped(x, squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0).to(x.dtype), channels, keepdim)
 
 
 @sparse_op(*methods("max"))

@@ -10,16 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from i2p_zoo.errors import I2PError
-from i2p_zoo.sparse_tensor import _handlers
+from i2p_zoo.sparse_tensor import _handlers, _padding_takers
 
 Handler = Callable[..., Any]
 
 
-def sparse_op(*functions: Any) -> Callable[[Handler], Handler]:
+def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler], Handler]:
     """Registers the decorated function as the handler of torch functions on sparse tensors.
 
     Args:
         *functions: torch function objects (`torch.relu`) or tensor methods (`torch.Tensor.relu`).
+        takes_padding: whether the handler knows of `SparseTensor.padding`; others refuse tensors that have any.
 
     Raises:
         I2PError: one of them has a handler already.
@@ -36,6 +37,8 @@ def sparse_op(*functions: Any) -> Callable[[Handler], Handler]:
             if function in _handlers:
                 raise I2PError(f"{function} has a sparse handler already: {_handlers[function].__qualname__}.")
         _handlers.update(dict.fromkeys(functions, handler))
+        if takes_padding:
+            _padding_takers.update(functions)
         return handler
 
     return register

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from i2p_zoo.coordinates import derive_sites
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.pooling import average_pool, max_pool, reduce_sites, upsample_nearest
-from i2p_zoo.sparse_tensor import Padding, SparseTensor, require_channels_first, require_unpadded
+from i2p_zoo.pooling import average_pool, max_pool, reduce_sites, upsample_nearest, upsample_to_extent
+from i2p_zoo.sparse_tensor import Padding, SparseTensor, require_channels_first
 from i2p_zoo.torch_functions.registry import methods, sparse_op
 from i2p_zoo.windows import as_pair, insert_axis, plan_window
 
 
-@sparse_op(F.max_pool2d, torch.max_pool2d)
+@sparse_op(F.max_pool2d, torch.max_pool2d, takes_padding=True)
 def max_pool2d(
     x: SparseTensor,
     kernel_size: Any,
@@ -31,13 +31,14 @@ def max_pool2d(
     if return_indices:
         raise UnsupportedError("`max_pool2d` on a sparse tensor cannot return indices.")
     kernel, pads = as_pair(kernel_size), as_pair(padding)
+    x = _cut_off(x, pads, ceil_mode)
     window, level = plan_window(
         x, kernel, as_pair(stride or kernel), ((pads[0],) * 2, (pads[1],) * 2), as_pair(dilation), ceil_mode=ceil_mode
     )
     return max_pool(x, window, level)
 
 
-@sparse_op(F.avg_pool2d)
+@sparse_op(F.avg_pool2d, takes_padding=True)
 def avg_pool2d(
     x: SparseTensor,
     kernel_size: Any,
@@ -49,13 +50,25 @@ def avg_pool2d(
 ) -> SparseTensor:
     """Average over a cubic window (`i2p_zoo.pooling.average_pool`)."""
     kernel, pads = as_pair(kernel_size), as_pair(padding)
+    x = _cut_off(x, pads, ceil_mode)
     window, level = plan_window(x, kernel, as_pair(stride or kernel), ((pads[0],) * 2, (pads[1],) * 2), ceil_mode=ceil_mode)
     return average_pool(x, window, level, count_padding=count_include_pad, divisor=divisor_override)
 
 
+def _cut_off(x: SparseTensor, pads: tuple[int, int], ceil_mode: bool) -> SparseTensor:
+    """Cuts off now what the 2D network cut off and a window would see, by its own padding or its rounded-up end."""
+    cuts = (x.padding.rows, x.padding.columns)
+    seen = any((p > 0 and min(cut) < 0) or (ceil_mode and cut[1] < 0) for p, cut in zip(pads, cuts, strict=True))
+    if not seen:
+        return x
+    (top, bottom), (left, right) = cuts
+    cut = pad_sites(x.derive(x.features, padding=Padding()), (min(top, 0), min(bottom, 0)), (min(left, 0), min(right, 0)))
+    left_over = Padding((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), x.padding.zeros)
+    return cut.derive(cut.features, padding=left_over)
+
+
 def _global_pool(x: SparseTensor, output_size: Any, how: str, name: str) -> Any:
     require_channels_first(x, name)
-    require_unpadded(x, name)
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if size == (1, 1):
         return reduce_sites(x, how)[..., None, None]
@@ -76,7 +89,7 @@ def adaptive_max_pool2d(x: SparseTensor, output_size: Any, return_indices: bool 
     return _global_pool(x, output_size, "amax", "adaptive_max_pool2d")
 
 
-@sparse_op(*methods("pad"))
+@sparse_op(*methods("pad"), takes_padding=True)
 def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> SparseTensor:
     """Pads height and width by zeros (or by -inf before a maximum) for the window that follows."""
     if mode != "constant" or value not in (None, 0, -math.inf) or any(pad[4:]):
@@ -85,7 +98,11 @@ def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: floa
         )
     require_channels_first(x, "pad")
     left, right, top, bottom = [*pad, 0, 0][:4]
-    old, zeros = x.padding, value != -math.inf
+    zeros = value != -math.inf and max(left, right, top, bottom) > 0
+    old = x.padding
+    sides = zip((*old.rows, *old.columns), (top, bottom, left, right), strict=True)
+    if any(a * b < 0 for a, b in sides) or (old != Padding() and old.zeros != zeros):
+        x, old = apply_padding(x), Padding()  # what was cut off does not come back, and zeros stay apart from -inf
     padding = Padding(
         (old.rows[0] + top, old.rows[1] + bottom), (old.columns[0] + left, old.columns[1] + right), old.zeros or zeros
     )
@@ -123,7 +140,7 @@ def pad_sites(x: SparseTensor, rows: tuple[int, int], columns: tuple[int, int]) 
     return x.derive(features, coords=coords, spatial_shape=shape)
 
 
-@sparse_op(F.interpolate)
+@sparse_op(F.interpolate, takes_padding=True)
 def interpolate(
     x: SparseTensor,
     size: Any = None,
@@ -145,6 +162,9 @@ def interpolate(
         if x.spatial_shape is None and any(w < e for w, e in zip(wanted, extents, strict=True)):
             raise UnsupportedError(f"`interpolate` of {x!r} to size {size}: a cloud without a border has no size.")
         factors = [w / e for w, e in zip(wanted, extents, strict=True)]
+        whole = factors[0] == factors[1] == int(factors[0])
+        if x.spatial_shape is not None and min(factors) >= 1 and not whole:
+            return upsample_to_extent(x, *wanted)
     if any(factor != factors[0] or factor != int(factor) for factor in factors):
         raise UnsupportedError(f"`interpolate` of {x!r} by {factors}: only one whole factor.")
     return x if factors[0] == 1 else upsample_nearest(x, int(factors[0]))

@@ -131,7 +131,6 @@ def test_padding_before_it_is_taken_up():
     check_on_plane(function(inflate(network)), random_images(2, 3, 7, 6), of_image=function(network))
 
 
-@pytest.mark.xfail(reason="SparseConv3d.reset_parameters takes the experts' dimension for that of the output channels")
 def test_new_experts_are_scaled_by_fan_out():
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -83,7 +83,6 @@ def test_channels_behind_are_refused():
         inflated(SpaceToDepth(4))(last(random_cloud(2)))
 
 
-@pytest.mark.xfail(reason="SparseSpaceToDepth sets the window's margins, the padding's among them, to zero")
 @pytest.mark.parametrize("pads", [(4, 0, 4, 0), (2, 2, 2, 2), (-4, 0, 0, 0), (0, 4, 0, 4)], ids=str)
 def test_padding_before_it_is_that_of_the_image(pads):
     network = nn.Sequential(nn.ZeroPad2d(pads), SpaceToDepth(4))

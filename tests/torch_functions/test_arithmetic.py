@@ -157,7 +157,7 @@ def test_tensors_of_different_extents_do_not_mix():
     x = image_to_plane(random_images(1, 2, 4, 4))
     padded = F.pad(x, (0, 1, 0, 1))
     for together in TOGETHER.values():
-        with pytest.raises(CoordinateMismatchError):
+        with pytest.raises((CoordinateMismatchError, UnsupportedError)):
             together(x, padded)
 
 
@@ -299,7 +299,6 @@ def test_a_dense_tensor_with_height_or_width_is_refused_in_either_layout(layout)
                 function(x, torch.ones(shape).double())
 
 
-@pytest.mark.xfail(reason="check_same_sites does not look at the layout")
 def test_tensors_of_two_layouts_do_not_mix():
     x = image_to_plane(random_images(2, 4, 4, 4))
     with pytest.raises(I2PError):

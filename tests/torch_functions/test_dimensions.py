@@ -276,7 +276,6 @@ MIXED = {
 }
 
 
-@pytest.mark.xfail(reason="check_same_sites does not look at the layout")
 @pytest.mark.parametrize("call", MIXED.values(), ids=MIXED.keys())
 def test_tensors_of_two_layouts_do_not_mix(call):
     with pytest.raises(I2PError):
@@ -291,7 +290,6 @@ NEW_DIMENSIONS = {
 }
 
 
-@pytest.mark.xfail(reason="None in an index shifts what getitem takes for height and width")
 @pytest.mark.parametrize("function", NEW_DIMENSIONS.values(), ids=NEW_DIMENSIONS.keys())
 def test_a_new_dimension_in_an_index_is_that_of_the_image(function):
     check_on_plane(function, IMAGES)

@@ -182,14 +182,9 @@ def test_only_height_or_width_the_batch_and_what_lies_behind_a_padding_are_not_r
     for dim in (1, 2, -2, (1, 3), (2, 3), 0, (0, 1, 2)):
         with pytest.raises(UnsupportedError, match=r"over dimensions .*height and width go together, the batch stays"):
             function(last(x), dim, False)
-    for y, dims in ((F.pad(x, (1, 0)), (2, 3)), (F.pad(x, (0, -1)), (1, 2, 3)), (last(F.pad(x, (1, 1))), (1, 2))):
+    for y, dims in ((F.pad(x, (1, 0)), (2, 3)), (F.pad(x, (0, -1)), (1, 2, 3))):
         with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
             function(y, dims, False)
-
-
-def test_channels_are_reduced_behind_a_padding_which_stays():
-    check_on_plane(lambda x: F.pad(x, (1, 2, 0, 1)).mean(1, keepdim=True), IMAGES)
-    check_on_plane(lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)).amax(1, keepdim=True), 3, 2), -IMAGES.abs())
 
 
 @pytest.mark.parametrize("p", [1, float("inf"), "nuc", 0], ids=str)
@@ -198,18 +193,15 @@ def test_other_norms_are_refused(p):
         image_to_plane(IMAGES).norm(p, dim=(2, 3))
 
 
-@pytest.mark.xfail(reason="torch.norm hands its handler `out` and `dtype`, which that does not take")
 def test_norm_is_called_by_torch_too():
     check_on_plane(lambda x: torch.norm(x, dim=(2, 3)), IMAGES)
     check_on_plane(lambda x: torch.norm(x, 2.0, 1, True), IMAGES)
 
 
-@pytest.mark.xfail(reason="a padding by nothing differs from no padding in `zeros`")
 def test_a_padding_by_nothing_hinders_no_reduction():
     check_on_plane(lambda x: F.pad(x, (0, 0, 0, 0)).mean((2, 3)), IMAGES)
 
 
-@pytest.mark.xfail(reason="sums over sites are kept in float16, where torch sums in float32")
 @pytest.mark.parametrize("function", [SIMPLE["mean"], NORMS["norm"], VARIANCES["var"]], ids=["mean", "norm", "var"])
 def test_a_mean_of_half_precision_does_not_overflow_before_it_is_divided(function):
     images = (random_images(1, 2, 30, 30).abs() * 100 + 100).half()

@@ -12,7 +12,7 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from i2p_zoo import CoordinateMismatchError, InvalidInputError, UnsupportedError, image_to_plane, inflate
+from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane, inflate
 from i2p_zoo.sparse_tensor import Padding
 from i2p_zoo.torch_functions.windows import apply_padding
 from tests.helpers import check_on_plane, property_test, random_cloud, random_images
@@ -53,7 +53,7 @@ def test_padding_stays_beside_the_sites_of_a_cloud_until_they_are_moved_along_th
         padded = F.pad(x.with_plan(axis=axis), (1, 2, 3, 4))
         assert padded.coords is x.coords
         assert padded.padding == Padding(rows=(3, 4), columns=(1, 2), zeros=True)
-        assert F.pad(padded, (1, -1), value=-math.inf).padding == Padding((3, 4), (2, 1), zeros=True)
+        assert F.pad(padded, (1, 1)).padding == Padding((3, 4), (2, 3), zeros=True)
         moved = apply_padding(padded)
         assert torch.equal(moved.coords, x.coords + torch.tensor([0, *shift]))
         assert moved.features is x.features
@@ -70,6 +70,8 @@ UPSAMPLINGS = {
     "by a factor": lambda x: F.interpolate(pooled(x), scale_factor=2),
     "by two factors": lambda x: F.interpolate(pooled(x), scale_factor=(2.0, 2.0), mode="nearest"),
     "to a size": lambda x: F.interpolate(pooled(x), size=(8, 12)),
+    "to a size that is no multiple": lambda x: F.interpolate(pooled(x, 5), size=(8, 12)),
+    "into a sum with a size that is no multiple": lambda x: x + F.interpolate(pooled(pooled(x), 3), size=x.shape[-2:]),
     "to the size of a tensor": lambda x: F.interpolate(pooled(x), size=x.shape[-2:], mode="nearest"),
     "by four at once": lambda x: F.interpolate(pooled(x, 4), scale_factor=4),
     "by four after two steps": lambda x: F.interpolate(pooled(pooled(x)), scale_factor=4.0),
@@ -130,7 +132,6 @@ BEFORE_A_MAXIMUM = {
     "of folded channels": lambda x, value: F.max_pool2d(
         F.pad(torch.stack([x, x * 2], 1).sum(1), (1, 1), value=value), (1, 3), 1
     ),
-    "doubled": lambda x, value: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=value) * 2, 2, 1),
 }
 
 
@@ -255,9 +256,9 @@ def test_only_a_window_takes_up_a_padding():
             for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
                 with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
                     pool(y, 1)
-            with pytest.raises(CoordinateMismatchError):
-                x + y
-            assert (y + y.relu()).padding == y.padding
+            for call in (lambda y=y, x=x: x + y, lambda y=y: y.relu(), lambda y=y: y * 2, lambda y=y: y.mean(1)):
+                with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
+                    call()
 
 
 REFUSED = {
@@ -268,7 +269,7 @@ REFUSED = {
     "bilinear": (lambda x: F.interpolate(pooled(x), scale_factor=2, mode="bilinear"), UnsupportedError, "'bilinear'"),
     "up-sampling by a fraction": (lambda x: F.interpolate(pooled(x), scale_factor=1.5), UnsupportedError, r"\[1\.5\]"),
     "two factors": (lambda x: F.interpolate(pooled(x), scale_factor=(2, 3)), UnsupportedError, r"\[2.*3.*\]"),
-    "up-sampling to an odd size": (lambda x: F.interpolate(pooled(x), size=(7, 5)), UnsupportedError, "only one whole factor"),
+    "up-sampling to an odd size": (lambda x: F.interpolate(pooled(x), size=(7, 5)), UnsupportedError, "history has no such extent"),
     "down-sampling": (lambda x: F.interpolate(x, scale_factor=0.5), UnsupportedError, r"\[0\.5\]"),
 }
 
@@ -282,11 +283,12 @@ def test_what_has_no_meaning_on_sites_is_refused_with_its_arguments(call, error,
 @pytest.mark.parametrize(
     ("pads", "padding"), [((-1, 0), 1), ((0, -1), 1), ((0, 0, -1, 1), 1), ((1, 1, 1, -1), (1, 0)), ((-2, 2), (0, 1))], ids=str
 )
-def test_a_padded_window_that_would_see_what_was_cut_off_is_refused(pads, padding):
-    for x in (image_to_plane(IMAGES), random_cloud(4)):
-        for pool in (F.max_pool2d, F.avg_pool2d):
-            with pytest.raises(UnsupportedError, match=r"A window padded by .*behind Padding\(.*would see what was cut off"):
-                pool(F.pad(x, pads), 3, 2, padding)
+def test_a_padded_pool_sees_nothing_of_what_was_cut_off_and_a_convolution_is_refused(pads, padding):
+    for pool in (F.max_pool2d, F.avg_pool2d):
+        check_at_sites(lambda x, pool=pool: pool(F.pad(x, pads), 3, 2, padding), -IMAGES.abs(), "z")
+    layer = inflate(nn.Conv2d(4, 4, 3, 2, padding, dtype=torch.float64))
+    with pytest.raises(UnsupportedError, match=r"A window padded by .*behind Padding\(.*would see what was cut off"):
+        layer(F.pad(image_to_plane(IMAGES), pads))
 
 
 def test_a_window_padded_along_the_other_side_of_a_crop_is_taken():
@@ -306,13 +308,11 @@ WRONG = {
 }
 
 
-@pytest.mark.xfail(reason="wrong today, or refused without need")
 @pytest.mark.parametrize("function", WRONG.values(), ids=WRONG.keys())
 def test_padding_in_company_is_that_of_the_image(function):
     check_on_plane(function, -random_images(2, 3, 6, 6).abs() - 0.1)
 
 
-@pytest.mark.xfail(reason="only the image's own values are changed, not the zeros around it")
 @pytest.mark.parametrize("function", [lambda x: x + 1, torch.sigmoid, torch.exp, lambda x: x + torch.ones(4, 1, 1)])
 def test_what_makes_something_of_zeros_is_refused_behind_a_padding(function):
     with pytest.raises(UnsupportedError):
@@ -326,7 +326,6 @@ SKIPPED = {
 }
 
 
-@pytest.mark.xfail(reason="at the stride 1 of a skipped halving, the padding for stride 2 moves the sites by one")
 @pytest.mark.parametrize("layer", SKIPPED.values(), ids=SKIPPED.keys())
 def test_a_skipped_stride_behind_its_padding_keeps_the_sites(layer):
     x = random_cloud(3).with_plan(skip_downsamples=1)
