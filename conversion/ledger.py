@@ -30,7 +30,7 @@ LEDGER = Path(i2p_zoo.__file__).with_name("zoo.json")
 LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that the ledger's certificates are measured on, where the architecture takes any size."""
 
-MEMORY = 15 * 2**30
+MEMORY = 13 * 2**30
 """Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
 
 Record = dict[str, Any]
