@@ -25,7 +25,7 @@ from i2p_zoo.hub_files import HubOptions
 from i2p_zoo.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
 from i2p_zoo.random_models import example_images
 from i2p_zoo.sources import load_source
-from tests.helpers import random_images, randomise_norms_
+from tests.helpers import random_images, randomise_norms_, relative_error
 
 # Each at a size that its 2D network takes; VGG's classifier reads 7x7 maps, its hidden layer is narrowed to fit in memory.
 ARCHITECTURES = {
@@ -376,6 +376,23 @@ def test_architecture_is_certified_alike_whatever_the_global_seed_and_leaves_it(
     assert certify_architecture("i2p-test_efficientnet", axis="z") == first
     assert first.passed
     assert certify_architecture("test_efficientnet", axis="x", depth=3).passed
+
+
+class Rounding(nn.Module):
+    """Rounds to float32 on the way, as timm's EvoNorm does."""
+
+    def forward(self, x):
+        return x * x.float().square().mean(dim=(2, 3), keepdim=True).to(x.dtype) + x.to(torch.float32).to(x.dtype)
+
+
+def test_float64_is_measured_in_full_precision_though_the_network_rounds():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Rounding(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    certificate = certify(model, inflate(model), torch.randn(1, 3, 16, 16))
+    assert certificate.errors["float64"] < 1e-14
+    assert certificate.errors["float32"] > 1e-9
+    images = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    assert relative_error(model.double()(images), model[0](images).mean((2, 3))) > 0, "nothing stays patched"
+    assert Rounding()(images).dtype == torch.float64
 
 
 def test_architecture_that_cannot_be_inflated_or_is_unknown_is_refused():

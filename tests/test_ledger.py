@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
 
 import pytest
 import timm
 from click.testing import CliRunner
+from torch import nn
 
 from conversion import __main__ as workshop
 from conversion import ledger
-from conversion.ledger import archetype, measure, update_ledger
+from conversion.ledger import MemoryBudget, archetype, measure, peak_memory, reason, update_ledger
 from i2p_zoo.certificate import TOLERANCES
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.inflation import inflate_structure
+from tests.helpers import random_cloud
 
 
 def test_certified_architecture_is_recorded_with_its_figures():
@@ -32,9 +38,71 @@ def test_certified_architecture_is_recorded_with_its_figures():
 def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason():
     record = measure("vit_tiny_patch16_224")
     assert "passed" not in record
-    assert (
-        record["refused"] == "VisionTransformer has 26 modules with no sparse 3D counterpart, of LayerNorm, VisionTransformer"
-    )
+    assert record["refused"] == "VisionTransformer has 1 modules with no sparse 3D counterpart, of VisionTransformer"
+
+
+def test_architecture_that_inflates_and_cannot_run_is_refused_with_the_function():
+    record = measure("edgenext_xx_small")
+    assert "passed" not in record
+    assert record["refused"].startswith("`reshape` of a sparse tensor, shape (1, 48, 32, 32)")
+
+
+def test_response_tells_how_far_other_images_move_the_outputs():
+    record = measure("test_resnet")
+    assert 1e-3 < record["response"] < 1
+    images, response = ledger._respond(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4, bias=False)))
+    assert tuple(images.shape) == (1, 3, 64, 64)
+    assert response > 0.5
+    constant = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.zeros_(constant[0].weight)
+    assert ledger._respond(constant)[1] == 0
+
+
+def test_float64_that_does_not_fit_is_left_out_and_marked(monkeypatch):
+    monkeypatch.setattr(ledger, "MEMORY", 1000)
+    record = measure("test_resnet")
+    assert record["float64"] is None
+    assert record["float32"] <= TOLERANCES["float32"]
+    assert record["passed"] is True
+
+
+def test_peak_memory_counts_both_networks_and_a_copy_of_the_larger():
+    source = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
+    assert peak_memory(source, inflate_structure(source)) == (4 * (54 + 162), 4 * (54 + 162) + 8 * 162)
+
+
+def test_memory_is_shared_and_who_wants_more_than_is_free_waits():
+    memory = MemoryBudget(10, multiprocessing.get_context("spawn"))
+    order = []
+
+    def work(name, size):
+        with memory.reserve(size):
+            order.append(name)
+
+    with memory.reserve(7):
+        large, small = (threading.Thread(target=work, args=a) for a in (("large", 99), ("small", 3)))
+        large.start()
+        small.start()
+        small.join(timeout=60)
+        assert order == ["small"]
+    large.join(timeout=60)
+    assert order == ["small", "large"]
+    with pytest.raises(KeyError), memory.reserve(10):
+        raise KeyError
+    with memory.reserve(10):
+        pass
+
+
+REASONS = {
+    "two lines": (UnsupportedError("no layer:\n  and more"), "no layer"),
+    "a tensor": (UnsupportedError(f"`f` of {random_cloud(3)!r} by 2"), "`f` of a sparse tensor by 2"),
+    "not ours": (KeyError("x"), "KeyError: 'x'"),
+}
+
+
+@pytest.mark.parametrize(("error", "text"), REASONS.values(), ids=REASONS.keys())
+def test_reason_is_the_first_line_without_figures(error, text):
+    assert reason(error) == text
 
 
 def test_small_images_that_have_no_counterpart_give_way_to_those_of_timm(monkeypatch):

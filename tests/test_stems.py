@@ -79,10 +79,20 @@ def test_network_whose_convolutions_do_not_read_the_image_itself_has_no_point_st
         find_stem(Scaled())
 
 
-def test_network_that_folds_the_image_before_its_first_convolution_has_no_point_stem():
+def test_network_that_folds_the_image_before_its_first_convolution_drops_the_folding():
     # The first convolution has 48 channels: it reads 4x4 pixels folded into them.
-    with pytest.raises(UnsupportedError, match="no convolution of TResNet reads the image itself"):
-        find_stem(timm.create_model("tresnet_m"))
+    stem = find_stem(timm.create_model("tresnet_m"))
+    assert (stem.convolutions, stem.pools) == ({"body.conv1.conv": 0}, {"body.s2d": 2})
+    model = create_model("tresnet_m", stem="point", in_chans=5, num_classes=2)
+    assert model.body.conv1.conv.in_channels == 5
+    x = random_cloud(5, dtype=torch.float32)
+    assert model.body.conv1(model.body.s2d(x)).stride == 1
+
+
+def test_network_whose_convolutions_all_read_something_else_has_no_point_stem():
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(UnsupportedError, match="no convolution of Sequential reads the image itself"):
+        find_stem(model)
 
 
 # The point stem.

@@ -269,7 +269,11 @@ REFUSED = {
     "bilinear": (lambda x: F.interpolate(pooled(x), scale_factor=2, mode="bilinear"), UnsupportedError, "'bilinear'"),
     "up-sampling by a fraction": (lambda x: F.interpolate(pooled(x), scale_factor=1.5), UnsupportedError, r"\[1\.5\]"),
     "two factors": (lambda x: F.interpolate(pooled(x), scale_factor=(2, 3)), UnsupportedError, r"\[2.*3.*\]"),
-    "up-sampling to an odd size": (lambda x: F.interpolate(pooled(x), size=(7, 5)), UnsupportedError, "history has no such extent"),
+    "up-sampling to an odd size": (
+        lambda x: F.interpolate(pooled(x), size=(7, 5)),
+        UnsupportedError,
+        "history has no such extent",
+    ),
     "down-sampling": (lambda x: F.interpolate(x, scale_factor=0.5), UnsupportedError, r"\[0\.5\]"),
 }
 
