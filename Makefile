@@ -20,10 +20,10 @@ check: $(READY) ## style and types
 	$(BIN)/mypy
 
 test: check ## style, types and the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 long: $(READY) ## the tests that take minutes
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n 2 -m long
 
 clean:
 	rm -rf .venv out dist
