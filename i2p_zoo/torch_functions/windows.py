@@ -98,13 +98,16 @@ def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: floa
         )
     require_channels_first(x, "pad")
     left, right, top, bottom = [*pad, 0, 0][:4]
-    zeros = value != -math.inf and max(left, right, top, bottom) > 0
+    zeros, grows = value != -math.inf, max(left, right, top, bottom) > 0
     old = x.padding
+    grew = max(*old.rows, *old.columns) > 0
     sides = zip((*old.rows, *old.columns), (top, bottom, left, right), strict=True)
-    if any(a * b < 0 for a, b in sides) or (old != Padding() and old.zeros != zeros):
+    if any(a * b < 0 for a, b in sides) or (grows and grew and old.zeros != zeros):
         x, old = apply_padding(x), Padding()  # what was cut off does not come back, and zeros stay apart from -inf
     padding = Padding(
-        (old.rows[0] + top, old.rows[1] + bottom), (old.columns[0] + left, old.columns[1] + right), old.zeros or zeros
+        (old.rows[0] + top, old.rows[1] + bottom),
+        (old.columns[0] + left, old.columns[1] + right),
+        old.zeros or (grows and zeros),
     )
     padded = x.derive(x.features, padding=padding)
     if min(padded.shape[-2:]) < 1:

@@ -126,6 +126,8 @@ BEFORE_A_MAXIMUM = {
     "before, rounded up": lambda x, value: F.max_pool2d(F.pad(x, (1, 0, 1, 0), value=value), 3, 2, ceil_mode=True),
     "columns only": lambda x, value: F.max_pool2d(F.pad(x, (0, 1), value=value), (1, 2), 1),
     "before a pool's own": lambda x, value: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=value), 5, 2, 1),
+    "before nothing": lambda x, value: F.max_pool2d(F.pad(F.pad(x, (1, 1, 1, 1), value=value), (0, 0)), 3, 2),
+    "before a crop": lambda x, value: F.max_pool2d(F.pad(F.pad(x, (1, 1), value=value), (0, 0, -1, -1)), 3, 1),
     "in two steps": lambda x, value: F.max_pool2d(F.pad(F.pad(x, (1, 1), value=value), (0, 0, 1, 1), value=value), 3, 2),
     "dilated": lambda x, value: F.max_pool2d(F.pad(x, (2, 2, 2, 2), value=value), 3, 1, dilation=2),
     "a crop before a border": lambda x, value: F.max_pool2d(F.pad(x, (-1, 2, -1, 2), value=value), 3, 2),
