@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers import SparseConv3d, keep
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse_tensor import Padding, SparseTensor
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
 
@@ -118,8 +118,8 @@ class DroppedPool(nn.Module):
         self.halvings = halvings
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Returns the same sites and features."""
-        return x.with_plan(level=x.plan.level + self.halvings)
+        """Returns the same sites and features; a padding that was meant for the pool is dropped with it."""
+        return x.derive(x.features, padding=Padding()).with_plan(level=x.plan.level + self.halvings)
 
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""

@@ -30,6 +30,12 @@ def smallest_of_each_archetype(kind: str) -> list[str]:
     return sorted(name for _, name in smallest.values())
 
 
+def sized(name: str, *values: object) -> object:
+    """A row of a table of tests; one of a network that takes gigabytes (VGG's 7x7 head becomes 7x7x7) is marked long."""
+    large = load_ledger()["models"][name]["parameters"] > 6e7
+    return pytest.param(name, *values, marks=pytest.mark.long if large else ())
+
+
 CERTIFIED = smallest_of_each_archetype("passed")
 STEMS = [(stem, channels) for channels in (1, 3, 4, 6) for stem in ("image", "point")]
 
@@ -67,7 +73,7 @@ def test_archetypes_are_many_and_the_smallest_of_each_is_taken():
     assert "resnet152" not in CERTIFIED
 
 
-@pytest.mark.parametrize("name", CERTIFIED)
+@pytest.mark.parametrize("name", [sized(name) for name in CERTIFIED])
 def test_certificate_of_each_archetype_holds_as_recorded(name):
     recorded = load_ledger()["models"][name]
     found = measure(name)
@@ -81,7 +87,7 @@ def test_certificate_of_each_archetype_holds_as_recorded(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "channels"), [(name, *STEMS[i % len(STEMS)]) for i, name in enumerate(CERTIFIED)], ids=str
+    ("name", "stem", "channels"), [sized(name, *STEMS[i % len(STEMS)]) for i, name in enumerate(CERTIFIED)]
 )
 def test_each_archetype_trains_on_real_clouds_with_one_of_the_stems(name, stem, channels):
     check_training(name, stem, channels)
