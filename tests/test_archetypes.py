@@ -31,8 +31,8 @@ def smallest_of_each_archetype(kind: str) -> list[str]:
 
 
 def sized(name: str, *values: object) -> object:
-    """A row of a table of tests; one of a network that takes gigabytes (VGG's 7x7 head becomes 7x7x7) is marked long."""
-    large = load_ledger()["models"][name]["parameters"] > 6e7
+    """A row of a table of tests; that of a network of more than 8 million parameters is marked long."""
+    large = load_ledger()["models"][name]["parameters"] > 8e6
     return pytest.param(name, *values, marks=pytest.mark.long if large else ())
 
 
@@ -100,7 +100,7 @@ def test_each_archetype_trains_on_real_clouds_with_every_stem(name, stem, channe
     check_training(name, stem, channels)
 
 
-QUICK = [name for name in smallest_of_each_archetype("refused") if load_ledger()["models"][name]["parameters"] < 8e6]
+QUICK = [name for name in smallest_of_each_archetype("refused") if load_ledger()["models"][name]["parameters"] < 3e6]
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -225,7 +225,14 @@ NOTHING = {  # what is loaded, by whom, and the places that the message lists
 def test_nothing_to_be_had_names_every_place_and_the_ways_out(hub, request, which, name, places):
     outcome = request.getfixturevalue(which).load(name)
     assert outcome.error == "NotFoundError", outcome.message
-    for words in (f"No weights for {name!r}", *places, "Ways out", "save_pretrained", "i2p_zoo.inflate", "i2p-zoo[demo]"):
+    for words in (
+        f"No weights for {name!r}",
+        *places,
+        "Ways out",
+        "save_pretrained",
+        "i2p-zoo convert NAME --weights FILE",
+        "i2p-zoo[demo]",
+    ):
         assert words in outcome.message
     assert_no_pickles(hub)
 

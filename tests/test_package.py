@@ -161,7 +161,7 @@ def top_level_imports(path):
     for module in imported_modules(tree):
         parts = module.split(".")[1:]
         found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)} if module.startswith("i2p_zoo.") else set()
-    return found - {dotted(path), dotted(path.parent)}
+    return found - {dotted(path), path.parent.name}  # the package that a file lies in is being imported already
 
 
 def dotted(path):
