@@ -24,7 +24,7 @@ def main() -> None:
 @click.option("--all", "everything", is_flag=True, help="Every architecture of timm.")
 @click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
 @click.option(
-    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="1 for networks that fill the memory."
+    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Side by side; they share a budget of memory."
 )
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
     """Measure the architectures that match PATTERNS into i2p_zoo/zoo.json and docs/architectures.md.

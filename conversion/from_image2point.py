@@ -50,9 +50,8 @@ def convert_kernel(kernel: Tensor) -> Tensor:
 
 def convert_key(key: str) -> str:
     """Returns timm's name of an original tensor; raises CheckpointError for an unknown one."""
-    stem = {"stem.0.kernel": "conv1.weight"}
-    if key in stem:
-        return stem[key]
+    if key == "stem.0.kernel":
+        return "conv1.weight"
     if match := re.fullmatch(r"stem\.1\.(\w+)", key):
         return f"bn1.{match[1]}"
     if match := re.fullmatch(r"stage(\d)\.(\d+)\.net\.(\d)\.(\w+)", key):

@@ -103,15 +103,15 @@ def _respond(source: nn.Module) -> tuple[Tensor, float]:
     full = example_images(source)
     small = full[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
     try:
-        expected, images = _flat_outputs(source, small), small
+        expected, images = _last_output(source, small), small
     except Exception:  # whatever a network says of a size that is not its own
-        expected, images = _flat_outputs(source, full), full
+        expected, images = _last_output(source, full), full
     other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    return images, float((_flat_outputs(source, other) - expected).abs().max() / expected.abs().max())
+    return images, float((_last_output(source, other) - expected).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()
-def _flat_outputs(model: nn.Module, images: Tensor) -> Tensor:
+def _last_output(model: nn.Module, images: Tensor) -> Tensor:
     outputs = model(images)
     last: Tensor = outputs[-1] if isinstance(outputs, list | tuple) else outputs
     return last

@@ -10,6 +10,7 @@ from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResp
 from torch import Tensor, nn
 
 from i2p_zoo.layers.registry import replaces
+from i2p_zoo.pooling import in_single
 
 
 class SparseEvoNorm(nn.Module):
@@ -30,7 +31,7 @@ class SparseEvoNorm(nn.Module):
         batch, channels, height, width = x.shape
         gate = _as_gate(self.v).mul(x).sigmoid() if self.v is not None else 1
         if self.v is not None or self.always_divides:
-            groups = x.to(_precise(x)).reshape(batch, self.groups, channels // self.groups, height, width)
+            groups = in_single(x).reshape(batch, self.groups, channels // self.groups, height, width)
             deviation = (groups.var(dim=(2, 3, 4), unbiased=False, keepdim=True) + self.eps).sqrt().to(x.dtype)
             deviation = deviation.expand(-1, -1, channels // self.groups, -1, -1).reshape(batch, channels, 1, 1)
             x = x * gate / deviation
@@ -53,7 +54,7 @@ class SparseFilterResponseNorm(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """Normalises (N, C) features."""
-        square = x.to(_precise(x)).square().mean(dim=(2, 3), keepdim=True)
+        square = in_single(x).square().mean(dim=(2, 3), keepdim=True)
         x = x * (square + self.eps).rsqrt().to(x.dtype)
         x = x * _as_gate(self.weight) + _as_gate(self.bias)
         return self.act(x if self.tau is None else torch.maximum(x, _as_gate(self.tau)))
@@ -61,11 +62,6 @@ class SparseFilterResponseNorm(nn.Module):
 
 def _as_gate(vector: Tensor) -> Tensor:
     return vector[:, None, None]
-
-
-def _precise(x: Any) -> torch.dtype:
-    """The dtype to sum squares in: float32 for half precision."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 @replaces(EvoNorm2dS0, EvoNorm2dS0a)

@@ -46,8 +46,7 @@ def test_a_sample_of_a_cloud_does_not_depend_on_the_others():
         assert relative_error(alone.features, both.features[rows]) < 1e-12
 
 
-def test_a_voxel_alone_in_its_place_is_mixed_with_itself_only():
-    """Of a filled box and its copy one step off, the places differ by a step: every place holds its own column of blocks."""
+def test_output_stands_on_the_sites_of_the_cloud_and_is_finite():
     net = inflate(nn.Sequential(attention(blocks=2)))
     x = random_cloud(8, voxels=4**3 * 1, batch_size=1, extent=4)
     out = net(x)
