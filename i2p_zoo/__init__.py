@@ -27,6 +27,7 @@ _PUBLIC = {
     "from_pretrained": "hub",
     "convert": "hub",
     "save_pretrained": "checkpoint",
+    "use_engine": "engines",
     "I2PError": "errors",
     "InvalidInputError": "errors",
     "CoordinateMismatchError": "errors",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from i2p_zoo.certificate import Certificate as Certificate
     from i2p_zoo.certificate import certify as certify
     from i2p_zoo.checkpoint import save_pretrained as save_pretrained
+    from i2p_zoo.engines import use_engine as use_engine
     from i2p_zoo.errors import CertificateError as CertificateError
     from i2p_zoo.errors import CheckpointError as CheckpointError
     from i2p_zoo.errors import CoordinateMismatchError as CoordinateMismatchError

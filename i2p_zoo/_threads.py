@@ -1,16 +1,24 @@
-"""Runs a GIL-free kernel over chunks of rows on as many threads as torch uses.
+"""Runs a GIL-free kernel over chunks of rows on torch's own threads.
 
-numba's own parallel layers either abort when two Python threads use them at once (workqueue) or when a process that used
-them forks (GNU OpenMP), and a data loader does both. A plain thread pool does neither.
+torch's OpenMP threads spin for milliseconds after each of its operations, waiting for the next. Other threads than those
+would share the cores with them and be several times slower, so kernels are handed to the same team. numba's own parallel
+layers would bring other threads; besides, they abort when two Python threads use them at once (workqueue) or when a process
+that used them forks (GNU OpenMP), and a data loader does both.
+
+Where torch has no GNU OpenMP (macOS, Windows) or the process is a fork, whose copy of the team is dead, a plain thread pool
+runs the chunks.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +28,19 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
 
-def _forget_pools() -> None:
-    global _pools_lock
+_TEAM_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_is_fork = False
+
+
+def _forget_threads() -> None:
+    global _pools_lock, _is_fork
+    _is_fork = True
     _pools_lock = threading.Lock()
     _pools.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
@@ -63,7 +76,43 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
     """
     if len(bounds) == 1:
         kernel(0, *bounds[0], *args)
-        return
+    elif (openmp := None if _is_fork else _find_openmp()) is not None:
+        _run_on_team(openmp, kernel, bounds, args)
+    else:
+        _run_on_pool(kernel, bounds, args)
+
+
+@functools.cache
+def _find_openmp() -> Any:
+    """The GNU OpenMP library that torch has loaded, or None."""
+    folder = Path(torch.__file__).parent
+    for path in sorted([*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]):
+        try:
+            library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            library.GOMP_parallel.argtypes = (_TEAM_CALL, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            library.GOMP_parallel.restype = None
+        except (OSError, AttributeError):
+            continue
+        return library
+    return None
+
+
+def _run_on_team(openmp: Any, kernel: Callable[..., Any], bounds: list[tuple[int, int]], args: tuple[Any, ...]) -> None:
+    errors: list[BaseException] = []
+
+    def work(_: Any) -> None:
+        for chunk in range(openmp.omp_get_thread_num(), len(bounds), openmp.omp_get_num_threads()):
+            try:
+                kernel(chunk, *bounds[chunk], *args)
+            except BaseException as error:  # must not leave a call from C
+                errors.append(error)
+
+    openmp.GOMP_parallel(_TEAM_CALL(work), None, len(bounds), 0)
+    if errors:
+        raise errors[0]
+
+
+def _run_on_pool(kernel: Callable[..., Any], bounds: list[tuple[int, int]], args: tuple[Any, ...]) -> None:
     pool = _pool(len(bounds) - 1)
     futures = [pool.submit(kernel, chunk, start, stop, *args) for chunk, (start, stop) in enumerate(bounds[1:], start=1)]
     try:

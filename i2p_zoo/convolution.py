@@ -6,17 +6,24 @@ costs no weight gradient.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from i2p_zoo import _kernels
+from i2p_zoo._kernels import depthwise as _depthwise
+from i2p_zoo._kernels import matrix as _matrix
 from i2p_zoo._threads import chunk_bounds, run_chunks
+from i2p_zoo.engines import convolve_by_engine, find_engine
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
 from i2p_zoo.sparse_tensor import Padding, SparseTensor, simplify_stride
+
+_FEW_ROWS = 1024  # rows a thread; with fewer, threads share out the channels, so that each weight is read by one of them
+_SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix product with it
 
 
 def sparse_convolution(
@@ -76,8 +83,30 @@ def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> 
             features = features.repeat_interleave(multiplier, dim=1)
         result: Tensor = _DepthwiseConvolution.apply(features, taps.squeeze(2).t(), kmap)
         return result
+    engine = find_engine(features.device) if groups == 1 else None
+    if engine is not None:
+        return convolve_by_engine(engine, features, weight, kmap)
+    axis = _repeated_axis(features, weight, kmap)
+    if axis is not None:
+        along, kmap = kmap.split(axis)
+        ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
+        features = _DepthwiseConvolution.apply(features, ones, along)
+        taps = weight.select(1 + axis, 0).flatten(1, 2)
     out: Tensor = _Convolution.apply(features, taps, kmap, groups)
     return out
+
+
+def _repeated_axis(features: Tensor, weight: Tensor, kmap: KernelMap) -> int | None:
+    """The axis along which a weight without gradient repeats, as average and copy leave it, if it pays to sum there first."""
+    if not has_kernel(features) or (weight.requires_grad and torch.is_grad_enabled()):
+        return None
+    for axis in range(3):
+        first, *others = weight.unbind(1 + axis)
+        if others and all(torch.equal(first, other) for other in others):
+            along, plane = kmap.split(axis)
+            cost = plane.num_pairs + along.num_pairs * _SUM_COST / weight.shape[0]
+            return axis if cost < kmap.num_pairs else None
+    return None
 
 
 def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -117,16 +146,18 @@ def _correlate(gradient: Tensor, rows: Tensor, groups: int) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
+    """Dense or grouped channels: features (N_in, C_in), weight (C_out, K, C_in / groups)."""
+
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kmap, ctx.groups = kmap, groups
+        if has_kernel(features):
+            return multiply_rows(features, weight[:, kmap.taps], kmap.table, groups)
         out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
         for tap, inputs, outputs in kmap.pairs:
-            if inputs is None or outputs is None:
-                out += _project(features, weight[:, tap], groups)
-            else:
-                out.index_add_(0, outputs, _project(features.index_select(0, inputs), weight[:, tap], groups))
+            rows = features if inputs is None else features.index_select(0, inputs)
+            _add_rows(out, outputs, _project(rows, weight[:, tap], groups))
         return out
 
     @staticmethod
@@ -134,20 +165,70 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, weight = ctx.saved_tensors
         kmap, groups = ctx.kmap, ctx.groups
-        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for tap, inputs, outputs in kmap.pairs:
-            part = gradient if outputs is None else gradient.index_select(0, outputs)
-            if grad_features is not None:
-                back = _project_back(part, weight[:, tap], groups)
-                if inputs is None:
-                    grad_features += back
-                else:
-                    grad_features.index_add_(0, inputs, back)
-            if grad_weight is not None:
-                rows = features if inputs is None else features.index_select(0, inputs)
-                grad_weight[:, tap] = _correlate(part, rows, groups)
+        by_kernel = has_kernel(features)
+        grad_features = grad_weight = None
+        if ctx.needs_input_grad[0] and by_kernel:
+            blocks = weight[:, kmap.taps].unflatten(0, (groups, -1))  # (groups, C_out / groups, K, C_in / groups)
+            grad_features = multiply_rows(gradient, blocks.permute(0, 3, 2, 1).flatten(0, 1), kmap.transposed, groups)
+        elif ctx.needs_input_grad[0]:
+            grad_features = torch.zeros_like(features)
+            for tap, inputs, outputs in kmap.pairs:
+                part = gradient if outputs is None else gradient.index_select(0, outputs)
+                _add_rows(grad_features, inputs, _project_back(part, weight[:, tap], groups))
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            if by_kernel:
+                grad_weight[:, kmap.taps] = correlate_rows(features, gradient, kmap.table, groups)
+            else:
+                for tap, inputs, outputs in kmap.pairs:
+                    part = gradient if outputs is None else gradient.index_select(0, outputs)
+                    rows = features if inputs is None else features.index_select(0, inputs)
+                    grad_weight[:, tap] = _correlate(part, rows, groups)
         return grad_features, grad_weight, None, None
+
+
+def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    if rows is None:
+        out += values
+    else:
+        out.index_add_(0, rows, values)
+
+
+def multiply_rows(features: Tensor, weight: Tensor, table: Tensor, groups: int) -> Tensor:
+    """Sums features[table[k, o]] times tap k of a (C_out, K, C_in / groups) weight: (N_in, C_in) -> (N_out, C_out).
+
+    Taps that are all zero cost nothing, and what stands on their voxels, a NaN too, does not matter.
+    """
+    width = _matrix.PANEL_BYTES // features.element_size()
+    outputs, taps, depth = weight.shape
+    panels = groups * -(-(outputs // groups) // width)
+    packed, used = features.new_empty((taps, panels, depth, width)), torch.empty(taps, dtype=torch.bool)
+    arrays = (packed.numpy(), used.numpy())
+    run_chunks(_matrix.pack_weight, chunk_bounds(taps, minimum=1), weight.detach().numpy(), groups, *arrays)
+    by_panel = table.shape[1] < _FEW_ROWS * torch.get_num_threads() and panels >= torch.get_num_threads()
+    bounds = chunk_bounds(panels if by_panel else table.shape[1], minimum=1 if by_panel else 32)
+    out = features.new_zeros((table.shape[1] + len(bounds), outputs))
+    rows = features.detach().contiguous().numpy()
+    run_chunks(_matrix.multiply_rows, bounds, rows, table.numpy(), *arrays, groups, by_panel, out.numpy())
+    return out[: table.shape[1]]
+
+
+def correlate_rows(features: Tensor, gradient: Tensor, table: Tensor, groups: int) -> Tensor:
+    """The (C_out, K, C_in / groups) weight gradient of `multiply_rows`."""
+    inputs, outputs = features.shape[1] // groups, gradient.shape[1] // groups
+    out = features.new_zeros((groups * outputs, len(table), inputs))
+    left = _at_least(gradient, _matrix.TILE_ROWS)
+    right = _at_least(features, _matrix.PANEL_BYTES // features.element_size())
+    tiles = groups * -(-outputs // _matrix.TILE_ROWS)
+    arrays = (right.numpy(), left.numpy(), table.numpy(), groups, inputs, outputs, out.flatten(1).numpy())
+    run_chunks(_matrix.correlate_rows, chunk_bounds(tiles, minimum=1), *arrays)
+    return out
+
+
+def _at_least(rows: Tensor, width: int) -> Tensor:
+    """(N, C) contiguous, with columns of zeros behind where C is less than `width`."""
+    missing = max(width - rows.shape[1], 0)
+    return torch.nn.functional.pad(rows.detach(), (0, missing)).contiguous()
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
@@ -178,13 +259,23 @@ def has_kernel(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def depthwise(features: Tensor, weight: Tensor, table: Tensor, kmap: KernelMap, *, transposed: bool = False) -> Tensor:
     """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C)."""
     if has_kernel(features):
         out = features.new_empty((table.shape[1], features.shape[1]))
-        arrays = (features.detach().contiguous().numpy(), table.numpy(), weight.detach().contiguous().numpy(), out.numpy())
-        run_chunks(_kernels.depthwise_forward, chunk_bounds(len(out)), *arrays)
+        used = weight.detach().any(1).nonzero().squeeze(1)  # taps that are all zero cost nothing
+        arrays = (features.detach().contiguous().numpy(), table.numpy(), weight.detach().contiguous().numpy())
+        run_chunks(_depthwise.depthwise_forward, chunk_bounds(len(out)), *arrays, used.numpy(), out.numpy())
         return out
+    if features.is_cuda and _has_triton():
+        from i2p_zoo._kernels import depthwise_triton
+
+        return depthwise_triton.forward(features, weight, table)
     out = features.new_zeros((table.shape[1], features.shape[1]))
     for row, (_, inputs, outputs) in zip(weight, kmap.pairs, strict=True):
         source, target = (outputs, inputs) if transposed else (inputs, outputs)
@@ -206,8 +297,12 @@ def depthwise_weight_gradient(features: Tensor, gradient: Tensor, kmap: KernelMa
             gradient.detach().contiguous().numpy(),
             partial.numpy(),
         )
-        run_chunks(_kernels.depthwise_weight_gradient, bounds, *arrays)
+        run_chunks(_depthwise.depthwise_weight_gradient, bounds, *arrays)
         return partial.sum(0)
+    if features.is_cuda and _has_triton():
+        from i2p_zoo._kernels import depthwise_triton
+
+        return depthwise_triton.weight_gradient(features, gradient, kmap.table)
     rows = []
     for _, inputs, outputs in kmap.pairs:
         left = gradient if outputs is None else gradient.index_select(0, outputs)

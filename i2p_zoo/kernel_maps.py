@@ -7,15 +7,16 @@ one does (it lives in the input's `SiteCache`).
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from i2p_zoo import _kernels
+from i2p_zoo._kernels import sites as _sites
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.coordinates import SiteCache, Triple, derive_sites
 
@@ -45,8 +46,13 @@ class Window:
     @property
     def offsets(self) -> list[Triple]:
         """Each tap's offset from the stride-scaled output site, taps in (z, y, x) order, x fastest."""
-        z, y, x = ([tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True))
+        z, y, x = self.axis_offsets
         return list(itertools.product(z, y, x))
+
+    @property
+    def axis_offsets(self) -> list[list[int]]:
+        """The taps' offsets along z, y and x, ascending."""
+        return [[tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)]
 
     @property
     def shift(self) -> Triple:
@@ -82,11 +88,13 @@ class KernelMap:
         taps: the K tap numbers, of all in the window, that read anything.
         table: (K, N_out) int32, the input row of each of those taps and outputs, -1 where there is none.
         num_inputs: number of input sites.
+        kernel: extent (z, y, x) of the window.
     """
 
     taps: list[int]
     table: Tensor
     num_inputs: int
+    kernel: Triple
 
     @property
     def num_outputs(self) -> int:
@@ -110,13 +118,84 @@ class KernelMap:
     @cached_property
     def transposed(self) -> Tensor:
         """(K, N_in) int32: for each tap and input row the output that reads it, -1 where there is none."""
-        table = self.table.new_full((len(self.taps), self.num_inputs), -1)
+        table = self.table.new_empty((len(self.taps), self.num_inputs))
+        if table.device.type == "cpu":
+            run_chunks(_sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table.numpy(), table.numpy())
+            return table
+        table.fill_(-1)
         for number, (_, inputs, outputs) in enumerate(self.pairs):
             if inputs is None or outputs is None:
                 table[number] = torch.arange(self.num_inputs, dtype=torch.int32, device=table.device)
             else:
                 table[number, inputs] = outputs.int()
         return table
+
+    @cached_property
+    def pair_table(self) -> tuple[Tensor, Tensor]:
+        """Spconv's form: (2, taps, N) int32 input and output rows, -1 behind the last, and (taps,) int32 their numbers."""
+        taps = math.prod(self.kernel)
+        table = self.table.new_full((2, taps, max(self.num_inputs, self.num_outputs)), -1)
+        counts = torch.zeros(taps, dtype=torch.int32)
+        for tap, row in zip(self.taps, self.table, strict=True):
+            outputs = (row >= 0).nonzero().squeeze(1)
+            counts[tap] = len(outputs)
+            table[0, tap, : len(outputs)] = row[outputs]
+            table[1, tap, : len(outputs)] = outputs.int()
+        return table, counts.to(table.device)
+
+    @cached_property
+    def num_pairs(self) -> int:
+        """Number of pairs of an input and an output site, over all taps."""
+        return int((self.table >= 0).sum())
+
+    def split(self, axis: int) -> tuple[KernelMap, KernelMap]:
+        """Splits the map in two: a sum along `axis` onto columns, and the window's plane over those columns.
+
+        A column is what one output reads along the axis at one place of the plane; outputs that read the same voxels with
+        the same taps share it. Where a kernel repeats along the axis, the two maps in turn give what this one does.
+
+        Args:
+            axis: 0, 1 or 2 for z, y, x.
+
+        Returns:
+            The map from inputs to columns (a kernel of `kernel[axis]` taps), and that from columns to outputs.
+        """
+        if axis not in self._splits:
+            self._splits[axis] = _split(self, axis)
+        return self._splits[axis]
+
+    @cached_property
+    def _splits(self) -> dict[int, tuple[KernelMap, KernelMap]]:
+        return {}
+
+
+def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
+    length = kmap.kernel[axis]
+    place = list(kmap.kernel)
+    place[axis] = 1
+    full = kmap.table.new_full((math.prod(kmap.kernel), kmap.num_outputs), -1)
+    full[kmap.taps] = kmap.table
+    # (length, places, outputs): what each output reads along the axis at each place of the plane.
+    lines = full.unflatten(0, kmap.kernel).movedim(axis, 0).flatten(1, 2)
+    first = (lines >= 0).int().argmax(0)  # a line is known by the first tap that reads a voxel, and by that voxel
+    voxel = lines.gather(0, first[None])[0]
+    known = voxel >= 0
+    key = (voxel.long() * length + first)[known]
+    numbers = torch.full((kmap.num_inputs * length,), -1, dtype=torch.int32, device=key.device)
+    numbers[key] = 0
+    columns = (numbers >= 0).nonzero().squeeze(1)
+    numbers[columns] = torch.arange(len(columns), dtype=torch.int32, device=key.device)
+    column = numbers[key]
+    plane = lines.new_full(known.shape, -1)
+    plane[known] = column
+    along = lines.new_full((length, len(columns)), -1)
+    along[:, column.long()] = lines[:, known]
+    line_kernel = [1, 1, 1]
+    line_kernel[axis] = length
+    return (
+        KernelMap(list(range(length)), along, kmap.num_inputs, (line_kernel[0], line_kernel[1], line_kernel[2])),
+        KernelMap(list(range(len(plane))), plane, len(columns), (place[0], place[1], place[2])),
+    )
 
 
 def window_sites(
@@ -142,43 +221,73 @@ def kernel_map(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) ->
     """Returns the map of `window` from input sites `coords` (N, 4) to output sites `out` (M, 4), built once a cache."""
     key = ("map", cache.key(coords), cache.key(out), window.kernel, window.stride, window.before, window.dilation)
     if key not in cache.derived:
-        build = build_table if coords.device.type == "cpu" else search_table
-        table = build(coords, cache.order(coords), out, cache.order(out), window)
+        table = build_table(cache, coords, out, window)
         taps = (table >= 0).any(1).nonzero().squeeze(1)
         table = table if len(taps) == len(table) else table[taps]
-        cache.derived[key] = KernelMap(taps.tolist(), table.contiguous(), len(coords))
+        cache.derived[key] = KernelMap(taps.tolist(), table.contiguous(), len(coords), window.kernel)
     result: KernelMap = cache.derived[key]
     return result
 
 
-def build_table(coords: Tensor, order: Tensor | None, out: Tensor, out_order: Tensor | None, window: Window) -> Tensor:
-    """Builds the (taps, N_out) int32 table on the CPU by merging sorted sites, one pass a tap."""
-    table = torch.empty((len(window.offsets), len(out)), dtype=torch.int32)
+@dataclass
+class Lines:
+    """Sorted sites as runs that differ in x alone.
+
+    Attributes:
+        keys: (L, 3) int32, batch, z, y of each line.
+        starts: (L + 1,) int64, each line's first site, and the number of sites.
+        x: (N,) int32 of each site, in sorted order.
+        order: (N,) int64 row of each site, or (0,) where rows stand in sorted order.
+    """
+
+    keys: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    x: NDArray[np.int32]
+    order: NDArray[np.int64]
+
+
+def lines_of(cache: SiteCache, coords: Tensor) -> Lines:
+    """Returns the lines of (N, 4) int32 sites on the CPU, found once a cache."""
+    key = ("lines", cache.key(coords))
+    if key not in cache.derived:
+        order = cache.order(coords)
+        rows = np.empty(0, dtype=np.int64) if order is None else order.numpy()
+        keys, starts = np.empty((len(coords), 3), np.int32), np.empty(len(coords) + 1, np.int64)
+        x = np.empty(len(coords), np.int32)
+        count = _sites.find_lines(coords.numpy(), rows, keys, starts, x)
+        cache.derived[key] = Lines(keys[:count].copy(), starts[: count + 1].copy(), x, rows)
+    result: Lines = cache.derived[key]
+    return result
+
+
+def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> Tensor:
+    """Returns the (taps, N_out) int32 table of which input row each tap of each output reads, -1 for none."""
+    if coords.device.type != "cpu":
+        return search_table(cache, coords, out, window)
+    read, write = lines_of(cache, coords), lines_of(cache, out)
+    z, y, x = window.axis_offsets
+    table = torch.empty((len(z) * len(y) * len(x), len(out)), dtype=torch.int32)
     run_chunks(
-        _kernels.match_taps,
-        chunk_bounds(len(window.offsets), minimum=1),
-        coords.numpy(),
-        _rows(order, len(coords)),
-        out.numpy(),
-        _rows(out_order, len(out)),
+        _sites.match_lines,
+        chunk_bounds(len(write.keys)),
+        *(read.keys, read.starts, read.x, read.order),
+        *(write.keys, write.starts, write.x, write.order),
         np.array(window.stride, dtype=np.int64),
-        np.array(window.offsets, dtype=np.int64),
+        np.array(list(itertools.product(z, y)), dtype=np.int64),
+        np.array(x, dtype=np.int64),
         table.numpy(),
     )
     return table
 
 
-def _rows(order: Tensor | None, count: int) -> Any:
-    return np.arange(count) if order is None else order.numpy()
-
-
-def search_table(coords: Tensor, order: Tensor | None, out: Tensor, out_order: Tensor | None, window: Window) -> Tensor:
+def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> Tensor:
     """Builds the same table as `build_table` on any device, by a binary search in packed keys."""
     wide = coords.long()
     low, high = torch.aminmax(wide, dim=0)
     extents = high - low + 1
     weights = torch.stack([extents[1:].prod(), extents[2:].prod(), extents[3], torch.ones_like(extents[0])])
     keys = ((wide - low) * weights).sum(1)
+    order = cache.order(coords)
     rows = torch.arange(len(coords), device=coords.device) if order is None else order
     keys = keys[rows]
     stride = torch.tensor([1, *window.stride], device=out.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from i2p_zoo import _kernels
+from i2p_zoo._kernels import pooling as _pooling
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.convolution import convolve, has_kernel, with_window
 from i2p_zoo.coordinates import Triple, unique_rows
@@ -85,7 +85,7 @@ class _MaxPool(torch.autograd.Function):
         if has_kernel(features):
             source = torch.empty(out.shape, dtype=torch.int32)
             arrays = (features.detach().contiguous().numpy(), kmap.table.numpy(), out.numpy(), source.numpy())
-            run_chunks(_kernels.max_forward, chunk_bounds(len(out)), *arrays)
+            run_chunks(_pooling.max_forward, chunk_bounds(len(out)), *arrays)
         else:
             out, source = _max_in_torch(features, kmap)
         ctx.save_for_backward(source)
@@ -100,7 +100,7 @@ class _MaxPool(torch.autograd.Function):
         out = gradient.new_zeros((kmap.num_inputs, gradient.shape[1]))
         if has_kernel(gradient):
             arrays = (gradient.contiguous().numpy(), kmap.transposed.numpy(), source.numpy(), out.numpy())
-            run_chunks(_kernels.max_backward, chunk_bounds(len(out)), *arrays)
+            run_chunks(_pooling.max_backward, chunk_bounds(len(out)), *arrays)
         else:
             out.scatter_add_(0, source.long().clamp(min=0), gradient * (source >= 0))
         return out, None

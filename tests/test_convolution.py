@@ -229,6 +229,103 @@ def test_torch_path_gives_what_the_numba_path_gives(grouping, dtype, stride, mon
         assert relative_error(found.detach(), expected.detach()) < (1e-5 if dtype == torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("voxels", [1, 5, 40, 700])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups"),
+    [
+        (1, 1, 1),
+        (3, 32, 1),
+        (7, 15, 1),
+        (16, 17, 1),
+        (33, 6, 1),
+        (300, 20, 1),
+        (20, 300, 1),
+        (48, 48, 3),
+        (34, 10, 2),
+        (64, 128, 16),
+    ],
+)
+def test_matrix_kernels_fit_any_number_of_rows_and_channels(inputs, outputs, groups, voxels, dtype):
+    x = random_cloud(inputs, voxels=voxels, extent=8, dtype=dtype)
+    window = make_window((3, 1, 3))
+    leaves = [x.features, random_weight((outputs, 3, 1, 3, inputs // groups), dtype=dtype)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    out = sparse_convolution(x.derive(leaves[0]), leaves[1], None, window, groups).features
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = dense_convolution(exact[0], x.coords, x.coords, exact[1], None, window, groups)
+    tolerance = 3e-6 if dtype == torch.float32 else 1e-13
+    assert relative_error(out, expected) < tolerance
+    upstream = random_weight(out.shape, seed=11)
+    found = torch.autograd.grad(out, leaves, upstream.to(dtype))
+    for gradient, reference in zip(found, torch.autograd.grad(expected, exact, upstream), strict=True):
+        assert relative_error(gradient, reference) < tolerance
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("grouping", [GROUPINGS["dense"], GROUPINGS["two groups"]], ids=["dense", "two groups"])
+def test_frozen_weight_that_repeats_along_an_axis_is_summed_there_first(grouping, axis, stride, monkeypatch):
+    inputs, outputs, groups = grouping
+    kernel = [2, 3, 3]
+    kernel[axis] = 1
+    length = [1, 1, 1, 1, 1]
+    length[1 + axis] = 3
+    weight = random_weight((outputs, *kernel, inputs // groups)).repeat(length)
+    window = make_window(tuple(weight.shape[1:4]), stride)
+    x = random_cloud(inputs, voxels=150)
+    features = x.features.requires_grad_()
+    monkeypatch.setattr(convolution, "_SUM_COST", 0)  # pays even for these few channels
+    sums = spy(monkeypatch, "depthwise")
+    out = sparse_convolution(x.derive(features), weight, None, window, groups)
+    assert sums, "summed along the axis"
+    expected = dense_convolution(features, x.coords, out.coords, weight, None, window, groups)
+    assert relative_error(out.features, expected) < 1e-12
+    upstream = random_weight(out.features.shape, seed=11)
+    found, wanted = (torch.autograd.grad(result, features, upstream)[0] for result in (out.features, expected))
+    assert relative_error(found, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("change", ["trained", "one value"])
+def test_weight_that_is_trained_or_does_not_repeat_is_used_tap_by_tap(change, monkeypatch):
+    weight = random_weight((4, 1, 3, 3, 3)).repeat(1, 3, 1, 1, 1)
+    if change == "trained":
+        weight.requires_grad_()
+    else:
+        weight[3, 2, 2, 2, 2] += 1e-9
+    monkeypatch.setattr(convolution, "_SUM_COST", 0)
+    sums = spy(monkeypatch, "depthwise")
+    sparse_convolution(random_cloud(3, voxels=150), weight, None, make_window((3, 3, 3)))
+    assert not sums
+
+
+@pytest.mark.parametrize("grouping", [GROUPINGS["dense"], GROUPINGS["two groups"], GROUPINGS["depthwise"]], ids=str)
+def test_taps_of_zeros_are_not_even_read(grouping):
+    inputs, outputs, groups = grouping
+    x = random_cloud(inputs, voxels=150)
+    weight = random_weight((outputs, 3, 3, 3, inputs // groups))
+    weight[:, (0, 2)] = 0  # as "center" leaves it
+    features = x.features.clone()
+    off_plane = x.coords[:, 1] != 0
+    features[off_plane] = torch.nan
+    out = sparse_convolution(x.derive(features), weight, None, make_window((3, 3, 3)), groups)
+    expected = dense_convolution(x.features, x.coords, x.coords, weight, None, make_window((3, 3, 3)), groups)
+    assert relative_error(out.features[~off_plane], expected[~off_plane]) < 1e-12
+
+
+def test_trained_taps_of_zeros_still_get_their_gradient():
+    x = random_cloud(3, voxels=150)
+    weight = random_weight((4, 3, 3, 3, 3))
+    weight[:, (0, 2)] = 0
+    weight.requires_grad_()
+    out = sparse_convolution(x, weight, None, make_window((3, 3, 3))).features
+    expected = dense_convolution(x.features, x.coords, x.coords, weight, None, make_window((3, 3, 3)), 1)
+    upstream = random_weight(out.shape, seed=11)
+    found, wanted = (torch.autograd.grad(result, weight, upstream)[0] for result in (out, expected))
+    assert relative_error(found, wanted) < 1e-12
+    assert found[:, 0].abs().sum() > 0
+
+
 @given(
     kernel=st.tuples(*[st.integers(1, 3)] * 3),
     stride=st.tuples(*[st.integers(1, 3)] * 3),
@@ -240,7 +337,7 @@ def test_torch_path_gives_what_the_numba_path_gives(grouping, dtype, stride, mon
 def test_both_ways_of_building_a_kernel_map_agree(kernel, stride, voxels, low, seed):
     x = random_cloud(1, voxels=voxels, extent=5, low=low, seed=seed)
     out = torch.tensor(strided_sites(x.coords, stride), dtype=torch.int32)
-    arguments = (x.coords, x.cache.order(x.coords), out, None, make_window(kernel, stride))
+    arguments = (x.cache, x.coords, out, make_window(kernel, stride))
     assert torch.equal(kernel_maps.build_table(*arguments), kernel_maps.search_table(*arguments))
 
 
@@ -258,7 +355,7 @@ def spy(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["dense", "two groups", "depthwise"])
 def test_frozen_weight_gets_no_gradient_and_costs_none(name, monkeypatch):
-    dense, depthwise = spy(monkeypatch, "_correlate"), spy(monkeypatch, "depthwise_weight_gradient")
+    dense, depthwise = spy(monkeypatch, "correlate_rows"), spy(monkeypatch, "depthwise_weight_gradient")
     layer = make_layer(GROUPINGS[name], 3)
     x = random_cloud(GROUPINGS[name][0])
     features = x.features.requires_grad_()
@@ -278,10 +375,11 @@ def test_frozen_weight_gets_no_gradient_and_costs_none(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dense", "depthwise"])
 def test_features_that_need_no_gradient_cost_none(name, monkeypatch):
-    back, depthwise = spy(monkeypatch, "_project_back"), spy(monkeypatch, "depthwise")
+    back, depthwise = spy(monkeypatch, "multiply_rows"), spy(monkeypatch, "depthwise")
     layer = make_layer(GROUPINGS[name], 3)
     out = layer(random_cloud(GROUPINGS[name][0]))
-    depthwise.clear()
+    assert back or depthwise, "the spies see the forward pass"
+    back.clear(), depthwise.clear()
     out.features.sum().backward()
     assert layer.weight.grad.abs().sum() > 0
     assert not back

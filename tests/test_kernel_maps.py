@@ -72,10 +72,35 @@ def test_pairs_and_transposed_say_what_the_table_says(kernel, stride, seed):
         assert transposed == expected
 
 
+@given(
+    kernel=st.tuples(*[st.integers(1, 4)] * 3),
+    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    dilation=st.tuples(*[st.integers(1, 2)] * 3),
+    axis=st.integers(0, 2),
+    voxels=st.integers(1, 60),
+    seed=st.integers(0, 100),
+)
+@property_test
+def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilation, axis, voxels, seed):
+    x = random_cloud(1, voxels=voxels, extent=5, seed=seed)
+    window = make_window(kernel, stride, dilation)
+    _, _, kmap = window_sites(x.cache, x.coords, None, window)
+    along, plane = kmap.split(axis)
+    found = []
+    for output in range(kmap.num_outputs):
+        columns = [row[output] for row in plane.table.tolist()]
+        lines = [[row[c] if c >= 0 else -1 for c in columns] for row in along.table.tolist()]
+        found.append(torch.tensor(lines).unflatten(1, plane.kernel).squeeze(axis + 1).movedim(0, axis).flatten().tolist())
+    assert found == whole_table(kmap, window)
+    used = {c for row in plane.table.tolist() for c in row if c >= 0}
+    assert used == set(range(plane.num_inputs)), "every column is read"
+    assert len(along.table.t().unique(dim=0)) == plane.num_inputs, "and stands once"
+
+
 def test_only_the_identity_is_written_as_none():
-    identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3)
-    swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3)
-    fewer = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 4)
+    identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3, (1, 1, 1))
+    swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3, (1, 1, 1))
+    fewer = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 4, (1, 1, 1))
     assert identity.pairs == [(0, None, None)]
     assert swapped.pairs[0][1].tolist() == [1, 0, 2]
     assert fewer.pairs[0][1].tolist() == [0, 1, 2]

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2p_zoo import _kernels
+from i2p_zoo._kernels.depthwise import depthwise_forward
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from tests.helpers import property_test
 
@@ -93,7 +93,7 @@ def depthwise(seed, bounds, rows=2000):
     features, weight = random.normal(size=(rows, 8)), random.normal(size=(3, 8))
     table = random.integers(-1, rows, (3, rows)).astype(np.int32)
     out = np.full((rows, 8), np.nan)
-    run_chunks(_kernels.depthwise_forward, bounds, features, table, weight, out)
+    run_chunks(depthwise_forward, bounds, features, table, weight, np.arange(3), out)
     padded = np.concatenate([features, np.zeros((1, 8))])  # row -1 reads zeros
     return out, (padded[table] * weight[:, None]).sum(0)
 

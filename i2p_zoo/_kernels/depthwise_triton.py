@@ -1,0 +1,65 @@
+"""Depthwise convolution on a GPU: the numba kernels' two passes in Triton."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ROWS, _CHANNELS, _SPLITS = 32, 64, 32
+
+
+@triton.jit
+def _forward(features, table, weight, out, rows, channels, taps, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((ROWS, CHANNELS), dtype=tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32)
+    for tap in range(taps):
+        source = tl.load(table + tap * rows + row, mask=row < rows, other=-1).to(tl.int64)
+        there = (source >= 0)[:, None] & (channel < channels)[None, :]
+        value = tl.load(features + source[:, None] * channels + channel[None, :], mask=there, other=0.0)
+        factor = tl.load(weight + tap * channels + channel, mask=channel < channels, other=0.0)
+        total += value.to(total.dtype) * factor.to(total.dtype)[None, :]
+    inside = (row < rows)[:, None] & (channel < channels)[None, :]
+    tl.store(out + row.to(tl.int64)[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _correlate(
+    features, table, gradient, partial, rows, channels, taps, ROWS: tl.constexpr, CHANNELS: tl.constexpr  # noqa: N803
+):  # fmt: skip
+    tap, split, splits = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((CHANNELS,), dtype=partial.dtype.element_ty)
+    for block in range(split, tl.cdiv(rows, ROWS), splits):
+        row = block * ROWS + tl.arange(0, ROWS)
+        source = tl.load(table + tap * rows + row, mask=row < rows, other=-1).to(tl.int64)
+        there = (source >= 0)[:, None] & (channel < channels)[None, :]
+        value = tl.load(features + source[:, None] * channels + channel[None, :], mask=there, other=0.0)
+        upstream = tl.load(gradient + row.to(tl.int64)[:, None] * channels + channel[None, :], mask=there, other=0.0)
+        total += tl.sum(value.to(total.dtype) * upstream.to(total.dtype), axis=0)
+    tl.store(partial + (split * taps + tap) * channels + channel, total, mask=channel < channels)
+
+
+def forward(features: Tensor, weight: Tensor, table: Tensor) -> Tensor:
+    """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C)."""
+    taps, rows = table.shape
+    channels = features.shape[1]
+    out = features.new_empty((rows, channels))
+    grid = (triton.cdiv(rows, _ROWS), triton.cdiv(channels, _CHANNELS))
+    arrays = (features.contiguous(), table.contiguous(), weight.contiguous(), out)
+    _forward[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+    return out
+
+
+def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
+    """The (K, C) weight gradient of `forward`; partial sums are added in order, so that runs give the same bits."""
+    taps, rows = table.shape
+    channels = features.shape[1]
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    partial = torch.empty((_SPLITS, taps, channels), dtype=wide, device=features.device)
+    grid = (taps, triton.cdiv(channels, _CHANNELS), _SPLITS)
+    arrays = (features.contiguous(), table.contiguous(), gradient.contiguous(), partial)
+    _correlate[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+    return partial.sum(0).to(features.dtype)

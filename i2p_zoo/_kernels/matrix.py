@@ -1,0 +1,273 @@
+"""Kernels of dense and grouped convolution: matrix products whose rows a kernel map picks.
+
+A tile of the result stays in vector registers while the products of one tap are added to it, and its rows are read and
+written where they stand, so that nothing is gathered to memory first. The two innermost loops are written in LLVM's own
+vector types, because a compiler does not find this blocking by itself (Goto and van de Geijn, "Anatomy of
+High-Performance Matrix Multiplication", ACM TOMS 2008; the rows by pointer are XNNPACK's indirect convolution).
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+# A tile of TILE_ROWS rows by two vectors, and what it is made of, fill the registers: 32 with AVX-512, 16 otherwise.
+_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+_VECTOR_BYTES = 64 if _AVX512 else 32
+_VECTORS = 2
+TILE_ROWS = 14 if _AVX512 else 6
+PANEL_BYTES = _VECTORS * _VECTOR_BYTES
+_DEPTH = 256  # products of one tile between a load and a store of it: a panel of weights then fits the first cache
+_CACHED_VALUES = 2**16  # features that a block of rows holds: they stay in the second cache over all taps
+_FEWEST_ROWS = 512  # but a block has no fewer rows: else weights are read more often than that saves
+
+
+class _Tile:
+    """Emits the code of one tile: its accumulators, and the step that adds a column times a row to them."""
+
+    def __init__(self, builder, element, out, pointers):
+        self.builder, self.pointers = builder, pointers
+        size = 8 if element == types.float64 else 4
+        self.lanes = _VECTOR_BYTES // size
+        self.align = size
+        scalar = ir.DoubleType() if size == 8 else ir.FloatType()
+        self.vector = ir.VectorType(scalar, self.lanes)
+        self.zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{self.lanes}f{size * 8}")
+        self.sums = [[cgutils.alloca_once(builder, self.vector) for _ in range(_VECTORS)] for _ in pointers]
+        for pointer, row in zip(pointers, self.sums, strict=True):
+            for number, total in enumerate(row):
+                builder.store(self.load(pointer, number), total)
+
+    def at(self, pointer, number):
+        place = self.builder.gep(pointer, [ir.IntType(64)(number * self.lanes)])
+        return self.builder.bitcast(place, self.vector.as_pointer())
+
+    def load(self, pointer, number):
+        return self.builder.load(self.at(pointer, number), align=self.align)
+
+    def add_product(self, scalars, row):
+        """Adds scalars[m] * row to each row m of the tile; `row` points to its vectors."""
+        builder, undefined = self.builder, ir.Constant(self.vector, ir.Undefined)
+        factors = [self.load(row, number) for number in range(_VECTORS)]
+        for scalar, sums in zip(scalars, self.sums, strict=True):
+            first = builder.insert_element(undefined, builder.load(scalar), ir.IntType(32)(0))
+            spread = builder.shuffle_vector(first, undefined, self.zeros)
+            for factor, total in zip(factors, sums, strict=True):
+                builder.store(builder.call(self.fma, [spread, factor, builder.load(total)]), total)
+
+    def store(self):
+        for pointer, row in zip(self.pointers, self.sums, strict=True):
+            for number, total in enumerate(row):
+                self.builder.store(self.builder.load(total), self.at(pointer, number), align=self.align)
+
+
+class _Matrix:
+    """A C-contiguous (rows, columns) array in generated code."""
+
+    def __init__(self, context, builder, kind, value):
+        self.builder = builder
+        self.array = context.make_array(kind)(context, builder, value)
+        size = ir.IntType(64)(8 if kind.dtype == types.float64 else 4)
+        self.columns = builder.sdiv(builder.extract_value(self.array.strides, 0), size)
+
+    def pointer(self, row, column):
+        place = self.builder.add(self.builder.mul(row, self.columns), column)
+        return self.builder.gep(self.array.data, [place])
+
+
+def _row_number(context, builder, kind, value, index):
+    array = context.make_array(kind)(context, builder, value)
+    return builder.sext(builder.load(builder.gep(array.data, [index])), ir.IntType(64))
+
+
+@intrinsic
+def _multiply_tile(typingctx, features, sources, first, column, depth, panels, place, out, targets, out_column):
+    """out[targets[first + m], out_column + j] += sum over k of features[sources[first + m], column + k] * panel[k, j].
+
+    For m < TILE_ROWS and j < the panel's width; the panel is the flat `panels` from `place` on.
+    """
+    integer = types.intp
+    signature = types.void(features, sources, integer, integer, integer, panels, integer, out, targets, integer)
+
+    def generate(context, builder, signature, args):
+        kinds, word = signature.args, ir.IntType(64)
+        source = _Matrix(context, builder, kinds[0], args[0])
+        target = _Matrix(context, builder, kinds[7], args[7])
+        scalars, outputs = [], []
+        for number in range(TILE_ROWS):
+            index = builder.add(args[2], word(number))
+            scalars.append(source.pointer(_row_number(context, builder, kinds[1], args[1], index), args[3]))
+            outputs.append(target.pointer(_row_number(context, builder, kinds[8], args[8], index), args[9]))
+        panel = builder.gep(context.make_array(kinds[5])(context, builder, args[5]).data, [args[6]])
+        tile = _Tile(builder, kinds[0].dtype, target, outputs)
+        with cgutils.for_range(builder, args[4]) as loop:
+            row = builder.gep(panel, [builder.mul(loop.index, word(_VECTORS * tile.lanes))])
+            tile.add_product([builder.gep(scalar, [loop.index]) for scalar in scalars], row)
+        tile.store()
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, right_column, count, out, row, column):
+    """out[row + m, column + j] += sum over p < count of left[left_rows[p], left_column + m] * right[right_rows[p], ...+ j]."""
+    integer = types.intp
+    signature = types.void(left, left_rows, integer, right, right_rows, integer, integer, out, integer, integer)
+
+    def generate(context, builder, signature, args):
+        kinds, word = signature.args, ir.IntType(64)
+        left = _Matrix(context, builder, kinds[0], args[0])
+        right = _Matrix(context, builder, kinds[3], args[3])
+        target = _Matrix(context, builder, kinds[7], args[7])
+        outputs = [target.pointer(builder.add(args[8], word(number)), args[9]) for number in range(TILE_ROWS)]
+        tile = _Tile(builder, kinds[0].dtype, target, outputs)
+        with cgutils.for_range(builder, args[6]) as loop:
+            scalars = left.pointer(_row_number(context, builder, kinds[1], args[1], loop.index), args[2])
+            vectors = right.pointer(_row_number(context, builder, kinds[4], args[4], loop.index), args[5])
+            tile.add_product([builder.gep(scalars, [word(number)]) for number in range(TILE_ROWS)], vectors)
+        tile.store()
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@numba.njit(nogil=True, cache=True)
+def pack_weight(chunk, first_tap, last_tap, weight, groups, packed, used):
+    """Lays a (C_out, K, C_in / groups) weight out as `multiply_rows` reads it, and finds the taps that are all zero.
+
+    packed[tap, panel, k, j] = weight[output j of the panel, tap, k], a panel never reaching over two groups, and zero
+    where a group has no such output.
+    """
+    outputs, _, depth = weight.shape
+    width = packed.shape[3]
+    group_outputs = outputs // groups
+    group_panels = packed.shape[1] // groups
+    for tap in range(first_tap, last_tap):
+        used[tap] = _any_nonzero(weight, tap)
+        if not used[tap]:
+            continue
+        for panel in range(packed.shape[1]):
+            start = (panel % group_panels) * width
+            first = (panel // group_panels) * group_outputs + start
+            count = min(width, group_outputs - start)
+            if count < width:
+                packed[tap, panel] = 0
+            if weight.strides[2] < weight.strides[0]:
+                for j in range(count):
+                    for k in range(depth):
+                        packed[tap, panel, k, j] = weight[first + j, tap, k]
+            else:
+                for k in range(depth):
+                    for j in range(count):
+                        packed[tap, panel, k, j] = weight[first + j, tap, k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _any_nonzero(weight, tap):
+    for output in range(weight.shape[0]):
+        for k in range(weight.shape[2]):
+            if weight[output, tap, k] != 0:
+                return True
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect_pairs(table, tap, start, stop, sources, targets):
+    """Writes the pairs of one tap on outputs start to stop; returns their number."""
+    count = 0
+    for row in range(start, stop):
+        sources[count] = table[tap, row]
+        targets[count] = row
+        count += table[tap, row] >= 0
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def multiply_rows(chunk, first, last, features, table, packed, used, groups, by_panel, out):
+    """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time.
+
+    For the rows first to last of `out`, or with `by_panel` for all rows and the panels first to last. `out` has a row more
+    for each chunk behind those of `table`, which takes what the tiles compute beyond the last pair.
+    """
+    panels, depth, width = packed.shape[1:]
+    start, stop = (0, table.shape[1]) if by_panel else (first, last)
+    first_panel, last_panel = (first, last) if by_panel else (0, panels)
+    flat = packed.reshape(-1)
+    group_panels, group_outputs = panels // groups, out.shape[1] // groups
+    blocks = max((stop - start) // max(_CACHED_VALUES // max(features.shape[1], out.shape[1]), _FEWEST_ROWS), 1)
+    block = -(-(stop - start) // blocks)
+    sources, targets = np.empty(block + TILE_ROWS, np.int32), np.empty(block + TILE_ROWS, np.int32)
+    own = np.arange(TILE_ROWS).astype(np.int32)
+    scratch = np.empty((TILE_ROWS, width), features.dtype)
+    for block_start in range(start, stop, block):
+        for tap in range(table.shape[0]):
+            if not used[tap]:
+                continue
+            count = _collect_pairs(table, tap, block_start, min(block_start + block, stop), sources, targets)
+            if count == 0:
+                continue
+            for extra in range(count, count + TILE_ROWS - 1):
+                sources[extra] = sources[0]
+                targets[extra] = table.shape[1] + chunk
+            for depth_start in range(0, depth, _DEPTH):
+                steps = min(_DEPTH, depth - depth_start)
+                for panel in range(first_panel, last_panel):
+                    place = ((tap * panels + panel) * depth + depth_start) * width
+                    group, offset = panel // group_panels, panel % group_panels * width
+                    column = group * depth + depth_start
+                    out_column = group * group_outputs + offset
+                    columns = min(width, group_outputs - offset)
+                    for pair in range(0, count, TILE_ROWS):
+                        if columns == width:
+                            _multiply_tile(features, sources, pair, column, steps, flat, place, out, targets, out_column)
+                            continue
+                        scratch[:] = 0
+                        _multiply_tile(features, sources[pair:], 0, column, steps, flat, place, scratch, own, 0)
+                        for m in range(TILE_ROWS):
+                            for j in range(columns):
+                                out[targets[pair + m], out_column + j] += scratch[m, j]
+
+
+@numba.njit(nogil=True, cache=True)
+def correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
+    """out[o, tap * C_in / groups + i] += sum over sites of gradient[site, o] * features[table[tap, site], i].
+
+    For the tiles first to last of TILE_ROWS outputs, none reaching over two groups. `features` and `gradient` are at least
+    a panel and a tile wide.
+    """
+    width = PANEL_BYTES // features.itemsize
+    group_tiles = -(-group_outputs // TILE_ROWS)
+    block = 256
+    sources = np.empty(block + 1, np.int32)
+    targets = np.empty(block + 1, np.int32)
+    scratch = np.empty((TILE_ROWS, width), features.dtype)
+    for tap in range(table.shape[0]):
+        for start in range(0, table.shape[1], block):
+            count = _collect_pairs(table, tap, start, min(start + block, table.shape[1]), sources, targets)
+            if count == 0:
+                continue
+            for tile in range(first_tile, last_tile):
+                group, offset = tile // group_tiles, tile % group_tiles * TILE_ROWS
+                rows = min(TILE_ROWS, group_outputs - offset)
+                row = group * group_outputs + offset
+                left = min(row, gradient.shape[1] - TILE_ROWS)
+                for first in range(0, group_inputs, width):
+                    columns = min(width, group_inputs - first)
+                    column = group * group_inputs + first
+                    right = min(column, features.shape[1] - width)
+                    place = tap * group_inputs + first
+                    if rows == TILE_ROWS and columns == width:
+                        _correlate_tile(gradient, targets, left, features, sources, right, count, out, row, place)
+                        continue
+                    scratch[:] = 0
+                    _correlate_tile(gradient, targets, left, features, sources, right, count, scratch, 0, 0)
+                    for m in range(rows):
+                        for j in range(columns):
+                            out[row + m, place + j] += scratch[row - left + m, column - right + j]

@@ -1,0 +1,111 @@
+"""Kernels of coordinates: lines of sites, and the kernel map by merging them.
+
+A line is a run of sites that differ in x alone, in sorted sites. A window's taps that differ in x alone find their sites in
+one walk along two lines, and which two lines is known from far fewer lines than there are sites.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True, cache=True)
+def find_lines(coords, order, keys, starts, x):
+    """Splits (N, 4) sites into lines; returns how many there are.
+
+    Args:
+        coords: the sites.
+        order: (N,) rows in lexicographic order, or (0,) where they stand so.
+        keys: (N, 3) gets each line's batch, z, y.
+        starts: (N + 1,) gets each line's first site, and N.
+        x: (N,) gets each site's x; sites are counted in sorted order.
+    """
+    lines = 0
+    for site in range(coords.shape[0]):
+        row = order[site] if order.size else site
+        last = lines - 1
+        new = lines == 0
+        for column in range(3):
+            new = new or coords[row, column] != keys[last, column]
+        if new:
+            for column in range(3):
+                keys[lines, column] = coords[row, column]
+            starts[lines] = site
+            lines += 1
+        x[site] = coords[row, 3]
+    starts[lines] = coords.shape[0]
+    return lines
+
+
+@numba.njit(nogil=True, cache=True)
+def _compare(keys, line, batch, z, y):
+    difference = np.int64(keys[line, 0]) - batch
+    if difference == 0:
+        difference = np.int64(keys[line, 1]) - z
+    if difference == 0:
+        difference = np.int64(keys[line, 2]) - y
+    return difference
+
+
+@numba.njit(nogil=True, cache=True)
+def _find_line(keys, batch, z, y):
+    """The first line that does not stand before (batch, z, y)."""
+    low, high = 0, keys.shape[0]
+    while low < high:
+        middle = (low + high) // 2
+        if _compare(keys, middle, batch, z, y) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(nogil=True, cache=True)
+def match_lines(
+    chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
+    stride, planes, columns, table,
+):  # fmt: skip
+    """Fills the kernel map of the output lines first to last.
+
+    An output site o reads the input site o * stride + offset; `planes` (P, 2) are the offsets in z and y, `columns` those
+    in x, ascending; tap number plane * len(columns) + column.
+    """
+    taps = columns.shape[0]
+    for plane in range(planes.shape[0]):
+        position = -1
+        for line in range(first_line, last_line):
+            batch = np.int64(out_keys[line, 0])
+            z = np.int64(out_keys[line, 1]) * stride[0] + planes[plane, 0]
+            y = np.int64(out_keys[line, 2]) * stride[1] + planes[plane, 1]
+            if position < 0:
+                position = _find_line(in_keys, batch, z, y)
+            while position < in_keys.shape[0] and _compare(in_keys, position, batch, z, y) < 0:
+                position += 1
+            site, end = 0, 0
+            if position < in_keys.shape[0] and _compare(in_keys, position, batch, z, y) == 0:
+                site, end = in_starts[position], in_starts[position + 1]
+            for out in range(out_starts[line], out_starts[line + 1]):
+                row = out_order[out] if out_order.size else out
+                base = np.int64(out_x[out]) * stride[2]
+                while site < end and in_x[site] < base + columns[0]:
+                    site += 1
+                ahead = site
+                for tap in range(taps):
+                    wanted = base + columns[tap]
+                    while ahead < end and in_x[ahead] < wanted:
+                        ahead += 1
+                    source = np.int64(-1)
+                    if ahead < end and in_x[ahead] == wanted:
+                        source = in_order[ahead] if in_order.size else ahead
+                    table[plane * taps + tap, row] = source
+
+
+@numba.njit(nogil=True, cache=True)
+def transpose_taps(chunk, first_tap, last_tap, table, transposed):
+    """transposed[tap, table[tap, o]] = o, and -1 where no output reads the input, for taps first to last."""
+    for tap in range(first_tap, last_tap):
+        transposed[tap] = -1
+        for out in range(table.shape[1]):
+            if table[tap, out] >= 0:
+                transposed[tap, table[tap, out]] = out
