@@ -6,6 +6,7 @@ Reading refuses everything but what `save_pretrained` writes: no pickles, no unk
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +206,13 @@ def build_structure(config: dict[str, Any]) -> Any:
     if config["num_classes"] is not None and not args.get("features_only"):
         args["num_classes"] = config["num_classes"]
     in_chans = config["i2p"]["in_chans"]
-    source = create_timm_model(architecture, in_chans=in_chans if settings.stem == "image" else 3, **args)
+    create = functools.partial(create_timm_model, architecture, in_chans=in_chans if settings.stem == "image" else 3, **args)
+    source = create(structure=True)
     model = inflate_structure(source, settings.inflation, settings.axis, settings.depth)
+    saved = model.state_dict()
+    if any(buffer.is_meta and name not in saved for name, buffer in model.named_buffers()):  # its values are in no file
+        source = create()
+        model = inflate_structure(source, settings.inflation, settings.axis, settings.depth)
     describe_(model, architecture, config["model_args"], in_chans)
     if settings.stem == "point":
         set_point_stem_(model, find_stem(source), in_chans)
@@ -301,10 +308,14 @@ def _check_settings(path: Path, settings: Any) -> None:
 
 def load_weights(config: dict[str, Any], path: Path) -> Any:
     """Builds the network of a checked config and gives it a safetensors file's weights; raises CheckpointError."""
-    state = read_weights(path, config["i2p"]["weights_sha256"])
-    try:
-        model = build_structure(config)
-    except (InvalidInputError, LookupError, TypeError) as error:
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_weights, path, config["i2p"]["weights_sha256"])
+        try:
+            model, error = build_structure(config), None
+        except (InvalidInputError, LookupError, TypeError) as caught:
+            model, error = None, caught
+    state = reading.result()  # a damaged file is the first thing to say
+    if error is not None:
         raise CheckpointError(f"{path.with_name(CONFIG)}: describes a network that cannot be built: {error}") from error
     dtype = getattr(torch, config["i2p"]["dtype"])
     expected = {key: t.to(dtype) if t.is_floating_point() else t for key, t in model.state_dict().items()}

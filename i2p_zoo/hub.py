@@ -86,10 +86,14 @@ def from_pretrained(
     revision = suffix if at and not os.path.isdir(name) else revision
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = load_folder(name) if os.path.isdir(name) else _load_named(text, inflation, options)
-    source = create_timm_model(model.architecture, **_image_args(model))
+    architecture, args = model.architecture, _image_args(model)
     if features_only:
         model = _features_only(model, out_indices)
         num_classes = None
+
+    def source() -> nn.Module:
+        return create_timm_model(architecture, structure=True, **args)
+
     return adapt_(model, source, num_classes, in_chans, stem, skip_downsamples, voxel_size, features)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+from collections.abc import Callable
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -56,8 +59,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter((PREFIX + name for name in certified_models()), pattern))
 
 
-def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
+def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: Any) -> nn.Module:
     """Creates timm's 2D network with random weights.
+
+    Args:
+        architecture: timm's name.
+        structure: create no weights: parameters and buffers are on the meta device.
+        **kwargs: passed to `timm.create_model`.
 
     Raises:
         InvalidInputError: timm does not take the arguments.
@@ -66,7 +74,8 @@ def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
     if loading:
         raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
     try:
-        model: nn.Module = timm.create_model(architecture, **kwargs)
+        with torch.device("meta") if structure else contextlib.nullcontext():
+            model: nn.Module = timm.create_model(architecture, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
     return model
@@ -127,7 +136,7 @@ def create_model(
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
     kwargs.pop("num_classes", None)
     describe_(model, architecture, kwargs, in_chans=image_chans)
-    return adapt_(model, source, None, in_chans, stem, skip_downsamples, voxel_size, features)
+    return adapt_(model, lambda: source, None, in_chans, stem, skip_downsamples, voxel_size, features)
 
 
 def describe_(model: Any, architecture: str, model_args: dict[str, Any], in_chans: int) -> None:
@@ -146,7 +155,7 @@ def check_features(features: str | None) -> None:
 
 def adapt_(
     model: Any,
-    source: nn.Module,
+    source: Callable[[], nn.Module],
     num_classes: int | None,
     in_chans: int | None,
     stem: str | None,
@@ -158,7 +167,7 @@ def adapt_(
 
     Args:
         model: a PointCloudModel.
-        source: its 2D network, for the stem's names; weights do not matter.
+        source: creates its 2D network, for the stem's names; weights do not matter.
         num_classes, in_chans, stem, skip_downsamples, voxel_size, features: as `create_model`.
 
     Raises:
@@ -176,11 +185,11 @@ def adapt_(
     if stem == "image" and model.settings.stem == "point":
         raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
     if stem == "point" and model.settings.stem == "image":
-        set_point_stem_(model, find_stem(source), wanted)
+        set_point_stem_(model, find_stem(source()), wanted)
     elif wanted != model.in_chans:
         if model.settings.stem == "point":
             raise InvalidInputError(f"The model's point stem reads {model.in_chans} channels; got in_chans={wanted}.")
-        adapt_in_chans_(model, find_stem(source), wanted)
+        adapt_in_chans_(model, find_stem(source()), wanted)
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     model.in_chans = wanted

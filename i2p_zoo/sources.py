@@ -132,7 +132,7 @@ def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Modul
     """
     path = Path(path)
     state = read_state(path)
-    args = {}
+    args: dict[str, Any] = {}
     config: Any = timm.get_pretrained_cfg(architecture)
     for argument, attribute, dim in (("num_classes", "classifier", 0), ("in_chans", "first_conv", 1)):
         layer = getattr(config, attribute, None)

@@ -477,7 +477,6 @@ WRONG_VALUES = {
 UNBUILDABLE = [
     ("architecture", "i2p-"),
     ("architecture", "i2p-no_such_network"),
-    ("num_classes", 10**12),
     ("model_args", {"nonsense": 1}),
     ("model_args", {"in_chans": 3}),
     ("model_args", {"pretrained": True}),
@@ -513,6 +512,48 @@ def test_wrong_value_is_named_with_its_key(folder, key, value):
 def test_network_that_timm_cannot_build_is_refused_with_its_reason(folder, key, value):
     edit_config(folder, key, value)
     assert_refused(folder, [str(folder / CONFIG), "describes a network that cannot be built: "])
+
+
+def test_more_classes_than_memory_holds_are_refused_before_any_is_created(folder):
+    edit_config(folder, "num_classes", 10**12)
+    assert_refused(folder, [str(folder / WEIGHTS), "fc.weight", str(10**12)])
+
+
+def test_loading_draws_no_random_weights(folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("drew random weights")
+
+    monkeypatch.setattr(torch.nn.init, "normal_", refuse)
+    before = torch.get_rng_state()
+    load_folder(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in the file", "in no file"])
+def test_buffer_that_is_in_no_file_gets_its_value(kept, tmp_path, monkeypatch):
+    """timm's blur pool is such a case; here a module that only its own code can fill."""
+
+    class Scaled(torch.nn.Identity):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.tensor(3.0), persistent=kept)
+
+        def forward(self, x):
+            return x * self.factor
+
+    create = timm.create_model
+
+    def create_scaled(*args, **kwargs):
+        model = create(*args, **kwargs)
+        model.act1 = Scaled()
+        return model
+
+    i2p_zoo.keep(Scaled)
+    monkeypatch.setattr(timm, "create_model", create_scaled)
+    model = i2p_zoo.create_model("test_resnet").eval()
+    model.save_pretrained(tmp_path)
+    x = random_cloud(3, dtype=torch.float32)
+    assert torch.equal(load_folder(tmp_path)(x), model(x))
 
 
 def test_newer_format_says_to_upgrade(folder):

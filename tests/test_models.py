@@ -302,9 +302,9 @@ def test_adapting_changes_what_is_asked_and_keeps_the_rest():
     model = randomise_norms_(inflate(source))
     model.in_chans = 3
     before = copy.deepcopy(model)
-    assert adapt_(model, source, None, None, None, None, None, None) is model
+    assert adapt_(model, lambda: source, None, None, None, None, None, None) is model
     assert model.settings == before.settings
-    adapt_(model, source, 9, None, None, 1, 0.2, "rgb")
+    adapt_(model, lambda: source, 9, None, None, 1, 0.2, "rgb")
     assert (model.num_classes, model.in_chans) == (9, 3)
     assert model.settings == before.settings.changed(skip_downsamples=1, voxel_size=0.2, features="rgb")
     state = model.state_dict()
@@ -315,7 +315,7 @@ def test_adapting_to_the_classes_there_keeps_the_classifier():
     source = timm.create_model("test_resnet", num_classes=5)
     model = inflate(source)
     model.in_chans = 3
-    adapt_(model, source, 5, 3, "image", 0, None, None)
+    adapt_(model, lambda: source, 5, 3, "image", 0, None, None)
     assert torch.equal(model.fc.weight, source.fc.weight)
 
 

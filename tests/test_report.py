@@ -166,7 +166,7 @@ def test_point_stem_is_reported_as_replaced(name, in_chans):
 def test_image_stem_adapted_to_other_channels_is_reported_as_replaced():
     source = timm.create_model("test_resnet")
     net = create_model("test_resnet")
-    adapt_(net, source, None, 5, None, None, None, None)
+    adapt_(net, lambda: source, None, 5, None, None, None, None)
     check_describes(net)
     assert {key: rule for key, (rule, _) in rules(net.report).items() if rule == "replaced"} == {"conv1.0.weight": "replaced"}
     assert "5 channels" in rules(net.report)["conv1.0.weight"][1]

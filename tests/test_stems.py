@@ -165,9 +165,9 @@ def test_network_of_branches_runs_with_a_point_stem(name, skip):
 def test_point_stem_is_not_turned_back():
     model = create_model("test_resnet", stem="point")
     with pytest.raises(InvalidInputError, match="point stem; its image stem is gone"):
-        adapt_(model, timm.create_model("test_resnet"), None, None, "image", None, None, None)
+        adapt_(model, lambda: timm.create_model("test_resnet"), None, None, "image", None, None, None)
     with pytest.raises(InvalidInputError, match="reads 3 channels; got in_chans=4"):
-        adapt_(model, timm.create_model("test_resnet"), None, 4, None, None, None, None)
+        adapt_(model, lambda: timm.create_model("test_resnet"), None, 4, None, None, None, None)
 
 
 # Strides.
@@ -275,6 +275,6 @@ def test_stem_that_cannot_be_adapted_says_so(old, new):
     source = timm.create_model("test_resnet", in_chans=old)
     model = create_model("test_resnet", in_chans=old)
     with pytest.raises(I2PError, match=f"(?s){old}.*{new}"):
-        adapt_(model, source, None, new, None, None, None, None)
+        adapt_(model, lambda: source, None, new, None, None, None, None)
     assert model.in_chans == old
     assert model(SparseTensor(torch.rand(40, old), cloud().coords[:40])).isfinite().all()

@@ -33,7 +33,11 @@ class SparseBlurPool3d(nn.Module):
         self.channels, self.stride, self.filt_size, self.pad_mode = pool.channels, pool.stride, pool.filt_size, pool.pad_mode
         self.axis = axis
         self.padding = ((pool.padding[2], pool.padding[3]), (pool.padding[0], pool.padding[1]))
-        self.register_buffer("filt", pool.filt, persistent=False)
+        filt = pool.filt
+        if filt.is_meta:  # the structure alone; the filter follows from its size and is in no checkpoint
+            with torch.device("cpu"):
+                filt = BlurPool2d(pool.channels, pool.filt_size).filt
+        self.register_buffer("filt", filt, persistent=False)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Blurs and strides (N, C) features."""

@@ -83,7 +83,8 @@ class SparseConv3d(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.reset_parameters()
+        if not self.weight.is_meta:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialises for ReLU networks by fan-out (He et al. 2015), as timm does; the bias to zero."""
