@@ -100,6 +100,12 @@ class PointCloudModel:
         """Runs timm's `forward_intermediates` on voxels; `x` as in `prepare`."""
         return super().forward_intermediates(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
+    def predict(self, points: Any, **kwargs: Any) -> Any:
+        """Runs in eval mode without gradients, in blocks where a scene is too large; see `i2p_zoo.prediction.predict`."""
+        from i2p_zoo.prediction import predict
+
+        return predict(self, points, **kwargs)
+
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
         """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
         from i2p_zoo.inflation import replace_leaves
