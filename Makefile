@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check long clean
+.PHONY: demo test check long bench clean
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ test: check ## style, types and the default tests
 
 long: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m long
+
+bench: $(READY) ## ours against the peers, in turns; nothing else should run on the machine
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv out dist

@@ -1,0 +1,84 @@
+"""Interleaved timing: contestants take turns in each round, and a ratio is taken within a round.
+
+A machine's clock and its neighbours change from minute to minute; what two contestants do a few milliseconds apart is
+comparable all the same. Hence ratios, their median and quartiles, and never a figure from another run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Times = dict[str, list[float]]
+
+
+@dataclass
+class Result:
+    """One ratio of a benchmark.
+
+    Attributes:
+        benchmark: its name.
+        case: what was run.
+        ratio: "peer / ours", both names of contestants.
+        median, low, high: of the rounds' ratios; low and high are the quartiles.
+        target: at least (positive) or at most (negative) this much; None where none was set.
+        seconds: each contestant's median.
+        notes: what else was measured.
+    """
+
+    benchmark: str
+    case: str
+    ratio: str
+    median: float
+    low: float
+    high: float
+    target: float | None
+    seconds: dict[str, float]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target holds."""
+        if self.target is None:
+            return None
+        return self.median >= self.target if self.target > 0 else self.median <= -self.target
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON types."""
+        return {**asdict(self), "met": self.met}
+
+
+def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int = 9, budget: float = 20.0) -> Times:
+    """Times contestants in turns, after one untimed call of each.
+
+    Args:
+        contestants: a name and a call for each.
+        rounds: at most this many.
+        budget: seconds; no round begins after it, but three are run in any case.
+
+    Returns:
+        Seconds of each round by name.
+    """
+    for call in contestants.values():
+        call()
+    times: Times = {name: [] for name in contestants}
+    started = time.perf_counter()
+    for number in range(rounds):
+        if number >= 3 and time.perf_counter() - started > budget:
+            break
+        for name, call in contestants.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def compare(benchmark: str, case: str, times: Times, peer: str, ours: str, target: float | None = None, **notes: Any) -> Result:
+    """Returns how many times longer `peer` took than `ours`, round by round."""
+    ratios = [a / b for a, b in zip(times[peer], times[ours], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    return Result(benchmark, case, f"{peer} / {ours}", median, low, high, target, seconds, notes)

@@ -1,0 +1,91 @@
+"""The benchmarks: how ratios are taken, that peers compute what ours does, and that the command runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+
+import i2p_zoo
+from benchmarks import shapes
+from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.layers import WINDOW
+from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
+from benchmarks.timing import compare, take_turns
+from i2p_zoo import SparseTensor, convolution
+from i2p_zoo.convolution import convolve
+from i2p_zoo.kernel_maps import window_sites
+from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
+
+
+def test_contestants_take_turns_after_one_untimed_call():
+    calls = []
+    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+
+
+def test_budget_ends_after_three_rounds_at_the_soonest():
+    assert len(take_turns({"a": lambda: None}, rounds=50, budget=0)["a"]) == 3
+
+
+def test_ratio_is_taken_within_each_round():
+    times = {"peer": [2.0, 9.0, 20.0], "ours": [1.0, 3.0, 5.0]}  # ratios 2, 3, 4
+    result = compare("b", "c", times, "peer", "ours", 2.5, note=1)
+    assert (result.low, result.median, result.high) == (2.5, 3.0, 3.5)
+    assert result.seconds == {"peer": 9.0, "ours": 3.0}
+    assert result.notes == {"note": 1}
+
+
+@pytest.mark.parametrize(("target", "met"), [(None, None), (3.0, True), (3.1, False), (-3.0, True), (-2.9, False)])
+def test_target_is_at_least_or_if_negative_at_most(target, met):
+    times = {"peer": [3.0] * 3, "ours": [1.0] * 3}
+    assert compare("b", "c", times, "peer", "ours", target).met is met
+
+
+def test_sphere_has_about_the_voxels_asked_for():
+    for voxels in (1_000, 20_000):
+        assert 0.8 * voxels < len(shapes.sphere(voxels)) < 1.2 * voxels
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # spconv's own
+@pytest.mark.parametrize("engine", [gather_scatter, spconv_engine])
+def test_peer_engines_compute_the_exact_convolution(engine):
+    x = random_cloud(16, voxels=300, extent=8, dtype=torch.float32)
+    _, _, kmap = window_sites(x.cache, x.coords, None, WINDOW)
+    weight = torch.randn((24, 3, 3, 3, 16), generator=seeded())
+    exact = exact_convolution(x.features, weight.flatten(1, 3), kmap)
+    with engine():
+        assert relative_error(convolution.convolve(x.features, weight, kmap, 1), exact) < 1e-5
+    assert relative_error(convolve(x.features, weight, kmap, 1), exact) < 1e-5
+
+
+def test_dense_twin_computes_the_sparse_network_where_all_voxels_are_active():
+    source = randomise_norms_(timm.create_model("resnet18", num_classes=4)).eval()
+    model = i2p_zoo.inflate(source, inflation="average")
+    volume = torch.randn((1, 3, 32, 32, 32), generator=seeded())
+    with torch.no_grad():
+        expected = model(SparseTensor.from_dense(volume))
+        assert relative_error(dense_twin(source, model)(volume), expected) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.long
+def test_every_benchmark_runs_on_small_cases(name, tmp_path):
+    result = CliRunner().invoke(main, [name, "--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert results
+    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in results)
+    assert (tmp_path / "ratios.png").stat().st_size > 1000
+
+
+def test_command_writes_results_and_a_picture(tmp_path):
+    result = CliRunner().invoke(main, ["depthwise", "--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "gather-scatter / ours" in result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "ratios.png"}
