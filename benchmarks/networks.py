@@ -15,6 +15,7 @@ from benchmarks.shapes import real_clouds
 from benchmarks.timing import Result, compare, take_turns
 from i2p_zoo.finetune import freeze
 
+OBJECTS: dict[str, Any] = {"stem": "point", "skip_downsamples": 2}  # as README finetunes: an object must not shrink 32 times
 NETWORKS = ("resnet18", "resnet50", "tf_efficientnet_lite0")
 
 
@@ -59,8 +60,8 @@ def inflated(quick: bool = False) -> Iterator[Result]:
     for name in NETWORKS[:1] if quick else NETWORKS:
         for inflation, target in (("center", 2.0), ("average", 1.25), ("copy", 1.25)):
             torch.manual_seed(0)
-            model = i2p_zoo.create_model(name, inflation=inflation).eval().requires_grad_(False)
-            other = i2p_zoo.create_model(name, inflation=inflation).eval().requires_grad_(False)
+            model = i2p_zoo.create_model(name, inflation=inflation, **OBJECTS).eval().requires_grad_(False)
+            other = i2p_zoo.create_model(name, inflation=inflation, **OBJECTS).eval().requires_grad_(False)
             other.load_state_dict(model.state_dict())
             _use_all_taps_(other)
             runs = {"ours": _forward(model, x), "all taps": _forward(other, x)}
@@ -77,7 +78,7 @@ def training(quick: bool = False) -> Iterator[Result]:
 
 def _training_case(name: str, x: _Input) -> Iterator[Result]:
     torch.manual_seed(0)
-    model = _use_all_taps_(i2p_zoo.create_model(name, num_classes=10)).train()
+    model = _use_all_taps_(i2p_zoo.create_model(name, num_classes=10, **OBJECTS)).train()
     labels = torch.arange(x.x.batch_size) % 10
 
     def step() -> Tensor:
@@ -117,7 +118,7 @@ def engines(quick: bool = False) -> Iterator[Result]:
 
 def _spconv_case(name: str, x: _Input) -> Iterator[Result]:
     torch.manual_seed(0)
-    model = _use_all_taps_(i2p_zoo.create_model(name)).eval().requires_grad_(False)
+    model = _use_all_taps_(i2p_zoo.create_model(name, **OBJECTS)).eval().requires_grad_(False)
     ours = _forward(model, x)
 
     def spconv() -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.card import is_edited, write_card
 from i2p_zoo.errors import CheckpointError, InvalidInputError
-from i2p_zoo.inflation import inflate_structure
+from i2p_zoo.inflation import inflate_structure, inflate_structure_
 from i2p_zoo.models import PREFIX, check_features, create_timm_model, describe_, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel, Settings, materialize_
 from i2p_zoo.stems import find_stem, set_point_stem_
@@ -171,7 +171,7 @@ def _clean_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             raise CheckpointError(f"{key} holds values that are NaN or infinite; such a network cannot be saved.")
         own = tensor.detach().cpu().contiguous()
         state[key] = own.clone() if own.data_ptr() in seen else own
@@ -208,14 +208,14 @@ def build_structure(config: dict[str, Any]) -> Any:
     in_chans = config["i2p"]["in_chans"]
     create = functools.partial(create_timm_model, architecture, in_chans=in_chans if settings.stem == "image" else 3, **args)
     source = create(structure=True)
-    model = inflate_structure(source, settings.inflation, settings.axis, settings.depth)
+    stem = find_stem(source) if settings.stem == "point" else None
+    model = inflate_structure_(source, settings.inflation, settings.axis, settings.depth)
     saved = model.state_dict()
     if any(buffer.is_meta and name not in saved for name, buffer in model.named_buffers()):  # its values are in no file
-        source = create()
-        model = inflate_structure(source, settings.inflation, settings.axis, settings.depth)
+        model = inflate_structure(create(), settings.inflation, settings.axis, settings.depth)
     describe_(model, architecture, config["model_args"], in_chans)
-    if settings.stem == "point":
-        set_point_stem_(model, find_stem(source), in_chans)
+    if stem is not None:
+        set_point_stem_(model, stem, in_chans)
     model.settings = settings
     return model
 
@@ -340,15 +340,28 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if not 0 < length <= _MAX_HEADER:
         raise CheckpointError(f"{path}: no safetensors file (header of {length} bytes, at most {_MAX_HEADER}).")
-    found = sha256_of(path)
+    state: dict[str, Tensor] = {}
+    error: Exception | None = None
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(sha256_of, path)
+        try:
+            # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
+            state = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
+        except (SafetensorError, OSError, ValueError) as caught:
+            error = caught
+    found = hashing.result()
     if found != sha256:
         raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Fetch or convert the checkpoint again.")
-    try:
-        # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
-        state: dict[str, Tensor] = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
-    except (SafetensorError, OSError, ValueError) as error:
+    if error is not None:
         raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
     return state
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN wins over both; unlike `isfinite`, nothing of the tensor's size is made
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -361,7 +374,7 @@ def check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor
             problems.append(f"{key}: shape expected {tuple(want.shape)}, found {tuple(have.shape)}")
         elif want.dtype != have.dtype:
             problems.append(f"{key}: dtype expected {want.dtype}, found {have.dtype}")
-        elif have.is_floating_point() and not bool(torch.isfinite(have).all()):
+        elif not _is_finite(have):
             problems.append(f"{key}: expected finite values, found NaN or infinity")
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")

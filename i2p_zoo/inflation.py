@@ -64,17 +64,21 @@ def inflate_structure(model: nn.Module, inflation: str = "center", axis: str = "
 
     Args, raises: as `inflate`.
     """
-    check_inflation(inflation)
-    check_axis(axis)
-    check_depth(depth)
     if isinstance(model, PointCloudModel):
         raise InvalidInputError(f"{type(model).__qualname__} is inflated already; inflate its 2D network.")
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }
-    twin = copy.deepcopy(model, memo)
+    return inflate_structure_(copy.deepcopy(model, memo), inflation, axis, depth)
+
+
+def inflate_structure_(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> Any:
+    """Turns a 2D network into the 3D one without weights, in place; args, raises: as `inflate`."""
+    check_inflation(inflation)
+    check_axis(axis)
+    check_depth(depth)
     settings = Settings(inflation=inflation, axis=axis, depth=depth)
-    return make_point_cloud_model(replace_leaves(twin, settings), settings)
+    return make_point_cloud_model(replace_leaves(model, settings), settings)
 
 
 def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
