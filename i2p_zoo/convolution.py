@@ -23,6 +23,8 @@ from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
 from i2p_zoo.sparse_tensor import Padding, SparseTensor, simplify_stride
 
 _FEW_ROWS = 1024  # rows a thread; with fewer, threads share out the channels, so that each weight is read by one of them
+_WEIGHTS_A_ROW = 256  # so many weights of a tap may be laid out anew for each row that is multiplied by them
+_WIDE_PRODUCT = 2**15  # weight gradients of more values a tap than this are left to the BLAS library
 _SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix product with it
 
 
@@ -152,12 +154,15 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kmap, ctx.groups = kmap, groups
-        if has_kernel(features):
-            return multiply_rows(features, weight[:, kmap.taps], kmap.table, groups)
+        used = find_used_taps(weight, kmap)
+        ctx.used = used
+        if _tiles_pay(features, weight, kmap, groups):
+            return multiply_rows(features, weight[:, kmap.taps], kmap.table, used, groups)
         out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
-        for tap, inputs, outputs in kmap.pairs:
-            rows = features if inputs is None else features.index_select(0, inputs)
-            _add_rows(out, outputs, _project(rows, weight[:, tap], groups))
+        for (tap, inputs, outputs), counts in zip(kmap.pairs, used.tolist(), strict=True):
+            if counts:
+                rows = features if inputs is None else features.index_select(0, inputs)
+                _add_rows(out, outputs, _project(rows, weight[:, tap], groups))
         return out
 
     @staticmethod
@@ -165,19 +170,20 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, weight = ctx.saved_tensors
         kmap, groups = ctx.kmap, ctx.groups
-        by_kernel = has_kernel(features)
         grad_features = grad_weight = None
-        if ctx.needs_input_grad[0] and by_kernel:
+        if ctx.needs_input_grad[0] and _tiles_pay(features, weight, kmap, groups):
             blocks = weight[:, kmap.taps].unflatten(0, (groups, -1))  # (groups, C_out / groups, K, C_in / groups)
-            grad_features = multiply_rows(gradient, blocks.permute(0, 3, 2, 1).flatten(0, 1), kmap.transposed, groups)
+            transposed = blocks.permute(0, 3, 2, 1).flatten(0, 1)
+            grad_features = multiply_rows(gradient, transposed, kmap.transposed, ctx.used, groups)
         elif ctx.needs_input_grad[0]:
             grad_features = torch.zeros_like(features)
-            for tap, inputs, outputs in kmap.pairs:
-                part = gradient if outputs is None else gradient.index_select(0, outputs)
-                _add_rows(grad_features, inputs, _project_back(part, weight[:, tap], groups))
+            for (tap, inputs, outputs), counts in zip(kmap.pairs, ctx.used.tolist(), strict=True):
+                if counts:
+                    part = gradient if outputs is None else gradient.index_select(0, outputs)
+                    _add_rows(grad_features, inputs, _project_back(part, weight[:, tap], groups))
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
-            if by_kernel:
+            if has_kernel(features) and (groups > 1 or weight.shape[0] * weight.shape[2] <= _WIDE_PRODUCT):
                 grad_weight[:, kmap.taps] = correlate_rows(features, gradient, kmap.table, groups)
             else:
                 for tap, inputs, outputs in kmap.pairs:
@@ -187,6 +193,12 @@ class _Convolution(torch.autograd.Function):
         return grad_features, grad_weight, None, None
 
 
+def _tiles_pay(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> bool:
+    """Whether enough rows read each tap's weights that laying them out anew for the tiles costs less than it saves."""
+    rows = kmap.num_pairs / max(len(kmap.taps), 1)
+    return has_kernel(features) and (groups > 1 or weight.shape[0] * weight.shape[2] <= rows * _WEIGHTS_A_ROW)
+
+
 def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
     if rows is None:
         out += values
@@ -194,22 +206,32 @@ def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
         out.index_add_(0, rows, values)
 
 
-def multiply_rows(features: Tensor, weight: Tensor, table: Tensor, groups: int) -> Tensor:
+def find_used_taps(weight: Tensor, kmap: KernelMap) -> Tensor:
+    """(K,) bool: which of the map's taps of a (C_out, K, C_in / groups) weight are not all zero; elsewhere than the CPU all."""
+    used = torch.ones(len(kmap.taps), dtype=torch.bool)
+    if has_kernel(weight):
+        taps = weight.detach()[:, kmap.taps] if len(kmap.taps) < weight.shape[1] else weight.detach()
+        run_chunks(_matrix.find_used_taps, chunk_bounds(len(used), minimum=1), taps.numpy(), used.numpy())
+    return used
+
+
+def multiply_rows(features: Tensor, weight: Tensor, table: Tensor, used: Tensor, groups: int) -> Tensor:
     """Sums features[table[k, o]] times tap k of a (C_out, K, C_in / groups) weight: (N_in, C_in) -> (N_out, C_out).
 
-    Taps that are all zero cost nothing, and what stands on their voxels, a NaN too, does not matter.
+    Taps that are not `used` (K,) cost nothing, and what stands on their voxels, a NaN too, does not matter.
     """
     width = _matrix.PANEL_BYTES // features.element_size()
     outputs, taps, depth = weight.shape
     panels = groups * -(-(outputs // groups) // width)
-    packed, used = features.new_empty((taps, panels, depth, width)), torch.empty(taps, dtype=torch.bool)
-    arrays = (packed.numpy(), used.numpy())
-    run_chunks(_matrix.pack_weight, chunk_bounds(taps, minimum=1), weight.detach().numpy(), groups, *arrays)
+    packed = features.new_empty((taps, panels, depth, width))
+    arrays = (packed.numpy(), used.numpy(), groups)
+    bounds = chunk_bounds(taps, minimum=1)
+    run_chunks(_matrix.pack_weight, bounds, weight.detach().numpy(), groups, used.numpy(), packed.numpy())
     by_panel = table.shape[1] < _FEW_ROWS * torch.get_num_threads() and panels >= torch.get_num_threads()
     bounds = chunk_bounds(panels if by_panel else table.shape[1], minimum=1 if by_panel else 32)
     out = features.new_zeros((table.shape[1] + len(bounds), outputs))
     rows = features.detach().contiguous().numpy()
-    run_chunks(_matrix.multiply_rows, bounds, rows, table.numpy(), *arrays, groups, by_panel, out.numpy())
+    run_chunks(_matrix.multiply_rows, bounds, rows, table.numpy(), *arrays, by_panel, out.numpy())
     return out[: table.shape[1]]
 
 

@@ -240,6 +240,7 @@ def test_torch_path_gives_what_the_numba_path_gives(grouping, dtype, stride, mon
         (16, 17, 1),
         (33, 6, 1),
         (300, 20, 1),
+        (200, 176, 1),
         (20, 300, 1),
         (48, 48, 3),
         (34, 10, 2),

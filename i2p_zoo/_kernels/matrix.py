@@ -139,8 +139,24 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
 
 
 @numba.njit(nogil=True, cache=True)
-def pack_weight(chunk, first_tap, last_tap, weight, groups, packed, used):
-    """Lays a (C_out, K, C_in / groups) weight out as `multiply_rows` reads it, and finds the taps that are all zero.
+def _any_nonzero(weight, tap):
+    for output in range(weight.shape[0]):
+        for k in range(weight.shape[2]):
+            if weight[output, tap, k] != 0:
+                return True
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
+def find_used_taps(chunk, first_tap, last_tap, weight, used):
+    """used[tap] = whether any value of a (C_out, K, C_in / groups) weight's tap is not zero."""
+    for tap in range(first_tap, last_tap):
+        used[tap] = _any_nonzero(weight, tap)
+
+
+@numba.njit(nogil=True, cache=True)
+def pack_weight(chunk, first_tap, last_tap, weight, groups, used, packed):
+    """Lays a (C_out, K, C_in / groups) weight out as `multiply_rows` reads it, but for taps that are not used.
 
     packed[tap, panel, k, j] = weight[output j of the panel, tap, k], a panel never reaching over two groups, and zero
     where a group has no such output.
@@ -150,7 +166,6 @@ def pack_weight(chunk, first_tap, last_tap, weight, groups, packed, used):
     group_outputs = outputs // groups
     group_panels = packed.shape[1] // groups
     for tap in range(first_tap, last_tap):
-        used[tap] = _any_nonzero(weight, tap)
         if not used[tap]:
             continue
         for panel in range(packed.shape[1]):
@@ -167,15 +182,6 @@ def pack_weight(chunk, first_tap, last_tap, weight, groups, packed, used):
                 for k in range(depth):
                     for j in range(count):
                         packed[tap, panel, k, j] = weight[first + j, tap, k]
-
-
-@numba.njit(nogil=True, cache=True)
-def _any_nonzero(weight, tap):
-    for output in range(weight.shape[0]):
-        for k in range(weight.shape[2]):
-            if weight[output, tap, k] != 0:
-                return True
-    return False
 
 
 @numba.njit(nogil=True, cache=True)
