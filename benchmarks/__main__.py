@@ -11,6 +11,7 @@ import click
 import torch
 
 from benchmarks import checkpoints, layers, networks, sites
+from benchmarks.page import write_page
 from benchmarks.timing import Result
 
 BENCHMARKS = {
@@ -29,8 +30,9 @@ BENCHMARKS = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/bench"), help="Where results.json and ratios.png go.")
+@click.option("--page", type=click.Path(path_type=Path), help="Also write the results as a page of Markdown.")
 @click.option("--quick", is_flag=True, help="Small cases only, to see that everything runs.")
-def main(names: tuple[str, ...], out: Path, quick: bool) -> None:
+def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> None:
     """Time ours and the peers in turns and print the ratios; NAMES choose among the benchmarks, by default all.
 
     Nothing else should run on the machine.
@@ -48,6 +50,8 @@ def main(names: tuple[str, ...], out: Path, quick: bool) -> None:
     report = {"machine": machine, "results": [result.to_dict() for result in results]}
     (out / "results.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _draw(results, out / "ratios.png")
+    if page is not None:
+        page.write_text(write_page(results, machine), encoding="utf-8")
     missed = sum(result.met is False for result in results)
     click.echo(f"{sum(r.met is True for r in results)} targets met, {missed} missed; {out}/results.json, {out}/ratios.png")
     sys.exit(missed > 0 and not quick)

@@ -85,7 +85,12 @@ def test_every_benchmark_runs_on_small_cases(name, tmp_path):
 
 
 def test_command_writes_results_and_a_picture(tmp_path):
-    result = CliRunner().invoke(main, ["depthwise", "--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    page = tmp_path / "page.md"
+    arguments = ["depthwise", "--quick", "--out", str(tmp_path), "--page", str(page)]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "gather-scatter / ours" in result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "ratios.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "ratios.png", "page.md"}
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    rows = [line for line in page.read_text().splitlines() if "gather-scatter / ours" in line]
+    assert [f"{r['median']:.2f} ({r['low']:.2f}" in row for r, row in zip(results, rows, strict=True)] == [True, True]

@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from i2p_zoo import _threads
 from i2p_zoo._kernels.depthwise import depthwise_forward
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from tests.helpers import property_test
+
+OPENMP = _threads._find_openmp()
+
+
+@pytest.fixture(params=["team", "pool"], autouse=True)
+def threads_of(request, monkeypatch):
+    """Each test runs on torch's OpenMP team, where there is one, and on a plain thread pool."""
+    if request.param == "pool":
+        monkeypatch.setattr(_threads, "_find_openmp", lambda: None)
+    elif OPENMP is None:
+        pytest.skip("torch has no GNU OpenMP here")
 
 
 @pytest.fixture
@@ -52,6 +65,13 @@ def test_each_chunk_is_called_once_with_its_number_bounds_and_arguments(chunks):
     bounds = [(10 * i, 10 * i + 7) for i in range(chunks)]
     run_chunks(lambda *call: calls.append(call), bounds, "a", 3)
     assert sorted(calls) == [(number, *bound, "a", 3) for number, bound in enumerate(bounds)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of loaded files")
+def test_team_is_that_of_the_openmp_library_torch_has_loaded():
+    files = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
+    of_torch = [file for file in files if file.parent.parent.name == "torch" or file.parent.name == "torch.libs"]
+    assert [Path(OPENMP._name).resolve()] == of_torch if OPENMP is not None else not of_torch
 
 
 def test_chunks_run_at_the_same_time():

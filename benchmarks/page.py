@@ -1,0 +1,45 @@
+"""docs/performance.md, from the results of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.timing import Result
+
+_HEAD = """# Performance
+
+Ratios of seconds, contestants in turns within one run: the median of the rounds and, in brackets, their quartiles. A ratio
+"peer / ours" above 1 means that ours is faster. Every contestant's output is checked against the reference before it is timed.
+
+    python -m benchmarks --page docs/performance.md     # make bench prints the same; nothing else should run
+
+Measured on: {processor}, {threads} threads, torch {torch}. **On a GPU: not measured.**
+
+- *GEMM*: one `torch.mm` of the same FLOPs, the machine's limit.
+- *spconv*: 2.3.8's CPU engine, its pairs made beforehand. With more than one thread it has a data race and its results are
+  wrong; it is timed so for the record.
+- *gather-scatter*: per tap, a gather, a product and a scatter-add in torch.
+- *all taps*: the same network with weights changed by 1e-7, so that no tap is empty and none repeats.
+
+Single layers run on real clouds at a voxel size of 0.1 (about 12 neighbours a voxel), networks on real clouds of 2,048 points
+at 0.05 with `stem="point", skip_downsamples=2`. Targets that are missed are marked; they are goals, not claims.
+"""
+
+
+_COLUMNS = "| case | ratio | median | target | seconds |\n|---|---|--:|---|---|"
+
+
+def write_page(results: list[Result], machine: dict[str, Any]) -> str:
+    """Returns the page as Markdown."""
+    lines = [_HEAD.format(**machine)]
+    benchmark = None
+    for result in results:
+        if result.benchmark != benchmark:
+            benchmark = result.benchmark
+            lines.append(f"\n## {benchmark[0].upper()}{benchmark[1:]}\n\n{_COLUMNS}")
+        sign = "" if result.target is None else f"{'≥' if result.target > 0 else '≤'} {abs(result.target):g}"
+        target = sign + (", missed" if result.met is False else "")
+        spread = f"{result.median:.2f} ({result.low:.2f}-{result.high:.2f})"
+        times = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in result.seconds.items())
+        lines.append(f"| {result.case} | {result.ratio} | {spread} | {target} | {times} |")
+    return "\n".join(lines) + "\n"
