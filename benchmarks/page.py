@@ -32,14 +32,16 @@ _COLUMNS = "| case | ratio | median | target | seconds |\n|---|---|--:|---|---|"
 def write_page(results: list[Result], machine: dict[str, Any]) -> str:
     """Returns the page as Markdown."""
     lines = [_HEAD.format(**machine)]
-    benchmark = None
-    for result in results:
-        if result.benchmark != benchmark:
-            benchmark = result.benchmark
-            lines.append(f"\n## {benchmark[0].upper()}{benchmark[1:]}\n\n{_COLUMNS}")
-        sign = "" if result.target is None else f"{'≥' if result.target > 0 else '≤'} {abs(result.target):g}"
-        target = sign + (", missed" if result.met is False else "")
-        spread = f"{result.median:.2f} ({result.low:.2f}-{result.high:.2f})"
-        times = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in result.seconds.items())
-        lines.append(f"| {result.case} | {result.ratio} | {spread} | {target} | {times} |")
-    return "\n".join(lines) + "\n"
+    for benchmark in dict.fromkeys(result.benchmark for result in results):
+        lines.append(f"## {benchmark[0].upper()}{benchmark[1:]}\n\n{_COLUMNS}")
+        lines += [_row(result) for result in results if result.benchmark == benchmark]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(result: Result) -> str:
+    sign = "" if result.target is None else f"{'≥' if result.target > 0 else '≤'} {abs(result.target):g}"
+    target = sign + (", **missed**" if result.met is False else "")
+    spread = f"{result.median:.2f} ({result.low:.2f}-{result.high:.2f})"
+    times = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in result.seconds.items())
+    return f"| {result.case} | {result.ratio} | {spread} | {target} | {times} |"
