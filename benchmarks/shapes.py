@@ -13,17 +13,17 @@ from i2p_zoo.data import load_npz
 CLOUDS = Path(__file__).parents[1] / "tests" / "data" / "kicad-mini.npz"
 
 
-def real_clouds(count: int, voxel_size: float = 0.05, first: int = 0) -> SparseTensor:
-    """Returns `count` clouds of 2,048 points within the unit sphere as one batch, features x, y, z."""
+def real_clouds(count: int, voxel_size: float = 0.05) -> SparseTensor:
+    """Returns `count` clouds of 1,024 points within the unit sphere as one batch, features x, y, z."""
     train, _ = load_npz(CLOUDS)
     step = len(train) // count
-    return voxelize([train.points[first + i * step] for i in range(count)], voxel_size)
+    return voxelize([train.points[i * step] for i in range(count)], voxel_size)
 
 
 def real_surface(voxels: int) -> SparseTensor:
     """Returns so many real clouds that they have about this many voxels, each with about 12 neighbours.
 
-    At a voxel size of 0.1 the 2,048 points of a cloud leave no holes, as after a network's first halving.
+    At a voxel size of 0.1 the 1,024 points of a cloud leave no holes, as after a network's first halving.
     """
     each = len(real_clouds(32, 0.1).coords) / 32
     return real_clouds(max(round(voxels / each), 1), 0.1)

@@ -33,7 +33,7 @@ class Origin:
 
 @dataclass
 class SiteCache:
-    """What was derived from one input's sites: orders, strided sets, kernel maps, batch rows. Holds tensors only."""
+    """What was derived from one input's sites: orders, strided sets, lines, kernel maps, batch rows. Holds arrays only."""
 
     orders: dict[int, Tensor | None] = field(default_factory=dict)
     origins: dict[int, Origin] = field(default_factory=dict)

@@ -8,19 +8,18 @@ High-Performance Matrix Multiplication", ACM TOMS 2008; the rows by pointer are 
 
 from __future__ import annotations
 
-import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.vectors import AVX512, VECTOR_BYTES, Vectors, element_pointer, row_number
+
 # A tile of TILE_ROWS rows by two vectors, and what it is made of, fill the registers: 32 with AVX-512, 16 otherwise.
-_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-_VECTOR_BYTES = 64 if _AVX512 else 32
 _VECTORS = 2
-TILE_ROWS = 14 if _AVX512 else 6
-PANEL_BYTES = _VECTORS * _VECTOR_BYTES
+TILE_ROWS = 14 if AVX512 else 6
+PANEL_BYTES = _VECTORS * VECTOR_BYTES
 _DEPTH = 256  # products of one tile between a load and a store of it: a panel of weights then fits the first cache
 _CACHED_VALUES = 2**16  # features that a block of rows holds: they stay in the second cache over all taps
 _FEWEST_ROWS = 512  # but a block has no fewer rows: else weights are read more often than that saves
@@ -29,61 +28,31 @@ _FEWEST_ROWS = 512  # but a block has no fewer rows: else weights are read more 
 class _Tile:
     """Emits the code of one tile: its accumulators, and the step that adds a column times a row to them."""
 
-    def __init__(self, builder, element, out, pointers):
-        self.builder, self.pointers = builder, pointers
-        size = 8 if element == types.float64 else 4
-        self.lanes = _VECTOR_BYTES // size
-        self.align = size
-        scalar = ir.DoubleType() if size == 8 else ir.FloatType()
-        self.vector = ir.VectorType(scalar, self.lanes)
-        self.zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{self.lanes}f{size * 8}")
-        self.sums = [[cgutils.alloca_once(builder, self.vector) for _ in range(_VECTORS)] for _ in pointers]
-        for pointer, row in zip(pointers, self.sums, strict=True):
-            for number, total in enumerate(row):
-                builder.store(self.load(pointer, number), total)
-
-    def at(self, pointer, number):
-        place = self.builder.gep(pointer, [ir.IntType(64)(number * self.lanes)])
-        return self.builder.bitcast(place, self.vector.as_pointer())
-
-    def load(self, pointer, number):
-        return self.builder.load(self.at(pointer, number), align=self.align)
+    def __init__(self, builder, element, rows):
+        """`rows` point to the first element of each row of the tile."""
+        self.builder, self.vectors = builder, Vectors(builder, element)
+        self.places = [[self.vectors.at(row, number) for number in range(_VECTORS)] for row in rows]
+        self.sums = [[cgutils.alloca_once(builder, self.vectors.type) for _ in range(_VECTORS)] for _ in rows]
+        for places, sums in zip(self.places, self.sums, strict=True):
+            for place, total in zip(places, sums, strict=True):
+                builder.store(self.vectors.load(place), total)
 
     def add_product(self, scalars, row):
-        """Adds scalars[m] * row to each row m of the tile; `row` points to its vectors."""
-        builder, undefined = self.builder, ir.Constant(self.vector, ir.Undefined)
-        factors = [self.load(row, number) for number in range(_VECTORS)]
+        """Adds scalars[m] * row to each row m of the tile; `row` points to its first element."""
+        builder, vectors = self.builder, self.vectors
+        undefined = ir.Constant(vectors.type, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), vectors.lanes), [0] * vectors.lanes)
+        factors = [vectors.load(vectors.at(row, number)) for number in range(_VECTORS)]
         for scalar, sums in zip(scalars, self.sums, strict=True):
             first = builder.insert_element(undefined, builder.load(scalar), ir.IntType(32)(0))
-            spread = builder.shuffle_vector(first, undefined, self.zeros)
+            spread = builder.shuffle_vector(first, undefined, zeros)
             for factor, total in zip(factors, sums, strict=True):
-                builder.store(builder.call(self.fma, [spread, factor, builder.load(total)]), total)
+                builder.store(vectors.multiply_add(spread, factor, builder.load(total)), total)
 
     def store(self):
-        for pointer, row in zip(self.pointers, self.sums, strict=True):
-            for number, total in enumerate(row):
-                self.builder.store(self.builder.load(total), self.at(pointer, number), align=self.align)
-
-
-class _Matrix:
-    """A C-contiguous (rows, columns) array in generated code."""
-
-    def __init__(self, context, builder, kind, value):
-        self.builder = builder
-        self.array = context.make_array(kind)(context, builder, value)
-        size = ir.IntType(64)(8 if kind.dtype == types.float64 else 4)
-        self.columns = builder.sdiv(builder.extract_value(self.array.strides, 0), size)
-
-    def pointer(self, row, column):
-        place = self.builder.add(self.builder.mul(row, self.columns), column)
-        return self.builder.gep(self.array.data, [place])
-
-
-def _row_number(context, builder, kind, value, index):
-    array = context.make_array(kind)(context, builder, value)
-    return builder.sext(builder.load(builder.gep(array.data, [index])), ir.IntType(64))
+        for places, sums in zip(self.places, self.sums, strict=True):
+            for place, total in zip(places, sums, strict=True):
+                self.vectors.store(self.builder.load(total), place)
 
 
 @intrinsic
@@ -97,17 +66,17 @@ def _multiply_tile(typingctx, features, sources, first, column, depth, panels, p
 
     def generate(context, builder, signature, args):
         kinds, word = signature.args, ir.IntType(64)
-        source = _Matrix(context, builder, kinds[0], args[0])
-        target = _Matrix(context, builder, kinds[7], args[7])
         scalars, outputs = [], []
         for number in range(TILE_ROWS):
             index = builder.add(args[2], word(number))
-            scalars.append(source.pointer(_row_number(context, builder, kinds[1], args[1], index), args[3]))
-            outputs.append(target.pointer(_row_number(context, builder, kinds[8], args[8], index), args[9]))
+            source = row_number(context, builder, kinds[1], args[1], index)
+            target = row_number(context, builder, kinds[8], args[8], index)
+            scalars.append(element_pointer(context, builder, kinds[0], args[0], source, args[3]))
+            outputs.append(element_pointer(context, builder, kinds[7], args[7], target, args[9]))
         panel = builder.gep(context.make_array(kinds[5])(context, builder, args[5]).data, [args[6]])
-        tile = _Tile(builder, kinds[0].dtype, target, outputs)
+        tile = _Tile(builder, kinds[0].dtype, outputs)
         with cgutils.for_range(builder, args[4]) as loop:
-            row = builder.gep(panel, [builder.mul(loop.index, word(_VECTORS * tile.lanes))])
+            row = builder.gep(panel, [builder.mul(loop.index, word(_VECTORS * tile.vectors.lanes))])
             tile.add_product([builder.gep(scalar, [loop.index]) for scalar in scalars], row)
         tile.store()
         return context.get_dummy_value()
@@ -123,15 +92,15 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
 
     def generate(context, builder, signature, args):
         kinds, word = signature.args, ir.IntType(64)
-        left = _Matrix(context, builder, kinds[0], args[0])
-        right = _Matrix(context, builder, kinds[3], args[3])
-        target = _Matrix(context, builder, kinds[7], args[7])
-        outputs = [target.pointer(builder.add(args[8], word(number)), args[9]) for number in range(TILE_ROWS)]
-        tile = _Tile(builder, kinds[0].dtype, target, outputs)
+        rows = [builder.add(args[8], word(number)) for number in range(TILE_ROWS)]
+        outputs = [element_pointer(context, builder, kinds[7], args[7], row, args[9]) for row in rows]
+        tile = _Tile(builder, kinds[0].dtype, outputs)
         with cgutils.for_range(builder, args[6]) as loop:
-            scalars = left.pointer(_row_number(context, builder, kinds[1], args[1], loop.index), args[2])
-            vectors = right.pointer(_row_number(context, builder, kinds[4], args[4], loop.index), args[5])
-            tile.add_product([builder.gep(scalars, [word(number)]) for number in range(TILE_ROWS)], vectors)
+            source = row_number(context, builder, kinds[1], args[1], loop.index)
+            scalars = element_pointer(context, builder, kinds[0], args[0], source, args[2])
+            source = row_number(context, builder, kinds[4], args[4], loop.index)
+            row = element_pointer(context, builder, kinds[3], args[3], source, args[5])
+            tile.add_product([builder.gep(scalars, [word(number)]) for number in range(TILE_ROWS)], row)
         tile.store()
         return context.get_dummy_value()
 
