@@ -6,6 +6,7 @@ seconds to start and serves a whole session; each test gives it a folder, caches
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -79,13 +80,22 @@ class Client:
         """`fetch_files`: commit, paths and what was tried."""
         return self._call("fetch", None, repo=repo, names=names, **options)
 
+    def api(self, method: str, **options: Any) -> SimpleNamespace:
+        """A method of `HfApi`; what it returns is `result`.
+
+        `operations` of a commit are given as pairs: the name of the class and its arguments.
+        """
+        if "download" in method:
+            options.setdefault("cache_dir", self.folder / "hub")
+        return self._call("api", None, method=method, options=options)
+
     def _call(self, function: str, environ: dict[str, str] | None, **arguments: Any) -> SimpleNamespace:
         self.folder.mkdir(parents=True, exist_ok=True)
         environ = {"I2P_ZOO_CACHE": str(self.folder / "zoo"), "I2P_ZOO_ORG": "i2p-zoo", **(environ or {})}
-        if function != "convert":
+        if function in ("load", "fetch"):
             arguments.setdefault("cache_dir", str(self.folder / "hub"))
         request = {"function": function, "folder": str(self.folder), "environ": environ, "arguments": arguments}
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        print(json.dumps(request, default=str), file=self._process.stdin, flush=True)
         reply = self._process.stdout.readline()
         assert reply, f"the client died:\n{self._errors.read_text()[-3000:]}"
         return SimpleNamespace(**json.loads(reply))
@@ -168,6 +178,24 @@ def _fetch(repo: str, names: list[str], **options: Any) -> dict[str, Any]:
     return {"commit": commit, "paths": [str(path) for path in paths], "tried": tried}
 
 
+def _api(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    import huggingface_hub
+
+    if "operations" in options:
+        options["operations"] = [getattr(huggingface_hub, name)(**arguments) for name, arguments in options["operations"]]
+    result = getattr(huggingface_hub.HfApi(), method)(**options)
+    return {"result": _plain(list(result) if method.startswith("list_repo_tree") else result)}
+
+
+def _plain(value: Any) -> Any:
+    """Data classes of the client, which may be strings besides, as dicts."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {key: _plain(item) for key, item in vars(value).items()}
+    return value if value is None or isinstance(value, (bool, int, float, str, dict)) else str(value)
+
+
 def _describe(model: Any) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint(model),
@@ -190,7 +218,7 @@ def _serve() -> None:
         os.chdir(request["folder"])
         os.environ.update(request["environ"])
         try:
-            function = {"load": _load, "convert": _convert, "fetch": _fetch}[request["function"]]
+            function = {"load": _load, "convert": _convert, "fetch": _fetch, "api": _api}[request["function"]]
             reply = {"error": None, "message": "", **function(**request["arguments"])}
         except Exception as error:
             traceback.print_exc()

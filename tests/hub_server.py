@@ -1,57 +1,33 @@
-"""A Hugging Face Hub on loopback: the download half of its protocol as the real client speaks it, with switches to fail."""
+"""A Hugging Face Hub on loopback: its protocol as the real client speaks it, with switches to fail.
+
+Here are the server and what reads; `hub_uploads` has what writes.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
+import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
-_AT = r"(?P<revision>[^/]+)"  # a slash in a branch's name comes quoted
+from tests.hub_repository import Refusal, Repository, file_entry, folder_entries
+from tests.hub_uploads import AT, REPO, UPLOAD_ROUTES, Uploads
+
 _ROUTES = {  # method and path: the method of `_Handler` that answers
-    rf"GET /api/models/{_REPO}(/revision/{_AT})?": "model_info",
-    rf"(GET|HEAD) /cdn/{_REPO}/{_AT}/(?P<path>.+)": "content",
-    rf"(GET|HEAD) /{_REPO}/resolve/{_AT}/(?P<path>.+)": "resolve",
+    rf"GET /api/models/{REPO}(/revision/{AT})?": "model_info",
+    rf"GET /api/models/{REPO}/tree/{AT}(/(?P<folder>.+))?": "tree",
+    rf"POST /api/models/{REPO}/paths-info/{AT}": "paths_info",
+    rf"GET /api/models/{REPO}/refs": "references",
+    rf"(GET|HEAD) /cdn/{REPO}/{AT}/(?P<path>.+)": "content",
+    rf"(GET|HEAD) /{REPO}/resolve/{AT}/(?P<path>.+)": "resolve",
+    **UPLOAD_ROUTES,
 }
-_LFS = (".safetensors", ".bin")
-
-
-@dataclass
-class Repository:
-    """A model repository: commits, and branches and tags that name them.
-
-    Attributes:
-        gated: anybody reads the metadata, only the token the files.
-        private: everything needs the token.
-        token: the one that opens the repository.
-        commits: the files of each commit, by its 40 hex digits.
-        refs: the commit that each branch or tag names.
-    """
-
-    gated: bool = False
-    private: bool = False
-    token: str = "hf_test"
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, files: Mapping[str, bytes | None], branch: str = "main") -> str:
-        """Changes files on a branch (None deletes one) and returns the new commit."""
-        parent = self.refs.get(branch, "")
-        changed = {**self.commits.get(parent, {}), **files}
-        kept = {path: data for path, data in changed.items() if data is not None}
-        name = hashlib.sha1(f"{parent} {len(self.commits)} {sorted(kept)}".encode()).hexdigest()
-        self.commits[name], self.refs[branch] = kept, name
-        return name
-
-    def find(self, revision: str) -> str | None:
-        """The commit that a branch, tag or commit names."""
-        return revision if revision in self.commits else self.refs.get(revision)
 
 
 @dataclass(frozen=True)
@@ -64,12 +40,25 @@ class Request:
 
 
 class Hub:
-    """The server, a context manager; a client has it as HF_ENDPOINT=hub.url."""
+    """The server, a context manager; a client has it as HF_ENDPOINT=hub.url.
+
+    Attributes:
+        token: the user's, to write with; other repositories than the user's and the organizations' it may read.
+        read_token: the user's, to read with.
+        repositories: by their names, which have an organization.
+        requests: all that came in.
+    """
+
+    user = "tester"
+    organizations = ("acme", "i2p-zoo")
+    token = "hf_test"
+    read_token = "hf_read"
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.faults: dict[str, tuple[str | int, float]] = {}
+        self.lock = threading.RLock()  # held by whatever moves a branch
         self.stopping = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -102,21 +91,25 @@ class Hub:
         """Makes requests fail.
 
         Args:
-            where: "api", or the path of a file in its repository.
+            where: the path of a file in its repository, for downloads; "create", "validate" (the README's metadata),
+                "preupload", "batch" (which large files to upload), "lfs" (their upload), "verify", "commit", "tag", "branch",
+                "paths_info", for what is posted or put; "api", for the rest.
             kind: an HTTP status; "drop" (closes without a reply), "hang", "portal" (200 and a page of HTML, as a hotel's
-                network gives); and for the body of a file "cut" (closes half-way), "short" (half a body, declared so),
-                "flip" (a byte is changed) or "slow".
+                network gives); for the body of a file "cut" (closes half-way), "short" (half a body, declared so), "flip"
+                (a byte is changed) or "slow"; for what is posted or put "cut" (closes with half the body read); for
+                "commit" also "lost" (the commit is made and the reply does not arrive).
             times: how often.
         """
         self.faults[where] = (kind, times)
 
     def take_fault(self, where: str, *kinds: str | type) -> str | int | None:
         """Counts down a fault that is among these kinds, and returns its kind."""
-        kind, times = self.faults.get(where, (None, 0))
-        if times < 1 or not (kind in kinds or type(kind) in kinds):
-            return None
-        self.faults[where] = (kind, times - 1)
-        return kind
+        with self.lock:  # large files are uploaded by several threads
+            kind, times = self.faults.get(where, (None, 0))
+            if times < 1 or not (kind in kinds or type(kind) in kinds):
+                return None
+            self.faults[where] = (kind, times - 1)
+            return kind
 
     def requested(self, ending: str = "", method: str = "GET") -> list[Request]:
         """The requests whose path ends so."""
@@ -128,19 +121,13 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # clients that are still connected do not hold up the end
     hub: Hub
 
-    def handle_error(self, *_: object) -> None:
-        """Closed connections are no news."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Closed connections are no news; anything else is a mistake of the server's."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
-class _Refusal(Exception):  # noqa: N818  (a reply, no error of ours)
-    def __init__(self, status: int, code: str = "", message: str = "", commit: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
-        self.headers = {name: value for name, value in headers.items() if value}
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open, as the Hub does
     timeout = 60
     server: _Server
@@ -149,38 +136,89 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub = self.server.hub
         self.hub.requests.append(Request(self.command, unquote(path), dict(self.headers.items())))
+        name, arguments = self.route(path)
+        where = name if self.command in ("POST", "PUT") else arguments.get("path", "api")
+        self.body = self.read_body(where)
         try:
-            for pattern, name in _ROUTES.items():
-                if match := re.fullmatch(pattern, f"{self.command} {path}"):
-                    arguments = {key: unquote(value) for key, value in match.groupdict().items() if value}
-                    self.fail_at_once(arguments.get("path", "api"))
-                    return getattr(self, name)(**arguments)
-            raise _Refusal(404, message="No such route")
-        except _Refusal as refusal:
-            self.reply(refusal.status, b"", refusal.headers)
+            self.fail_at_once(where)
+            getattr(self, name)(**arguments)
+        except Refusal as refusal:
+            body = b"" if refusal.body is None else json.dumps(refusal.body).encode()
+            self.reply(refusal.status, body, refusal.headers)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def route(self, path: str) -> tuple[str, dict[str, str]]:
+        """The method that answers, and its arguments."""
+        for pattern, name in _ROUTES.items():
+            if match := re.fullmatch(pattern, f"{self.command} {path}"):
+                return name, {key: unquote(value) for key, value in match.groupdict().items() if value}
+        return "no_route", {}
+
+    def no_route(self) -> None:
+        raise Refusal(404, message="No such route")
+
+    def read_body(self, where: str) -> bytes:
+        """What the client sends, to its end even if it is refused: the connection stays open."""
+        length = int(self.headers.get("Content-Length", 0))
+        if length and self.hub.take_fault(where, "cut"):
+            self.rfile.read(length // 2)
+            raise ConnectionAbortedError
+        return self.rfile.read(length)
 
     def model_info(self, repo: str, revision: str = "main") -> None:
         repository, commit = self.find(repo, revision)
         siblings = [{"rfilename": path} for path in repository.commits[commit]]
+        if "blobs" in parse_qs(urlsplit(self.path).query):
+            for sibling in siblings:
+                entry = file_entry(sibling["rfilename"], repository.commits[commit][sibling["rfilename"]])
+                lfs = {"lfs": {**entry["lfs"], "sha256": entry["lfs"]["oid"]}} if "lfs" in entry else {}
+                sibling |= {"size": entry["size"], "blobId": entry["oid"], **lfs}
         info = {"id": repo, "sha": commit, "private": repository.private, "gated": repository.gated, "siblings": siblings}
-        self.reply(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+        self.reply_json(info)
+
+    def tree(self, repo: str, revision: str, folder: str = "") -> None:
+        entries, commit = self.entries(repo, revision)
+        inside = f"{folder}/" if folder else ""
+        below = [entry for entry in entries if entry["path"].startswith(inside)]
+        if folder and not below:
+            raise Refusal(404, "EntryNotFound", f"{folder} does not exist", commit)
+        if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() != "true":
+            below = [entry for entry in below if "/" not in entry["path"].removeprefix(inside)]
+        self.reply_json(below)
+
+    def paths_info(self, repo: str, revision: str) -> None:
+        wanted = parse_qs(self.body.decode()).get("paths", [])
+        self.reply_json([entry for entry in self.entries(repo, revision)[0] if entry["path"] in wanted])
+
+    def entries(self, repo: str, revision: str) -> tuple[list[dict[str, Any]], str]:
+        """The folders and files of a commit, and the commit."""
+        repository, commit = self.find(repo, revision)
+        files = repository.commits[commit]
+        return folder_entries(files) + [file_entry(path, data) for path, data in files.items()], commit
+
+    def references(self, repo: str) -> None:
+        repository, _ = self.find(repo, "main")
+        named = {"branches": [], "tags": [], "converts": []}
+        for name, commit in repository.refs.items():
+            kind, folder = ("tags", "tags") if name in repository.tags else ("branches", "heads")
+            named[kind].append({"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": commit})
+        self.reply_json(named)
 
     def resolve(self, repo: str, revision: str, path: str) -> None:
         repository, commit = self.find(repo, revision)
         if repository.gated and not self.has_token(repository):
-            raise _Refusal(401, "GatedRepo", f"Access to model {repo} is restricted.")
+            raise Refusal(401, "GatedRepo", f"Access to model {repo} is restricted.")
         data = repository.commits[commit].get(path)
         if data is None:
-            raise _Refusal(404, "EntryNotFound", "Entry not found", commit)
-        if not path.endswith(_LFS):
-            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            return self.reply_file(path, data, {"ETag": f'"{blob}"', "X-Repo-Commit": commit})
+            raise Refusal(404, "EntryNotFound", "Entry not found", commit)
+        entry = file_entry(path, data)
+        if "lfs" not in entry:
+            return self.reply_file(path, data, {"ETag": f'"{entry["oid"]}"', "X-Repo-Commit": commit})
         headers = {
             # As the Hub's storage is, on another origin: within one the client follows a redirect as an API call.
             "Location": f"http://localhost:{self.hub.port}/cdn/{repo}/{commit}/{path}",
-            "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "X-Linked-Etag": f'"{entry["lfs"]["oid"]}"',
             "X-Linked-Size": str(len(data)),
             "X-Repo-Commit": commit,
         }
@@ -190,28 +228,35 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply_file(path, self.hub.repositories[repo].commits[revision][path], {})
 
     def has_token(self, repository: Repository) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {repository.token}"
+        return self.given_token() in (repository.token, self.hub.read_token)
+
+    def given_token(self) -> str | None:
+        given = self.headers.get("Authorization")
+        return given.removeprefix("Bearer ") if given else None
 
     def find(self, name: str, revision: str) -> tuple[Repository, str]:
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and not self.has_token(repository)):
             # Without a token the Hub says 401 and no code; the client takes that for a missing repository over https only.
-            raise _Refusal(404 if "Authorization" in self.headers else 401, "RepoNotFound", "Repository not found")
+            raise Refusal(404 if "Authorization" in self.headers else 401, "RepoNotFound", "Repository not found")
         commit = repository.find(revision)
         if commit is None:
-            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository, commit
 
     def fail_at_once(self, where: str) -> None:
         kind = self.hub.take_fault(where, int, "drop", "hang", "portal")
         if isinstance(kind, int):
-            raise _Refusal(kind, message="Told to fail")
+            raise Refusal(kind, message="Told to fail")
         if kind == "hang":
             self.hub.stopping.wait(30)
         if kind == "portal":
             self.reply(200, b"<html>Please log in.</html>", {"Content-Type": "text/html"})
         if kind:
             raise ConnectionAbortedError
+
+    def reply_json(self, data: Any) -> None:
+        self.reply(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
 
     def reply_file(self, path: str, data: bytes, headers: dict[str, str]) -> None:
         kind = self.hub.take_fault(path, "cut", "short", "flip", "slow") if self.command == "GET" else None
