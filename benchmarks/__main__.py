@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import checkpoints, layers, networks, sites
+from benchmarks import checkpoints, layers, networks, scale, sites
 from benchmarks.page import write_page
 from benchmarks.timing import Result
 
@@ -24,6 +24,8 @@ BENCHMARKS = {
     "engines": networks.engines,
     "loading": checkpoints.loading,
     "converting": checkpoints.converting,
+    "scenes": scale.scenes,
+    "memory": scale.memory,
 }
 
 
@@ -60,9 +62,8 @@ def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> N
 def _line(result: Result) -> str:
     target = "" if result.target is None else f"{'>=' if result.target > 0 else '<='} {abs(result.target):g}"
     word = {True: "met", False: "MISSED", None: ""}[result.met]
-    times = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in result.seconds.items())
     spread = f"{result.median:6.2f} ({result.low:.2f}-{result.high:.2f})"
-    return f"{result.benchmark}: {result.case}: {result.ratio} {spread} {target} {word}  [{times}]"
+    return f"{result.benchmark}: {result.case}: {result.ratio} {spread} {target} {word}  [{result.figures()}]"
 
 
 def _processor() -> str:

@@ -25,11 +25,11 @@ Measured on: {processor}, {threads} threads, torch {torch}. **On a GPU: not meas
 - *all taps*: the same network with weights changed by 1e-7, so that no tap is empty and none repeats.
 
 Single layers run on real clouds at a voxel size of 0.1 (about 12 neighbours a voxel), networks on real clouds of 1,024 points
-at 0.05 with `stem="point", skip_downsamples=2`. Targets that are missed are marked; they are goals, not claims.
+at 0.05 with `stem="point", skip_downsamples=2`. Scenes are hills of one point a square voxel. Targets that are missed are marked; they are goals, not claims.
 """
 
 
-_COLUMNS = "| case | ratio | median | target | seconds |\n|---|---|--:|---|---|"
+_COLUMNS = "| case | ratio | median | target | medians |\n|---|---|--:|---|---|"
 
 
 def write_page(results: list[Result], machine: dict[str, Any]) -> str:
@@ -46,5 +46,4 @@ def _row(result: Result) -> str:
     sign = "" if result.target is None else f"{'≥' if result.target > 0 else '≤'} {abs(result.target):g}"
     target = sign + (", **missed**" if result.met is False else "")
     spread = f"{result.median:.2f} ({result.low:.2f}-{result.high:.2f})"
-    times = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in result.seconds.items())
-    return f"| {result.case} | {result.ratio} | {spread} | {target} | {times} |"
+    return f"| {result.case} | {result.ratio} | {spread} | {target} | {result.figures()} |"

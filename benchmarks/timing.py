@@ -25,8 +25,9 @@ class Result:
         ratio: "peer / ours", both names of contestants.
         median, low, high: of the rounds' ratios; low and high are the quartiles.
         target: at least (positive) or at most (negative) this much; None where none was set.
-        seconds: each contestant's median.
+        seconds: each contestant's median; bytes or seconds a voxel where the benchmark says so.
         notes: what else was measured.
+        unit: in which to show these, and how many of it they hold.
     """
 
     benchmark: str
@@ -38,6 +39,7 @@ class Result:
     target: float | None
     seconds: dict[str, float]
     notes: dict[str, Any] = field(default_factory=dict)
+    unit: tuple[str, float] = ("ms", 1e3)
 
     @property
     def met(self) -> bool | None:
@@ -45,6 +47,11 @@ class Result:
         if self.target is None:
             return None
         return self.median >= self.target if self.target > 0 else self.median <= -self.target
+
+    def figures(self) -> str:
+        """Returns each contestant's median with its unit."""
+        unit, scale = self.unit
+        return ", ".join(f"{name} {scale * value:.4g} {unit}" for name, value in self.seconds.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""
