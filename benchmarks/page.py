@@ -25,7 +25,8 @@ Measured on: {processor}, {threads} threads, torch {torch}. **On a GPU: not meas
 - *all taps*: the same network with weights changed by 1e-7, so that no tap is empty and none repeats.
 
 Single layers run on real clouds at a voxel size of 0.1 (about 12 neighbours a voxel), networks on real clouds of 1,024 points
-at 0.05 with `stem="point", skip_downsamples=2`. Scenes are hills of one point a square voxel. Targets that are missed are marked; they are goals, not claims.
+at 0.05 with `stem="point", skip_downsamples=2`. Scenes are hills of one point a square voxel.
+Targets that are missed are marked; they are goals, not claims.
 """
 
 

@@ -45,7 +45,8 @@ def memory(quick: bool = False) -> Iterator[Result]:
 
 
 def _measure(*arguments: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scale", *arguments], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.scale", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  (this file)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
@@ -104,4 +105,4 @@ def _convert(name: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     kind, argument = sys.argv[1:]
-    print(json.dumps(_scene(int(argument)) if kind == "scene" else _convert(argument)))
+    sys.stdout.write(json.dumps(_scene(int(argument)) if kind == "scene" else _convert(argument)))

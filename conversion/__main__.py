@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 import timm
 
 from conversion.ledger import update_ledger
+from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
 from i2p_zoo.errors import I2PError
 from i2p_zoo.sources import read_state
@@ -16,7 +17,7 @@ from i2p_zoo.sources import read_state
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Make the zoo: certify timm's architectures."""
+    """Make the zoo: certify timm's architectures, convert, publish."""
 
 
 @main.command()
@@ -54,8 +55,9 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
     Example: python -m conversion torchvision resnet50 resnet50-11ad3fa6.pth --out i2p-resnet50
     """
     from conversion.from_torchvision import convert_state
-    from i2p_zoo.checkpoint import save_pretrained, sha256_of
+    from i2p_zoo.checkpoint import save_pretrained
     from i2p_zoo.hub import convert_network
+    from i2p_zoo.weight_files import sha256_of
 
     try:
         source, architecture, model_args = convert_state(name, read_state(weights))
@@ -65,6 +67,58 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
     except I2PError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{model.report.summary()}\ncertificate {certificate}\nsaved in {out}")
+
+
+@main.command()
+@click.option("--recipe", "names", multiple=True, help="A recipe's name or a pattern; by default all.")
+@click.option("--recipes", "file", type=click.Path(path_type=Path, dir_okay=False), default=RECIPES, help="The recipes.")
+@click.option("--shard", "part", default="1/1", show_default=True, help="i/n: this machine's share of n.")
+@click.option("--organisation", default="i2p-zoo", show_default=True, help="Owner of the repositories.")
+@click.option("--work", type=click.Path(path_type=Path, file_okay=False), default=Path("out/zoo"), show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Networks at once.")
+@click.option("--yes", is_flag=True, help="Push. Without it the Hub is only read.")
+def publish(names: tuple[str, ...], file: Path, part: str, organisation: str, work: Path, processes: int, yes: bool) -> None:
+    """Convert, certify and push the zoo's recipes; what is on the Hub already with the same hashes is not sent again.
+
+    A run that was stopped goes on where it was. One recipe a job, for a scheduler: --shard $SLURM_ARRAY_TASK_ID/79.
+
+    Example: python -m conversion publish --recipe 'i2p-resnet*' --processes 2 --yes
+    """
+    from tqdm import tqdm
+
+    from conversion.publish import publish as publish_recipes
+
+    try:
+        recipes = load_recipes(file)
+        chosen = [r for r in recipes if not names or any(fnmatch.fnmatch(r.name, name) for name in names)]
+        if not chosen:
+            raise click.UsageError(f"No recipe of {file} matches {', '.join(names)}.")
+        chosen = shard(chosen, part)
+    except I2PError as error:
+        raise click.ClickException(str(error)) from error
+    failed = []
+    with tqdm(total=len(chosen), desc="publishing", unit="model") as bar:
+        for outcome in publish_recipes(chosen, work, organisation, push=yes, processes=processes):
+            bar.update()
+            tqdm.write(f"{outcome.name}: {outcome.state}: {outcome.detail}")
+            if outcome.state == "failed":
+                failed.append(outcome.name)
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(chosen)} failed: {', '.join(failed)}. Run again to go on.")
+
+
+@main.command()
+def cards() -> None:
+    """Write the card of each recipe into model_cards/.
+
+    Example: python -m conversion cards
+    """
+    from conversion.cards import write_cards
+
+    try:
+        write_cards()
+    except I2PError as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ _PUBLIC = {
     "from_pretrained": "hub",
     "convert": "hub",
     "save_pretrained": "checkpoint",
+    "save_adapter": "adapter",
+    "push_folder": "publishing",
     "use_engine": "engines",
     "I2PError": "errors",
     "InvalidInputError": "errors",
@@ -46,6 +48,7 @@ __all__ = ["__version__", *_PUBLIC, *_MODULES]
 if TYPE_CHECKING:
     from i2p_zoo import data as data
     from i2p_zoo import finetune as finetune
+    from i2p_zoo.adapter import save_adapter as save_adapter
     from i2p_zoo.certificate import Certificate as Certificate
     from i2p_zoo.certificate import certify as certify
     from i2p_zoo.checkpoint import save_pretrained as save_pretrained
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from i2p_zoo.models import create_model as create_model
     from i2p_zoo.models import list_models as list_models
     from i2p_zoo.point_cloud_model import PointCloudModel as PointCloudModel
+    from i2p_zoo.publishing import push_folder as push_folder
     from i2p_zoo.report import InflationReport as InflationReport
     from i2p_zoo.sparse_tensor import SparseTensor as SparseTensor
     from i2p_zoo.torch_functions.registry import sparse_op as sparse_op

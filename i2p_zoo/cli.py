@@ -1,4 +1,4 @@
-"""The command line: i2p-zoo list | info | convert | certify | demo."""
+"""The command line: i2p-zoo list | info | convert | certify | push | demo."""
 
 from __future__ import annotations
 
@@ -140,7 +140,8 @@ def convert(
     click.echo(model.report.summary())
     figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in model.source["certificate"]["errors"].items())
     click.echo(f"certificate: relative error {figures}")
-    click.echo(f"{origins['result']['file']}: {origins['result']['bytes']:,d} bytes, sha256 {origins['result']['sha256']}")
+    for file in origins["result"]:
+        click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
 
 
@@ -169,6 +170,38 @@ def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool)
         click.echo(json.dumps({name: certificate.to_dict() for name, certificate in records.items()}))
     if not all(certificate.passed for certificate in records.values()):
         sys.exit(1)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("repo")
+@click.option("--yes", is_flag=True, help="Push. Without it nothing is changed: you see what would be.")
+@click.option("--private", is_flag=True, default=None, help="Of a new repository.")
+@click.option("--revision", help="A branch; by default main.")
+@click.option("--message", help="Of the commit.")
+@json_option
+def push(
+    folder: Path, repo: str, yes: bool, private: bool | None, revision: str | None, message: str | None, as_json: bool
+) -> None:
+    """Put the checkpoint or adapter in FOLDER on the Hub as REPO ("organisation/name").
+
+    Example: i2p-zoo push lite0 me/i2p-tf_efficientnet_lite0 --yes
+    """
+    from dataclasses import asdict
+
+    from i2p_zoo.publishing import push_folder
+
+    plan = push_folder(folder, repo, private=private, revision=revision, message=message, dry_run=not yes)
+    if as_json:
+        click.echo(json.dumps({**asdict(plan), "pushed": yes and plan.changes}))
+        return
+    click.echo(plan.summary())
+    if not plan.changes:
+        click.echo("Nothing to do: the repository has these files.")
+    elif yes:
+        click.echo(f"pushed; load it with i2p_zoo.from_pretrained({repo!r})")
+    else:
+        click.echo(f"\n{plan.card}\nNothing was changed. Push with --yes.")
 
 
 @main.command()

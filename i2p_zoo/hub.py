@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from filelock import FileLock
 from torch import nn
 
 from i2p_zoo.certificate import Certificate, certify
-from i2p_zoo.checkpoint import CONFIG, WEIGHTS, describe_model, load_folder, load_weights, read_config, save_pretrained
+from i2p_zoo.checkpoint import LoadBase, describe_model, load_folder, load_weights, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG, read_config
 from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
 from i2p_zoo.inflation import inflate, inflate_structure
@@ -46,6 +46,7 @@ def from_pretrained(
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     inflation: str = "center",
+    base: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     cache_dir: str | None = None,
     token: str | bool | None = None,
@@ -70,6 +71,7 @@ def from_pretrained(
         features_only: return the sparse feature maps at each stride, as timm does.
         out_indices: which of them.
         inflation: of a zoo network; "center" is the one on the Hub, "average" and "copy" are converted here.
+        base: of an adapter, where it is not to be had under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
 
     Returns:
@@ -82,10 +84,8 @@ def from_pretrained(
         InvalidInputError: arguments that do not fit.
     """
     check_inflation(inflation)
-    text, at, suffix = os.fspath(name).partition("@")
-    revision = suffix if at and not os.path.isdir(name) else revision
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
-    model = load_folder(name) if os.path.isdir(name) else _load_named(text, inflation, options)
+    model = _load(name, inflation, options, base)
     architecture, args = model.architecture, _image_args(model)
     if features_only:
         model = _features_only(model, out_indices)
@@ -101,11 +101,53 @@ def _image_args(model: Any) -> dict[str, Any]:
     return {**model.model_args, "in_chans": 3 if model.settings.stem == "point" else model.in_chans}
 
 
-def _load_named(name: str, inflation: str, options: HubOptions) -> Any:
+def _load(name: str | os.PathLike[str], inflation: str, options: HubOptions, base: str | os.PathLike[str] | None) -> Any:
+    """Loads a checkpoint or, with its base, an adapter."""
+
+    def load_base_(described: Mapping[str, Any], inflation: str) -> Any:
+        return load_base(described, inflation, options, base)
+
+    if os.path.isdir(name):
+        return load_folder(name, load_base_)
+    text, at, suffix = os.fspath(name).partition("@")
+    if at:
+        options = replace(options, revision=suffix)
+    return _load_named(text, inflation, options, load_base_)
+
+
+def load_base(
+    described: Mapping[str, Any], inflation: str, options: HubOptions, place: str | os.PathLike[str] | None = None
+) -> Any:
+    """Loads the network that an adapter was made on and makes sure that it is that one.
+
+    Args:
+        described: `i2p.base` of the adapter's config.
+        inflation: of the base.
+        options: of the Hub client; the commit is the described one.
+        place: a folder or a name to take in place of the described one.
+
+    Raises:
+        CheckpointError: what is there is another network, or itself an adapter.
+        NotFoundError, HubError: nothing is there.
+    """
+    name = described["name"] if place is None else place
+    options = replace(options, revision=described["commit"] if place is None else None)
+    if place is None and os.path.isabs(name) and not os.path.isdir(name):
+        raise NotFoundError(f"The adapter's base was the folder {name}, which is not there. Give it as `base=`.")
+    model = load_folder(name) if os.path.isdir(name) else _load_named(os.fspath(name), inflation, options, None)
+    if model.base["weights"] != described["weights"]:
+        raise CheckpointError(
+            f"{name}: its weights have sha256 {model.base['weights']}, but the adapter was made on {described['weights']}. "
+            "Give the folder or name of that network as `base=`."
+        )
+    return model
+
+
+def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None) -> Any:
     tried: list[str] = [f"folder {name!r}: not there"]
     if "/" in name or os.sep in name:
         if name.count("/") == 1 and not name.startswith((".", "~")):
-            model = _load_from_hub(name, options, tried)
+            model = _load_from_hub(name, options, load_base, tried)
             if model is not None:
                 return model
         raise _nothing_found(name, tried)
@@ -113,7 +155,7 @@ def _load_named(name: str, inflation: str, options: HubOptions) -> Any:
     zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
     if inflation == "center":
         organisation = os.environ.get("I2P_ZOO_ORG", "i2p-zoo")
-        model = _load_from_hub(f"{organisation}/{zoo_name}", options, tried)
+        model = _load_from_hub(f"{organisation}/{zoo_name}", options, load_base, tried)
         if model is not None:
             return model
     if options.revision is not None:
@@ -123,27 +165,23 @@ def _load_named(name: str, inflation: str, options: HubOptions) -> Any:
     with FileLock(f"{folder}.lock"):
         if folder.is_dir() and not options.force_download:
             try:
-                return load_folder(folder)
+                return load_folder(folder, name=zoo_name)
             except CheckpointError:
                 pass  # our own cache: a damaged entry is converted again
         try:
             model, _ = convert_model(name, inflation=inflation, options=options, tried=tried)
         except NotFoundError as error:
             raise _nothing_found(name, tried) from error
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            save_pretrained(model, Path(temporary) / "model")
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            os.replace(Path(temporary) / "model", folder)
-        return load_folder(folder)
+        save_pretrained(model, folder)
+        return load_folder(folder, name=zoo_name)
 
 
-def _load_from_hub(repo: str, options: HubOptions, tried: list[str]) -> Any:
-    fetched = fetch_files(repo, [CONFIG, WEIGHTS], options, tried)
+def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, tried: list[str]) -> Any:
+    fetched = fetch_files(repo, [CONFIG], options, tried, lambda paths: list(read_config(paths[0])["i2p"]["weights"]))
     if fetched is None:
         return None
-    _, (config, weights) = fetched
-    return load_weights(read_config(config), weights)
+    commit, (config, *weights) = fetched
+    return load_weights(read_config(config), {path.name: path for path in weights}, load_base, repo, commit)
 
 
 def _nothing_found(name: str, tried: list[str]) -> NotFoundError:
@@ -309,7 +347,7 @@ def describe(name: str) -> dict[str, Any]:
         NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
     """
     if os.path.isdir(name):
-        model = load_folder(name)
+        model = _load(name, "center", HubOptions(), None)
     else:
         if os.sep in name:
             raise NotFoundError(f"{name}: no such folder.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,13 @@ class HubOptions:
     force_download: bool = False
 
 
-def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: list[str]) -> tuple[str, list[Path]] | None:
+def fetch_files(
+    repo: str,
+    names: Sequence[str],
+    options: HubOptions,
+    tried: list[str],
+    more: Callable[[list[Path]], Sequence[str]] = lambda paths: (),
+) -> tuple[str, list[Path]] | None:
     """Fetches files of a model repository, or takes them from the Hub client's cache where the Hub cannot be reached.
 
     Args:
@@ -29,6 +37,7 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
         names: file names.
         options: of the client.
         tried: gets a line where the repository or the Hub cannot be had.
+        more: names that follow from the files' contents, given their paths.
 
     Returns:
         The commit and the local paths, or None.
@@ -57,8 +66,9 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
         except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
             offline, reason = True, f"not reached ({_first_line(error)})"
     kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
-    paths = []
-    for name in names:
+    paths: list[Path] = []
+    wanted = list(names)
+    for name in wanted:
         try:
             force = options.force_download and not offline
             paths.append(Path(hf_hub_download(repo, name, local_files_only=offline, force_download=force, **kwargs)))
@@ -67,7 +77,9 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
             return None
         except errors.LocalEntryNotFoundError as error:
             if not offline:
-                reason = f"{name} not given ({_first_line(error.__cause__ or error)})"
+                raise HubError(
+                    f"{repo}: fetching {name!r} failed ({_first_line(error.__cause__ or error)}). Try again."
+                ) from error
             tried.append(f"{repo} on the Hub: {reason}, and not in the Hub client's cache")
             return None
         except errors.GatedRepoError as error:
@@ -76,11 +88,16 @@ def fetch_files(repo: str, names: Sequence[str], options: HubOptions, tried: lis
             raise HubError(f"{repo}: has no file {name!r} at revision {commit}.") from error
         except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
             raise HubError(f"{repo}: fetching {name!r} failed ({_first_line(error)}). Try again.") from error
+        if len(paths) == len(names):
+            wanted += more(paths)
     if not offline and options.revision != commit:
         # A client that is given commits notes no revision's commit, without which it finds nothing when offline.
         ref = paths[0].parents[2] / "refs" / (options.revision or constants.DEFAULT_REVISION)
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(paths[0].parent.name)
+        new = ref.with_name(f".{ref.name}-{os.getpid()}")
+        with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(paths[0].parent.name)
+            new.replace(ref)
     return paths[0].parent.name, paths
 
 

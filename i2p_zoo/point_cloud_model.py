@@ -60,6 +60,7 @@ class PointCloudModel:
     architecture: str | None
     model_args: dict[str, Any]
     source: dict[str, Any]
+    base: dict[str, Any] | None
     frozen_norms: bool = False
 
     def prepare(self, x: Any) -> SparseTensor:
@@ -141,6 +142,12 @@ class PointCloudModel:
 
         return save_pretrained(self, folder, **kwargs)
 
+    def push_to_hub(self, repo: str, **kwargs: Any) -> Any:
+        """Puts the network, or with `adapter=True` what finetuning changed, on the Hub; see `i2p_zoo.publishing.push_model`."""
+        from i2p_zoo.publishing import push_model
+
+        return push_model(self, repo, **kwargs)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
         return (_new_model, (type(self).__bases__[1],), self.__dict__)
@@ -182,4 +189,5 @@ def make_point_cloud_model(model: nn.Module, settings: Settings) -> Any:
     result.architecture = getattr(result, "architecture", None)
     result.model_args = {}
     result.source = {}
+    result.base = None
     return result

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from i2p_zoo.checkpoint import sha256_of
 from i2p_zoo.errors import CheckpointError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
 from i2p_zoo.models import create_timm_model
+from i2p_zoo.weight_files import sha256_of
 
 # Distribution, import name and the sha256 of the one file in it, so that what is unpickled is known beforehand.
 _WHEELS = {

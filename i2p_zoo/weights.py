@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
@@ -68,3 +69,28 @@ def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int |
     repeats = [1] * 5
     repeats[dim] = length
     return (plane / length if inflation == "average" else plane).repeat(repeats).contiguous()
+
+
+def deflate_weight(weight: Tensor, inflation: str, axis: str = "z") -> Tensor | None:
+    """Undoes `inflate_weight`.
+
+    Args:
+        weight: (C_out, kz, ky, kx, C_in / groups).
+        inflation, axis: as `inflate_weight`.
+
+    Returns:
+        The (C_out, C_in / groups, ky, kx) kernel that inflates to `weight` bit for bit, or None where there is none.
+    """
+    dim = 1 + check_axis(axis)
+    length = weight.shape[dim]
+    plane = weight.select(dim, (length - 1) // 2).permute(0, 3, 1, 2)
+    if inflation == "average":
+        plane = plane * length
+    return plane if has_same_bits(inflate_weight(plane, inflation, axis, length), weight) else None
+
+
+def has_same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors agree in shape, dtype and every bit; unlike `torch.equal` it tells zeros of other signs."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return torch.equal(first.contiguous().flatten().view(torch.uint8), second.contiguous().flatten().view(torch.uint8))

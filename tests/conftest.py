@@ -6,13 +6,17 @@ seconds to start and serves a whole session; each test gives it a folder, caches
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +41,23 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
+def output(model: Any) -> str:
+    """A digest of what a network computes for a few random voxels."""
+    import torch
+
+    from tests.helpers import random_cloud
+
+    with torch.no_grad():
+        result = model(random_cloud(model.in_chans, voxels=60, extent=30, dtype=torch.float32))
+    return hashlib.sha256(result.numpy().tobytes()).hexdigest()
+
+
 class Client:
-    """A process with the real Hub client; its calls return what `_load`, `_convert` and `_fetch` return, or the error."""
+    """A process with the real Hub client; its calls return what `_load`, `_convert` and so on return, or the error.
+
+    Attributes:
+        file_limit: the most bytes that a file may get in the next call, as on a full disk.
+    """
 
     def __init__(self, home: Path, endpoint: str, **environment: str) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "I2P_")) and not k.lower().endswith("_proxy")}
@@ -50,6 +69,7 @@ class Client:
             "NO_PROXY": "*",
         }
         self.folder = home
+        self.file_limit: int | None = None
         home.mkdir(parents=True)
         self._errors = home / "stderr.txt"
         with self._errors.open("w") as errors:
@@ -69,7 +89,7 @@ class Client:
         return self
 
     def load(self, name: str, environ: dict[str, str] | None = None, **options: Any) -> SimpleNamespace:
-        """`i2p_zoo.from_pretrained` as a fingerprint and a few attributes."""
+        """`i2p_zoo.from_pretrained` as a fingerprint and a few attributes; with `run` also a digest of its outputs."""
         return self._call("load", environ, name=name, **options)
 
     def convert(self, name: str, folder: str) -> SimpleNamespace:
@@ -79,6 +99,18 @@ class Client:
     def fetch(self, repo: str, *names: str, **options: Any) -> SimpleNamespace:
         """`fetch_files`: commit, paths and what was tried."""
         return self._call("fetch", None, repo=repo, names=names, **options)
+
+    def push(self, folder: Path, repo: str, **options: Any) -> SimpleNamespace:
+        """`i2p_zoo.push_folder`: the plan, its files as a dict of actions."""
+        return self._call("push", None, folder=folder, repo=repo, **options)
+
+    def push_adapter(self, base: str, repo: str, **options: Any) -> SimpleNamespace:
+        """Loads a network with a new classifier and pushes what is new; the network as `load` tells it."""
+        return self._call("push_adapter", None, base=base, repo=repo, **options)
+
+    def timm(self, name: str) -> SimpleNamespace:
+        """`timm.create_model(name, pretrained=True)`; what it returns is not told."""
+        return self._call("timm", None, name=name)
 
     def api(self, method: str, **options: Any) -> SimpleNamespace:
         """A method of `HfApi`; what it returns is `result`.
@@ -95,6 +127,7 @@ class Client:
         if function in ("load", "fetch"):
             arguments.setdefault("cache_dir", str(self.folder / "hub"))
         request = {"function": function, "folder": str(self.folder), "environ": environ, "arguments": arguments}
+        request["file_limit"], self.file_limit = self.file_limit, None
         print(json.dumps(request, default=str), file=self._process.stdin, flush=True)
         reply = self._process.stdout.readline()
         assert reply, f"the client died:\n{self._errors.read_text()[-3000:]}"
@@ -157,10 +190,33 @@ def lost_client(_start, tmp_path):
     return _start("lost", "http://127.0.0.1:9").use(tmp_path)
 
 
-def _load(name: str, **options: Any) -> dict[str, Any]:
+def _load(name: str, *, run: bool = False, **options: Any) -> dict[str, Any]:
     import i2p_zoo
 
-    return _describe(i2p_zoo.from_pretrained(name, **options))
+    model = i2p_zoo.from_pretrained(name, **options)
+    return {**_describe(model), "output": output(model) if run else None}
+
+
+def _push(folder: str, repo: str, **options: Any) -> dict[str, Any]:
+    import i2p_zoo
+
+    plan = i2p_zoo.push_folder(folder, repo, **options)
+    return {**dataclasses.asdict(plan), "files": {file.name: file.action for file in plan.files}, "summary": plan.summary()}
+
+
+def _push_adapter(base: str, repo: str, **options: Any) -> dict[str, Any]:
+    import i2p_zoo
+
+    model = i2p_zoo.from_pretrained(base, num_classes=3)
+    plan = model.push_to_hub(repo, adapter=True, **options)
+    return {**_describe(model), "files": {file.name: file.action for file in plan.files}}
+
+
+def _timm(name: str) -> dict[str, Any]:
+    import timm
+
+    timm.create_model(name, pretrained=True)
+    return {}
 
 
 def _convert(name: str, folder: str) -> dict[str, Any]:
@@ -206,6 +262,21 @@ def _describe(model: Any) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _limited_files(size: int | None) -> Iterator[None]:
+    """Lets no file grow beyond a size; the log, which is one, is kept from it."""
+    if size is None:
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def _serve() -> None:
     """Answers requests, a line of JSON each, until stdin ends; whatever is printed goes to stderr."""
     import traceback
@@ -213,13 +284,22 @@ def _serve() -> None:
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client waits 23 s in all for a Hub that is down
     replies, sys.stdout = sys.stdout, sys.stderr
+    functions = {
+        "load": _load,
+        "convert": _convert,
+        "fetch": _fetch,
+        "push": _push,
+        "push_adapter": _push_adapter,
+        "timm": _timm,
+        "api": _api,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         os.chdir(request["folder"])
         os.environ.update(request["environ"])
         try:
-            function = {"load": _load, "convert": _convert, "fetch": _fetch, "api": _api}[request["function"]]
-            reply = {"error": None, "message": "", **function(**request["arguments"])}
+            with _limited_files(request["file_limit"]):
+                reply = {"error": None, "message": "", **functions[request["function"]](**request["arguments"])}
         except Exception as error:
             traceback.print_exc()
             reply = {"error": type(error).__name__, "message": str(error)}

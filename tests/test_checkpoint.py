@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, InvalidInputError, SparseTensor, checkpoint
-from i2p_zoo.checkpoint import CARD, CONFIG, WEIGHTS, describe_model, load_folder, save_pretrained, sha256_of
+from i2p_zoo import CheckpointError, InvalidInputError, SparseTensor, weight_files
+from i2p_zoo.checkpoint import CARD, describe_model, load_folder, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo.weight_files import WEIGHTS, sha256_of
 from tests.helpers import random_cloud, randomise_norms_
 
 NAMES = {CONFIG, WEIGHTS, CARD}
@@ -74,7 +76,7 @@ def assert_same_bits(found, expected):
 
 def bits(folder):
     """The bytes of every file in a folder."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
 
 
 def edit_config(folder, key, value):
@@ -95,7 +97,7 @@ def put_weights(folder, data):
     """Puts a new file in the weights' place, its hash noted as if `save_pretrained` had written it."""
     (folder / WEIGHTS).unlink()  # a network may be mapped to the old one
     (folder / WEIGHTS).write_bytes(data)
-    edit_config(folder, "i2p.weights_sha256", sha256_of(folder / WEIGHTS))
+    edit_config(folder, "i2p.weights", {WEIGHTS: sha256_of(folder / WEIGHTS)})
 
 
 def edit_state(folder, change):
@@ -321,10 +323,14 @@ ALTERED_STATES = {  # a change to the state dict, and what the message says
     "all keys missing": (lambda s: s.clear(), ["missing bn1.bias", "more"]),
     "extra key": (lambda s: s.update(extra=torch.ones(1)), ["unexpected extra"]),
     "renamed key": (lambda s: s.update(other=s.pop(KEY)), [f"missing {KEY}", "unexpected other"]),
-    "wrong shape": (lambda s: s.update({KEY: s[KEY][:5].clone()}), [KEY, f"expected {SHAPE}", f"found {(5, *SHAPE[1:])}"]),
-    "2D weight": (lambda s: s.update({KEY: s[KEY][:, 1].clone()}), [KEY, f"expected {SHAPE}", f"found {(48, 3, 3, 32)}"]),
+    "wrong shape": (lambda s: s.update({KEY: s[KEY][:5].clone()}), [KEY, f"expected {SHAPE}", "found (5, 32, 3, 3)"]),
+    "1D weight": (lambda s: s.update({KEY: s[KEY][:, :, 1].clone()}), [KEY, f"expected {SHAPE}", "found (48, 32, 3)"]),
+    "2D weight in 3D's order": (
+        lambda s: s.update({KEY: s[KEY].permute(0, 2, 3, 1).contiguous()}),
+        [KEY, f"expected {SHAPE}", "found (48, 3, 3, 32)"],
+    ),
     "other axis order": (
-        lambda s: s.update({KEY: s[KEY].permute(0, 4, 1, 2, 3).contiguous()}),
+        lambda s: s.update({KEY: s[KEY][:, :, None].repeat(1, 1, 3, 1, 1)}),
         [KEY, f"expected {SHAPE}", "found (48, 32, 3, 3, 3)"],
     ),
     "integers": (lambda s: s.update({KEY: s[KEY].long()}), [KEY, "expected torch.float32", "found torch.int64"]),
@@ -394,7 +400,7 @@ def test_flipped_bit_is_refused_with_both_hashes(folder, loaded_before, place):
     put_weights(folder, bytes(data))
     found = sha256_of(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config))
-    assert_refused(folder, [str(folder / WEIGHTS), "sha256", config["i2p"]["weights_sha256"], found])
+    assert_refused(folder, [str(folder / WEIGHTS), "sha256", config["i2p"]["weights"][WEIGHTS], found])
 
 
 @pytest.mark.parametrize("make", FOREIGN_FILES.values(), ids=FOREIGN_FILES.keys())
@@ -448,7 +454,18 @@ UNREADABLE_CONFIGS = {
     "block is a list": b'{"i2p": []}',
 }
 TOP_KEYS = ["architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg", "i2p"]
-I2P_KEYS = ["format_version", "package_version", "in_chans", "dtype", "settings", "source", "certificate", "weights_sha256"]
+I2P_KEYS = [
+    "format_version",
+    "package_version",
+    "in_chans",
+    "dtype",
+    "settings",
+    "source",
+    "certificate",
+    "compact",
+    "base",
+    "weights",
+]
 SETTINGS_KEYS = ["inflation", "axis", "depth", "stem", "skip_downsamples", "voxel_size", "features"]
 ALL_KEYS = [*TOP_KEYS, *(f"i2p.{key}" for key in I2P_KEYS), *(f"i2p.settings.{key}" for key in SETTINGS_KEYS)]
 WRONG_VALUES = {
@@ -468,12 +485,27 @@ WRONG_VALUES = {
     "i2p.settings.depth": [1.5, True],
     "i2p.settings.stem": ["trunk", ["image"]],
     "i2p.settings.skip_downsamples": [-1, "2", None],
-    "i2p.settings.voxel_size": [0.0, -0.05, float("nan"), "small"],
+    "i2p.settings.voxel_size": [0.0, -0.05, 10**400, "small"],
     "i2p.settings.features": [3, "colour"],
     "i2p.source": [None, "timm"],
     "i2p.certificate": ["passed", {"passed": True}],
-    "i2p.weights_sha256": [None, 5],
+    "i2p.compact": [None, 1, "yes"],
+    "i2p.base": ["i2p-resnet50"],
+    "i2p.weights": [None, 5, {}],
 }
+HASH = "0" * 64
+WRONG_PARTS = [  # a key, its value, and what the message says
+    ("i2p.base", {}, "i2p.base.name"),
+    ("i2p.base", {"name": "a", "commit": None}, "i2p.base.weights"),
+    ("i2p.base", {"name": "", "commit": None, "weights": {WEIGHTS: HASH}}, "`i2p.base.name` must be a name"),
+    ("i2p.base", {"name": "a", "commit": 1, "weights": {WEIGHTS: HASH}}, "`i2p.base.commit` must be a commit"),
+    ("i2p.base", {"name": "a", "commit": None, "weights": {}}, "`i2p.base.weights` must map"),
+    ("i2p.weights", {WEIGHTS: 5}, "no sha256 for 'model.safetensors'; found 5"),
+    ("i2p.weights", {WEIGHTS: "0" * 63}, "no sha256 for 'model.safetensors'"),
+    ("i2p.weights", {"../" + WEIGHTS: HASH}, f"names {'../' + WEIGHTS!r}"),
+    ("i2p.weights", {"pytorch_model.bin": HASH}, "names 'pytorch_model.bin'"),
+    ("i2p.weights", {WEIGHTS + ".index.json": HASH}, f"names {WEIGHTS + '.index.json'!r}"),
+]
 UNBUILDABLE = [
     ("architecture", "i2p-"),
     ("architecture", "i2p-no_such_network"),
@@ -506,6 +538,12 @@ def test_unknown_key_is_named(folder, key):
 def test_wrong_value_is_named_with_its_key(folder, key, value):
     edit_config(folder, key, value)
     assert_refused(folder, [str(folder / CONFIG), key.removeprefix("i2p.") if "version" in key else key, repr(value)])
+
+
+@pytest.mark.parametrize(("key", "value", "words"), WRONG_PARTS, ids=str)
+def test_wrong_part_of_a_value_is_named(folder, key, value, words):
+    edit_config(folder, key, value)
+    assert_refused(folder, [str(folder / CONFIG), words])
 
 
 @pytest.mark.parametrize(("key", "value"), UNBUILDABLE, ids=str)
@@ -571,7 +609,8 @@ def test_dtype_that_is_not_the_weights_is_refused(folder, dtype):
 @pytest.mark.parametrize(
     ("key", "value"), [("num_classes", 11), ("num_classes", 0), ("i2p.in_chans", 4), ("i2p.settings.depth", 1)], ids=str
 )
-def test_config_of_another_network_is_refused(folder, key, value):
+def test_config_of_another_network_is_refused(tmp_path, key, value):
+    folder = save_pretrained(make_model(), tmp_path / "net", compact=False)  # 2D kernels are of no depth
     edit_config(folder, key, value)
     assert_refused(folder, [str(folder / WEIGHTS)])
 
@@ -609,14 +648,14 @@ def half_write(monkeypatch, error):
         os.truncate(path, os.path.getsize(path) // 2)
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", save)
+    monkeypatch.setattr(weight_files, "save_file", save)
 
 
 FAULTS = {
     "weights written half": half_write,
-    **{f"move {n}": lambda m, e, n=n: fail_in_call(m, os, "replace", n, e) for n in (1, 2, 3)},
-    **{f"backup {n}": lambda m, e, n=n: fail_in_call(m, shutil, "copyfile", n, e) for n in (1, 2, 3)},
-    **{f"temporary file {n}": lambda m, e, n=n: fail_in_call(m, tempfile, "mkstemp", n, e) for n in (1, 2, 3)},
+    "hidden folder": lambda m, e: fail_in_call(m, tempfile, "mkdtemp", 1, e),
+    "change": lambda m, e: fail_in_call(m, Path, "rename", 1, e),
+    **{f"mode {n}": lambda m, e, n=n: fail_in_call(m, Path, "chmod", n, e) for n in (1, 2, 3)},
     **{f"text {n}": lambda m, e, n=n: fail_in_call(m, Path, "write_text", n, e) for n in (1, 2)},
 }
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -632,7 +671,20 @@ def test_old_checkpoint_survives_a_fault(saved, folder, monkeypatch, fault, erro
     assert bits(folder) == bits(saved[1])
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if "backup" not in name])
+@pytest.mark.parametrize("error", [DISK_FULL, KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_new_checkpoint_survives_a_fault_after_the_change(folder, monkeypatch, number, error):
+    other = make_model(num_classes=3, seed=1)
+    with monkeypatch.context() as patch:
+        fail_in_call(patch, os, "replace", number, error)
+        with pytest.raises(type(error)):
+            save_pretrained(other, folder)
+    assert_same_bits(load_folder(folder), other)
+    save_pretrained(other, folder)
+    assert set(bits(folder)) == NAMES
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_new_folder_is_left_empty_by_a_fault(saved, tmp_path, monkeypatch, fault):
     with monkeypatch.context() as patch:
         FAULTS[fault](patch, DISK_FULL)
@@ -665,7 +717,7 @@ def test_saving_again_replaces_all_files_and_leaves_others(folder):
     (folder / "notes.txt").write_text("mine")
     other = make_model(num_classes=3, seed=1)
     save_pretrained(other, folder)
-    assert {path.name for path in folder.iterdir()} == {*NAMES, "notes.txt"}
+    assert {path.name for path in folder.iterdir()} == {*NAMES, ".lock", "notes.txt"}
     assert_same_bits(load_folder(folder), other)
     assert "| classes | 3 |" in (folder / CARD).read_text()
 
@@ -708,4 +760,4 @@ def test_file_modes_follow_the_umask(tmp_path, mask, mode):
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(NAMES, mode)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys([*NAMES, ".lock"], mode)

@@ -16,7 +16,9 @@ from safetensors.torch import save
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo import hub as hub_module
-from i2p_zoo.checkpoint import CONFIG, WEIGHTS, load_folder, save_pretrained
+from i2p_zoo.checkpoint import load_folder, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo.weight_files import WEIGHTS
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
 
@@ -39,7 +41,8 @@ def make_model(seed=0, **kwargs):
 
 def as_files(folder):
     """A checkpoint folder as the files of a repository, a pickle among them that nobody may want."""
-    return {**{path.name: path.read_bytes() for path in Path(folder).iterdir()}, "pytorch_model.bin": b"a pickle"}
+    paths = [path for path in Path(folder).iterdir() if path.name != ".lock"]
+    return {**{path.name: path.read_bytes() for path in paths}, "pytorch_model.bin": b"a pickle"}
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save
 
 from i2p_zoo import CertificateError, CheckpointError, NotFoundError, sources
-from i2p_zoo.checkpoint import sha256_of
 from i2p_zoo.hub import convert_model
 from i2p_zoo.hub_files import HubOptions
 from i2p_zoo.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source, rename_efficientnet_lite
+from i2p_zoo.weight_files import sha256_of
 from tests.helpers import randomise_norms_
 
 LITE0 = "tf_efficientnet_lite0"

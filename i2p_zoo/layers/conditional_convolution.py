@@ -13,7 +13,7 @@ from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.weights import inflate_weight
+from i2p_zoo.weights import deflate_weight, inflate_weight
 from i2p_zoo.windows import plan_window
 
 
@@ -42,11 +42,16 @@ class SparseCondConv3d(SparseConv3d):
         """Returns the 3D tensor of timm's flat (num_experts, numbers of a kernel), or None where it is copied."""
         experts, out, *kernel, inputs = self.weight.shape
         del kernel[AXES[self.axis]]
-        if name != "weight" or source.numel() != experts * out * inputs * kernel[0] * kernel[1]:
+        if name != "weight" or tuple(source.shape) != (experts, out * inputs * kernel[0] * kernel[1]):
             return None
         flat = source.reshape(experts * out, inputs, *kernel)
         inflated = inflate_weight(flat, inflation, self.axis, self.weight.shape[2 + AXES[self.axis]])
         return inflated.reshape(self.weight.shape)
+
+    def deflate_tensor(self, name: str, inflated: Tensor, inflation: str) -> Tensor | None:
+        """Undoes `inflate_tensor`; None where the tensor is no inflation, or not an untouched one."""
+        flat = deflate_weight(inflated.flatten(0, 1), inflation, self.axis) if name == "weight" else None
+        return None if flat is None else flat.reshape(self.num_experts, -1)
 
     def forward(self, x: SparseTensor, routing_weights: Tensor) -> SparseTensor:  # type: ignore[override]
         """Convolves (N, in_channels) features; `routing_weights` (B, num_experts) mix the experts for each sample."""

@@ -13,7 +13,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.weights import check_axis, inflate_weight
+from i2p_zoo.weights import check_axis, deflate_weight, inflate_weight
 from i2p_zoo.windows import Pair, as_pair, insert_axis, plan_window
 
 
@@ -105,6 +105,10 @@ class SparseConv3d(nn.Module):
         if name != "weight" or tuple(source.shape) != (out, inputs, *kernel):
             return None
         return inflate_weight(source, inflation, self.axis, depth)
+
+    def deflate_tensor(self, name: str, inflated: Tensor, inflation: str) -> Tensor | None:
+        """Undoes `inflate_tensor`; None where the tensor is no inflation, or not an untouched one."""
+        return deflate_weight(inflated, inflation, self.axis) if name == "weight" else None
 
     def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
         """Convolves.

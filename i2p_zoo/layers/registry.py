@@ -22,7 +22,8 @@ def replaces(*types: type[nn.Module]) -> Callable[[Builder], Builder]:
     The builder is called as `builder(leaf, axis=..., depth=..., inflation=...)` (axis "z", "y" or "x"; depth the longest
     kernel along it, or None; inflation "center", "average" or "copy") and returns a module without meaningful weights, with
     the parameter names and dtype of the leaf's. Where a tensor's shape differs from the leaf's, the module has a method
-    `inflate_tensor(name, source, inflation)` that returns the 3D tensor, or None for one that is copied.
+    `inflate_tensor(name, source, inflation)` that returns the 3D tensor, or None for one that is copied; where it has
+    `deflate_tensor(name, inflated, inflation)` too, compact checkpoints hold the 2D tensor.
 
     Raises:
         I2PError: one of the types is registered already.

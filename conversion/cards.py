@@ -1,0 +1,60 @@
+"""model_cards/: the card of each recipe, as far as it is known without the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+
+from conversion.recipes import Recipe, load_recipes
+from i2p_zoo.card import is_edited, write_card
+from i2p_zoo.checkpoint import describe_model
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation import inflate_structure_
+from i2p_zoo.models import create_timm_model, describe_
+from i2p_zoo.publishing import PICTURE
+from i2p_zoo.zoo import load_ledger
+
+MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
+
+_INDEX = """# Model cards
+
+The cards of the zoo's networks, one a recipe of `conversion/recipes.toml`, written by `python -m conversion cards`. Publishing
+writes them anew with what only the weights tell, and adds the picture.
+"""
+
+
+def write_cards(folder: Path = MODEL_CARDS) -> None:
+    """Writes the card of each recipe into a folder and removes those of recipes that are gone.
+
+    Raises:
+        InvalidInputError: somebody edited a card; nothing is written then.
+    """
+    folder.mkdir(exist_ok=True)
+    old = sorted(folder.glob("i2p-*.md"))
+    if edited := [path.name for path in old if is_edited(path.read_text(encoding="utf-8"))]:
+        raise InvalidInputError(f"{folder}: {', '.join(edited)} were edited by hand. Remove them to have them written anew.")
+    cards = {f"{recipe.name}.md": card_of(recipe) for recipe in load_recipes()}
+    for path in old:
+        if path.name not in cards:
+            path.unlink()
+    for name, text in {**cards, "README.md": _INDEX}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def card_of(recipe: Recipe) -> str:
+    """Returns the card of a network that is not converted yet; its certificate is the ledger's, on random weights."""
+    pretrained = timm.get_pretrained_cfg(f"{recipe.architecture}.{recipe.tag}")
+    source = create_timm_model(recipe.architecture, structure=True, num_classes=pretrained.num_classes)
+    model = inflate_structure_(source, inflation=recipe.inflation)
+    describe_(model, recipe.architecture, {}, in_chans=3)
+    model.pretrained_cfg = {**pretrained.to_dict(), "tag": recipe.tag}
+    model.source = {"repo": recipe.source, "license": recipe.license}
+    config = describe_model(model)
+    record = load_ledger()["models"][recipe.architecture]
+    config["i2p"]["certificate"] = {
+        "errors": {dtype: record[dtype] for dtype in ("float32", "float64")},
+        "inflation": "center",
+    }
+    config["i2p"]["compact"] = True
+    return write_card(config, sum(parameter.numel() for parameter in model.parameters()), picture=PICTURE)

@@ -1,0 +1,241 @@
+"""Publishing a checkpoint folder on the Hugging Face Hub: what would change, and then the change, as one commit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from i2p_zoo.card import is_edited
+from i2p_zoo.checkpoint import CARD, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG, read_config
+from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
+from i2p_zoo.staging import locate
+from i2p_zoo.weight_files import is_weights_name, sha256_of
+
+PICTURE = "kernels.png"
+_FRONT_MATTER = re.compile(r"\A---\n.*?^---$", re.DOTALL | re.MULTILINE)
+_UNCHANGED = "Nothing was changed; try again."
+_ADVICE = {  # by the status of a refusal
+    401: "Log in with `hf auth login`, or give a token.",
+    403: "The token may not write there; give one that may.",
+    409: "It was created meanwhile, or the token may not see it; push again with one that may.",
+    412: "It changed meanwhile; push again.",
+}
+_UNKNOWN = "The push may or may not have arrived; push again, which is safe."
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file of a push.
+
+    Attributes:
+        name: in the repository.
+        size: bytes, here or, of one that is deleted, there.
+        action: "upload", "unchanged", "keep" (a card that was edited on the Hub) or "delete" (weights of another shape).
+    """
+
+    name: str
+    size: int
+    action: str
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push changes.
+
+    Attributes:
+        repo: "organisation/name".
+        head: the commit that it changes; None where the repository is to be created.
+        files: each file of the checkpoint and each that goes.
+        card: the text of the model card as it will stand there.
+    """
+
+    repo: str
+    head: str | None
+    files: tuple[PlannedFile, ...]
+    card: str
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return any(file.action in ("upload", "delete") for file in self.files)
+
+    def summary(self) -> str:
+        """Returns a line for each file and one for the repository."""
+        lines = [f"{file.action:>9}  {file.size:>13,d} bytes  {file.name}" for file in self.files]
+        state = "a new repository" if self.head is None else f"at {self.head[:12]}"
+        return "\n".join([f"{self.repo}, {state}:", *lines])
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> PushPlan:
+    """Puts a checkpoint or an adapter into a model repository of the Hub, as one commit; equal files are not sent again.
+
+    A README.md that somebody edited on the Hub is kept; delete it there to send another. After a push that failed, the next
+    one sends only what is still missing.
+
+    Args:
+        folder: written by `save_pretrained` or `save_adapter`.
+        repo: "organisation/name"; created where it is missing.
+        private: of a new repository.
+        token: of the Hub; by default the one of `hf auth login`.
+        revision: a branch; by default main.
+        message: of the commit.
+        dry_run: only find out what would change.
+
+    Returns:
+        What changed, or would.
+
+    Raises:
+        CheckpointError: the folder is no whole checkpoint.
+        InvalidInputError: no repository can have this name.
+        HubError: the Hub cannot be reached or refused; the message says why.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    if repo.count("/") != 1:
+        raise InvalidInputError(f"{repo!r} is no repository's full name; give organisation/name.")
+    local = _checkpoint_files(Path(folder))
+    api = HfApi(token=token)
+    with _hub_errors(repo, _UNCHANGED):
+        plan = _plan(api, local, repo, revision)
+    if dry_run or not plan.changes:
+        return plan
+    with _hub_errors(repo, _UNKNOWN):
+        parent = plan.head
+        if parent is None:
+            api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
+            parent = api.model_info(repo).sha
+        operations: list[Any] = [
+            CommitOperationAdd(file.name, local[file.name]) for file in plan.files if file.action == "upload"
+        ] + [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
+        message = message or f"Upload {read_config(local[CONFIG])['architecture']}"
+        api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=parent)
+    return plan
+
+
+def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = True, **options: Any) -> PushPlan:
+    """Saves a network into a temporary folder and pushes that.
+
+    Args:
+        model: as `save_pretrained` takes it.
+        repo: "organisation/name".
+        adapter: push only what differs from the network's base, as `i2p_zoo.save_adapter`.
+        compact: as `save_pretrained`.
+        **options: as `push_folder`.
+
+    Returns, raises: as `push_folder`, and as what saves.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        if adapter:
+            from i2p_zoo.adapter import save_adapter
+
+            save_adapter(model, temporary)
+        else:
+            save_pretrained(model, temporary, compact=compact)
+        return push_folder(temporary, repo, **options)
+
+
+def _checkpoint_files(folder: Path) -> dict[str, Path]:
+    """The files of a checkpoint by name, after the weights' hashes were checked."""
+    config = locate(folder, CONFIG)
+    weights = read_config(config)["i2p"]["weights"]
+    for name, sha256 in weights.items():
+        path = locate(folder, name)
+        found = sha256_of(path) if path.is_file() else None
+        if found != sha256:
+            raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Save the checkpoint again.")
+    first = next(iter(weights))
+    index = first.split("-")[0] + ".safetensors.index.json"
+    names = [CONFIG, CARD, *weights, *([index] if len(weights) > 1 else []), PICTURE]
+    return {name: path for name in names if (path := locate(folder, name)).is_file()}
+
+
+def _plan(api: Any, local: dict[str, Path], repo: str, revision: str | None) -> PushPlan:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    remote: dict[str, Any] = {}
+    try:
+        head = api.model_info(repo, revision=revision).sha
+        remote = {f.path: f for f in api.list_repo_tree(repo, recursive=True, revision=head) if hasattr(f, "blob_id")}
+    except GatedRepoError:  # a RepositoryNotFoundError, but it is there
+        raise
+    except RepositoryNotFoundError:
+        head = None
+    card = local[CARD].read_text(encoding="utf-8") if CARD in local else ""
+    files = []
+    for name, path in local.items():
+        action = "unchanged" if name in remote and _is_same(path, remote[name]) else "upload"
+        if name == CARD and name in remote and action == "upload":
+            with tempfile.TemporaryDirectory() as cache:
+                there = Path(hf_hub_download(repo, CARD, revision=head, token=api.token, cache_dir=cache)).read_text(
+                    encoding="utf-8", errors="replace"
+                )
+            # The Hub starts a repository that is made in the browser with front matter only: nobody wrote that.
+            if is_edited(there) and _FRONT_MATTER.sub("", there).strip():
+                card, action = there, "keep"
+        files.append(PlannedFile(name, path.stat().st_size, action))
+    for name, file in remote.items():
+        if is_weights_name(name) and name not in local:
+            files.append(PlannedFile(name, file.size, "delete"))
+    return PushPlan(repo, head, tuple(files), card)
+
+
+def _is_same(path: Path, remote: Any) -> bool:
+    if path.stat().st_size != remote.size:
+        return False
+    if remote.lfs is not None:
+        return bool(sha256_of(path) == remote.lfs.sha256)
+    data = path.read_bytes()
+    digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)  # git's
+    return bool(digest.hexdigest() == remote.blob_id)
+
+
+@contextlib.contextmanager
+def _hub_errors(repo: str, outcome: str) -> Iterator[None]:
+    """Raises this package's errors in place of the client's; `outcome` tells what a failure leaves on the Hub."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except I2PError:
+        raise
+    except errors.HFValidationError as error:
+        raise InvalidInputError(f"{repo!r} is no repository name (organisation/name): {error}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise HubError(f"{repo}: the Hub client is offline; unset HF_HUB_OFFLINE to push.") from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{repo}: has no such branch; create it first.") from error
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # type: ignore[attr-defined]
+        if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and "metadata" in str(error):
+            raise HubError(f"{repo}: the card's metadata is refused; mend {CARD} and push again. {error}") from error
+        # What went wrong with a large file is told by the cause alone.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if isinstance(cause, errors.HfHubHTTPError):
+            status = cause.response.status_code
+            reason = f"refused ({status}, {_first_line(cause.server_message or cause)})"
+            outcome = _ADVICE.get(status, outcome)
+        else:
+            reason = f"pushing failed ({_first_line(cause)})"
+        raise HubError(f"{repo}: {reason}. {outcome}") from error
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,74 @@
+"""A folder of files that changes as a whole: a process that is killed at any moment leaves the old files or the new ones.
+
+New files are written into a hidden folder beside the old ones. Renaming it to `.saved` is the moment of change: from then
+on readers find the new files there, and what a killed process did not move to its place, the next writer moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+_LOCK, _STAGE, _SAVED = ".lock", ".saving-", ".saved"
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Path]:
+    """Gives a hidden folder to write into, whose files replace those of `folder` at the end, or none of them on an error.
+
+    Writers of one folder wait for each other.
+
+    Args:
+        folder: created if missing.
+        is_stale: tells, after the change, of each file of the folder whether it has had its day.
+
+    Raises:
+        OSError: the folder cannot be written; it is then as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / _LOCK):
+        _move_into_place(folder)
+        for path in folder.glob(f"{_STAGE}*"):  # of a writer that was killed: nobody else holds the lock
+            shutil.rmtree(path)
+        stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=folder))
+        try:
+            yield stage
+            for path in stage.iterdir():
+                if (folder / path.name).is_dir():
+                    raise OSError(f"{folder / path.name} is a folder; a file of that name is to be written.")
+                _follow_umask(path)
+            stage.rename(folder / _SAVED)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        _move_into_place(folder)
+        for path in list(folder.iterdir()):
+            if path.is_file() and is_stale(path):
+                path.unlink()
+
+
+def locate(folder: Path, name: str) -> Path:
+    """Returns where a file of a folder stands now, or its place where there is none."""
+    moved = folder / _SAVED / name
+    return moved if moved.is_file() else folder / name
+
+
+def _move_into_place(folder: Path) -> None:
+    saved = folder / _SAVED
+    if saved.is_dir():
+        for path in list(saved.iterdir()):
+            os.replace(path, folder / path.name)
+        saved.rmdir()
+
+
+def _follow_umask(path: Path) -> None:
+    """Gives a file the permissions of any new one; safetensors writes with mode 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

@@ -1,0 +1,136 @@
+"""Safetensors files on disk: written in shards, read back only where size, header, hash and values are as they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from i2p_zoo.errors import CheckpointError
+
+WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter.safetensors"
+_NAME = re.compile(r"(model|adapter)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_MAX_HEADER = 1_000_000  # of some 10,000 tensors; no network of timm has 3,000
+
+
+def is_weights_name(name: str) -> bool:
+    """Whether a file name is one that `write_weights` gives."""
+    return _NAME.fullmatch(name) is not None
+
+
+def write_weights(state: Mapping[str, Tensor], folder: Path, name: str, max_shard_size: int | str) -> dict[str, str]:
+    """Writes a state dict as one safetensors file, or as shards with an index as the Hub's other libraries read it.
+
+    Args:
+        state: contiguous tensors that share no memory.
+        folder: where to write.
+        name: of the one file; shards are named after it.
+        max_shard_size: bytes, or such as "5GB".
+
+    Returns:
+        The sha256 of each weights file by its name.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    pattern = name.replace(".safetensors", "{suffix}.safetensors")
+    split = split_torch_state_dict_into_shards(dict(state), filename_pattern=pattern, max_shard_size=max_shard_size)
+    hashes = {}
+    for shard, keys in split.filename_to_tensors.items():
+        try:
+            save_file({key: state[key] for key in keys}, str(folder / shard), metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{folder / shard}: {error}") from error
+        hashes[shard] = sha256_of(folder / shard)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return hashes
+
+
+def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Reads safetensors files into one state dict, each after its size, header and hash were checked.
+
+    Args:
+        paths: where each file stands, by its name.
+        hashes: their sha256, by name.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or not the one expected, or two hold a tensor of the same name.
+    """
+    state: dict[str, Tensor] = {}
+    for name, path in paths.items():
+        part = _read_file(path, hashes[name])
+        if twice := sorted(state.keys() & part.keys()):
+            raise CheckpointError(f"{path}: holds {twice[0]!r}, which another file of the checkpoint holds too.")
+        state |= part
+    return state
+
+
+def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not there. Only safetensors weights are read, never pickles.")
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 0 < length <= _MAX_HEADER:
+        raise CheckpointError(f"{path}: no safetensors file (header of {length} bytes, at most {_MAX_HEADER}).")
+    state: dict[str, Tensor] = {}
+    error: Exception | None = None
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(sha256_of, path)
+        try:
+            # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
+            state = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
+        except Exception as caught:  # a shape that is no number of torch is a TypeError, for one
+            error = caught
+    found = hashing.result()
+    if found != sha256:
+        raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Fetch or convert the checkpoint again.")
+    if error is not None:
+        raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
+    return state
+
+
+def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless keys, shapes and dtypes are those expected and all values are finite."""
+    problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
+    problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
+    for key in sorted(expected.keys() & state.keys()):
+        want, have = expected[key], state[key]
+        if want.dtype != have.dtype:
+            problems.append(f"{key}: dtype expected {want.dtype}, found {have.dtype}")
+        elif want.shape != have.shape:
+            problems.append(f"{key}: shape expected {tuple(want.shape)}, found {tuple(have.shape)}")
+        elif not is_finite(have):
+            problems.append(f"{key}: expected finite values, found NaN or infinity")
+    if problems:
+        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise CheckpointError(f"{path}: {shown}.")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN wins over both; unlike `isfinite`, nothing of the tensor's size is made
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def sha256_of(path: Path) -> str:
+    """Returns a file's sha256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""Publishing recipes: nothing uncertified or of another licence leaves, what is done is not done again, failures are told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import i2p_zoo
+from conversion import publish as publishing
+from conversion.__main__ import main
+from conversion.publish import Outcome, check_certificate, prepare, publish
+from conversion.recipes import Recipe
+from i2p_zoo import CertificateError, InvalidInputError
+from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo.hub import convert_network
+from i2p_zoo.publishing import PICTURE, PlannedFile, PushPlan
+from i2p_zoo.random_models import create_random_model
+
+RECIPE = Recipe("i2p-test_resnet", "test_resnet", "r160_in1k", "timm/test_resnet.r160_in1k", "apache-2.0", False, "center")
+ORIGIN = {"repo": RECIPE.source, "commit": "1" * 40, "sha256": "2" * 64, "license": "apache-2.0"}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A checkpoint as `convert` leaves it, from random weights in the place of timm's."""
+    source = create_random_model("test_resnet")
+    source.pretrained_cfg = {**source.pretrained_cfg, "tag": RECIPE.tag}
+    model, _ = convert_network(source, ORIGIN, "test_resnet", {})
+    return save_pretrained(model, tmp_path_factory.mktemp("converted") / "net")
+
+
+@pytest.fixture
+def conversions(converted, monkeypatch):
+    """Puts the checkpoint in the place of conversions; returns the names asked for."""
+    asked = []
+
+    def convert(name, folder, inflation):
+        asked.append((name, inflation))
+        shutil.copytree(converted, folder, dirs_exist_ok=True)
+        return load_folder(folder)
+
+    monkeypatch.setattr(publishing, "convert", convert)
+    return asked
+
+
+@pytest.fixture
+def pushes(monkeypatch):
+    """Puts a note in the place of pushes."""
+    pushed = []
+
+    def push_folder(folder, repo, dry_run):
+        pushed.append((folder.name, repo, dry_run))
+        return PushPlan(repo, None, (PlannedFile(CONFIG, 1, "upload"),), "")
+
+    monkeypatch.setattr(publishing, "push_folder", push_folder)
+    return pushed
+
+
+def test_recipe_becomes_a_certified_folder_with_picture_and_card(conversions, tmp_path):
+    prepare(RECIPE, tmp_path / "net")
+    assert conversions == [("test_resnet.r160_in1k", "center")]
+    assert (tmp_path / "net" / PICTURE).read_bytes().startswith(b"\x89PNG")
+    card = (tmp_path / "net" / CARD).read_text()
+    assert PICTURE in card
+    assert ORIGIN["commit"] in card
+    assert i2p_zoo.from_pretrained(tmp_path / "net").source["certificate"]["passed"]
+
+
+def test_whole_folder_is_not_converted_again_and_a_damaged_or_foreign_one_is(conversions, tmp_path):
+    folder = tmp_path / "net"
+    for _ in range(2):
+        prepare(RECIPE, folder)
+    assert len(conversions) == 1
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    prepare(RECIPE, folder)
+    assert len(conversions) == 2
+    config = json.loads((folder / CONFIG).read_text())
+    config["pretrained_cfg"]["tag"] = "other"
+    (folder / CONFIG).write_text(json.dumps(config))
+    prepare(RECIPE, folder)
+    assert len(conversions) == 3
+
+
+def test_card_edited_by_hand_is_kept(conversions, tmp_path):
+    prepare(RECIPE, tmp_path / "net")
+    (tmp_path / "net" / CARD).write_text("mine")
+    prepare(RECIPE, tmp_path / "net")
+    assert (tmp_path / "net" / CARD).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        None,
+        {},
+        {"errors": {"float32": 1e-7}},
+        {"errors": {"float32": 1e-4, "float64": 1e-15}},
+        {"errors": {"float32": 1e-7, "float64": 1e-8}},
+        {"errors": {"float32": float("nan"), "float64": 1e-15}},
+        {"errors": {"float32": None, "float64": 1e-15}},
+    ],
+)
+def test_uncertified_network_is_refused(certificate):
+    with pytest.raises(CertificateError, match="i2p-net"):
+        check_certificate("i2p-net", certificate)
+
+
+def test_certified_network_passes():
+    check_certificate("i2p-net", {"errors": {"float32": 1e-6, "float64": 1e-12}})
+
+
+def test_uncertified_folder_is_not_pushed_even_if_it_is_whole(conversions, pushes, converted, tmp_path):
+    folder = tmp_path / RECIPE.name
+    shutil.copytree(converted, folder)
+    config = json.loads((folder / CONFIG).read_text())
+    config["i2p"]["certificate"] = None
+    (folder / CONFIG).write_text(json.dumps(config))
+    (outcome,) = publish([RECIPE], tmp_path, "acme", push=True)
+    assert (outcome.state, pushes) == ("failed", [])
+    assert "not certified" in outcome.detail
+
+
+def test_licence_other_than_the_recipe_says_is_refused(conversions, tmp_path):
+    recipe = Recipe(*[*RECIPE.__dict__.values()][:4], "mit", False, "center")
+    with pytest.raises(InvalidInputError, match=r"'apache-2\.0'.*'mit'"):
+        prepare(recipe, tmp_path / "net")
+
+
+@pytest.mark.parametrize("push", [False, True])
+def test_one_failure_does_not_stop_the_others(conversions, pushes, tmp_path, push, monkeypatch):
+    working = publishing.convert
+
+    def convert(name, folder, inflation):
+        if name.startswith("bad"):
+            raise OSError(28, "No space left on device")
+        return working(name, folder, inflation)
+
+    monkeypatch.setattr(publishing, "convert", convert)
+    bad = Recipe("i2p-bad", "bad", "x", "timm/bad.x", "mit", False, "center")
+    outcomes = list(publish([bad, RECIPE], tmp_path, "acme", push=push))
+    assert [o.state for o in outcomes] == ["failed", "published" if push else "would publish"]
+    assert "No space left" in outcomes[0].detail
+    assert pushes == [(RECIPE.name, f"acme/{RECIPE.name}", not push)]
+
+
+def test_processes_side_by_side_report_each_recipe(tmp_path):
+    recipes = [Recipe(f"i2p-none{n}", f"none{n}", "x", f"timm/none{n}.x", "mit", False, "center") for n in range(3)]
+    outcomes = list(publish(recipes, tmp_path, "acme", processes=2))  # no such architectures: nothing is asked of a Hub
+    assert sorted(o.name for o in outcomes) == [r.name for r in recipes]
+    assert all(o.state == "failed" and "no architecture" in o.detail for o in outcomes)
+
+
+def test_command_chooses_shares_out_and_fails_with_the_names(monkeypatch, tmp_path):
+    seen = []
+
+    def publish_recipes(recipes, work, organisation, *, push, processes):
+        seen.append(([r.name for r in recipes], push))
+        yield from (Outcome(r.name, "failed" if "resnet50" in r.name else "published", "x") for r in recipes)
+
+    monkeypatch.setattr(publishing, "publish", publish_recipes)
+    result = CliRunner().invoke(main, ["publish", "--recipe", "i2p-resnet18", "--work", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(main, ["publish", "--recipe", "i2p-resnet*", "--yes"])
+    assert result.exit_code == 1
+    assert "i2p-resnet50" in result.output
+    whole, push = seen[1]
+    assert (seen[0], push) == ((["i2p-resnet18"], False), True)
+    parts = []
+    for number in (1, 2, 3):
+        CliRunner().invoke(main, ["publish", "--recipe", "i2p-resnet*", "--shard", f"{number}/3"])
+        parts += seen[-1][0]
+    assert sorted(parts) == sorted(whole)
+    assert "no such" not in CliRunner().invoke(main, ["publish", "--shard", "4/3"]).output
+    assert CliRunner().invoke(main, ["publish", "--shard", "4/3"]).exit_code == 1
+    assert CliRunner().invoke(main, ["publish", "--recipe", "nothing*"]).exit_code == 2
+
+
+def test_threads_are_shared_out():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        publishing._share_cores(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

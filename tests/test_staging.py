@@ -1,0 +1,259 @@
+"""Folders that change as a whole: killed at any step of the file system, a writer leaves the old files or the new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import i2p_zoo
+from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
+from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo.staging import locate, staged_folder
+from i2p_zoo.weight_files import WEIGHTS, is_weights_name
+from tests.conftest import fingerprint
+from tests.helpers import randomise_norms_
+
+OLD = {"a": "old a", "b": "old b", "stale": "old stale", "mine": "mine"}
+NEW = {"a": "new a", "b": "new b", "c": "new c", "mine": "mine"}
+ROOT = Path(__file__).parents[1]
+
+# Writes a folder again and again, each time in a process that kills itself one step later, and tells how many steps there are.
+# Python tells of its steps in the file system before it does them; the last folder is the one of a writer that came through.
+KILLER = """
+import os, shutil, sys
+from pathlib import Path
+
+def kill_at(step, folder):
+    def hook(event, args):
+        nonlocal step
+        place = args[0] if args and isinstance(args[0], (str, os.PathLike)) else ""
+        if (event.startswith(("os.", "shutil.")) or event == "open") and os.fspath(place).startswith(folder):
+            step -= 1
+            if step < 0:
+                os.kill(os.getpid(), 9)
+    sys.addaudithook(hook)
+
+def kill_everywhere(old, root, write):
+    for step in range(500):
+        folder = shutil.copytree(old, f"{root}/{step:03}")
+        child = os.fork()
+        if child == 0:
+            kill_at(step, folder)
+            write(Path(folder))
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9, status
+    raise AssertionError("no end of steps")
+"""
+STAGED = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("staging", "i2p_zoo/staging.py")  # the package takes seconds to import
+staging = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(staging)
+
+def write(folder):
+    with staging.staged_folder(folder, lambda path: path.name == "stale") as stage:
+        for name in "abc":
+            (stage / name).write_text("new " + name)
+
+kill_everywhere(sys.argv[1], sys.argv[2], write)
+"""
+SAVED = """
+import torch
+from i2p_zoo import weight_files
+from i2p_zoo.checkpoint import load_folder, save_pretrained
+
+torch.set_num_threads(1)
+model = load_folder(sys.argv[3])
+kill_everywhere(sys.argv[1], sys.argv[2], lambda folder: save_pretrained(model, folder))
+
+def write_half(state, path, **kwargs):
+    save_file(state, path, **kwargs)
+    os.truncate(path, os.path.getsize(path) // 2)
+    os.kill(os.getpid(), 9)
+
+save_file, weight_files.save_file = weight_files.save_file, write_half
+save_pretrained(model, shutil.copytree(sys.argv[1], sys.argv[2] + "/half"))
+"""
+
+
+def run_script(code, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", KILLER + code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def put(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def texts(folder):
+    """The visible files of a folder as a reader finds them, were the writer killed or not."""
+    names = {path.name for place in (folder, folder / ".saved") if place.is_dir() for path in place.iterdir() if path.is_file()}
+    return {name: locate(folder, name).read_text() for name in names if not name.startswith(".")}
+
+
+def hidden(folder):
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
+
+
+def write(folder, files=NEW):
+    with staged_folder(folder, lambda path: path.name == "stale") as stage:
+        for name in files.keys() - {"mine"}:
+            (stage / name).write_text(files[name])
+
+
+def check_order(states, expected):
+    """All states are old up to some step and new from there on; both occur."""
+    assert states == sorted(states, key=expected.index), states
+    assert {"old", "new"} <= set(states)
+
+
+def test_writer_killed_at_any_step_leaves_old_files_or_new_ones(tmp_path):
+    old = put(tmp_path / "old", OLD)
+    done = run_script(STAGED, old, tmp_path / "killed")
+    assert done.returncode == 0, done.stderr
+    states = []
+    for folder in sorted((tmp_path / "killed").iterdir()):
+        found = texts(folder)
+        seen = {name: text for name, text in found.items() if name != "stale"}
+        states.append("old" if found == OLD else "new" if seen == NEW else f"mixture {found}")
+        write(folder, NEW)
+        assert (texts(folder), hidden(folder)) == (NEW, {".lock"})
+    assert len(states) > 10
+    check_order(states, ["old", "new"])
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Checkpoints over which another network was being saved when the process was killed, and the two networks."""
+    root = tmp_path_factory.mktemp("killed")
+    models = [randomise_norms_(i2p_zoo.create_model("test_resnet", num_classes=n), n).eval() for n in (10, 3)]
+    for model, name in zip(models, ("old", "new"), strict=True):
+        save_pretrained(model, root / name, max_shard_size=200_000 if name == "old" else "5GB")
+    done = run_script(SAVED, root / "old", root / "killed", root / "new")
+    assert done.returncode == -9, done.stderr
+    return sorted((root / "killed").iterdir()), {fingerprint(m): name for m, name in zip(models, ("old", "new"), strict=True)}
+
+
+def test_checkpoint_whose_writer_was_killed_at_any_step_is_the_old_or_the_new(killed):
+    folders, names = killed
+    assert len(list(folders[0].glob("*.safetensors"))) > 1  # shards, which the new network's file replaces
+    states = [names[fingerprint(load_folder(folder))] for folder in folders if folder.name != "half"]
+    assert len(states) > 15
+    check_order(states, ["old", "new"])
+    assert names[fingerprint(load_folder(folders[-1]))] == "old"
+    assert folders[-1].name == "half"
+
+
+def test_next_save_puts_a_folder_in_order_whose_writer_was_killed(killed):
+    folders, _ = killed
+    model = randomise_norms_(i2p_zoo.create_model("test_resnet", num_classes=5), 5).eval()
+    for folder in folders:
+        save_pretrained(model, folder)
+        assert {path.name for path in folder.iterdir()} == {".lock", CONFIG, WEIGHTS, CARD}, folder
+        assert fingerprint(load_folder(folder)) == fingerprint(model)
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt(), RuntimeError("bug")], ids=repr)
+@pytest.mark.parametrize("written", [(), ("a",), ("a", "b", "c")], ids=len)
+def test_error_while_writing_leaves_the_folder_as_it_was(tmp_path, error, written):
+    folder = put(tmp_path / "net", OLD)
+    with pytest.raises(type(error)), staged_folder(folder, lambda path: True) as stage:  # noqa: PT012
+        for name in written:
+            (stage / name).write_text("new")
+        raise error
+    assert (texts(folder), hidden(folder)) == (OLD, {".lock"})
+    write(folder)  # the lock is free
+    assert texts(folder) == NEW
+
+
+def test_folder_in_the_place_of_a_new_file_is_refused_and_nothing_changes(tmp_path):
+    folder = put(tmp_path / "net", {"a": "old a"})
+    (folder / "b").mkdir()
+    with pytest.raises(OSError, match="b is a folder"):
+        write(folder)
+    assert (folder / "a").read_text() == "old a"
+    assert hidden(folder) == {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("stale", "left"),
+    [
+        (lambda path: False, {"a", "b", "c", "stale", "mine"}),
+        (lambda path: path.name == "stale", {"a", "b", "c", "mine"}),
+        (lambda path: path.name in ("mine", "stale"), {"a", "b", "c"}),
+        (lambda path: path.read_text().startswith("old"), {"a", "b", "c", "mine"}),  # asked after the change
+    ],
+    ids=["none", "one", "two", "by content"],
+)
+def test_files_that_had_their_day_go_after_the_change(tmp_path, stale, left):
+    folder = put(tmp_path / "net", OLD)
+    (folder / "sub").mkdir()
+    with staged_folder(folder, stale) as stage:
+        put(stage, {name: f"new {name}" for name in "abc"})
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {*left, "sub"}
+    assert all((folder / name).read_text() == f"new {name}" for name in "abc")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", "adapter.safetensors"])
+def test_other_checkpoint_files_are_stale_and_others_are_not(name):
+    assert is_weights_name(name)
+    assert is_weights_name(name + ".index.json")
+    for other in ("notes.safetensors", "my-" + name, name + ".bak", "../" + name, name + "\n", "model-1-of-2.safetensors"):
+        assert not is_weights_name(other)
+
+
+def test_writers_of_one_folder_wait_for_each_other_and_leave_one_whole_set(tmp_path):
+    code = """
+        import importlib.util, sys, time
+        from pathlib import Path
+        spec = importlib.util.spec_from_file_location("staging", "i2p_zoo/staging.py")
+        staging = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(staging)
+        folder, own = Path(sys.argv[1]), sys.argv[2]
+        def is_stale(path):
+            return path.name.startswith("only") and path.name != "only " + own
+
+        for turn in range(30):
+            with staging.staged_folder(folder, is_stale) as stage:
+                inside = sorted(path.name for path in folder.glob(".saving-*"))
+                assert inside == [stage.name], inside
+                for name in ("a", "b", "c", "only " + own):
+                    (stage / name).write_text(f"{own} {turn}")
+                    time.sleep(0.001)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "net")]
+    writers = [subprocess.Popen([*command, own], cwd=ROOT, stderr=subprocess.PIPE, text=True) for own in ("one", "two")]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=100)
+        assert writer.returncode == 0, errors
+    found = texts(tmp_path / "net")
+    assert len(set(found.values())) == 1, found
+    own = found["a"].split()[0]
+    assert found.keys() == {"a", "b", "c", f"only {own}"}
+    assert hidden(tmp_path / "net") == {".lock"}
+
+
+def test_reader_finds_new_files_before_they_are_in_their_place(tmp_path):
+    folder = put(tmp_path / "net", OLD)
+    put(folder / ".saved", {"a": "new a"})
+    assert locate(folder, "a") == folder / ".saved" / "a"
+    assert locate(folder, "b") == folder / "b"
+    assert locate(folder, "none") == folder / "none"
+
+
+def test_new_folder_is_made_with_its_parents(tmp_path):
+    write(tmp_path / "x" / "y", {"a": json.dumps(1)})
+    assert texts(tmp_path / "x" / "y") == {"a": "1"}
