@@ -226,6 +226,5 @@ def test_adapter_of_efficientnet_lite0_is_under_a_megabyte(tmp_path):
     assert unchanged == []
     adapter = save_adapter(model, tmp_path / "adapter")
     size, whole = (sum(path.stat().st_size for path in folder.iterdir()) for folder in (adapter, base))
-    print(f"EfficientNet-Lite0, 40 classes: adapter {size} bytes, base {whole} bytes")
     assert size < 1_000_000
     assert fingerprint(i2p_zoo.from_pretrained(adapter)) == fingerprint(model)

@@ -96,10 +96,11 @@ def test_negative_zero_in_place_of_zero_is_no_inflation():
     assert deflate_weight(changed, "center") is None
 
 
-@pytest.mark.parametrize("inflation", INFLATIONS)
-def test_weight_of_another_inflation_is_none(inflation):
-    for other in set(INFLATIONS) - {inflation}:
-        assert deflate_weight(inflate_weight(kernel(3), other), inflation) is None
+@pytest.mark.parametrize(
+    ("made", "read"), [("center", "copy"), ("center", "average"), ("copy", "center"), ("average", "center")]
+)
+def test_weight_of_another_inflation_is_none(made, read):
+    assert deflate_weight(inflate_weight(kernel(3), made), read) is None
 
 
 def make_model(name="test_resnet", **kwargs):
@@ -148,7 +149,6 @@ def test_compact_resnet18_is_as_small_as_the_2d_network(tmp_path):
     save_file(source.state_dict(), tmp_path / "flat.safetensors")
     model = i2p_zoo.inflate(source)
     flat, compact = (tmp_path / "flat.safetensors").stat().st_size, (save_pretrained(model, tmp_path) / WEIGHTS).stat().st_size
-    print(f"resnet18: 2D {flat} bytes, compact {compact} bytes")
     assert compact <= 1.02 * flat
     assert fingerprint(load_folder(tmp_path)) == fingerprint(model)
 
