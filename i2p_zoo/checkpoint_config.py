@@ -86,7 +86,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise InvalidInputError(f"{name} is no number of JSON")
 
 
 def _check_args(path: Path, value: Any) -> None:
