@@ -12,7 +12,6 @@ from i2p_zoo.checkpoint import describe_model
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation import inflate_structure_
 from i2p_zoo.models import create_timm_model, describe_
-from i2p_zoo.publishing import PICTURE
 from i2p_zoo.zoo import load_ledger
 
 MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
@@ -57,4 +56,4 @@ def card_of(recipe: Recipe) -> str:
         "inflation": "center",
     }
     config["i2p"]["compact"] = True
-    return write_card(config, sum(parameter.numel() for parameter in model.parameters()), picture=PICTURE)
+    return write_card(config, sum(parameter.numel() for parameter in model.parameters()))

@@ -22,6 +22,7 @@ from i2p_zoo.hub import convert
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.pictures import draw_kernels
 from i2p_zoo.publishing import PICTURE, push_folder
+from i2p_zoo.staging import staged_folder
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,14 @@ def prepare(recipe: Recipe, folder: Path) -> None:
         raise InvalidInputError(
             f"{recipe.name}: the weights have the licence {found!r}, the recipe says {recipe.license!r}. Correct the recipe."
         )
-    if not (folder / PICTURE).is_file():
-        _draw_filter(model, folder / PICTURE)
-    card = folder / CARD
-    if not card.is_file() or not is_edited(card.read_text(encoding="utf-8")):
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        _replace(card, write_card(read_config(folder / CONFIG), parameters, picture=PICTURE))
+    with staged_folder(folder, lambda path: False) as stage:
+        if not (folder / PICTURE).is_file():
+            _draw_filter(model, stage / PICTURE)
+        card = folder / CARD
+        if not card.is_file() or not is_edited(card.read_text(encoding="utf-8")):
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            text = write_card(read_config(folder / CONFIG), parameters, picture=PICTURE)
+            (stage / CARD).write_text(text, encoding="utf-8")
 
 
 def check_certificate(name: str, certificate: dict[str, Any] | None) -> None:
@@ -135,12 +138,4 @@ def _draw_filter(model: Any, path: Path) -> None:
         return
     weight = layer.weight.detach().float().flatten(0, -5)  # (filters, kz, ky, kx, inputs)
     strongest = weight[weight.flatten(1).norm(dim=1).argmax()]
-    temporary = path.with_name(f".{path.name}")
-    draw_kernels(temporary, {model.settings.inflation: strongest.mean(-1)})
-    temporary.replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    draw_kernels(path, {model.settings.inflation: strongest.mean(-1)})

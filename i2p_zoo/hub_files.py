@@ -64,7 +64,7 @@ def fetch_files(
             tried.append(f"{repo} on the Hub: no repository can have this name")
             return None
         except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-            offline, reason = True, f"not reached ({_first_line(error)})"
+            offline, reason = True, f"not reached ({first_line(error)})"
     kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
     paths: list[Path] = []
     wanted = list(names)
@@ -78,7 +78,7 @@ def fetch_files(
         except errors.LocalEntryNotFoundError as error:
             if not offline:
                 raise HubError(
-                    f"{repo}: fetching {name!r} failed ({_first_line(error.__cause__ or error)}). Try again."
+                    f"{repo}: fetching {name!r} failed ({first_line(error.__cause__ or error)}). Try again."
                 ) from error
             tried.append(f"{repo} on the Hub: {reason}, and not in the Hub client's cache")
             return None
@@ -87,7 +87,7 @@ def fetch_files(
         except errors.EntryNotFoundError as error:
             raise HubError(f"{repo}: has no file {name!r} at revision {commit}.") from error
         except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-            raise HubError(f"{repo}: fetching {name!r} failed ({_first_line(error)}). Try again.") from error
+            raise HubError(f"{repo}: fetching {name!r} failed ({first_line(error)}). Try again.") from error
         if len(paths) == len(names):
             wanted += more(paths)
     if not offline and options.revision != commit:
@@ -105,5 +105,6 @@ def _gated(repo: str) -> HubError:
     return HubError(f"{repo}: gated; accept its terms on the Hub and log in with `hf auth login`.")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: object) -> str:
+    """Returns the first line of an error's message, or its type where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__

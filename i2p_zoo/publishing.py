@@ -17,6 +17,7 @@ from i2p_zoo.card import is_edited
 from i2p_zoo.checkpoint import CARD, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG, read_config
 from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
+from i2p_zoo.hub_files import first_line
 from i2p_zoo.staging import locate
 from i2p_zoo.weight_files import is_weights_name, sha256_of
 
@@ -104,7 +105,7 @@ def push_folder(
 
     Raises:
         CheckpointError: the folder is no whole checkpoint.
-        InvalidInputError: no repository can have this name.
+        InvalidInputError: no repository can have this name, or an adapter stands on a local folder.
         HubError: the Hub cannot be reached or refused; the message says why.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -112,6 +113,12 @@ def push_folder(
     if repo.count("/") != 1:
         raise InvalidInputError(f"{repo!r} is no repository's full name; give organisation/name.")
     local = _checkpoint_files(Path(folder))
+    base = read_config(local[CONFIG])["i2p"]["base"]
+    if base is not None and os.path.isabs(base["name"]):
+        raise InvalidInputError(
+            f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
+            "and save the adapter again."
+        )
     api = HfApi(token=token)
     with _hub_errors(repo, _UNCHANGED):
         plan = _plan(api, local, repo, revision)
@@ -230,12 +237,8 @@ def _hub_errors(repo: str, outcome: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(cause, errors.HfHubHTTPError):
             status = cause.response.status_code
-            reason = f"refused ({status}, {_first_line(cause.server_message or cause)})"
+            reason = f"refused ({status}, {first_line(cause.server_message or cause)})"
             outcome = _ADVICE.get(status, outcome)
         else:
-            reason = f"pushing failed ({_first_line(cause)})"
+            reason = f"pushing failed ({first_line(cause)})"
         raise HubError(f"{repo}: {reason}. {outcome}") from error
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -29,7 +29,7 @@ def staged_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Pa
         is_stale: tells, after the change, of each file of the folder whether it has had its day.
 
     Raises:
-        OSError: the folder cannot be written; it is then as it was.
+        OSError: the folder cannot be written; it is as it was, or the disk failed after the change, which then stands.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / _LOCK):

@@ -96,7 +96,10 @@ def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
             error = caught
     found = hashing.result()
     if found != sha256:
-        raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Fetch or convert the checkpoint again.")
+        raise CheckpointError(
+            f"{path}: sha256 expected {sha256!r}, found {found!r}. Convert the checkpoint again, or fetch it with "
+            "`force_download=True`."
+        )
     if error is not None:
         raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
     return state

@@ -164,6 +164,11 @@ def test_base_that_changed_since_loading_is_refused_at_saving(place):
     assert not (place / "late").exists()
 
 
+def test_adapter_on_a_folder_is_not_pushed(place):
+    with pytest.raises(InvalidInputError, match=str(place / "base")):
+        i2p_zoo.push_folder(place / "adapter", "acme/adapter", dry_run=True)
+
+
 def test_adapter_is_no_base(place, made):
     with pytest.raises(CheckpointError, match="an adapter, where a whole checkpoint is needed"):
         i2p_zoo.from_pretrained(place / "adapter", base=made[1])
