@@ -20,7 +20,7 @@ from i2p_zoo.errors import CheckpointError
 
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter.safetensors"
 _NAME = re.compile(r"(model|adapter)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_MAX_HEADER = 1_000_000  # of some 10,000 tensors; no network of timm has 3,000
+_MAX_HEADER = 1_000_000  # bytes; resnetrs420, with 3,108 tensors the most of any in timm, has 0.4 million
 
 
 def is_weights_name(name: str) -> bool:
