@@ -36,6 +36,7 @@ _PUBLIC = {
     "UnsupportedError": "errors",
     "MissingMethodError": "errors",
     "NotFoundError": "errors",
+    "CacheError": "errors",
     "HubError": "errors",
     "CheckpointError": "errors",
     "CertificateError": "errors",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from i2p_zoo.certificate import certify as certify
     from i2p_zoo.checkpoint import save_pretrained as save_pretrained
     from i2p_zoo.engines import use_engine as use_engine
+    from i2p_zoo.errors import CacheError as CacheError
     from i2p_zoo.errors import CertificateError as CertificateError
     from i2p_zoo.errors import CheckpointError as CheckpointError
     from i2p_zoo.errors import CoordinateMismatchError as CoordinateMismatchError

@@ -31,6 +31,10 @@ class HubError(I2PError, OSError):
     """The Hugging Face Hub has the repository and did not give what was asked for."""
 
 
+class CacheError(I2PError, OSError):
+    """The cache of converted networks cannot be written."""
+
+
 class CheckpointError(I2PError, ValueError):
     """A checkpoint's files are damaged, foreign or do not fit the model."""
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from torch import nn
 
 from i2p_zoo.certificate import Certificate, certify
 from i2p_zoo.checkpoint import LoadBase, describe_model, load_folder, load_weights, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG, read_config
-from i2p_zoo.errors import CertificateError, CheckpointError, InvalidInputError, NotFoundError
+from i2p_zoo.errors import CacheError, CertificateError, CheckpointError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
 from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
@@ -80,6 +81,7 @@ def from_pretrained(
     Raises:
         NotFoundError: nothing to be had; the message names what was tried and the ways out.
         HubError: the Hub has the repository but refused.
+        CacheError: the cache of converted networks cannot be written.
         CheckpointError: a file is damaged, altered or foreign.
         InvalidInputError: arguments that do not fit.
     """
@@ -161,8 +163,7 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
     if options.revision is not None:
         raise _nothing_found(name, tried)
     folder = cache_folder() / "converted" / f"{zoo_name}-{inflation}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _cache_errors(folder.parent), _lock_beside(folder):
         if folder.is_dir() and not options.force_download:
             try:
                 return load_folder(folder, name=zoo_name)
@@ -174,6 +175,23 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
             raise _nothing_found(name, tried) from error
         save_pretrained(model, folder)
         return load_folder(folder, name=zoo_name)
+
+
+@contextlib.contextmanager
+def _cache_errors(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except I2PError:
+        raise
+    except OSError as error:
+        raise CacheError(
+            f"{cache}: the converted network cannot be kept there ({error}). Make room, or set I2P_ZOO_CACHE to another folder."
+        ) from error
+
+
+def _lock_beside(folder: Path) -> BaseFileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
 
 
 def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, tried: list[str]) -> Any:

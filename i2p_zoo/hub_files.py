@@ -43,7 +43,7 @@ def fetch_files(
         The commit and the local paths, or None.
 
     Raises:
-        HubError: the repository is there, but gated, or lacks the revision or a file, or a download broke off.
+        HubError: the repository is gated or lacks the revision or a file, the token is refused, or a download broke off.
     """
     from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
@@ -64,6 +64,11 @@ def fetch_files(
             tried.append(f"{repo} on the Hub: no repository can have this name")
             return None
         except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
+            if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+                raise HubError(
+                    f"{repo}: the Hub refuses the request ({first_line(error)}). Log in again with `hf auth login`, or go on "
+                    "without the Hub with local_files_only=True or HF_HUB_OFFLINE=1."
+                ) from error
             offline, reason = True, f"not reached ({first_line(error)})"
     kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
     paths: list[Path] = []

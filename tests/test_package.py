@@ -26,6 +26,7 @@ ERRORS = {  # each with the builtin that a caller may catch instead
     "UnsupportedError": NotImplementedError,
     "MissingMethodError": AttributeError,
     "NotFoundError": LookupError,
+    "CacheError": OSError,
     "HubError": OSError,
     "CheckpointError": ValueError,
     "CertificateError": ArithmeticError,

@@ -358,7 +358,7 @@ def test_full_disk_is_an_error_that_leaves_nothing_behind(hub, client, folders, 
 
 def test_full_disk_while_a_converted_network_is_cached_leaves_no_half_of_it(client):
     client.file_limit = 1_000_000
-    assert_error(client.load("i2p-tf_efficientnet_lite0"), "OSError", "File too large")
+    assert_error(client.load("i2p-tf_efficientnet_lite0"), "CacheError", "File too large", "I2P_ZOO_CACHE")
     (entry,) = [path for path in (client.folder / "zoo" / "converted").iterdir() if path.is_dir()]
     assert [path.name for path in entry.iterdir()] == [".lock"]
     assert client.load("i2p-tf_efficientnet_lite0").error is None
