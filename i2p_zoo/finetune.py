@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from i2p_zoo.data import CloudSet, evaluation_batches, training_batches
+from i2p_zoo.data import CloudSet, TrainingBatches, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.sparse_tensor import SparseTensor
@@ -210,7 +209,8 @@ def train(
     device = parameters[0].device
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps))
-    batches = itertools.islice(training_batches(clouds, batch_size, seed), steps)
+    source = TrainingBatches(clouds, batch_size, seed)
+    batches = (source[step] for step in range(steps))
     history: list[Step] = []
     bar = tqdm(batches, total=steps, desc=progress, disable=progress is None)
     start = time.perf_counter()

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import CloudSet, augment, evaluation_batches, load_npz, training_batches
+from i2p_zoo.data import CloudSet, TrainingBatches, evaluation_batches, load_npz
+from i2p_zoo.data import augment as augment_cloud
 from i2p_zoo.errors import NotFoundError
 from i2p_zoo.point_cloud_model import Settings
 
@@ -184,6 +185,10 @@ def test_a_missing_file_is_named(tmp_path, name):
 DRAWS = 3000
 
 
+def augment(points, random):
+    return augment_cloud({"points": points}, random)["points"]
+
+
 @pytest.fixture(scope="module")
 def draws():
     """Scale, shift and the largest jitter of many seeded augmentations, read off points at 0 and at (1, 1, 1)."""
@@ -254,7 +259,9 @@ def test_augmentation_is_reproducible_by_seed():
 
 
 def take(clouds, batch_size, seed, batches):
-    return list(itertools.islice(training_batches(clouds, batch_size, seed), batches))
+    source = TrainingBatches(clouds, batch_size, seed)
+    taken = [source[step] for step in range(batches)]
+    return [([cloud["points"] for cloud in batch], labels) for batch, labels in taken]
 
 
 def labels_of(batches):

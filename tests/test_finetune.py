@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import CloudSet, training_batches
+from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.finetune import evaluate, find_classifier, find_input_layers, freeze, train
 from i2p_zoo.point_cloud_model import Settings
 
@@ -390,7 +390,7 @@ def test_history_has_a_finite_entry_for_each_step():
 
 def test_the_first_step_is_measured_before_any_update():
     model = tiny()
-    points, labels = next(training_batches(shapes(), 6, 2))
+    points, labels = TrainingBatches(shapes(), 6, 2)[0]
     with torch.no_grad():
         logits = copy.deepcopy(model).train()(points)
     (first, *_) = train(model, shapes(), steps=2, batch_size=6, seed=2)

@@ -1,47 +1,27 @@
-"""Labelled point clouds: reading, augmenting and batching them."""
+"""Classification data sets in one .npz file."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.voxelization import voxelize
-
-
-@dataclass(frozen=True)
-class CloudSet:
-    """Labelled clouds of one split.
-
-    Attributes:
-        points: (M, N, 3) float32, each cloud within the unit sphere.
-        labels: (M,) int64.
-        classes: the class names.
-    """
-
-    points: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     """Reads a classification file: `points` (M, N, 3), `label` (M,), `split` (M,) 0 train and 1 test, `classes`.
 
-    Each cloud is scaled into the unit sphere by `scale` (M,), where the file has it, else by its largest norm.
+    Each cloud is scaled into the unit sphere by `scale` (M,), where the file has it, else by its largest norm. The file may
+    also have `normals` (M, N, 3), floats or int8 of 127 times a unit vector, `colors` (M, N, 3), and `family` (M,), what is
+    not to be divided when a part of the training split is held out.
 
     Args:
         path: an .npz file; pickled arrays are refused.
@@ -69,8 +49,12 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     classes = tuple(str(name) for name in arrays["classes"])
     scale = arrays["scale"] if "scale" in arrays else np.linalg.norm(points, axis=2).max(1)
     points = points / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[:, None, None]
-    train, test = arrays["split"] == 0, arrays["split"] == 1
-    return CloudSet(points[train], labels[train], classes), CloudSet(points[test], labels[test], classes)
+    normals = arrays.get("normals")
+    if normals is not None:
+        normals = normals.astype(np.float32) / (127 if normals.dtype == np.int8 else 1)
+    whole = CloudSet(points, labels, classes, normals, arrays.get("colors"), arrays.get("family"))
+    train, test = (whole.subset(np.flatnonzero(arrays["split"] == number)) for number in (0, 1))
+    return train, test
 
 
 def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -90,39 +74,3 @@ def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidInputError(
                 f"{path}: scale must be {label.shape} positive numbers; found {scale.shape}, {scale[:3]}..."
             )
-
-
-def augment(points: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """Returns new (N, 3) points, scaled, shifted and jittered as Image2Point does for ModelNet40; the input stays.
-
-    Scale 0.9 to 1.1 an axis (with probability 0.9), shift +-0.2 (0.9), jitter +-0.0125 a point (0.7).
-    """
-    points = points.copy()
-    if random.random() < 0.9:
-        points = points * random.uniform(0.9, 1.1, 3).astype(np.float32)
-    if random.random() < 0.9:
-        points = points + random.uniform(-0.2, 0.2, 3).astype(np.float32)
-    if random.random() < 0.7:
-        points = points + random.uniform(-0.0125, 0.0125, points.shape).astype(np.float32)
-    return points
-
-
-def training_batches(clouds: CloudSet, batch_size: int, seed: int) -> Iterator[tuple[list[NDArray[np.float32]], Tensor]]:
-    """Yields augmented batches without end: shuffled epochs, all random numbers from `seed`.
-
-    Yields:
-        `batch_size` clouds (N, 3) and their labels (batch_size,) int64; the rest of an epoch opens the next batch.
-    """
-    random = np.random.default_rng(seed)
-    queue: list[int] = []
-    while True:
-        while len(queue) < batch_size:
-            queue += random.permutation(len(clouds)).tolist()
-        chosen, queue = queue[:batch_size], queue[batch_size:]
-        yield [augment(clouds.points[i], random) for i in chosen], torch.from_numpy(clouds.labels[chosen])
-
-
-def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Any) -> Iterator[SparseTensor]:
-    """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
-    for start in range(0, len(clouds), batch_size):
-        yield voxelize(list(clouds.points[start : start + batch_size]), settings.voxel_size, settings.features)

@@ -1,0 +1,172 @@
+"""A set of labelled clouds, and the parts that are drawn from it: a held-out split, a few shots of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo.errors import InvalidInputError
+
+Arrays = Sequence[NDArray[Any]] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CloudSet:
+    """Labelled clouds of one split.
+
+    Attributes:
+        points: M clouds, each (N, 3) float32, within the unit sphere where the data set is one of objects: an (M, N, 3) array,
+            or a list of arrays of different lengths.
+        labels: (M,) int64, or (M, K) float32 probabilities of the classes, as a teacher gives them.
+        classes: the K class names.
+        normals: like `points`, unit vectors, or None.
+        rgb: like `points`, uint8 or fractions, or None.
+        groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
+
+    Raises:
+        InvalidInputError: lengths that differ, an empty cloud, a coordinate that is not finite, a label that is no class.
+
+    Example:
+        >>> clouds = CloudSet(np.zeros((2, 5, 3), np.float32), np.array([0, 1]), ("chair", "table"))
+        >>> len(clouds), clouds.cloud(0)["points"].shape
+        (2, (5, 3))
+    """
+
+    points: Arrays
+    labels: NDArray[Any]
+    classes: tuple[str, ...]
+    normals: Arrays | None = None
+    rgb: Arrays | None = None
+    groups: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("points", "normals", "rgb", "groups"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.labels):
+                raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
+        _check_labels(self.labels, len(self.classes))
+        for number in range(len(self.labels)):
+            points = self.points[number]
+            if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+                raise InvalidInputError(f"Cloud {number} must be (N, 3) with at least one point; got shape {points.shape}.")
+            if not np.isfinite(points).all():
+                raise InvalidInputError(f"Cloud {number} has coordinates that are NaN or infinite.")
+            for name in ("normals", "rgb"):
+                values = getattr(self, name)
+                if values is not None and values[number].shape != points.shape:
+                    raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {values[number].shape}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def cloud(self, number: int) -> dict[str, NDArray[Any]]:
+        """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
+        found = {"points": self.points[number]}
+        for name in ("normals", "rgb"):
+            values = getattr(self, name)
+            if values is not None:
+                found[name] = values[number]
+        return found
+
+    def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
+        """Returns the clouds of the given numbers, in their order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+
+        def take(values: Any) -> Any:
+            return values[chosen] if isinstance(values, np.ndarray) or values is None else [values[row] for row in chosen]
+
+        parts = {name: take(getattr(self, name)) for name in ("normals", "rgb", "groups") if getattr(self, name) is not None}
+        return replace(self, points=take(self.points), labels=self.labels[chosen], **parts)
+
+    def hard_labels(self) -> NDArray[np.int64]:
+        """Returns (M,) the class of each cloud; of soft labels the likeliest."""
+        hard: NDArray[np.int64] = (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
+        return hard
+
+
+def _check_labels(labels: NDArray[Any], count: int) -> None:
+    if labels.ndim == 2:
+        if labels.shape[1] != count or labels.dtype.kind != "f" or not np.isfinite(labels).all():
+            raise InvalidInputError(f"Soft labels must be (M, {count}) finite floats; got {labels.dtype} {labels.shape}.")
+        return
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InvalidInputError(f"Labels must be (M,) integers or (M, {count}) floats; got {labels.dtype} {labels.shape}.")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < count:
+        raise InvalidInputError(f"Labels run from {labels.min()} to {labels.max()} for {count} classes.")
+
+
+def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet, CloudSet]:
+    """Divides a training split into one to train on and one to choose by, class by class; a group stays on one side.
+
+    Args:
+        clouds: the training split.
+        fraction: of each class's clouds to hold out, as near as its groups allow, at least one.
+        seed: of the choice.
+
+    Returns:
+        The clouds to train on and those held out.
+
+    Raises:
+        InvalidInputError: a fraction outside 0 to 1, or a class that cannot be divided.
+
+    Example:
+        >>> clouds = CloudSet(np.zeros((8, 1, 3), np.float32), np.arange(8) % 2, ("a", "b"))
+        >>> [len(part) for part in hold_out(clouds, 0.25)]
+        [6, 2]
+    """
+    if not 0 < fraction < 1:
+        raise InvalidInputError(f"The held-out fraction must lie between 0 and 1; got {fraction}.")
+    random = np.random.default_rng(seed)
+    labels = clouds.hard_labels()
+    groups = np.arange(len(clouds)) if clouds.groups is None else np.unique(clouds.groups, return_inverse=True)[1]
+    held: list[int] = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        wanted, taken = max(1, round(fraction * len(rows))), 0
+        for group in random.permutation(np.unique(groups[rows])):
+            members = rows[groups[rows] == group]
+            if taken < wanted and (taken == 0 or taken + len(members) <= 1.5 * wanted) and taken + len(members) < len(rows):
+                held += members.tolist()
+                taken += len(members)
+        if not taken:
+            raise InvalidInputError(
+                f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
+                "none can be held out and others be left."
+            )
+    mask = np.zeros(len(clouds), bool)
+    mask[held] = True
+    return clouds.subset(np.flatnonzero(~mask)), clouds.subset(np.flatnonzero(mask))
+
+
+def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
+    """Draws the same number of clouds of each class; the same seed draws the same ones, and more shots contain fewer.
+
+    Args:
+        clouds: the training split.
+        shots: clouds a class.
+        seed: of the draw.
+
+    Raises:
+        InvalidInputError: fewer than 1 shot, or a class with fewer clouds.
+
+    Example:
+        >>> clouds = CloudSet(np.zeros((8, 1, 3), np.float32), np.arange(8) % 2, ("a", "b"))
+        >>> choose_shots(clouds, 2).labels.tolist()
+        [0, 0, 1, 1]
+    """
+    if shots < 1:
+        raise InvalidInputError(f"`shots` must be at least 1; got {shots}.")
+    labels = clouds.hard_labels()
+    counts = np.bincount(labels, minlength=len(clouds.classes))
+    if counts.min(initial=shots) < shots:
+        scarce = {name: int(count) for name, count in zip(clouds.classes, counts, strict=True) if count < shots}
+        raise InvalidInputError(f"{shots} shots a class are wanted, but there are fewer clouds of {scarce}.")
+    chosen = [
+        np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:shots]
+        for label in range(len(clouds.classes))
+    ]
+    return clouds.subset(np.concatenate(chosen))
