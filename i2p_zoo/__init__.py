@@ -40,6 +40,7 @@ _PUBLIC = {
     "HubError": "errors",
     "CheckpointError": "errors",
     "CertificateError": "errors",
+    "DivergedError": "errors",
     "MissingExtraError": "errors",
 }
 _MODULES = ("data", "finetune")
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from i2p_zoo.errors import CertificateError as CertificateError
     from i2p_zoo.errors import CheckpointError as CheckpointError
     from i2p_zoo.errors import CoordinateMismatchError as CoordinateMismatchError
+    from i2p_zoo.errors import DivergedError as DivergedError
     from i2p_zoo.errors import HubError as HubError
     from i2p_zoo.errors import I2PError as I2PError
     from i2p_zoo.errors import InvalidInputError as InvalidInputError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,21 @@ import torch
 from i2p_zoo import finetune, pictures
 from i2p_zoo.certificate import certify
 from i2p_zoo.data import CloudSet, load_npz
+from i2p_zoo.experiments import Setup, run
+from i2p_zoo.finetune import Options
 from i2p_zoo.hub import convert, from_pretrained
 from i2p_zoo.hub_files import HubOptions
-from i2p_zoo.models import create_model
 from i2p_zoo.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.sources import load_source
 from i2p_zoo.voxelization import image_to_plane
 from i2p_zoo.weights import INFLATIONS, inflate_weight
 
 ARCHITECTURE = "tf_efficientnet_lite0"
-NETWORK: dict[str, Any] = {"stem": "point", "skip_downsamples": 2}
-# Kind: image weights or not, mode of `freeze`, peak learning rate (each the best on a quarter held out of the training split).
-RUNS = {
-    "ALL, image weights": (True, "all", 0.1),
-    "IO+BN, image weights": (True, "io+bn", 0.4),
-    "ALL, from scratch": (False, "all", 0.05),
+# Kind: what it changes of a setup.
+RUNS: dict[str, dict[str, Any]] = {
+    "ALL, image weights": {"mode": "all"},
+    "IO+BN, image weights": {"mode": "io+bn"},
+    "ALL, from scratch": {"scratch": True},
 }
 Say = Callable[[str], None]
 
@@ -56,12 +57,11 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Say = prin
     show_photographs(folder, out, say)
     say(f"3. Finetune on {len(train_set)} real shapes of {len(train_set.classes)} classes, {steps} steps, {seeds} seed(s)")
     metrics, best = compare_runs(folder, train_set, test_set, steps, seeds, out)
-    for name, run in metrics.items():
-        spread = f" +- {100 * np.std(run['top1']):.1f}" if seeds > 1 else ""
-        say(
-            f"   {name:<21} top-1 {100 * np.mean(run['top1']):5.1f} %{spread}, mean over classes "
-            f"{100 * np.mean(run['mean_class']):5.1f} %, {run['trained']:>9,d} of {run['total']:,d} parameters trained"
-        )
+    for name, figures in metrics.items():
+        top1, mean_class = (100 * np.mean(figures[key]) for key in ("top1", "mean_class"))
+        spread = f" +- {100 * np.std(figures['top1']):.1f}" if seeds > 1 else ""
+        counts = f"{figures['trained']:>9,d} of {figures['total']:,d} parameters trained"
+        say(f"   {name:<21} top-1 {top1:5.1f} %{spread}, mean over classes {mean_class:5.1f} %, {counts}")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     show_clouds(best, test_set, out)
     say(f"4. Pictures in {out}: photographs.png, kernels.png, clouds.png, curves.png; figures in metrics.json")
@@ -95,34 +95,31 @@ def compare_runs(
     """Trains each kind of run with each seed; returns the figures and the first network from image weights."""
     metrics: dict[str, Any] = {}
     curves: dict[str, list[list[float]]] = {}
-    best = None
-    for name, (pretrained, mode, rate) in RUNS.items():
+    for name, changes in RUNS.items():
+        setup = Setup(str(folder), **changes)
         metrics[name] = {"top1": [], "mean_class": []}
         curves[name] = []
         for seed in range(seeds):
-            torch.manual_seed(seed)
-            classes = len(train_set.classes)
-            if pretrained:
-                model = from_pretrained(folder, num_classes=classes, **NETWORK)
-            else:
-                model = create_model(ARCHITECTURE, num_classes=classes, **NETWORK)
-            count = finetune.freeze(model, mode)
-            label = f"{name}, seed {seed}"
-            history = finetune.train(model, train_set, steps=steps, learning_rate=rate, seed=seed, progress=label)
-            accuracy = finetune.evaluate(model, test_set)
-            metrics[name]["top1"].append(accuracy.top1)
-            metrics[name]["mean_class"].append(accuracy.mean_class)
-            metrics[name].update(trained=count.trained, total=count.total)
-            curves[name].append([step.loss for step in history])
-            best = best or model
+            place = out / "runs" / f"{_slug(name)}-{seed}"
+            shutil.rmtree(place, ignore_errors=True)  # of an earlier demonstration
+            options = Options(steps=steps, learning_rate=setup.learning_rate, seed=seed)
+            found = run(setup, train_set, test_set, options, place, progress=f"{name}, seed {seed}")
+            for key in ("top1", "mean_class"):
+                metrics[name][key].append(found["test"][key])
+            metrics[name].update(trained=found["trained"], total=found["total"])
+            curves[name].append([step["loss"] for step in found["history"]])
     pictures.draw_curves(out / "curves.png", curves)
-    return metrics, best
+    return metrics, from_pretrained(out / "runs" / f"{_slug(next(iter(RUNS)))}-0" / "model")
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(", ", "-").replace(" ", "-")
 
 
 def show_clouds(model: Any, test_set: CloudSet, out: Path, count: int = 15) -> None:
     """Draws test clouds with the classes that a network names, spread evenly over the split."""
     chosen = np.linspace(0, len(test_set) - 1, count).astype(int)
-    subset = CloudSet(test_set.points[chosen], test_set.labels[chosen], test_set.classes)
+    subset = test_set.subset(chosen)
     predicted = finetune.evaluate(model, subset).predictions
     truth = [test_set.classes[label] for label in subset.labels]
     pictures.draw_clouds(out / "clouds.png", list(subset.points), truth, [test_set.classes[p] for p in predicted])

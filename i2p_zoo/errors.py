@@ -43,5 +43,9 @@ class CertificateError(I2PError, ArithmeticError):
     """A converted network does not compute its 2D source's function on images."""
 
 
+class DivergedError(I2PError, ArithmeticError):
+    """A training run's loss is no longer a finite number."""
+
+
 class MissingExtraError(I2PError, ImportError):
     """An optional dependency is not installed; the message names the extra."""

@@ -108,3 +108,48 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> No
     axes[0, 0].grid(alpha=0.3)
     axes[0, 0].legend()
     figure.savefig(path, dpi=110)
+
+
+def draw_accuracies(
+    path: Path, runs: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], target: float | None = None, label: str = "step"
+) -> None:
+    """Draws accuracy along training, or by shots, one line a seed.
+
+    Args:
+        path: of the PNG.
+        runs: for each kind, a mapping with `x` and `y` a seed; `y` as fractions.
+        target: a level to mark.
+        label: of the horizontal axis.
+    """
+    figure, axes = _figure(1, 1, (7, 4.5))
+    for color, (name, seeds) in zip(itertools.cycle(_COLORS), runs.items(), strict=False):
+        for number, line in enumerate(seeds):
+            shown = name if number == 0 else None
+            axes[0, 0].plot(line["x"], 100 * np.asarray(line["y"]), color=color, marker="o", ms=3, label=shown)
+    if target is not None:
+        axes[0, 0].axhline(100 * target, color="grey", lw=0.8, ls="--")
+    axes[0, 0].set(xlabel=label, ylabel="test accuracy, %")
+    axes[0, 0].grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Draws how often each class is taken for each other.
+
+    Args:
+        path: of the PNG.
+        confusion: (K, K) numbers of clouds by true and predicted class.
+        classes: their names.
+    """
+    size = 2.5 + 0.3 * len(classes)
+    figure, axes = _figure(1, 1, (size + 1, size))
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes[0, 0].imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(confusion), strict=True):
+        color = "white" if shares[row, column] > 0.6 else "black"
+        axes[0, 0].text(column, row, int(confusion[row, column]), ha="center", va="center", color=color, fontsize=7)
+    axes[0, 0].set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+    axes[0, 0].set_yticks(range(len(classes)), classes, fontsize=7)
+    axes[0, 0].set(xlabel="predicted", ylabel="true")
+    figure.savefig(path, dpi=110)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches
-from i2p_zoo.finetune import evaluate, find_classifier, find_input_layers, freeze, train
+from i2p_zoo.finetune import History, evaluate, find_classifier, find_input_layers, freeze, train
 from i2p_zoo.point_cloud_model import Settings
 
 # Architecture: the convolutions that read the image, and the classifier, as timm's source names them.
@@ -28,7 +28,7 @@ NETWORKS = {
     "densenet121": (["features.conv0"], "classifier"),
     "repvgg_a0": (["stem.conv_1x1.conv", "stem.conv_kxk.conv"], "head.fc"),
 }
-MODES = ["all", "io+bn", "io", "none"]
+MODES = ["all", "io+bn", "io+stats", "io", "head", "none"]
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -43,7 +43,8 @@ def expected_names(model, mode, inputs, classifier):
     ends = [name for name in names if name.rpartition(".")[0] in (*inputs, classifier)]
     norms = [name.removesuffix("running_mean") for name in model.state_dict() if name.endswith("running_mean")]
     norms = [norm + kind for norm in norms for kind in ("weight", "bias")]
-    return {"all": names, "none": set(), "io": set(ends), "io+bn": {*ends, *norms}}[mode]
+    head = {name for name in names if name.rpartition(".")[0] == classifier}
+    return {"all": names, "head": head, "none": set(), "io": set(ends), "io+stats": set(ends), "io+bn": {*ends, *norms}}[mode]
 
 
 def trained_names(model):
@@ -149,7 +150,7 @@ def test_unknown_mode_is_quoted_and_changes_nothing():
     model = resnet()
     freeze(model, "io")
     before = trained_names(model)
-    with pytest.raises(InvalidInputError, match=r"all, io\+bn, io, none; got 'IO'"):
+    with pytest.raises(InvalidInputError, match=r"all, io\+bn, io\+stats, io, head, none; got 'IO'"):
         freeze(model, "IO")
     assert trained_names(model) == before
 
@@ -361,7 +362,7 @@ def test_training_learns_an_easy_problem():
     model = tiny()
     clouds = shapes()
     untrained = evaluate(model, clouds)
-    history = train(model, clouds, steps=60, batch_size=12)
+    history = train(model, clouds, steps=60, batch_size=12).steps
     assert np.mean([step.loss for step in history[-5:]]) < 0.3 < 0.9 < history[0].loss
     assert untrained.top1 < 0.7
     assert evaluate(model, shapes(30)).top1 > 0.9
@@ -369,23 +370,20 @@ def test_training_learns_an_easy_problem():
 
 def test_a_timm_network_learns_too():
     model = resnet()
-    history = train(model, shapes(), steps=25, batch_size=8, learning_rate=0.02)
+    history = train(model, shapes(), steps=25, batch_size=8, learning_rate=0.02).steps
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert np.mean([step.loss for step in history[-3:]]) < 0.7 * np.mean([step.loss for step in history[:3]])
 
 
 def test_history_has_a_finite_entry_for_each_step():
     history = train(tiny(), shapes(), steps=7, batch_size=4)
-    assert [step.step for step in history] == [1, 2, 3, 4, 5, 6, 7]
-    assert all(math.isfinite(step.loss) and step.loss > 0 for step in history)
-    assert all(step.batch_top1 * 4 in (0, 1, 2, 3, 4) for step in history)
-    seconds = [step.seconds for step in history]
+    assert [step.step for step in history.steps] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(math.isfinite(step.loss) and step.loss > 0 for step in history.steps)
+    assert all(step.batch_top1 * 4 in (0, 1, 2, 3, 4) for step in history.steps)
+    seconds = [step.seconds for step in history.steps]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
-    restored = json.loads(json.dumps([step.to_dict() for step in history]))
-    assert restored == [
-        {"step": step.step, "loss": step.loss, "batch_top1": step.batch_top1, "seconds": step.seconds} for step in history
-    ]
+    assert History.from_dict(json.loads(json.dumps(history.to_dict()))) == history
 
 
 def test_the_first_step_is_measured_before_any_update():
@@ -393,7 +391,7 @@ def test_the_first_step_is_measured_before_any_update():
     points, labels = TrainingBatches(shapes(), 6, 2)[0]
     with torch.no_grad():
         logits = copy.deepcopy(model).train()(points)
-    (first, *_) = train(model, shapes(), steps=2, batch_size=6, seed=2)
+    (first, *_) = train(model, shapes(), steps=2, batch_size=6, seed=2).steps
     assert first.loss == pytest.approx(float(-logits.log_softmax(1)[range(6), labels].mean()), rel=1e-5)
     assert first.batch_top1 == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
 
@@ -404,7 +402,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
         torch.manual_seed(global_seed)
         np.random.seed(global_seed)
         model = tiny(dropout=0.5)
-        history = train(model, shapes(), steps=6, batch_size=6, seed=seed)
+        history = train(model, shapes(), steps=6, batch_size=6, seed=seed).steps
         runs.append((figures(history), model.state_dict()))
     (first, first_state), (again, again_state), (other, _) = runs
     assert first == again != other
@@ -413,7 +411,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
 
 def test_dropout_is_drawn_from_the_seed_and_drops():
     plain, dropped, again, other = (
-        figures(train(tiny(dropout), shapes(), steps=4, batch_size=6, seed=seed))
+        figures(train(tiny(dropout), shapes(), steps=4, batch_size=6, seed=seed).steps)
         for dropout, seed in ((0.0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
     )
     assert dropped == again
@@ -511,4 +509,4 @@ def test_the_bar_is_on_stderr_and_only_when_asked_for(capsys):
 
 
 def test_a_batch_larger_than_the_set_trains():
-    assert len(train(tiny(), shapes(5), steps=2, batch_size=16)) == 2
+    assert len(train(tiny(), shapes(5), steps=2, batch_size=16).steps) == 2

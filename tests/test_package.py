@@ -27,6 +27,7 @@ ERRORS = {  # each with the builtin that a caller may catch instead
     "MissingMethodError": AttributeError,
     "NotFoundError": LookupError,
     "CacheError": OSError,
+    "DivergedError": ArithmeticError,
     "HubError": OSError,
     "CheckpointError": ValueError,
     "CertificateError": ArithmeticError,

@@ -44,32 +44,31 @@ class CloudSet:
     groups: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("points", "normals", "rgb", "groups"):
-            values = getattr(self, name)
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
+        for name, values in given.items():
             if values is not None and len(values) != len(self.labels):
                 raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
         _check_labels(self.labels, len(self.classes))
-        for number in range(len(self.labels)):
-            points = self.points[number]
+        for number, points in enumerate(self.points):
             if points.ndim != 2 or points.shape[1] != 3 or not len(points):
                 raise InvalidInputError(f"Cloud {number} must be (N, 3) with at least one point; got shape {points.shape}.")
             if not np.isfinite(points).all():
                 raise InvalidInputError(f"Cloud {number} has coordinates that are NaN or infinite.")
             for name in ("normals", "rgb"):
-                values = getattr(self, name)
-                if values is not None and values[number].shape != points.shape:
-                    raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {values[number].shape}.")
+                if given[name] is not None and given[name][number].shape != points.shape:
+                    found = given[name][number].shape
+                    raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {found}.")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def cloud(self, number: int) -> dict[str, NDArray[Any]]:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
-        found = {"points": self.points[number]}
-        for name in ("normals", "rgb"):
-            values = getattr(self, name)
-            if values is not None:
-                found[name] = values[number]
+        found: dict[str, NDArray[Any]] = {"points": self.points[number]}
+        if self.normals is not None:
+            found["normals"] = self.normals[number]
+        if self.rgb is not None:
+            found["rgb"] = self.rgb[number]
         return found
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
@@ -77,7 +76,7 @@ class CloudSet:
         chosen = np.asarray(rows, dtype=np.int64)
 
         def take(values: Any) -> Any:
-            return values[chosen] if isinstance(values, np.ndarray) or values is None else [values[row] for row in chosen]
+            return values[chosen] if isinstance(values, np.ndarray) else [values[row] for row in chosen]
 
         parts = {name: take(getattr(self, name)) for name in ("normals", "rgb", "groups") if getattr(self, name) is not None}
         return replace(self, points=take(self.points), labels=self.labels[chosen], **parts)

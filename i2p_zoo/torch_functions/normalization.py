@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.pooling import in_single, reduce_sites
 from i2p_zoo.sparse_tensor import SparseTensor, require_channels_first
+from i2p_zoo.synchronized_norm import normalize_batch
 from i2p_zoo.torch_functions.registry import sparse_op
 
 
@@ -17,7 +18,7 @@ from i2p_zoo.torch_functions.registry import sparse_op
 def batch_norm(x: SparseTensor, *args: Any, **kwargs: Any) -> SparseTensor:
     """Normalises over all voxels of the batch, as it does over all pixels in 2D."""
     require_channels_first(x, "batch_norm")
-    return x.derive(F.batch_norm(x.features, *args, **kwargs))
+    return x.derive(normalize_batch(x.features, *args, **kwargs))
 
 
 @sparse_op(F.group_norm)

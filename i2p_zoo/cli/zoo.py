@@ -1,44 +1,15 @@
-"""The command line: i2p-zoo list | info | convert | certify | push | demo."""
+"""Commands about the zoo: list | info | convert | certify | push | demo."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 import click
 
-from i2p_zoo import __version__
-from i2p_zoo.errors import I2PError, InvalidInputError
-
-
-class _OneLineErrors(click.Group):
-    """Prints this package's errors and those of the file system without a traceback, and exits with code 2."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
-            raise
-        except (I2PError, OSError) as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            click.echo(f"i2p-zoo: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
-
-
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="i2p-zoo")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
-    """Turn image-pretrained timm CNNs into sparse 3D point-cloud networks.
-
-    Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0
-    """
-
+from i2p_zoo.errors import InvalidInputError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 inflation_option = click.option(
@@ -48,7 +19,7 @@ axis_option = click.option("--axis", type=click.Choice(["z", "y", "x"]), default
 depth_option = click.option("--depth", type=click.IntRange(min=1), help="Longest kernel along the new axis.")
 
 
-@main.command("list")
+@click.command("list")
 @click.argument("pattern", default="*")
 @json_option
 def list_command(pattern: str, as_json: bool) -> None:
@@ -62,7 +33,7 @@ def list_command(pattern: str, as_json: bool) -> None:
     click.echo(json.dumps(names) if as_json else "\n".join(names))
 
 
-@main.command()
+@click.command()
 @click.argument("name")
 @json_option
 def info(name: str, as_json: bool) -> None:
@@ -80,7 +51,7 @@ def info(name: str, as_json: bool) -> None:
         click.echo("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
 
 
-@main.command()
+@click.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; by default the zoo name.")
 @click.option(
@@ -145,7 +116,7 @@ def convert(
     click.echo(f"saved in {folder}")
 
 
-@main.command()
+@click.command()
 @click.argument("names", nargs=-1, required=True)
 @axis_option
 @depth_option
@@ -172,7 +143,7 @@ def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool)
         sys.exit(1)
 
 
-@main.command()
+@click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("repo")
 @click.option("--yes", is_flag=True, help="Push. Without it nothing is changed: you see what would be.")
@@ -204,7 +175,7 @@ def push(
         click.echo(f"\n{plan.card}\nNothing was changed. Push with --yes.")
 
 
-@main.command()
+@click.command()
 @click.option(
     "--data",
     "data_file",

@@ -1,0 +1,223 @@
+"""Commands that train: finetune | fewshot | speedup."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo.cli.zoo import json_option
+from i2p_zoo.errors import InvalidInputError
+
+_MODES = ["all", "io+bn", "io+stats", "io", "head"]
+
+
+def _decorate(options: list[Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+network_options = _decorate(
+    [
+        click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
+        click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`."),
+        click.option("--inflation", type=click.Choice(["center", "average", "copy"]), help="Of a zoo network."),
+        click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
+        click.option("--skip-downsamples", type=click.IntRange(min=0), help="How many of the first halvings run at stride 1."),
+        click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
+        click.option("--features", help="What a voxel carries: xyz, normals, rgb, joined by commas."),
+        click.option("--steps", type=click.IntRange(min=1), help="Batches to train on."),
+        click.option("--epochs", type=float, help="The same, in passes over the training clouds."),
+        click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
+        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default the mode's."),
+        click.option("--weight-decay", type=float, default=1e-4, show_default=True),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
+        click.option("--label-smoothing", type=float, default=0.0, show_default=True),
+        click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True),
+        click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."),
+        json_option,
+    ]
+)
+
+
+def _read(given: dict[str, Any], **fixed: Any) -> tuple[Any, Any, Any, Any]:
+    """Splits a command's options into a setup, the two splits and the training's options."""
+    from i2p_zoo.data.specs import load_data
+    from i2p_zoo.experiments import Setup
+    from i2p_zoo.finetune import Options
+
+    values = {key: value for key, value in {**given, **fixed}.items() if value is not None}
+    setup = Setup(**{f.name: values[f.name] for f in dataclasses.fields(Setup) if f.name in values})
+    train_set, test_set = load_data(given["data"])
+    if "epochs" in values:
+        if "steps" in values:
+            raise InvalidInputError("Give --steps or --epochs, not both.")
+        values["steps"] = max(1, round(values["epochs"] * len(train_set) / given["batch_size"]))
+    values.setdefault("learning_rate", setup.learning_rate)
+    values.setdefault("steps", 300)
+    options = Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
+    return setup, train_set, test_set, options
+
+
+@click.command()
+@network_options
+@click.option("--mode", type=click.Choice(_MODES), default="all", show_default=True, help="What trains.")
+@click.option("--scratch", is_flag=True, help="Random weights instead of the image's.")
+@click.option("--shots", type=click.IntRange(min=1), help="Train on this many clouds of each class alone.")
+@click.option(
+    "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
+)
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of a teacher's soft labels.")
+@click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure.")
+@click.option("--hold-out", "held_out", type=float, help="Fraction of the training clouds to monitor instead of training on.")
+@click.option("--monitor-test", is_flag=True, help="Measure the test clouds along the way, for a learning curve.")
+@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of the monitored clouds.")
+@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights to keep.")
+@click.option("--target", type=float, help="Stop at this accuracy, a fraction, of the monitored clouds.")
+@click.option("--ema", type=float, help="Decay of an average of the weights, which is kept instead.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch, to save memory."
+)
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that prepare batches.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--adapter", is_flag=True, help="Save only what was trained.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped.")
+def finetune(
+    shots: int | None,
+    teacher: Path | None,
+    threshold: float | None,
+    held_out: float | None,
+    monitor_test: bool,
+    adapter: bool,
+    tensorboard: bool,
+    resume: bool,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Finetune an image network on labelled clouds; writes the network, metrics.json, curves.png and confusion.png.
+
+    \b
+    SPEC is one of
+      kicad-mini                  the clouds that a checkout carries
+      modelnet40:FOLDER           PointNet's HDF5 files or Princeton's meshes
+      scanobjectnn:FOLDER         h5_files, the hardest variant
+      shapenet55:FOLDER           Point-BERT's files
+      npz:FILE                    points, label, split, classes and, optionally, normals and colors
+      folder:FOLDER               a folder a class, of meshes or clouds
+
+    Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
+    """  # noqa: D301
+    from i2p_zoo import from_pretrained
+    from i2p_zoo.data import choose_shots
+    from i2p_zoo.experiments import run
+    from i2p_zoo.finetune import label_by_teacher
+
+    setup, train_set, test_set, options = _read(given)
+    if shots is not None:
+        train_set = choose_shots(train_set, shots, options.seed)
+    if teacher is not None:
+        train_set = label_by_teacher(from_pretrained(teacher), train_set, temperature=options.temperature, threshold=threshold)
+    metrics = run(
+        setup,
+        train_set,
+        test_set,
+        options,
+        out,
+        held_out=held_out,
+        monitor_test=monitor_test,
+        resume=resume,
+        save="adapter" if adapter else "model",
+        tensorboard=tensorboard,
+        progress="finetuning",
+        place=True,
+    )
+    if as_json:
+        click.echo(json.dumps({key: value for key, value in metrics.items() if key != "history"}))
+        return
+    test = metrics["test"]
+    click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
+    click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
+    if options.target is not None:
+        reached = metrics["reached"]
+        told = f"reached at step {reached['step']}, {reached['seconds']:.0f} s" if reached else "never reached"
+        click.echo(f"target {100 * options.target:.1f} % {told}")
+    click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidInputError(f"Numbers joined by commas are wanted, such as 1,5,10; got {text!r}.") from error
+
+
+@click.command()
+@network_options
+@click.option("--shots", default="1,5,10", show_default=True, help="Clouds of each class.")
+@click.option("--trials", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--methods", default="scratch,probe,io,io+bn,all", show_default=True)
+def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **given: Any) -> None:
+    """Finetune on a few clouds of each class, the same for every method; a table like Image2Point's Table 3, and a plot.
+
+    Runs that --out holds already are not run again.
+
+    Example: i2p-zoo fewshot --model i2p-tf_efficientnet_lite0 --data kicad-mini --shots 1,5 --steps 60 --out few
+    """
+    from i2p_zoo.experiments.fewshot import format_table, run_fewshot
+
+    rate = given["learning_rate"]
+    given = {**given, "steps": given["steps"] or (None if given["epochs"] else 100)}
+    setup, train_set, test_set, options = _read(given)
+    result = run_fewshot(
+        setup,
+        train_set,
+        test_set,
+        options,
+        out,
+        shots=_numbers(shots),
+        trials=trials,
+        methods=[name.strip() for name in methods.split(",")],
+        learning_rate=rate,
+        progress=True,
+    )
+    click.echo(json.dumps(result) if as_json else format_table(result).rstrip())
+
+
+@click.command()
+@network_options
+@click.option("--mode", type=click.Choice(_MODES), default="all", show_default=True, help="What trains of the image network.")
+@click.option("--evaluate-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between points.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
+def speedup(seeds: int, target: float | None, out: Path, as_json: bool, **given: Any) -> None:
+    """Measure how much sooner image weights reach the accuracy that training from scratch ends at (Image2Point, Figure 3).
+
+    Runs that --out holds already are not run again.
+
+    Example: i2p-zoo speedup --model i2p-tf_efficientnet_lite0 --data kicad-mini --steps 60 --seeds 1 --out speedup
+    """
+    from i2p_zoo.experiments.speedup import run_speedup
+
+    setup, train_set, test_set, options = _read(given)
+    result = run_speedup(setup, train_set, test_set, options, out, seeds=seeds, target=target, progress=True)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for number, row in enumerate(result["seeds"]):
+        click.echo(f"seed {number}: target {100 * row['target']:.1f} %")
+        for name in ("image weights", "scratch"):
+            took = row[name]
+            when = "never" if took["steps"] is None else f"after {took['steps']} steps, {took['seconds']:.0f} s"
+            click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
+    if result["steps_ratio"] is not None:
+        click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")

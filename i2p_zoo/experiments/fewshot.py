@@ -1,0 +1,105 @@
+"""Few-shot finetuning: the same clouds for every method, several trials, a table like Image2Point's Table 3."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2p_zoo import pictures
+from i2p_zoo.data import CloudSet, choose_shots
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.runs import run, write_json
+from i2p_zoo.experiments.setup import Setup
+from i2p_zoo.finetune import Options
+
+METHODS: dict[str, dict[str, Any]] = {
+    "scratch": {"scratch": True, "mode": "all"},
+    "probe": {"mode": "head", "stem": "image"},
+    "io": {"mode": "io"},
+    "io+bn": {"mode": "io+bn"},
+    "all": {"mode": "all"},
+}
+"""What differs from the given setup, by method. A linear probe keeps the image stem, which a new one would blind."""
+
+
+def run_fewshot(
+    setup: Setup,
+    train_set: CloudSet,
+    test_set: CloudSet,
+    options: Options,
+    folder: str | os.PathLike[str],
+    *,
+    shots: Sequence[int] = (1, 5, 10),
+    trials: int = 3,
+    methods: Sequence[str] = ("scratch", "all"),
+    learning_rate: float | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Trains each method on the same few clouds of each class. Runs that `folder` already holds are not run again.
+
+    Args:
+        setup: the network, but for what the method changes.
+        train_set: where the shots are drawn, with the trial's number as seed.
+        test_set: the whole test split, measured once a run.
+        options: of each run; its seed is the trial's number.
+        folder: gets fewshot.json, fewshot.md, fewshot.png and a folder a run.
+        shots: clouds a class.
+        trials: runs of each kind.
+        methods: of `METHODS`.
+        learning_rate: of every method; None for each one's default.
+        progress: show progress bars.
+
+    Returns:
+        What fewshot.json holds: for each method and number of shots the accuracies of the trials.
+
+    Raises:
+        InvalidInputError: an unknown method, or more shots than a class has clouds.
+        I2PError, OSError: as `run`.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods or trials < 1:
+        raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
+    folder = Path(folder)
+    drawn = {(count, trial): choose_shots(train_set, count, trial) for count in shots for trial in range(trials)}
+    found: dict[str, Any] = {name: {} for name in methods}
+    for (count, trial), clouds in drawn.items():
+        for name in methods:
+            chosen = dataclasses.replace(setup, **METHODS[name])
+            rate = chosen.learning_rate if learning_rate is None else learning_rate
+            metrics = run(
+                chosen,
+                clouds,
+                test_set,
+                dataclasses.replace(options, seed=trial, learning_rate=rate),
+                folder / f"{name}-{count}-shot-{trial}",
+                save=None,
+                resume=True,
+                progress=f"{name}, {count} shots, trial {trial}" if progress else None,
+            )
+            kept = found[name].setdefault(str(count), {"top1": [], "mean_class": []})
+            for key in kept:
+                kept[key].append(metrics["test"][key])
+    result = {"shots": list(shots), "trials": trials, "methods": found}
+    write_json(folder / "fewshot.json", result)
+    (folder / "fewshot.md").write_text(format_table(result), encoding="utf-8")
+    lines: dict[str, list[dict[str, list[float]]]] = {
+        name: [{"x": [float(count) for count in by_shots], "y": [float(np.mean(v["top1"])) for v in by_shots.values()]}]
+        for name, by_shots in found.items()
+    }
+    pictures.draw_accuracies(folder / "fewshot.png", lines, label="clouds of each class")
+    return result
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """Returns a Markdown table of test accuracy in %, mean and deviation over the trials, a row each method."""
+    counts = [str(count) for count in result["shots"]]
+    lines = [f"| | {' | '.join(f'{count}-shot' for count in counts)} |", f"|---|{'--:|' * len(counts)}"]
+    for name, by_shots in result["methods"].items():
+        cells = [f"{100 * np.mean(by_shots[c]['top1']):.1f} ± {100 * np.std(by_shots[c]['top1']):.1f}" for c in counts]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,39 @@
+"""Classes of single clouds by a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from i2p_zoo.errors import InvalidInputError
+
+
+def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Returns a cloud centred on its mean and scaled into the unit sphere, as the data sets of objects are."""
+    points = cloud["points"].astype(np.float64)
+    points = points - points.mean(0)
+    points = points / max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
+    return {**cloud, "points": points.astype(np.float32)}
+
+
+def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dict[str, float]:
+    """Returns the likeliest classes of a cloud with their probabilities, by the names that the network notes, or by number.
+
+    Raises:
+        InvalidInputError: the network has no classifier, or reads features that the cloud does not have.
+    """
+    wanted = [name for name in model.settings.features.split(",") if name in ("normals", "rgb") and name not in cloud]
+    if wanted:
+        raise InvalidInputError(f"The network reads {model.settings.features!r}, and the cloud has no {', '.join(wanted)}.")
+    if not getattr(model, "num_classes", 0):
+        raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
+    model.eval()
+    with torch.no_grad():
+        shares = model([dict(cloud)])[0].double().softmax(0)
+    names = (model.pretrained_cfg or {}).get("label_names") or [str(number) for number in range(len(shares))]
+    values, order = shares.topk(min(top, len(shares)))
+    return {str(names[number]): float(value) for number, value in zip(order.tolist(), values.tolist(), strict=True)}

@@ -1,0 +1,116 @@
+"""Which network a run trains, and what of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from i2p_zoo.checkpoint_config import CONFIG, read_config
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune import MODES, ParameterCount, freeze
+from i2p_zoo.hub import from_pretrained
+from i2p_zoo.models import create_model, split_name
+from i2p_zoo.staging import locate
+
+LEARNING_RATES = {"all": 0.1, "io+bn": 0.4, "io+stats": 0.4, "io": 0.4, "head": 0.4}
+"""Peak of SGD's learning rate by mode, for batches of 32."""
+SCRATCH_LEARNING_RATE = 0.05
+_WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The network of a run.
+
+    Attributes:
+        model: a name or folder, as `i2p_zoo.from_pretrained` takes it.
+        mode: of `i2p_zoo.finetune.freeze`.
+        scratch: the same network with random weights.
+        inflation: "center", "average" or "copy"; None for what a folder holds, and the default otherwise.
+        stem: "point" or "image".
+        skip_downsamples: how many of the first halvings run at stride 1.
+        voxel_size: edge of a voxel; objects fill the unit sphere.
+        features: what a voxel carries.
+
+    Raises:
+        InvalidInputError: an unknown mode, or features that data sets do not have.
+    """
+
+    model: str
+    mode: str = "all"
+    scratch: bool = False
+    inflation: str | None = None
+    stem: str = "point"
+    skip_downsamples: int = 2
+    voxel_size: float = 0.05
+    features: str = "xyz"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {self.mode!r}.")
+        unknown = [name for name in self.features.split(",") if name.strip() not in _WIDTHS]
+        if unknown:
+            raise InvalidInputError(
+                f"`features` must be some of {', '.join(_WIDTHS)}, joined by commas; got {self.features!r}."
+            )
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of a voxel."""
+        return sum(_WIDTHS[name.strip()] for name in self.features.split(","))
+
+    @property
+    def learning_rate(self) -> float:
+        """The default peak of the learning rate."""
+        return SCRATCH_LEARNING_RATE if self.scratch else LEARNING_RATES.get(self.mode, SCRATCH_LEARNING_RATE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON types."""
+        return asdict(self)
+
+
+def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[Any, ParameterCount]:
+    """Loads or creates the network of a setup, with a new classifier, frozen as its mode says.
+
+    Args:
+        setup: which.
+        classes: names of the classes, which the network notes as timm's `label_names`.
+        seed: of the new layers' weights; the caller's random state stays.
+
+    Raises:
+        I2PError: as `i2p_zoo.from_pretrained`, `i2p_zoo.create_model` and `i2p_zoo.finetune.freeze`.
+    """
+    adapted: dict[str, Any] = {
+        "num_classes": len(classes),
+        "in_chans": setup.in_chans,
+        "stem": setup.stem,
+        "skip_downsamples": setup.skip_downsamples,
+        "voxel_size": setup.voxel_size,
+        "features": setup.features,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if setup.scratch:
+            model = create_model(_architecture_of(setup.model), setup.inflation or DEFAULT_INFLATION, **adapted)
+        elif os.path.isdir(setup.model):
+            model = from_pretrained(setup.model, **adapted)
+            found = model.settings.inflation
+            if setup.inflation not in (None, found):
+                raise InvalidInputError(f"{setup.model} holds a network of inflation {found!r}; {setup.inflation!r} is wanted.")
+        else:
+            model = from_pretrained(setup.model, inflation=setup.inflation or DEFAULT_INFLATION, **adapted)
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
+    return model, freeze(model, setup.mode)
+
+
+DEFAULT_INFLATION = "center"
+
+
+def _architecture_of(model: str) -> str:
+    if os.path.isdir(model):
+        return split_name(read_config(locate(Path(model), CONFIG))["architecture"])[0]
+    return split_name(model)[0]

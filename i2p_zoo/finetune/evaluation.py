@@ -1,0 +1,72 @@
+"""Accuracy of a classifier on labelled clouds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from i2p_zoo.data import CloudSet, evaluation_batches
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune.freezing import eval_mode
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on labelled clouds, as fractions.
+
+    Attributes:
+        top1: of all clouds.
+        mean_class: mean over the classes that occur.
+        per_class: of each class by name; None for one that does not occur.
+        predictions: (M,) the predicted classes.
+        confusion: (K, K) numbers of clouds by true and predicted class.
+    """
+
+    top1: float
+    mean_class: float
+    per_class: dict[str, float | None] = field(repr=False)
+    predictions: NDArray[np.int64] = field(repr=False)
+    confusion: NDArray[np.int64] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fractions as JSON types."""
+        return {"top1": self.top1, "mean_class": self.mean_class, "per_class": self.per_class}
+
+
+@torch.no_grad()
+def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.Tensor:
+    """Returns (M, K) logits of clouds, on the CPU; the model runs in eval mode and every module's mode is put back.
+
+    Raises:
+        InvalidInputError: no clouds, or a batch size below 1.
+    """
+    if not len(clouds) or batch_size < 1:
+        raise InvalidInputError(f"Accuracy needs clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
+    parameter = next(model.parameters())
+    with eval_mode(model):
+        batches = evaluation_batches(clouds, batch_size, model.settings)
+        return torch.cat([model(x.to(device=parameter.device, dtype=parameter.dtype)).cpu() for x in batches])
+
+
+def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64) -> Accuracy:
+    """Classifies labelled clouds in eval mode; every module's mode is put back.
+
+    Raises:
+        InvalidInputError: no clouds, or a batch size below 1.
+    """
+    return count_accuracy(predict_logits(model, clouds, batch_size).argmax(1).numpy(), clouds)
+
+
+def count_accuracy(predictions: NDArray[np.int64], clouds: CloudSet) -> Accuracy:
+    """Compares (M,) predicted classes with a set's labels."""
+    labels, count = clouds.hard_labels(), max(len(clouds.classes), int(predictions.max(initial=0)) + 1)
+    confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
+    totals = confusion.sum(1)
+    fractions = {name: confusion[k, k] / totals[k] if totals[k] else None for k, name in enumerate(clouds.classes)}
+    per_class = {name: None if value is None else float(value) for name, value in fractions.items()}
+    occurring = [value for value in per_class.values() if value is not None]
+    return Accuracy(float((predictions == labels).mean()), float(np.mean(occurring)), per_class, predictions, confusion)

@@ -1,0 +1,118 @@
+"""Which layers train: Image2Point's modes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.sparse_tensor import SparseTensor
+
+MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters after `freeze`."""
+
+    trained: int
+    total: int
+
+
+def freeze(model: Any, mode: str) -> ParameterCount:
+    """Sets which parameters train, and keeps normalisation in eval mode where it does not.
+
+    Args:
+        model: a `PointCloudModel`, in place. Call it before the optimizer is made.
+        mode: "all"; "io", the convolutions that read the input and the classifier, normalisation on the image's
+            statistics; "io+stats", the same on the clouds' statistics; "io+bn", these and every normalisation layer, affine
+            and statistics; "head", the classifier alone, a linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO,
+            FIP-IO+BN.)
+
+    Returns:
+        How many parameters train, of how many.
+
+    Raises:
+        InvalidInputError: an unknown mode, or a model without a classifier for any but "all" and "none".
+
+    Example:
+        >>> import i2p_zoo
+        >>> model = i2p_zoo.create_model("test_resnet", num_classes=10, stem="point")
+        >>> freeze(model, "io+bn").trained
+        4346
+    """
+    if mode not in MODES:
+        raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
+    trained = [model] if mode == "all" else []
+    if mode not in ("all", "none"):
+        trained = [find_classifier(model)]
+    if mode not in ("all", "head", "none"):
+        trained += find_input_layers(model)
+    if mode == "io+bn":
+        trained += [module for module in model.modules() if isinstance(module, NORMS)]
+    model.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    model.frozen_norms = mode in ("io", "head", "none")
+    model.train(model.training)
+    counts = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
+    return ParameterCount(sum(n for n, on in counts.values() if on), sum(n for n, _ in counts.values()))
+
+
+def find_input_layers(model: Any) -> list[nn.Module]:
+    """Returns the convolutions that read a network's input, found by running it on one voxel.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, SparseConv3d)]
+    found: list[nn.Module] = []
+    for channels in dict.fromkeys(module.in_channels for module in convolutions):  # not every one is the input's
+        weight = convolutions[0].weight
+        features = weight.new_zeros(1, channels)
+
+        def hook(module: nn.Module, inputs: Any, features: Tensor = features) -> None:
+            if getattr(inputs[0], "features", None) is features:
+                found.append(module)
+
+        handles = [module.register_forward_pre_hook(hook) for module in convolutions]
+        try:
+            with eval_mode(model), torch.no_grad():
+                model(SparseTensor(features, torch.zeros(1, 4, dtype=torch.int32, device=weight.device)))
+            break
+        except InvalidInputError:
+            found.clear()
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not found:
+        raise InvalidInputError(f"No convolution of {type(model).__qualname__} reads the input itself.")
+    return list(dict.fromkeys(found))
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode for a while, and each of its modules back into its own mode then."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, state in training.items():
+            module.training = state
+
+
+def find_classifier(model: Any) -> nn.Module:
+    """Returns timm's classifier of a network; raises InvalidInputError where there is none."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
+        raise InvalidInputError(f"{type(model).__qualname__} has no classifier; create it with num_classes of 1 or more.")
+    return classifier

@@ -1,0 +1,71 @@
+"""What a training run leaves: a figure a step, and accuracies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step.
+
+    Attributes:
+        step: its number, from 1.
+        loss: of its batch, before the update.
+        batch_top1: accuracy on its batch, before the update.
+        learning_rate: of its update.
+        seconds: of training since the start, evaluations left out.
+    """
+
+    step: int
+    loss: float
+    batch_top1: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on the monitored clouds after a step, as fractions; seconds as in `Step`."""
+
+    step: int
+    top1: float
+    mean_class: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """A training run, step by step.
+
+    Attributes:
+        steps: one entry a step.
+        evaluations: of the monitored clouds.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, evaluations left out."""
+        return self.steps[-1].seconds if self.steps else 0.0
+
+    def best(self) -> Evaluation | None:
+        """Returns the first of the best evaluations by top1."""
+        return max(self.evaluations, key=lambda evaluation: evaluation.top1, default=None)
+
+    def reached(self, target: float) -> Evaluation | None:
+        """Returns the first evaluation with a top1 of `target` or more."""
+        return next((evaluation for evaluation in self.evaluations if evaluation.top1 >= target), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as JSON types."""
+        return {"steps": [asdict(step) for step in self.steps], "evaluations": [asdict(e) for e in self.evaluations]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> History:
+        """Undoes `to_dict`."""
+        return cls([Step(**step) for step in values["steps"]], [Evaluation(**e) for e in values["evaluations"]])

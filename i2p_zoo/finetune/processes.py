@@ -1,0 +1,56 @@
+"""Accelerate: one process or many, on a CPU or GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo._extras import require
+from i2p_zoo.data import CloudSet
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune.evaluation import Accuracy, count_accuracy, predict_logits
+
+
+def make_accelerator(precision: str = "no", place: bool = False) -> Any:
+    """Returns an `accelerate.Accelerator` of this process, as `accelerate launch` or torchrun set it up.
+
+    Args:
+        precision: "no" leaves it to `accelerate launch`.
+        place: whether networks move to the process's device when training begins.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+    """
+    accelerate = require("accelerate", "finetune")
+    wanted = None if precision == "no" else precision
+    state = accelerate.state.AcceleratorState
+    if state._shared_state and state().mixed_precision != (wanted or "no"):
+        state._reset_state()  # the precision of an earlier run in this process
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    return accelerate.Accelerator(device_placement=place, mixed_precision=wanted, kwargs_handlers=[unused])
+
+
+def share_of(batch_size: int, processes: int, accumulate: int) -> int:
+    """Returns how many clouds of a batch each process has in one part; raises InvalidInputError where they do not divide."""
+    share, rest = divmod(batch_size, processes * accumulate)
+    if rest:
+        raise InvalidInputError(
+            f"A batch_size of {batch_size} does not divide evenly among {processes} processes with accumulate={accumulate}."
+        )
+    return share
+
+
+def evaluate_together(model: Any, clouds: CloudSet, accelerator: Any, batch_size: int = 64) -> Accuracy:
+    """Measures accuracy as `evaluate` does, each process on its share of the clouds; every process gets the whole."""
+    rank, count = accelerator.process_index, accelerator.num_processes
+    rows = np.arange(rank, len(clouds), count)
+    own: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    if len(rows):
+        own.append((rows, predict_logits(model, clouds.subset(rows), batch_size).argmax(1).numpy()))
+    gathered = require("accelerate.utils", "finetune").gather_object(own) if count > 1 else own
+    predictions = np.empty(len(clouds), np.int64)
+    for numbers, found in gathered:
+        predictions[numbers] = found
+    return count_accuracy(predictions, clouds)

@@ -1,0 +1,286 @@
+"""The training loop, on Accelerate: plain enough to copy, and a run that was stopped goes on as if it had not been."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.errors import DivergedError, InvalidInputError
+from i2p_zoo.finetune import training_state
+from i2p_zoo.finetune.history import Evaluation, History, Step
+from i2p_zoo.finetune.options import Options
+from i2p_zoo.finetune.processes import evaluate_together, make_accelerator, share_of
+from i2p_zoo.finetune.training_state import TrainingState
+from i2p_zoo.synchronized_norm import synchronize_norms
+
+
+def train(
+    model: Any,
+    clouds: CloudSet,
+    *,
+    options: Options | None = None,
+    monitor: CloudSet | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    accelerator: Any = None,
+    progress: str | None = None,
+    report: Callable[[Step | Evaluation], None] | None = None,
+    **changes: Any,
+) -> History:
+    """Trains a classifier in place.
+
+    Every batch, augmentation and dropout follows from the seed and the step's number, so a run that goes on from a saved
+    state gives the same history as one that was never stopped (bit for bit on a CPU with the same number of threads).
+
+    Args:
+        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode.
+        clouds: the training split.
+        options: by default `Options()`.
+        monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
+            the training split (`i2p_zoo.data.hold_out`), never on test clouds.
+        folder: where to save the state of the run every `save_every` steps and at the end; None for nowhere.
+        resume: go on from the state in `folder`, where there is one.
+        accelerator: by default one of this process, which leaves the model where it is.
+        progress: label of a progress bar; None for no bar.
+        report: called with each step and evaluation, on the first process.
+        **changes: fields of `Options`, such as `steps=300`.
+
+    Returns:
+        The history.
+
+    Raises:
+        InvalidInputError: options out of range, nothing to train, a batch that does not divide among processes, "best" or a
+            target without clouds to monitor, or a folder that holds another run.
+        DivergedError: the loss is no longer finite.
+        CheckpointError: a saved state is damaged.
+        MissingExtraError: accelerate is not installed.
+        OSError: the last state cannot be saved; one that cannot be saved on the way is only warned of.
+    """
+    options = dataclasses.replace(options or Options(), **changes)
+    run = _Run(model, clouds, monitor, options, accelerator or make_accelerator(options.precision), report)
+    place = None if folder is None else Path(folder)
+    if place is not None and training_state.has_training_state(place):
+        if not resume:
+            raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
+        run.restore(training_state.load_training_state(place, options, run.fingerprint))
+    try:
+        run.go(place, progress)
+    finally:
+        run.close()
+        if accelerator is None:
+            run.accelerator.free_memory()
+    return run.history
+
+
+class _Run:
+    """A training run between its steps."""
+
+    def __init__(
+        self, model: Any, clouds: CloudSet, monitor: CloudSet | None, options: Options, accelerator: Any, report: Any
+    ) -> None:
+        names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if not names or not len(clouds):
+            raise InvalidInputError(
+                f"Training needs trainable parameters ({len(names)} tensors) and clouds ({len(clouds)}). "
+                "`i2p_zoo.finetune.freeze` says what trains."
+            )
+        if monitor is None and (options.keep == "best" or options.target is not None):
+            raise InvalidInputError(f"keep={options.keep!r} and target={options.target} need clouds to `monitor`.")
+        self.model, self.clouds, self.monitor, self.options, self.names = model, clouds, monitor, options, names
+        self.accelerator, self.history = accelerator, History()
+        self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
+        self.share = share_of(options.batch_size, accelerator.num_processes, options.accumulate)
+        kind: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
+        self.raw_optimizer = kind(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
+        self.fingerprint = _hash_run(model, clouds, names)
+        self.wrapped, self.optimizer = accelerator.prepare(model, self.raw_optimizer)
+        self.device = next(iter(names)).device
+        self.average: Any = None
+        if options.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @property
+    def judged(self) -> Any:
+        """The network that is evaluated and kept."""
+        return self.model if self.average is None else self.average.module
+
+    def go(self, folder: Path | None, progress: str | None) -> None:
+        """Runs the steps that are left."""
+        options = self.options
+        todo = range(len(self.history.steps), options.steps)
+        if self.has_reached_target():
+            todo = range(0)
+        bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=progress is None or self.is_helper)
+        devices = [self.device] if self.device.type == "cuda" else []
+        together = synchronize_norms(self.accelerator.num_processes > 1)
+        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
+            self.model.train()
+            start = time.perf_counter()
+            for number, (points, labels) in zip(bar, self.load_batches(todo), strict=True):
+                loss, top1 = self.update(number, points, labels)
+                self.seconds += time.perf_counter() - start
+                self.note(Step(number + 1, loss, top1, options.learning_rate_at(number), self.seconds))
+                bar.set_postfix(loss=f"{loss:.2f}", top1=f"{top1:.2f}")
+                is_last = number + 1 == options.steps
+                if self.monitor is not None and (is_last or _is_due(number, options.evaluate_every)):
+                    self.evaluate(number + 1, self.monitor)
+                if self.has_reached_target():
+                    break
+                if folder is not None and not is_last and _is_due(number, options.save_every):
+                    self.save(folder, is_last=False)
+                start = time.perf_counter()
+        if folder is not None:
+            self.save(folder, is_last=True)
+        if options.keep == "best":
+            self.model.load_state_dict(self.best)
+        elif self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+
+    @property
+    def is_helper(self) -> bool:
+        return not self.accelerator.is_main_process
+
+    def load_batches(self, steps: range) -> Iterator[tuple[list[Any], Tensor]]:
+        """Yields this process's share of each batch."""
+        batches = TrainingBatches(self.clouds, self.options.batch_size, self.options.seed, self.options.augmented)
+        loader = torch.utils.data.DataLoader(
+            batches,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.options.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
+        )
+        size = self.share * self.options.accumulate
+        own = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        for points, labels in loader:
+            yield points[own], labels[own]
+
+    def update(self, number: int, points: list[Any], labels: Tensor) -> tuple[float, float]:
+        """Does one step; returns the batch's loss and accuracy before it."""
+        options = self.options
+        figures = torch.zeros(2, device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(options.accumulate):
+            rows = slice(part * self.share, (part + 1) * self.share)
+            target = labels[rows].to(self.device)
+            torch.manual_seed(_derive_seed(options.seed, number, part, self.accelerator.process_index))
+            is_last = part + 1 == options.accumulate
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                with self.accelerator.autocast():
+                    logits = self.wrapped(points[rows])
+                logits = logits if logits.dtype == torch.float64 else logits.float()
+                scaled = logits / options.temperature
+                target = target.to(logits.dtype) if target.ndim == 2 else target
+                loss = nn.functional.cross_entropy(scaled, target, label_smoothing=options.label_smoothing)
+                loss = loss * options.temperature**2
+                self.accelerator.backward(loss / options.accumulate)
+            hard = target.argmax(1) if target.ndim == 2 else target
+            top1 = (logits.argmax(1) == hard).double().mean()
+            figures += torch.stack([loss.detach().double(), top1]).to(figures.dtype) / options.accumulate
+        figures = self.accelerator.reduce(figures, reduction="mean")
+        loss_value, top1_value = figures.tolist()
+        if not math.isfinite(loss_value):
+            raise DivergedError(
+                f"The loss is {loss_value} at step {number + 1}: the learning rate (={options.learning_rate}) is too high for "
+                "this network, or the clouds' features are out of scale."
+            )
+        for group in self.raw_optimizer.param_groups:
+            group["lr"] = options.learning_rate_at(number)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss_value, top1_value
+
+    def note(self, entry: Step | Evaluation) -> None:
+        """Adds an entry to the history."""
+        (self.history.steps if isinstance(entry, Step) else self.history.evaluations).append(entry)  # type: ignore[arg-type]
+        self.report(entry)
+
+    def evaluate(self, step: int, monitor: CloudSet) -> None:
+        """Measures the monitored clouds, and keeps the weights where they are the best so far."""
+        best = self.history.best()
+        accuracy = evaluate_together(self.judged, monitor, self.accelerator, self.options.batch_size)
+        self.note(Evaluation(step, accuracy.top1, accuracy.mean_class, self.seconds))
+        if self.options.keep == "best" and (best is None or accuracy.top1 > best.top1):
+            self.best = {name: training_state.own(tensor) for name, tensor in self.judged.state_dict().items()}
+
+    def has_reached_target(self) -> bool:
+        """Whether the last evaluation is good enough to stop."""
+        return self.options.target is not None and self.history.reached(self.options.target) is not None
+
+    def save(self, folder: Path, is_last: bool) -> None:
+        """Saves the state; on the way a disk that is full costs no more than the state."""
+        if self.is_helper:
+            return
+        optimizer = training_state.read_optimizer(self.raw_optimizer, self.names)
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer, "best": self.best}
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        scaler = self.accelerator.scaler
+        state = TrainingState(self.history, tensors, {} if scaler is None else {"scaler": scaler.state_dict()})
+        try:
+            training_state.save_training_state(folder, state, self.options, self.fingerprint)
+        except OSError as error:
+            if is_last:
+                raise
+            step = len(self.history.steps)
+            warnings.warn(f"The state after step {step} could not be saved ({error}); training goes on.", stacklevel=2)
+
+    def restore(self, state: TrainingState) -> None:
+        """Goes back to a saved state."""
+        self.history, self.best = state.history, state.tensors.get("best", {})
+        self.seconds = self.history.seconds
+        self.model.load_state_dict(state.tensors["model"])
+        training_state.write_optimizer_(self.raw_optimizer, self.names, state.tensors.get("optimizer", {}))
+        if self.average is not None:
+            self.average.load_state_dict(state.tensors["average"])
+        if "scaler" in state.scalars:
+            self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
+
+    def close(self) -> None:
+        """Leaves the model as it was given, but trained and in eval mode."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        self.model.eval()
+
+
+def _is_due(number: int, every: int | None) -> bool:
+    return every is not None and (number + 1) % every == 0
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _derive_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _hash_run(model: Any, clouds: CloudSet, names: dict[nn.Parameter, str]) -> str:
+    """Hashes what a saved state must find again: the structure, what trains, the clouds' order and labels."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+    digest.update("\n".join(sorted(names.values())).encode())
+    digest.update(repr(model.settings).encode() + np.ascontiguousarray(clouds.labels).tobytes())
+    for number in range(len(clouds)):
+        digest.update(np.ascontiguousarray(clouds.points[number][0]).tobytes())
+    return digest.hexdigest()

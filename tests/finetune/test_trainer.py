@@ -1,0 +1,423 @@
+"""The trainer: a run that was killed goes on as if it had not been, many processes agree with one, and nothing is picked on the sly."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import i2p_zoo
+from i2p_zoo import CheckpointError, InvalidInputError
+from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.errors import DivergedError
+from i2p_zoo.finetune import Options, evaluate, freeze, trainer, training_state
+from i2p_zoo.finetune import train as train_for_real
+from i2p_zoo.finetune.training_state import STATE, TENSORS
+from tests.test_finetune import shapes, tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(model, clouds, **options):
+    return train_for_real(model, clouds, **{"steps": 8, "batch_size": 6, "learning_rate": 0.05, **options})
+
+
+def figures(history):
+    """All of a history but the seconds."""
+    steps = [(step.step, step.loss, step.batch_top1, step.learning_rate) for step in history.steps]
+    return steps, [(e.step, e.top1, e.mean_class) for e in history.evaluations]
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_bits(model, state):
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+# --- The loop against one written out ---
+
+RULES = {
+    "sgd": ({}, lambda p: torch.optim.SGD(p, lr=1, momentum=0.9, nesterov=True, weight_decay=1e-4)),
+    "adamw": ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=1, weight_decay=0.1)),
+}
+
+
+@pytest.mark.parametrize(("options", "make"), RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize("extra", [{}, {"label_smoothing": 0.2}, {"temperature": 3.0}], ids=str)
+def test_steps_are_those_of_a_loop_written_out(options, make, extra):
+    settings = Options(steps=5, batch_size=6, learning_rate=0.02, seed=3, **options, **extra)
+    model, clouds = tiny(), shapes()
+    twin = copy.deepcopy(model)
+    history = train_for_real(model, clouds, options=settings)
+    optimizer, losses = make(twin.parameters()), []
+    twin.train()
+    for step in range(5):
+        points, labels = TrainingBatches(clouds, 6, 3)[step]
+        logits = twin(points) / settings.temperature
+        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing) * settings.temperature**2
+        optimizer.param_groups[0]["lr"] = settings.learning_rate_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert [step.loss for step in history.steps] == pytest.approx(losses, rel=1e-6)
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def without_norms():
+    """A network whose loss on a batch is the mean of that on its parts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+        model = i2p_zoo.inflate(nn.Sequential(*layers))
+    model.settings = model.settings.changed(voxel_size=0.2)
+    return model
+
+
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
+    models = [without_norms() for _ in range(2)]
+    whole, parts = (train(model, shapes(), accumulate=n) for model, n in zip(models, (1, 3), strict=True))
+    assert [s.loss for s in parts.steps] == pytest.approx([s.loss for s in whole.steps], rel=1e-5)
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1])
+def test_workers_prepare_the_same_batches(workers):
+    assert figures(train(tiny(), shapes(), workers=workers)) == figures(train(tiny(), shapes()))
+
+
+def test_bf16_trains_near_float32():
+    plain, half = (train(tiny(), shapes(), precision=precision) for precision in ("no", "bf16"))
+    losses = [step.loss for step in plain.steps]
+    assert [step.loss for step in half.steps] == pytest.approx(losses, rel=0.1)
+    assert [step.loss for step in half.steps] != losses
+    again = train(tiny(), shapes())
+    assert figures(again) == figures(plain), "a later run has its own precision"
+
+
+def test_soft_labels_of_one_class_train_as_the_hard_ones():
+    clouds = shapes()
+    soft = CloudSet(clouds.points, np.eye(3, dtype=np.float32)[clouds.labels], clouds.classes)
+    hard_history, soft_history = train(tiny(), clouds), train(tiny(), soft)
+    assert [s.loss for s in soft_history.steps] == pytest.approx([s.loss for s in hard_history.steps], rel=1e-5)
+    assert [s.batch_top1 for s in soft_history.steps] == [s.batch_top1 for s in hard_history.steps]
+
+
+def test_average_of_the_weights_is_what_is_kept():
+    model, plain = tiny(), tiny()
+    seen = [state_of(tiny())]
+    train(model, shapes(), ema=0.5, steps=4)
+    train(plain, shapes(), steps=4, report=lambda entry: seen.append(state_of(plain)))
+    name = "0.weight"
+    average = seen[1][name].double()  # the first update copies
+    for state in seen[2:]:
+        average = 0.5 * average + 0.5 * state[name].double()
+    assert torch.allclose(model.get_parameter(name).double(), average, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(model.get_parameter(name), plain.get_parameter(name), rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["io", "io+bn", "io+stats"])
+def test_only_what_freeze_left_trains(mode):
+    model = i2p_zoo.create_model("test_resnet", num_classes=3)
+    freeze(model, mode)
+    before = state_of(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    train(model, shapes(), steps=2)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    statistics = {name for name in before if "running" in name or "num_batches" in name}
+    assert changed - statistics == trained
+    assert (changed & statistics == set()) is (mode == "io")
+
+
+# --- Monitored clouds ---
+
+
+def test_monitored_clouds_are_measured_when_asked_and_at_the_end():
+    model = tiny()
+    history = train(model, shapes(), monitor=shapes(9), evaluate_every=3)
+    assert [evaluation.step for evaluation in history.evaluations] == [3, 6, 8]
+    assert history.evaluations[-1].top1 == evaluate(model, shapes(9)).top1
+    assert figures(train(tiny(), shapes()))[0] == figures(history)[0], "measuring changes no step"
+
+
+def test_best_weights_are_those_of_the_best_evaluation():
+    states, model = {}, tiny()
+
+    def keep(entry):
+        states.setdefault(entry.step, state_of(model))
+
+    history = train(model, shapes(), monitor=shapes(9), evaluate_every=1, keep="best", learning_rate=2.0, report=keep)
+    best = max(history.evaluations, key=lambda e: (e.top1, -e.step))
+    assert history.best() == best
+    assert best.step < 8, "or the last would do"
+    assert_same_bits(model, states[best.step])
+
+
+def test_training_stops_at_the_target():
+    history = train(tiny(), shapes(), monitor=shapes(9), evaluate_every=2, target=0.3, steps=40)
+    reached = history.reached(0.3)
+    assert reached == history.evaluations[-1]
+    assert len(history.steps) == reached.step < 40
+
+
+def test_target_that_is_never_reached_runs_to_the_end_and_says_so():
+    history = train(tiny(), shapes(), monitor=shapes(9), evaluate_every=4, target=1.0, steps=4, learning_rate=1e-6)
+    assert history.reached(1.0) is None
+    assert len(history.steps) == 4
+
+
+@pytest.mark.parametrize("options", [{"keep": "best"}, {"target": 0.5}], ids=str)
+def test_choice_needs_monitored_clouds(options):
+    with pytest.raises(InvalidInputError, match="monitor"):
+        train(tiny(), shapes(), **options)
+
+
+# --- Going on ---
+
+KILLED = """
+import sys, os
+sys.path.insert(0, {root!r})
+from tests.finetune.test_trainer import *
+steps = iter(range(100))
+def report(entry):
+    if next(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+train(tiny(dropout=0.5), shapes(), folder=sys.argv[1], save_every=2, monitor=shapes(9), evaluate_every=3, report=report, **{options!r})
+"""
+RUNS = {
+    "sgd": {},
+    "adamw and average": {"optimizer": "adamw", "learning_rate": 0.01, "ema": 0.9},
+    "best weights": {"keep": "best", "learning_rate": 1.0},
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
+def test_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, options):
+    whole = tiny(dropout=0.5)
+    expected = train(whole, shapes(), monitor=shapes(9), evaluate_every=3, **options)
+    code = KILLED.format(root=str(ROOT), options=options)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "run", "6"], env=environment, timeout=300, capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    resumed, seen = tiny(dropout=0.5), []
+    history = train(
+        resumed,
+        shapes(),
+        folder=tmp_path / "run",
+        save_every=2,
+        monitor=shapes(9),
+        evaluate_every=3,
+        resume=True,
+        report=seen.append,
+        **options,
+    )
+    assert 0 < len([entry for entry in seen if hasattr(entry, "loss")]) < 8, "some steps were done before"
+    assert figures(history) == figures(expected)
+    assert_same_bits(resumed, whole.state_dict())
+
+
+def test_finished_run_does_nothing_when_resumed(tmp_path):
+    first, again, seen = tiny(), tiny(), []
+    history = train(first, shapes(), folder=tmp_path)
+    assert train(again, shapes(), folder=tmp_path, resume=True, report=seen.append) == history
+    assert_same_bits(again, first.state_dict())
+    assert seen == []
+
+
+CHANGES = {
+    "rate": ({"learning_rate": 0.1}, r"learning_rate was 0\.05 and is 0\.1"),
+    "steps": ({"steps": 9}, "steps was 8 and is 9"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), CHANGES.values(), ids=CHANGES.keys())
+def test_another_run_is_not_gone_on_with(tmp_path, changes, words):
+    train(tiny(), shapes(), folder=tmp_path)
+    with pytest.raises(InvalidInputError, match=words):
+        train(tiny(), shapes(), folder=tmp_path, resume=True, **changes)
+
+
+def test_other_clouds_or_another_network_are_not_gone_on_with(tmp_path):
+    train(tiny(), shapes(), folder=tmp_path)
+    for model, clouds in ((tiny(), shapes(21)), (without_norms(), shapes())):
+        with pytest.raises(InvalidInputError, match="network or clouds differ"):
+            train(model, clouds, folder=tmp_path, resume=True)
+
+
+def test_run_is_not_written_over_unless_resumed(tmp_path):
+    train(tiny(), shapes(), folder=tmp_path)
+    before = (tmp_path / STATE).read_bytes()
+    with pytest.raises(InvalidInputError, match="resume it, or use another folder"):
+        train(tiny(), shapes(), folder=tmp_path)
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+DAMAGES = {
+    "no tensors": lambda folder: (folder / TENSORS).unlink(),
+    "half the tensors": lambda folder: os.truncate(folder / TENSORS, 500),
+    "no JSON": lambda folder: (folder / STATE).write_text("{"),
+    "JSON of another kind": lambda folder: (folder / STATE).write_text("[]"),
+    "step without its loss": lambda folder: (folder / STATE).write_text(
+        '{"run": "", "options": {}, "history": {"steps": [{}]}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_state_is_refused_by_its_folder(tmp_path, damage):
+    train(tiny(), shapes(), folder=tmp_path)
+    damage(tmp_path)
+    model = tiny()
+    with pytest.raises(CheckpointError, match=tmp_path.name):
+        train(model, shapes(), folder=tmp_path, resume=True)
+    assert_same_bits(model, tiny().state_dict())
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_full_disk_on_the_way_costs_no_training(tmp_path, monkeypatch):
+    expected = tiny()
+    train(expected, shapes())
+    saved = []
+    save = training_state.save_training_state
+
+    def sometimes(folder, state, options, run):
+        saved.append(len(state.history.steps))
+        if len(saved) == 2:
+            full_disk()
+        save(folder, state, options, run)
+
+    monkeypatch.setattr(training_state, "save_training_state", sometimes)
+    model = tiny()
+    with pytest.warns(UserWarning, match="after step 4 could not be saved.*No space left.*goes on"):
+        train(model, shapes(), folder=tmp_path, save_every=2)
+    assert saved == [2, 4, 6, 8]
+    assert_same_bits(model, expected.state_dict())
+
+
+def test_full_disk_at_the_end_is_an_error_that_keeps_the_state_before(tmp_path, monkeypatch):
+    train(tiny(), shapes(), folder=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    options = Options(steps=8, batch_size=6, learning_rate=0.05)
+    monkeypatch.setattr(training_state, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        training_state.save_training_state(tmp_path, training_state.TrainingState(), options, "")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- What goes wrong ---
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path):
+    model = without_norms()
+    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step.*learning rate \(=1e\+30\)"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the overflow
+        train(model, shapes(), learning_rate=1e30, steps=40, folder=tmp_path, save_every=1)
+    assert training_state.has_training_state(tmp_path)
+    assert not model.training
+
+
+BAD_OPTIONS = {
+    "warm_up": 1.5,
+    "label_smoothing": -0.1,
+    "temperature": 0.0,
+    "optimizer": "lion",
+    "precision": "int8",
+    "ema": 1.0,
+    "accumulate": 0,
+    "workers": -1,
+    "evaluate_every": 0,
+    "target": 1.1,
+    "keep": "first",
+    "save_every": 0,
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_option_out_of_range_is_quoted(name):
+    with pytest.raises(InvalidInputError, match=f"{name} \\(=.*{BAD_OPTIONS[name]}"):
+        Options(**{name: BAD_OPTIONS[name]})
+
+
+def test_batch_that_does_not_divide_is_refused():
+    with pytest.raises(InvalidInputError, match="batch_size of 6 does not divide evenly among 1 processes with accumulate=4"):
+        train(tiny(), shapes(), accumulate=4)
+
+
+def test_model_is_the_one_that_was_given_afterwards():
+    model = tiny()
+    forward, kind = model.forward.__func__, type(model)
+    train(model, shapes(), precision="bf16")
+    assert type(model) is kind
+    assert model.forward.__func__ is forward
+    assert "_original_forward" not in model.__dict__
+    copy.deepcopy(model)
+
+
+# --- Several processes ---
+
+TOGETHER = """
+import json, sys
+sys.path.insert(0, {root!r})
+from tests.finetune.test_trainer import *
+model = tiny()
+history = train(model, shapes(23), batch_size=8, steps=12, monitor=shapes(7), evaluate_every=4, accumulate={accumulate})
+if int(os.environ["RANK"]) == 0:
+    torch.save((figures(history), model.state_dict()), sys.argv[1])
+import torch.distributed
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("accumulate", [1])
+def test_two_processes_train_as_one_does(tmp_path, accumulate):
+    model = tiny()
+    steps, evaluations = figures(train(model, shapes(23), batch_size=8, steps=12, monitor=shapes(7), evaluate_every=4))
+    code = TOGETHER.format(root=str(ROOT), accumulate=accumulate)
+    (tmp_path / "run.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*command, tmp_path / "run.py", tmp_path / "found.pt"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (other, measured), state = torch.load(tmp_path / "found.pt")
+    assert [s[1] for s in other] == pytest.approx([s[1] for s in steps], abs=1e-4)
+    assert [s[2] for s in other] == pytest.approx([s[2] for s in steps])
+    assert measured == evaluations
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(state[name].double(), tensor.double(), rtol=1e-3, atol=1e-4), name
+
+
+def test_helper_processes_say_and_save_nothing():
+    class Helper:
+        is_main_process, num_processes, process_index, device = False, 1, 0, torch.device("cpu")
+
+        def prepare(self, *parts):
+            return parts
+
+    seen = []
+    run = trainer._Run(tiny(), shapes(), None, Options(batch_size=6), Helper(), seen.append)
+    run.note(trainer.Step(1, 1.0, 0.0, 0.1, 0.1))
+    run.save(Path("/nowhere"), is_last=True)
+    assert seen == []
+    assert len(run.history.steps) == 1
