@@ -1,7 +1,6 @@
 """The original Image2Point checkpoints: torchsparse 1.2 classification networks, mapped to sparse timm ResNets.
 
-The original differs from a ResNet with a point stem in three things, which the network built here has too: no activation
-behind the stem, shortcuts of 2x2x2 kernels, and BatchNorm on the logits, which is folded into the classifier.
+The networks are those of `i2p_zoo.create_model(..., preset="image2point")`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from i2p_zoo import SparseConv3d, create_model
+from i2p_zoo import create_model
 from i2p_zoo.errors import CheckpointError
 
 ARCHITECTURES = {
@@ -63,6 +61,8 @@ def convert_key(key: str) -> str:
         return f"layer{stage}.{block}.downsample.{layer}.{tensor.replace('kernel', 'weight')}"
     if match := re.fullmatch(r"classifier\.0\.(\w+)", key):
         return f"fc.{match[1]}"
+    if match := re.fullmatch(r"classifier\.1\.(\w+)", key):
+        return f"fc.norm.{match[1]}"
     raise CheckpointError(f"{key!r} is no tensor of an Image2Point classification network.")
 
 
@@ -73,38 +73,22 @@ def load_image2point(state: dict[str, Tensor]) -> Any:
         state: the state dict, without the trainer's wrapping.
 
     Returns:
-        A PointCloudModel of timm's ResNet in eval mode, for voxels with the channels that the original's stem reads.
+        The preset's network in eval mode, for voxels with the channels that the original's stem reads.
 
     Raises:
         CheckpointError: tensors that are missing, unknown or of other shapes, or an architecture that timm lacks.
     """
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    head = {key.removeprefix("classifier.1."): state.pop(key) for key in list(state) if key.startswith("classifier.1.")}
     ours = {convert_key(key): convert_kernel(t) if key.endswith("kernel") else t.clone() for key, t in state.items()}
     blocks = [{m[2] for key in ours if (m := re.match(r"layer(\d)\.(\d+)\.", key)) and int(m[1]) == n} for n in (1, 2, 3, 4)]
     kind = (any("conv3" in key for key in ours), tuple(map(len, blocks)))
     if kind not in ARCHITECTURES or "fc.weight" not in ours or "conv1.weight" not in ours:
         raise CheckpointError(f"No ResNet has (bottlenecks, blocks) {kind}; known: {', '.join(map(str, ARCHITECTURES))}.")
-    if head:
-        scale = head["weight"] * (head["running_var"] + 1e-5).rsqrt()
-        ours["fc.weight"] = ours["fc.weight"] * scale[:, None]
-        ours["fc.bias"] = (ours["fc.bias"] - head["running_mean"]) * scale + head["bias"]
     classes, channels = len(ours["fc.weight"]), ours["conv1.weight"].shape[-1]
-    model = create_model(ARCHITECTURES[kind], num_classes=classes, in_chans=channels, stem="point", inflation="copy")
-    model.act1 = nn.Identity()
-    for name, module in list(model.named_modules()):
-        if name.endswith("downsample.0"):
-            parent = model.get_submodule(name.rpartition(".")[0])
-            parent[0] = _make_shortcut(module)
+    model = create_model(ARCHITECTURES[kind], num_classes=classes, in_chans=channels, preset="image2point")
     model.to(ours["fc.weight"].dtype)
     try:
         model.load_state_dict(ours, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {error}") from error
     return model.eval()
-
-
-def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
-    return SparseConv3d(
-        old.in_channels, old.out_channels, 2, old.stride, ((0, 0), (0, 0)), bias=False, axis=old.axis, dtype=torch.float32
-    )

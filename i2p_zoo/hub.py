@@ -19,6 +19,7 @@ from i2p_zoo.errors import CacheError, CertificateError, CheckpointError, I2PErr
 from i2p_zoo.hub_files import HubOptions, fetch_files
 from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
+from i2p_zoo.presets import check_preset
 from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
 from i2p_zoo.stems import image_channels
 from i2p_zoo.weights import check_inflation
@@ -47,6 +48,7 @@ def from_pretrained(
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     inflation: str = "center",
+    preset: str | None = None,
     base: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     cache_dir: str | None = None,
@@ -72,6 +74,7 @@ def from_pretrained(
         features_only: return the sparse feature maps at each stride, as timm does.
         out_indices: which of them.
         inflation: of a zoo network; "center" is the one on the Hub, "average" and "copy" are converted here.
+        preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".
         base: of an adapter, where it is not to be had under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
 
@@ -86,17 +89,21 @@ def from_pretrained(
         InvalidInputError: arguments that do not fit.
     """
     check_inflation(inflation)
+    inflation, stem = ("copy", "point") if preset else (inflation, stem)
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = _load(name, inflation, options, base)
     architecture, args = model.architecture, _image_args(model)
+    check_preset(preset, architecture)
     if features_only:
+        if preset or model.settings.preset:
+            raise InvalidInputError("`features_only` takes no preset: its shortcuts and head are a classifier's.")
         model = _features_only(model, out_indices)
         num_classes = None
 
     def source() -> nn.Module:
         return create_timm_model(architecture, structure=True, **args)
 
-    return adapt_(model, source, num_classes, in_chans, stem, skip_downsamples, voxel_size, features)
+    return adapt_(model, source, num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset)
 
 
 def _image_args(model: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.inflation import inflate
+from i2p_zoo.presets import check_preset, set_preset_
 from i2p_zoo.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
 from i2p_zoo.voxelization import FEATURES
 
@@ -93,6 +94,7 @@ def create_model(
     voxel_size: float = 0.05,
     features: str = "xyz",
     features_only: bool = False,
+    preset: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """Creates a sparse 3D network with random weights; `from_pretrained` takes the same arguments and has image weights.
@@ -109,6 +111,8 @@ def create_model(
         voxel_size: edge of a voxel for clouds given to the model, in their units.
         features: what `voxelize` gives each voxel.
         features_only: return the sparse feature maps at each stride, as timm does.
+        preset: "image2point" for the paper's own ResNet-18, 50, 101 or 152: inflation "copy", a point stem without activation,
+            2x2x2 shortcuts, BatchNorm on the logits; `inflation` and `stem` then need not be given.
         **kwargs: passed to `timm.create_model` (`drop_rate`, `out_indices`, ...).
 
     Returns:
@@ -127,6 +131,9 @@ def create_model(
     """
     architecture, _ = split_name(name)
     check_in_chans(in_chans)
+    check_preset(preset, architecture)
+    if preset:
+        inflation, stem = "copy", "point"
     if num_classes is not None and not features_only:
         kwargs["num_classes"] = num_classes
     if features_only:
@@ -136,7 +143,7 @@ def create_model(
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
     kwargs.pop("num_classes", None)
     describe_(model, architecture, kwargs, in_chans=image_chans)
-    return adapt_(model, lambda: source, None, in_chans, stem, skip_downsamples, voxel_size, features)
+    return adapt_(model, lambda: source, None, in_chans, stem, skip_downsamples, voxel_size, features, preset)
 
 
 def describe_(model: Any, architecture: str, model_args: dict[str, Any], in_chans: int) -> None:
@@ -162,13 +169,14 @@ def adapt_(
     skip_downsamples: int | None,
     voxel_size: float | None,
     features: str | None,
+    preset: str | None = None,
 ) -> Any:
     """Adapts an inflated network in place and returns it; None keeps what is there.
 
     Args:
         model: a PointCloudModel.
         source: creates its 2D network, for the stem's names; weights do not matter.
-        num_classes, in_chans, stem, skip_downsamples, voxel_size, features: as `create_model`.
+        num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset: as `create_model`.
 
     Raises:
         InvalidInputError: an unknown stem, a point stem turned back, or numbers out of range.
@@ -195,4 +203,6 @@ def adapt_(
     model.in_chans = wanted
     changes = {"skip_downsamples": skip_downsamples, "voxel_size": voxel_size, "features": features}
     model.settings = model.settings.changed(**{key: value for key, value in changes.items() if value is not None})
+    if preset and not model.settings.preset:
+        set_preset_(model, preset)
     return model

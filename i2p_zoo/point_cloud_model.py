@@ -28,6 +28,7 @@ class Settings:
         skip_downsamples: how many of the 2D network's first halvings run at stride 1.
         voxel_size: edge of a voxel, in the clouds' units.
         features: what `voxelize` gives each voxel.
+        preset: "image2point" for the paper's own network, "" for timm's.
     """
 
     inflation: str = ""
@@ -37,6 +38,7 @@ class Settings:
     skip_downsamples: int = 0
     voxel_size: float = 0.05
     features: str = "xyz"
+    preset: str = ""
 
     def changed(self, **changes: Any) -> Settings:
         """Returns a copy with some fields changed."""
@@ -116,6 +118,10 @@ class PointCloudModel:
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
         replace_leaves(self, self.settings)  # type: ignore[arg-type]
         materialize_(self)  # type: ignore[arg-type]
+        if self.settings.preset:
+            from i2p_zoo.presets import normalize_classifier_
+
+            normalize_classifier_(self)
         if self.report is not None:
             after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]
             for name in sorted(before.keys() | after.keys()):
@@ -131,8 +137,10 @@ class PointCloudModel:
         if self.frozen_norms:
             from i2p_zoo.finetune import NORMS
 
+            classifier = self.get_classifier() if hasattr(self, "get_classifier") else None
+            new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()  # has no image's statistics
             for module in self.modules():  # type: ignore[attr-defined]
-                if isinstance(module, NORMS):
+                if isinstance(module, NORMS) and module not in new:
                     module.eval()
         return self
 

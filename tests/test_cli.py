@@ -23,7 +23,7 @@ from i2p_zoo import certificate, hub, models, zoo
 from i2p_zoo.certificate import Certificate
 from i2p_zoo.cli import main
 
-COMMANDS = ["list", "info", "convert", "certify", "demo"]
+COMMANDS = list(main.commands)
 BAR = "it/s]", "step/s]", "s/step]", "%|"
 
 

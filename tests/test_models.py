@@ -263,6 +263,7 @@ def test_names_with_and_without_prefix_and_tag_make_the_same_network(name):
         "skip_downsamples": 3,
         "voxel_size": 0.1,
         "features": "xyz,ones",
+        "preset": "",
     }
     assert (model.in_chans, model.model_args) == (4, {})
 

@@ -1,4 +1,4 @@
-"""The trainer: a run that was killed goes on as if it had not been, many processes agree with one, and nothing is picked on the sly."""
+"""The trainer: a run that was killed goes on to the same bits, many processes agree with one, nothing is picked slyly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +196,8 @@ steps = iter(range(100))
 def report(entry):
     if next(steps) == int(sys.argv[2]):
         os.kill(os.getpid(), 9)
-train(tiny(dropout=0.5), shapes(), folder=sys.argv[1], save_every=2, monitor=shapes(9), evaluate_every=3, report=report, **{options!r})
+options = dict(folder=sys.argv[1], save_every=2, monitor=shapes(9), evaluate_every=3, report=report)
+train(tiny(dropout=0.5), shapes(), **options, **{options!r})
 """
 RUNS = {
     "sgd": {},
@@ -329,8 +329,7 @@ def test_full_disk_at_the_end_is_an_error_that_keeps_the_state_before(tmp_path, 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path):
     model = without_norms()
-    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step.*learning rate \(=1e\+30\)"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the overflow
+    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step.*learning rate \(=1e\+30\)"):
         train(model, shapes(), learning_rate=1e30, steps=40, folder=tmp_path, save_every=1)
     assert training_state.has_training_state(tmp_path)
     assert not model.training

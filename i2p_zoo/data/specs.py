@@ -1,0 +1,85 @@
+"""Data sets by a short text, as the command line takes them: `modelnet40:DIR`, `folder:DIR` and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from i2p_zoo.data.clouds import CloudSet
+from i2p_zoo.data.folders import load_folder
+from i2p_zoo.data.modelnet40 import load_modelnet40
+from i2p_zoo.data.npz import load_npz
+from i2p_zoo.data.scanobjectnn import load_scanobjectnn
+from i2p_zoo.data.shapenet55 import load_shapenet55
+from i2p_zoo.errors import InvalidInputError, NotFoundError
+
+Splits = tuple[CloudSet, CloudSet]
+
+_LOADERS: dict[str, Callable[[Path], Splits]] = {
+    "modelnet40": load_modelnet40,
+    "scanobjectnn": load_scanobjectnn,
+    "scanobjectnn-objects": lambda path: load_scanobjectnn(path, "objects"),
+    "scanobjectnn-background": lambda path: load_scanobjectnn(path, "objects_and_background"),
+    "shapenet55": load_shapenet55,
+    "npz": load_npz,
+    "folder": load_folder,
+}
+_EXAMPLES = (
+    "modelnet40:data/modelnet40_ply_hdf5_2048 (or the folder of Princeton's OFF meshes), scanobjectnn:data/h5_files (its "
+    "hardest variant), scanobjectnn-objects:data/h5_files, scanobjectnn-background:data/h5_files, "
+    "shapenet55:data/ShapeNet55-34, npz:clouds.npz, folder:my_objects (a sub-folder of clouds or meshes for each class), "
+    "kicad-mini"
+)
+_KICAD = Path("tests", "data", "kicad-mini.npz")
+
+
+def load_data(spec: str) -> Splits:
+    """Loads a data set that a text names.
+
+    Args:
+        spec: a kind and, behind a colon, its folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
+            `scanobjectnn-objects:DIR`, `scanobjectnn-background:DIR`, `shapenet55:DIR`, `npz:FILE`, `folder:DIR`; or
+            `kicad-mini`, which the repository carries.
+
+    Returns:
+        The train split, which has a cloud of every class, and the test split.
+
+    Raises:
+        NotFoundError: the folder or file is missing; the message says where the data set is to be had.
+        InvalidInputError: an unknown kind, data that cannot be read, an empty split, or a class without a training cloud.
+        MissingExtraError: a library of the format is not installed.
+
+    Example:
+        >>> train, test = load_data("kicad-mini")
+        >>> len(train), len(test), len(train.classes)
+        (400, 199, 10)
+    """
+    if spec == "kicad-mini":
+        splits = load_npz(_find_kicad())
+    else:
+        kind, _, place = spec.partition(":")
+        if kind not in _LOADERS or not place:
+            raise InvalidInputError(f"Unknown data set {spec!r}; expected one such as: {_EXAMPLES}.")
+        splits = _LOADERS[kind](Path(place).expanduser())
+    for name, split in zip(("train", "test"), splits, strict=True):
+        if not len(split):
+            raise InvalidInputError(f"{spec}: the {name} split has no clouds.")
+    train = splits[0]
+    counts = np.bincount(train.hard_labels(), minlength=len(train.classes))
+    bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if bare:
+        raise InvalidInputError(f"{spec}: no training cloud of the classes {bare}; every class needs one.")
+    return splits
+
+
+def _find_kicad() -> Path:
+    places = [root / _KICAD for root in (Path(__file__).parents[2], Path.cwd())]
+    for path in places:
+        if path.is_file():
+            return path
+    raise NotFoundError(
+        f"kicad-mini is neither {places[0]} nor {places[1]}: it comes with the source repository of i2p-zoo, not with the "
+        f"installed package. Run in a checkout, or give the file as npz:PATH/{_KICAD.name}."
+    )

@@ -1,0 +1,102 @@
+"""The paper's own classification networks: timm's ResNets with Image2Point's stem, shortcuts and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.synchronized_norm import normalize_batch
+
+PRESETS = ("image2point",)
+ARCHITECTURES = ("resnet18", "resnet50", "resnet101", "resnet152")
+"""Those of the paper that timm has too; its "R34" is no ResNet-34."""
+
+
+class LogitNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, K) logits, over all processes where they train together."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Normalises (B, K) logits; in training a batch of 1 raises ValueError, as torch does."""
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return normalize_batch(
+            logits, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
+        )
+
+
+class NormalizedLinear(nn.Linear):
+    """A classifier whose logits are normalised."""
+
+    def __init__(self, in_features: int, out_features: int, **kwargs: Any) -> None:
+        super().__init__(in_features, out_features, **kwargs)
+        self.norm = LogitNorm(out_features, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, K) logits of (B, C) features."""
+        logits: Tensor = self.norm(super().forward(x))
+        return logits
+
+
+def check_preset(preset: str | None, architecture: str) -> None:
+    """Raises InvalidInputError for an unknown preset, UnsupportedError for an architecture that it does not have."""
+    if preset and preset not in PRESETS:
+        raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    if preset and architecture not in ARCHITECTURES:
+        raise UnsupportedError(f"preset={preset!r} has the networks {', '.join(ARCHITECTURES)}; got {architecture!r}.")
+
+
+def set_preset_(model: Any, preset: str) -> None:
+    """Makes the paper's network of an inflated ResNet with a point stem, in place.
+
+    No activation behind the stem; each stage's 1x1 shortcut becomes a 2x2x2 one whose taps repeat its weight, undivided;
+    BatchNorm on the logits. The stages then run at strides 1, 2, 4 and 8. (Image2Point, section 3, and its published code.)
+
+    Args:
+        model: inflated by "copy", with a point stem.
+        preset: "image2point".
+
+    Raises:
+        InvalidInputError: an unknown preset, another inflation or an image stem.
+        UnsupportedError: an architecture that the paper does not have.
+    """
+    check_preset(preset, model.architecture)
+    if model.settings.inflation != "copy" or model.settings.stem != "point":
+        found = f"inflation={model.settings.inflation!r} and stem={model.settings.stem!r}"
+        raise InvalidInputError(f"preset={preset!r} needs inflation='copy' and stem='point'; got {found}.")
+    model.act1 = nn.Identity()
+    for name, module in list(model.named_modules()):
+        if name.endswith("downsample.0"):
+            model.get_submodule(name.rpartition(".")[0])[0] = _make_shortcut(module)
+            _report(model, f"{name}.", "shortcut of 2x2x2 copies", model.get_submodule(name))
+    model.settings = model.settings.changed(preset=preset)
+    normalize_classifier_(model)
+
+
+def normalize_classifier_(model: Any) -> None:
+    """Puts BatchNorm on the logits of a classifier that has none, in place, and keeps its weights."""
+    old = model.get_classifier()
+    if not isinstance(old, nn.Linear) or isinstance(old, NormalizedLinear):
+        return
+    new = NormalizedLinear(old.in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
+    new.weight, new.bias = old.weight, old.bias
+    new.train(old.training)
+    model.fc = new
+    _report(model, "fc.norm.", "BatchNorm on the logits", new.norm)
+
+
+def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
+    with torch.device("meta"):
+        new = SparseConv3d(old.in_channels, old.out_channels, 2, old.stride, ((0, 0), (0, 0)), bias=False, axis=old.axis)
+    new.weight = nn.Parameter(old.weight.detach().expand(-1, 2, 2, 2, -1).contiguous())
+    return new.train(old.training)
+
+
+def _report(model: Any, prefix: str, why: str, module: nn.Module) -> None:
+    if model.report is not None:
+        shapes = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        model.report = model.report.changed(prefix, "replaced", why, shapes)

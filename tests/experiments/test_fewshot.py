@@ -1,0 +1,65 @@
+"""Few shots: the same clouds for every method, tables of what was measured, and no run done twice."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.data import choose_shots
+from i2p_zoo.experiments import Setup, fewshot
+from i2p_zoo.experiments.fewshot import METHODS, format_table, run_fewshot
+from i2p_zoo.finetune import Options
+
+OPTIONS = Options(steps=2, batch_size=3)
+
+
+def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test_split(network, splits, tmp_path, monkeypatch):
+    seen = []
+    real = fewshot.run
+
+    def watch(setup, clouds, test_set, options, folder, **kwargs):
+        metrics = real(setup, clouds, test_set, options, folder, **kwargs)
+        seen.append((setup, clouds, len(test_set), options.seed, options.learning_rate, metrics))
+        return metrics
+
+    monkeypatch.setattr(fewshot, "run", watch)
+    setup = Setup(str(network), voxel_size=0.2)
+    result = run_fewshot(setup, *splits, OPTIONS, tmp_path, shots=(1, 2), trials=2, methods=tuple(METHODS))
+    assert len(seen) == 2 * 2 * len(METHODS)
+    for chosen, clouds, tested, trial, rate, _ in seen:
+        expected = choose_shots(splits[0], len(clouds) // 3, trial)
+        assert np.array_equal(clouds.points, expected.points)
+        assert tested == 15
+        assert rate == chosen.learning_rate
+    for name, changes in METHODS.items():
+        of_method = [m for s, *_, m in seen if all(getattr(s, key) == value for key, value in changes.items())]
+        assert {m["test"]["top1"] for m in of_method} >= set(result["methods"][name]["1"]["top1"])
+    saved = json.loads((tmp_path / "fewshot.json").read_text())
+    assert saved == result
+    assert (tmp_path / "fewshot.png").stat().st_size > 1000
+    again = run_fewshot(setup, *splits, OPTIONS, tmp_path, shots=(1, 2), trials=2, methods=tuple(METHODS))
+    assert again == result
+    assert len({str(path) for path in tmp_path.glob("*/metrics.json")}) == len(seen) // 2
+
+
+def test_table_has_mean_and_deviation_in_percent():
+    by_shots = {"1": {"top1": [0.2, 0.4]}, "5": {"top1": [0.5, 0.5]}}
+    table = format_table({"shots": [1, 5], "methods": {"all": by_shots}})
+    assert table.splitlines() == ["| | 1-shot | 5-shot |", "|---|--:|--:|", "| all | 30.0 ± 10.0 | 50.0 ± 0.0 |"]
+
+
+REFUSED = {
+    "unknown method": ({"methods": ("all", "magic")}, "magic"),
+    "no trials": ({"trials": 0}, "trials 1 or more"),
+    "too many shots": ({"shots": (1, 9)}, "9 shots a class are wanted"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_drawn_is_told_before_any_run(network, splits, tmp_path, arguments, words):
+    with pytest.raises(InvalidInputError, match=words):
+        run_fewshot(Setup(str(network)), *splits, OPTIONS, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()

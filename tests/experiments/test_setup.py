@@ -1,0 +1,68 @@
+"""Which network a run trains: image weights or the same structure without them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import i2p_zoo
+from i2p_zoo import InvalidInputError
+from i2p_zoo.experiments import Setup, build_model
+from i2p_zoo.experiments.setup import LEARNING_RATES
+from i2p_zoo.finetune import MODES
+
+CLASSES = ("a", "b")
+
+
+def test_scratch_has_the_structure_and_none_of_the_weights(network):
+    image, count = build_model(Setup(str(network)), CLASSES)
+    scratch, other = build_model(Setup(str(network), scratch=True), CLASSES)
+    assert repr(scratch) == repr(image)
+    assert (count, scratch.settings) == (other, image.settings)
+    source = i2p_zoo.from_pretrained(network).state_dict()
+    name = "layer2.0.conv2.weight"
+    assert torch.equal(image.state_dict()[name], source[name])
+    assert not torch.equal(scratch.state_dict()[name], source[name])
+
+
+def test_new_layers_follow_from_the_seed_and_the_callers_random_state_stays(network):
+    torch.manual_seed(9)
+    expected = torch.rand(2)
+    torch.manual_seed(9)
+    models = [build_model(Setup(str(network), scratch=True), CLASSES, seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(torch.rand(2), expected)
+    first, again, other = (model.state_dict() for model in models)
+    for name in ("conv1.0.weight", "fc.weight", "layer2.0.conv2.weight"):
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+
+
+def test_settings_and_channels_are_those_asked_for(network):
+    setup = Setup(str(network), features="xyz,normals", skip_downsamples=1, voxel_size=0.3)
+    model, _ = build_model(setup, CLASSES)
+    assert model.in_chans == setup.in_chans == 6
+    assert (model.settings.skip_downsamples, model.settings.voxel_size, model.settings.stem) == (1, 0.3, "point")
+    assert model.num_classes == 2
+    assert model.pretrained_cfg["label_names"] == ["a", "b"]
+
+
+def test_every_mode_that_trains_has_a_learning_rate(network):
+    assert LEARNING_RATES.keys() == set(MODES) - {"none"}
+    assert Setup("a", mode="io").learning_rate != Setup("a", mode="io", scratch=True).learning_rate
+
+
+REFUSED = {
+    "mode": ({"mode": "half"}, "all, io.*got 'half'"),
+    "features": ({"features": "xyz,extra"}, "xyz, rgb, normals, ones.*got 'xyz,extra'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_no_data_set_has_is_refused(changes, words):
+    with pytest.raises(InvalidInputError, match=words):
+        Setup("i2p-resnet18", **changes)
+
+
+def test_folder_of_another_inflation_is_refused(network):
+    with pytest.raises(InvalidInputError, match="inflation 'center'; 'copy' is wanted"):
+        build_model(Setup(str(network), inflation="copy"), CLASSES)

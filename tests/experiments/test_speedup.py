@@ -1,0 +1,67 @@
+"""Speed to accuracy: steps and seconds are read off the curves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.experiments import Setup, speedup
+from i2p_zoo.experiments.speedup import run_speedup
+from i2p_zoo.finetune import Options
+
+CURVES = {  # test accuracy after 2, 4 and 6 steps, by seed
+    "image weights": [(0.5, 0.7, 0.9), (0.3, 0.4, 0.5)],
+    "scratch": [(0.2, 0.3, 0.4), (0.2, 0.5, 0.6)],
+}
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Replaces training by the curves above, 2 s a step with image weights and 1 s from scratch."""
+
+    def run(setup, train_set, test_set, options, folder, **kwargs):
+        assert kwargs["monitor_test"]
+        name = "scratch" if setup.scratch else "image weights"
+        pace = 1 if setup.scratch else 2
+        accuracies = CURVES[name][options.seed]
+        points = [{"step": 2 * n, "seconds": 2.0 * n * pace, "top1": top1} for n, top1 in enumerate(accuracies, 1)]
+        return {"evaluations": points, "test": {"top1": accuracies[-1], "mean_class": accuracies[-1] / 2}}
+
+    monkeypatch.setattr(speedup, "run", run)
+
+
+def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path):
+    result = run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path, seeds=2)
+    first, second = result["seeds"]
+    assert first["target"] == 0.4
+    assert first["image weights"] == {"steps": 2, "seconds": 4.0, "final": 0.9, "final_mean_class": 0.45}
+    assert first["scratch"] == {"steps": 6, "seconds": 6.0, "final": 0.4, "final_mean_class": 0.2}
+    assert second["image weights"]["steps"] is None, "0.6 is never reached"
+    assert (result["steps_ratio"], result["seconds_ratio"]) == (3.0, 1.5), "of the seed that reached it"
+    assert json.loads((tmp_path / "speedup.json").read_text()) == result
+    assert (tmp_path / "speedup.png").stat().st_size > 1000
+
+
+def test_target_that_nobody_reaches_has_no_ratio(curves, splits, tmp_path):
+    options = Options(steps=6, evaluate_every=2)
+    result = run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=1, target=0.95)
+    assert result["steps_ratio"] is result["seconds_ratio"] is None
+    assert result["seeds"][0]["scratch"]["steps"] is None
+
+
+def test_real_runs_have_both_curves_and_are_not_run_twice(network, splits, tmp_path):
+    options = Options(steps=4, batch_size=6, evaluate_every=2)
+    setup = Setup(str(network), voxel_size=0.2)
+    result = run_speedup(setup, *splits, options, tmp_path, seeds=1)
+    assert result["seeds"][0]["scratch"]["final"] == result["seeds"][0]["target"]
+    assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"image-weights-0", "scratch-0"}
+    assert run_speedup(setup, *splits, options, tmp_path, seeds=1) == result
+
+
+@pytest.mark.parametrize("arguments", [{"seeds": 0}, {"options": Options(steps=6)}], ids=["no seeds", "no points"])
+def test_curves_need_seeds_and_points(splits, tmp_path, arguments):
+    options = arguments.pop("options", Options(steps=6, evaluate_every=2))
+    with pytest.raises(InvalidInputError, match=r"seeds.*evaluate_every"):
+        run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, **arguments)

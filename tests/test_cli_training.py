@@ -1,0 +1,147 @@
+"""The commands that train and those that look at what was trained, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import i2p_zoo
+from i2p_zoo.cli import main
+from i2p_zoo.finetune import freeze, train
+from tests.test_cli import fail, offline_in_an_empty_folder, succeed
+from tests.test_finetune import shapes
+
+__all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
+FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "6"]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clouds") / "shapes.npz"
+    train_set, test_set = shapes(24), shapes(15)
+    points = np.concatenate([train_set.points, test_set.points])
+    labels = np.concatenate([train_set.labels, test_set.labels])
+    np.savez(path, points=points, label=labels, split=np.repeat([0, 1], [24, 15]), classes=np.array(train_set.classes))
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def finished(network, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    options = ["--model", network, "--data", data, "--mode", "io+bn", *FAST, "--adapter", "--hold-out", "0.25"]
+    arguments = [*map(str, ["finetune", *options, "--target", "1.0", "--out", out / "run"])]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    return out / "run", result.stdout
+
+
+def test_finetune_says_what_it_did_and_where(finished):
+    folder, text = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"test accuracy {100 * metrics['test']['top1']:.1f} %" in text
+    assert f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters" in text
+    assert "target 100.0 % never reached" in text
+    assert f"in {folder}: adapter, metrics.json, curves.png, confusion.png" in text
+    for name in ("adapter", "metrics.json", "curves.png", "confusion.png"):
+        assert (folder / name).exists()
+
+
+def test_epochs_are_counted_in_clouds(network, data, tmp_path):
+    succeed(
+        "finetune", "--model", network, "--data", data, "--voxel-size", 0.2, "--epochs", 0.5, "--batch-size", 6, "--out", "run"
+    )
+    assert len(json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]) == 2
+
+
+def test_json_is_one_object_without_the_history(network, data):
+    result = succeed("finetune", "--model", network, "--data", data, *FAST, "--shots", 2, "--scratch", "--out", "run", "--json")
+    printed = json.loads(result.stdout)
+    assert printed["clouds"]["train"] == 6
+    assert printed["setup"]["scratch"] is True
+    assert "history" not in printed
+
+
+def test_teacher_labels_the_clouds(network, data, finished, tmp_path):
+    train_set = shapes(24)
+    teacher = i2p_zoo.from_pretrained(network, num_classes=3, voxel_size=0.2, stem="point")
+    freeze(teacher, "all")
+    train(teacher, train_set, steps=8, batch_size=8)
+    teacher.save_pretrained("teacher")
+    options = ["--model", network, "--data", data, *FAST, "--teacher", "teacher"]
+    succeed("finetune", *options, "--temperature", 2, "--out", "soft")
+    succeed("finetune", *options, "--threshold", 0.34, "--out", "hard")
+    message = fail("finetune", *options, "--threshold", 1.0, "--out", "none")
+    assert "sure of no cloud" in message
+    assert not (tmp_path / "none" / "metrics.json").exists()
+
+
+def test_fewshot_prints_its_table(network, data):
+    options = ["--shots", "1,2", "--trials", 1, "--methods", "scratch,all", *FAST]
+    result = succeed("fewshot", "--model", network, "--data", data, *options, "--out", "few")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "| | 1-shot | 2-shot |"
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["scratch", "all"]
+
+
+def test_speedup_prints_both_curves_ends(network, data):
+    options = ["--seeds", 1, "--evaluate-every", 1, *FAST, "--out", "speed"]
+    result = succeed("speedup", "--model", network, "--data", data, *options)
+    assert "seed 0: target" in result.stdout
+    assert "image weights" in result.stdout
+    assert "scratch" in result.stdout
+
+
+MISUSES = {
+    "steps and epochs": (["--steps", 2, "--epochs", 1], "--steps or --epochs, not both"),
+    "best of nothing": (["--keep", "best"], "need clouds to `monitor`"),
+    "best of the test split": (["--keep", "best", "--monitor-test"], "never on the test split"),
+    "too many shots": (["--shots", 99], "99 shots a class are wanted"),
+    "features that are not there": (["--features", "xyz,normals"], "normals"),
+    "unknown features": (["--features", "smell"], "'smell'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISUSES.values(), ids=MISUSES.keys())
+def test_misuse_is_one_line_and_leaves_no_figures(network, data, tmp_path, arguments, words):
+    assert words in fail("finetune", "--model", network, "--data", data, *arguments, "--out", "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_predict_names_classes_and_draws(finished, tmp_path):
+    folder, _ = finished
+    clouds = shapes(3)
+    for number, points in enumerate(clouds.points):
+        np.save(tmp_path / f"{number}.npy", points)
+    result = succeed("predict", folder / "adapter", "0.npy", "1.npy", "2.npy", "--picture", "classes.png")
+    lines = result.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["0.npy", "1.npy", "2.npy"]
+    assert all(any(name in line for name in clouds.classes) for line in lines[:3])
+    with Image.open("classes.png") as picture:
+        assert min(picture.size) > 100
+    printed = json.loads(succeed("predict", folder / "adapter", "0.npy", "--json", "--top", 3).stdout)
+    assert sum(printed["0.npy"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_names_the_file_that_cannot_be_read(finished, tmp_path):
+    folder, _ = finished
+    (tmp_path / "bad.off").write_text("no mesh")
+    for name in ("bad.off", "missing.ply"):
+        assert name in fail("predict", folder / "adapter", name)
+
+
+def test_collapse_prints_and_draws_the_four_figures(finished, data, tmp_path):
+    folder, _ = finished
+    result = succeed("collapse", folder / "adapter", "--data", data, "--picture", "collapse.png")
+    assert all(name in result.stdout for name in ("nc1", "nc2_norms_means", "nc3", "nc4"))
+    assert (tmp_path / "collapse.png").stat().st_size > 1000
+    printed = json.loads(succeed("collapse", folder / "adapter", "--data", data, "--json").stdout)
+    assert printed[str(folder / "adapter")]["nc1"] > 0
