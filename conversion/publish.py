@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,13 @@ import torch
 from filelock import FileLock
 
 from conversion.recipes import Recipe
-from i2p_zoo.card import is_edited, write_card
+from i2p_zoo.card import write_card
 from i2p_zoo.certificate import TOLERANCES
-from i2p_zoo.checkpoint import CARD, load_folder
+from i2p_zoo.checkpoint import CARD, is_edited_card, load_folder, sha256_of_tensors
 from i2p_zoo.checkpoint_config import CONFIG, read_config
 from i2p_zoo.errors import CertificateError, CheckpointError, I2PError, InvalidInputError
 from i2p_zoo.hub import convert
+from i2p_zoo.hub_files import first_line
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.pictures import draw_kernels
 from i2p_zoo.publishing import PICTURE, push_folder
@@ -60,12 +64,44 @@ def publish(
         for recipe in recipes:
             yield publish_recipe(recipe, work, organisation, push)
         return
+    waiting, suspects = deque(recipes), deque[Recipe]()
+    while waiting:
+        suspects += yield from _publish_in_pool(waiting, processes, work, organisation, push)
+    while suspects:  # each may be the one that the process died of, so alone
+        for recipe in (yield from _publish_in_pool(deque([suspects.popleft()]), 1, work, organisation, push)):
+            yield Outcome(recipe.name, "failed", "its process was killed twice, as where memory runs out.")
+
+
+def _publish_in_pool(
+    waiting: deque[Recipe], processes: int, work: Path, organisation: str, push: bool
+) -> Generator[Outcome, None, list[Recipe]]:
+    """Publishes side by side until no recipe is waiting or a process dies; returns those that were running then."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_share_cores, initargs=(processes,)) as pool:
-        futures = {pool.submit(publish_recipe, recipe, work, organisation, push): recipe for recipe in recipes}
-        for future in as_completed(futures):
-            error = future.exception()
-            yield future.result() if error is None else Outcome(futures[future].name, "failed", f"the process died: {error}")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_process, initargs=(processes,))
+    running: dict[Future[Outcome], Recipe] = {}
+    died: list[Recipe] = []
+    try:
+        while running or (waiting and not died):
+            while waiting and not died and len(running) < processes:  # what waits in the pool itself cannot be stopped
+                recipe = waiting.popleft()
+                try:
+                    running[pool.submit(publish_recipe, recipe, work, organisation, push)] = recipe
+                except BrokenProcessPool:
+                    died.append(recipe)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                recipe = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    died.append(recipe)
+                else:
+                    yield future.result()
+        return died
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(processes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process and not only its recipe
+    _share_cores(processes)
 
 
 def _share_cores(processes: int) -> None:
@@ -73,7 +109,7 @@ def _share_cores(processes: int) -> None:
 
 
 def publish_recipe(recipe: Recipe, work: Path, organisation: str, push: bool) -> Outcome:
-    """Publishes one network; an error of this package or of the file system is the outcome."""
+    """Publishes one network; an error is the outcome."""
     folder = work / recipe.name
     try:
         with FileLock(work / f".{recipe.name}.lock"):
@@ -81,6 +117,8 @@ def publish_recipe(recipe: Recipe, work: Path, organisation: str, push: bool) ->
             plan = push_folder(folder, f"{organisation}/{recipe.name}", dry_run=not push)
     except (I2PError, OSError) as error:
         return Outcome(recipe.name, "failed", " ".join(str(error).split()))
+    except Exception as error:  # of timm's or torch's code, about this network alone
+        return Outcome(recipe.name, "failed", f"{type(error).__name__}: {first_line(error)}")
     state = "unchanged" if not plan.changes else "published" if push else "would publish"
     return Outcome(recipe.name, state, plan.summary())
 
@@ -96,28 +134,31 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     model = _load_prepared(recipe, folder)
     if model is None:
         model = convert(f"{recipe.architecture}.{recipe.tag}", folder, inflation=recipe.inflation)
-    check_certificate(recipe.name, model.source.get("certificate"))
+    check_certificate(recipe.name, model.source.get("certificate"), sha256_of_tensors(model))
     found = model.source.get("license") or "unknown"
     if found != recipe.license:
         raise InvalidInputError(
             f"{recipe.name}: the weights have the licence {found!r}, the recipe says {recipe.license!r}. Correct the recipe."
         )
-    with staged_folder(folder, lambda path: False) as stage:
-        if not (folder / PICTURE).is_file():
-            _draw_filter(model, stage / PICTURE)
-        card = folder / CARD
-        if not card.is_file() or not is_edited(card.read_text(encoding="utf-8")):
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            text = write_card(read_config(folder / CONFIG), parameters, picture=PICTURE)
-            (stage / CARD).write_text(text, encoding="utf-8")
+    drawn = False
+    with staged_folder(folder, lambda path: path.name == PICTURE and not drawn, is_edited_card) as stage:
+        drawn = _draw_filter(model, stage / PICTURE)  # each time: one that is there may be of the network before
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        text = write_card(read_config(folder / CONFIG), parameters, picture=PICTURE if drawn else None)
+        (stage / CARD).write_text(text, encoding="utf-8")
 
 
-def check_certificate(name: str, certificate: dict[str, Any] | None) -> None:
-    """Raises CertificateError unless both precisions were measured and hold."""
+def check_certificate(name: str, certificate: dict[str, Any] | None, tensors: str) -> None:
+    """Raises CertificateError unless both precisions were measured and hold, for a network of tensors with this sha256."""
     errors = (certificate or {}).get("errors", {})
     held = {dtype: isinstance(errors.get(dtype), float) and errors[dtype] <= bound for dtype, bound in TOLERANCES.items()}
     if not all(held.values()):
         raise CertificateError(f"{name}: not certified ({errors or 'nothing measured'}; bounds {TOLERANCES}): not published.")
+    if (certified := (certificate or {}).get("tensors")) != tensors:
+        raise CertificateError(
+            f"{name}: its tensors have sha256 {tensors!r}, but {certified!r} was certified: not published. Remove its folder "
+            "to have it converted again."
+        )
 
 
 def _load_prepared(recipe: Recipe, folder: Path) -> Any:
@@ -130,12 +171,13 @@ def _load_prepared(recipe: Recipe, folder: Path) -> Any:
     return model if made == (recipe.architecture, recipe.tag, recipe.inflation) else None
 
 
-def _draw_filter(model: Any, path: Path) -> None:
-    """Draws the strongest filter of the first convolution that is wider than a voxel."""
+def _draw_filter(model: Any, path: Path) -> bool:
+    """Draws the strongest filter of the first convolution that is wider than a voxel, and tells whether there is one."""
     wide = (m for m in model.modules() if isinstance(m, SparseConv3d) and max(m.kernel_size) > 1)
     layer = next(wide, None)
     if layer is None:
-        return
+        return False
     weight = layer.weight.detach().float().flatten(0, -5)  # (filters, kz, ky, kx, inputs)
     strongest = weight[weight.flatten(1).norm(dim=1).argmax()]
     draw_kernels(path, {model.settings.inflation: strongest.mean(-1)})
+    return True

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from i2p_zoo.checkpoint import check_rebuilds, clean_state, describe_model, write_folder
+from i2p_zoo.checkpoint import check_rebuilds, clean_state, deflate, describe_model, note_certified, write_folder
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.hub import load_base
 from i2p_zoo.hub_files import HubOptions
@@ -14,7 +14,15 @@ from i2p_zoo.weight_files import ADAPTER_WEIGHTS
 from i2p_zoo.weights import has_same_bits
 
 
-def save_adapter(model: Any, folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> Path:
+def save_adapter(
+    model: Any,
+    folder: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """Saves only what finetuning changed, bit by bit compared with the network's base, which is loaded again for it.
 
     After a finetune of input, output and normalisation layers this is a hundredth of the network. `from_pretrained(folder)`
@@ -24,12 +32,14 @@ def save_adapter(model: Any, folder: str | os.PathLike[str], base: str | os.Path
         model: a network from `from_pretrained`, trained since.
         folder: created if missing.
         base: where the base is now, a folder or a name; by default where the model was loaded from.
+        token, cache_dir, local_files_only: for the base, as `i2p_zoo.from_pretrained`.
 
     Returns:
         The folder.
 
     Raises:
-        InvalidInputError: the network has no base, does not differ from it, or is not rebuilt by its timm name.
+        InvalidInputError: the network has no base, does not differ from it, or is not rebuilt by its timm name, or the folder
+            is the base's.
         CheckpointError: the base is no longer the one that was loaded, or a weight is not finite.
         NotFoundError, HubError: the base cannot be had.
         OSError: the folder cannot be written.
@@ -47,10 +57,15 @@ def save_adapter(model: Any, folder: str | os.PathLike[str], base: str | os.Path
     config = describe_model(model)
     if model.base is None:
         raise InvalidInputError("The network was loaded from no checkpoint, so it has no base; use `save_pretrained`.")
+    for place in (model.base["name"], base):  # a folder of a name's words is looked into before the Hub is asked
+        if place is not None and Path(folder).resolve() == Path(place).resolve():
+            raise InvalidInputError(f"The adapter's base is in {os.fspath(folder)!r} itself; give the adapter another folder.")
     config["i2p"]["base"] = dict(model.base)
     state = clean_state(model)
     check_rebuilds(model, config, state)
-    source = load_base(model.base, model.settings.inflation, HubOptions(), base).state_dict()
+    note_certified(model, config, deflate(model, state))
+    options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+    source = load_base(model.base, model.settings.inflation, options, base).state_dict()
     changed = {key: tensor for key, tensor in state.items() if key not in source or not has_same_bits(tensor, source[key])}
     if not changed:
         raise InvalidInputError(f"The network does not differ from its base {model.base['name']!r}: there is nothing to save.")

@@ -248,6 +248,8 @@ def _describe_certificate(config: Mapping[str, Any]) -> str:
     measured = certificate.get("inflation", config["i2p"]["settings"]["inflation"])
     if measured != config["i2p"]["settings"]["inflation"]:
         figures += f" (its {measured}-inflated twin)"
+    if certificate.get("finetuned"):
+        figures += " (of the network it was finetuned from)"
     return figures if config["i2p"]["weights"] else f"{figures} with random weights; measured with the real ones on publishing"
 
 

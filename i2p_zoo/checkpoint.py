@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,26 @@ from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation import inflate_structure, inflate_structure_
 from i2p_zoo.models import PREFIX, create_timm_model, describe_, split_name
 from i2p_zoo.point_cloud_model import PointCloudModel, Settings, materialize_
-from i2p_zoo.staging import locate, staged_folder
+from i2p_zoo.presets import set_preset_
+from i2p_zoo.staging import locate, snapshot, staged_folder
 from i2p_zoo.stems import find_stem, set_point_stem_
-from i2p_zoo.weight_files import WEIGHTS, check_state, is_finite, is_weights_name, read_weights, write_weights
+from i2p_zoo.weight_files import (
+    WEIGHTS,
+    check_shard_size,
+    check_state,
+    is_finite,
+    is_weights_name,
+    read_weights,
+    sha256_of_state,
+    write_weights,
+)
 
 CARD = "README.md"
 _MAX_MODULES = 3_000  # resnetrs420 makes 2,540, the most of any in timm
-_PRETRAINED_KEYS = ("architecture", "tag", "input_size", "mean", "std", "interpolation", "crop_pct", "license", "hf_hub_id")
+_ATTEMPTS = 10
+_PRETRAINED_KEYS = tuple("architecture tag input_size mean std interpolation crop_pct license hf_hub_id label_names".split())
 
+T = TypeVar("T")
 LoadBase = Callable[[Mapping[str, Any], str], Any]
 """Loads the network that an adapter was made on, from the config's `base` and the inflation's name."""
 
@@ -63,17 +75,18 @@ def save_pretrained(
         The folder.
 
     Raises:
-        InvalidInputError: the model is not rebuilt by its timm architecture's name and arguments.
+        InvalidInputError: the model is not rebuilt by its timm architecture's name and arguments, or a wrong `max_shard_size`.
         CheckpointError: a weight is not finite.
         OSError: the folder cannot be written.
     """
+    check_shard_size(max_shard_size)
     config = describe_model(model, certificate)
     config["i2p"]["compact"] = compact
     state = clean_state(model)
     check_rebuilds(model, config, state)
-    if compact:
-        state = _deflate(model, state)
-    return write_folder(Path(folder), model, config, state, WEIGHTS, max_shard_size)
+    flat = deflate(model, state)
+    note_certified(model, config, flat, fresh=certificate is not None)
+    return write_folder(Path(folder), model, config, flat if compact else state, WEIGHTS, max_shard_size)
 
 
 def write_folder(
@@ -87,14 +100,45 @@ def write_folder(
     """Writes config, weights and card of a checkpoint together; the card only where there is none that was edited."""
     kept: set[str] = set()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    with staged_folder(folder, lambda path: is_weights_name(path.name) and path.name not in kept) as stage:
+    with staged_folder(folder, lambda path: is_weights_name(path.name) and path.name not in kept, is_edited_card) as stage:
         config["i2p"]["weights"] = write_weights(state, stage, name, max_shard_size)
         (stage / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        card = folder / CARD
-        if not card.exists() or not is_edited(card.read_text(encoding="utf-8", errors="replace")):
-            (stage / CARD).write_text(write_card(config, parameters), encoding="utf-8")
+        (stage / CARD).write_text(write_card(config, parameters), encoding="utf-8")
         kept |= {path.name for path in stage.iterdir()}
     return folder
+
+
+def is_edited_card(path: Path) -> bool:
+    """Whether a file is a card that somebody edited, which is never overwritten."""
+    return path.name == CARD and path.is_file() and is_edited(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def note_certified(model: Any, config: dict[str, Any], state: dict[str, Tensor], *, fresh: bool = False) -> None:
+    """Notes in a config which tensors its certificate was measured with, and whether they are still those of the network.
+
+    A network is converted, certified and saved in one go, so those are the tensors at the first time that it is saved.
+
+    Args:
+        model: gets the note too, for the next time.
+        config: of the network, with a certificate or none.
+        state: its tensors, as `deflate` returns them.
+        fresh: the certificate was measured for the network as it is now.
+    """
+    certificate = config["i2p"]["certificate"]
+    if not certificate:
+        return
+    tensors = sha256_of_state(state)
+    first = model.base is None and "tensors" not in certificate
+    certified = tensors if fresh or first else certificate.get("tensors")
+    finetuned = certified != tensors or model.settings.skip_downsamples > 0
+    config["i2p"]["certificate"] = {**certificate, "tensors": certified, "finetuned": finetuned}
+    if first and not fresh:
+        model.source = {**model.source, "certificate": config["i2p"]["certificate"]}
+
+
+def sha256_of_tensors(model: Any) -> str:
+    """Returns what `note_certified` notes of a network's tensors."""
+    return sha256_of_state(deflate(model, clean_state(model)))
 
 
 def describe_model(model: Any, certificate: Any = None) -> dict[str, Any]:
@@ -160,7 +204,7 @@ def clean_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _deflate(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def deflate(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Puts 2D kernels in place of those weights that they inflate to, bit for bit."""
     result = {}
     for key, tensor in state.items():
@@ -172,7 +216,7 @@ def _deflate(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _inflate(model: Any, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Undoes `_deflate`, in place; what fits nothing is left to `check_state`."""
+    """Undoes `deflate`, in place; what fits nothing is left to `check_state`."""
     for key, want in expected.items():
         if key in state and state[key].shape != want.shape and state[key].dtype == want.dtype:
             owner, _, name = key.rpartition(".")
@@ -221,6 +265,8 @@ def build_structure(config: dict[str, Any]) -> Any:
     describe_(model, architecture, config["model_args"], in_chans)
     if stem is not None:
         set_point_stem_(model, stem, in_chans)
+    if settings.preset:
+        set_preset_(model, settings.preset)
     model.settings = settings
     return model
 
@@ -255,9 +301,26 @@ def load_folder(folder: str | os.PathLike[str], load_base: LoadBase | None = Non
         CheckpointError: a file is missing, damaged, altered or foreign; the message names file, key, expected and found.
     """
     folder = Path(folder)
-    config = read_config(locate(folder, CONFIG))
-    paths = {file: locate(folder, file) for file in config["i2p"]["weights"]}
-    return load_weights(config, paths, load_base, name or str(folder.resolve()))
+
+    def load() -> Any:
+        config = read_config(locate(folder, CONFIG))
+        paths = {file: locate(folder, file) for file in config["i2p"]["weights"]}
+        return load_weights(config, paths, load_base, name or str(folder.resolve()))
+
+    return read_steadily(folder, load)
+
+
+def read_steadily(folder: Path, read: Callable[[], T]) -> T:
+    """Returns what a function reads from a folder; where it fails while another process saves there, it is called again."""
+    for _ in range(_ATTEMPTS):
+        before = snapshot(folder)
+        try:
+            return read()
+        except (CheckpointError, FileNotFoundError) as caught:
+            error = caught
+            if snapshot(folder) == before:
+                raise
+    raise CheckpointError(f"{folder}: was changed while it was read, {_ATTEMPTS} times in a row. Load it again.") from error
 
 
 def load_weights(
@@ -303,5 +366,9 @@ def _add_base(state: dict[str, Tensor], base: Any, expected: Mapping[str, Tensor
 def describe_weights(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the name, the size in bytes and the sha256 of each of a checkpoint folder's weights files."""
     folder = Path(folder)
-    weights = read_config(locate(folder, CONFIG))["i2p"]["weights"]
-    return [{"file": name, "bytes": locate(folder, name).stat().st_size, "sha256": sha256} for name, sha256 in weights.items()]
+
+    def describe() -> list[dict[str, Any]]:
+        weights = read_config(locate(folder, CONFIG))["i2p"]["weights"]
+        return [{"file": file, "bytes": locate(folder, file).stat().st_size, "sha256": weights[file]} for file in weights]
+
+    return read_steadily(folder, describe)

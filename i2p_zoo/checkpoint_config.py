@@ -11,6 +11,7 @@ from typing import Any
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.models import PREFIX, check_features
 from i2p_zoo.point_cloud_model import Settings
+from i2p_zoo.presets import PRESETS
 from i2p_zoo.weight_files import is_weights_name
 from i2p_zoo.weights import INFLATIONS
 
@@ -91,10 +92,12 @@ def _refuse_constant(name: str) -> None:
 
 def _check_args(path: Path, value: Any) -> None:
     """Refuses numbers by which timm would first make a list of that length, of the rates of drop path for one."""
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_args(path, part)
-    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-        raise CheckpointError(f"{path}: `model_args` has {value!r}; no network needs numbers above {_MAX_NUMBER}.")
+    parts = [value]
+    while parts:  # no recursion: newer Pythons read JSON deeper than they call functions
+        part = parts.pop()
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        if isinstance(part, int) and abs(part) > _MAX_NUMBER:
+            raise CheckpointError(f"{path}: `model_args` has {part!r}; no network needs numbers above {_MAX_NUMBER}.")
 
 
 def _check_weights(path: Path, weights: Any, key: str) -> None:
@@ -133,7 +136,7 @@ def _check_settings(path: Path, settings: Any) -> None:
         kinds = (*kinds, int) if kinds == (float,) else kinds
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise CheckpointError(f"{path}: `i2p.settings.{key}` must be {kinds[0].__name__}; found {value!r}.")
-    allowed = {"inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("image", "point")}
+    allowed = {"inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("image", "point"), "preset": ("", *PRESETS)}
     for key, values in allowed.items():
         if settings[key] not in values:
             raise CheckpointError(f"{path}: `i2p.settings.{key}` must be one of {values}; found {settings[key]!r}.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.card import is_edited
-from i2p_zoo.checkpoint import CARD, save_pretrained
+from i2p_zoo.checkpoint import CARD, is_edited_card, read_steadily, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG, read_config
 from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
 from i2p_zoo.hub_files import first_line
@@ -105,15 +105,17 @@ def push_folder(
 
     Raises:
         CheckpointError: the folder is no whole checkpoint.
-        InvalidInputError: no repository can have this name, or an adapter stands on a local folder.
-        HubError: the Hub cannot be reached or refused; the message says why.
+        InvalidInputError: no repository can have this name, an adapter stands on a local folder, or the card is not UTF-8.
+        HubError: the Hub cannot be reached or refused, or the folder was saved over meanwhile; the message says why.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     if repo.count("/") != 1:
         raise InvalidInputError(f"{repo!r} is no repository's full name; give organisation/name.")
-    local = _checkpoint_files(Path(folder))
-    base = read_config(local[CONFIG])["i2p"]["base"]
+    folder = Path(folder)
+    local = read_steadily(folder, lambda: _checkpoint_files(folder))
+    config = json.loads(local[CONFIG].content)
+    base = config["i2p"]["base"]
     if base is not None and os.path.isabs(base["name"]):
         raise InvalidInputError(
             f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
@@ -129,12 +131,25 @@ def push_folder(
         if parent is None:
             api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
             parent = api.model_info(repo).sha
-        operations: list[Any] = [
-            CommitOperationAdd(file.name, local[file.name]) for file in plan.files if file.action == "upload"
-        ] + [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
-        message = message or f"Upload {read_config(local[CONFIG])['architecture']}"
-        api.create_commit(repo, operations, commit_message=message, revision=revision, parent_commit=parent)
+        additions = []
+        for name in (file.name for file in plan.files if file.action == "upload"):
+            if isinstance(local[name].content, Path) and not local[name].content.is_file():
+                raise _changed(repo, folder)
+            additions.append(CommitOperationAdd(name, local[name].content))
+        try:  # apart from the commit: what was sent is compared before anybody can see it
+            api.preupload_lfs_files(repo, additions, revision=revision)
+        except FileNotFoundError as error:
+            raise _changed(repo, folder) from error
+        if any(addition.upload_info.sha256.hex() != local[addition.path_in_repo].sha256 for addition in additions):
+            raise _changed(repo, folder)
+        deletions = [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
+        message = message or f"Upload {config['architecture']}"
+        api.create_commit(repo, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=parent)
     return plan
+
+
+def _changed(repo: str, folder: Path) -> HubError:
+    return HubError(f"{repo}: {folder} changed meanwhile; push again.")
 
 
 def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = True, **options: Any) -> PushPlan:
@@ -145,7 +160,7 @@ def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = 
         repo: "organisation/name".
         adapter: push only what differs from the network's base, as `i2p_zoo.save_adapter`.
         compact: as `save_pretrained`.
-        **options: as `push_folder`.
+        **options: as `push_folder`; the token is also for the base.
 
     Returns, raises: as `push_folder`, and as what saves.
     """
@@ -153,28 +168,54 @@ def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = 
         if adapter:
             from i2p_zoo.adapter import save_adapter
 
-            save_adapter(model, temporary)
+            save_adapter(model, temporary, token=options.get("token"))
         else:
             save_pretrained(model, temporary, compact=compact)
         return push_folder(temporary, repo, **options)
 
 
-def _checkpoint_files(folder: Path) -> dict[str, Path]:
-    """The files of a checkpoint by name, after the weights' hashes were checked."""
-    config = locate(folder, CONFIG)
-    weights = read_config(config)["i2p"]["weights"]
+@dataclass(frozen=True)
+class _LocalFile:
+    """A file of a checkpoint as it was when the folder was read: a small one whole, weights by path and hash."""
+
+    content: Any
+    size: int
+    sha256: str
+
+
+def _checkpoint_files(folder: Path) -> dict[str, _LocalFile]:
+    """The files of a checkpoint by name, after the weights' hashes were checked, all as one save left them."""
+    config = read_config(locate(folder, CONFIG))
+    weights = config["i2p"]["weights"]
+    files = {}
     for name, sha256 in weights.items():
         path = locate(folder, name)
         found = sha256_of(path) if path.is_file() else None
         if found != sha256:
             raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Save the checkpoint again.")
+        files[name] = _LocalFile(path, path.stat().st_size, sha256)
     first = next(iter(weights))
     index = first.split("-")[0] + ".safetensors.index.json"
-    names = [CONFIG, CARD, *weights, *([index] if len(weights) > 1 else []), PICTURE]
-    return {name: path for name in names if (path := locate(folder, name)).is_file()}
+    for name in (CARD, *([index] if len(weights) > 1 else []), PICTURE, CONFIG):
+        # An edited card is the next writer's to keep where a killed one left another.
+        path = folder / name if is_edited_card(folder / name) else locate(folder, name)
+        if path.is_file():
+            data = path.read_bytes()
+            files[name] = _LocalFile(data, len(data), hashlib.sha256(data).hexdigest())
+    if CONFIG not in files or json.loads(files[CONFIG].content) != config:
+        raise CheckpointError(f"{folder}: was changed while it was read. Push it again.")
+    try:
+        _text_of_card(files)
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{folder / CARD}: is not UTF-8 ({error}). Save it as UTF-8.") from error
+    return {name: files[name] for name in (CONFIG, CARD, *weights, index, PICTURE) if name in files}
 
 
-def _plan(api: Any, local: dict[str, Path], repo: str, revision: str | None) -> PushPlan:
+def _text_of_card(local: dict[str, _LocalFile]) -> str:
+    return str(local[CARD].content, "utf-8") if CARD in local else ""
+
+
+def _plan(api: Any, local: dict[str, _LocalFile], repo: str, revision: str | None) -> PushPlan:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -186,31 +227,31 @@ def _plan(api: Any, local: dict[str, Path], repo: str, revision: str | None) -> 
         raise
     except RepositoryNotFoundError:
         head = None
-    card = local[CARD].read_text(encoding="utf-8") if CARD in local else ""
+    card = _text_of_card(local)
     files = []
-    for name, path in local.items():
-        action = "unchanged" if name in remote and _is_same(path, remote[name]) else "upload"
+    for name, file in local.items():
+        action = "unchanged" if name in remote and _is_same(file, remote[name]) else "upload"
         if name == CARD and name in remote and action == "upload":
             with tempfile.TemporaryDirectory() as cache:
-                there = Path(hf_hub_download(repo, CARD, revision=head, token=api.token, cache_dir=cache)).read_text(
+                text = Path(hf_hub_download(repo, CARD, revision=head, token=api.token, cache_dir=cache)).read_text(
                     encoding="utf-8", errors="replace"
                 )
             # The Hub starts a repository that is made in the browser with front matter only: nobody wrote that.
-            if is_edited(there) and _FRONT_MATTER.sub("", there).strip():
-                card, action = there, "keep"
-        files.append(PlannedFile(name, path.stat().st_size, action))
-    for name, file in remote.items():
+            if is_edited(text) and _FRONT_MATTER.sub("", text).strip():
+                card, action = text, "keep"
+        files.append(PlannedFile(name, file.size, action))
+    for name, there in remote.items():
         if is_weights_name(name) and name not in local:
-            files.append(PlannedFile(name, file.size, "delete"))
+            files.append(PlannedFile(name, there.size, "delete"))
     return PushPlan(repo, head, tuple(files), card)
 
 
-def _is_same(path: Path, remote: Any) -> bool:
-    if path.stat().st_size != remote.size:
+def _is_same(file: _LocalFile, remote: Any) -> bool:
+    if file.size != remote.size:
         return False
     if remote.lfs is not None:
-        return bool(sha256_of(path) == remote.lfs.sha256)
-    data = path.read_bytes()
+        return bool(file.sha256 == remote.lfs.sha256)
+    data = file.content.read_bytes() if isinstance(file.content, Path) else file.content
     digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)  # git's
     return bool(digest.hexdigest() == remote.blob_id)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +19,9 @@ _LOCK, _STAGE, _SAVED = ".lock", ".saving-", ".saved"
 
 
 @contextlib.contextmanager
-def staged_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Path]:
+def staged_folder(
+    folder: Path, is_stale: Callable[[Path], bool], is_kept: Callable[[Path], bool] = lambda path: False
+) -> Iterator[Path]:
     """Gives a hidden folder to write into, whose files replace those of `folder` at the end, or none of them on an error.
 
     Writers of one folder wait for each other.
@@ -27,19 +29,25 @@ def staged_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Pa
     Args:
         folder: created if missing.
         is_stale: tells, after the change, of each file of the folder whether it has had its day.
+        is_kept: tells of a file of the folder whether it stays though a new one of its name was written; asked again of what
+            a killed process did not move to its place.
 
     Raises:
         OSError: the folder cannot be written; it is as it was, or the disk failed after the change, which then stands.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / _LOCK):
-        _move_into_place(folder)
+        _move_into_place(folder, is_kept)
         for path in folder.glob(f"{_STAGE}*"):  # of a writer that was killed: nobody else holds the lock
-            shutil.rmtree(path)
-        stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=folder))
+            shutil.rmtree(path, ignore_errors=True)  # another user's stays, and is in nobody's way
+        stage = folder / f"{_STAGE}{secrets.token_hex(8)}"
+        stage.mkdir()  # with the umask's mode: as `.saved` others read it
         try:
             yield stage
-            for path in stage.iterdir():
+            for path in list(stage.iterdir()):
+                if is_kept(folder / path.name):
+                    path.unlink()
+                    continue
                 if (folder / path.name).is_dir():
                     raise OSError(f"{folder / path.name} is a folder; a file of that name is to be written.")
                 _follow_umask(path)
@@ -47,7 +55,7 @@ def staged_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Pa
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
-        _move_into_place(folder)
+        _move_into_place(folder, is_kept)
         for path in list(folder.iterdir()):
             if path.is_file() and is_stale(path):
                 path.unlink()
@@ -59,11 +67,26 @@ def locate(folder: Path, name: str) -> Path:
     return moved if moved.is_file() else folder / name
 
 
-def _move_into_place(folder: Path) -> None:
+def snapshot(folder: Path) -> set[tuple[str, int, int]]:
+    """Returns what differs whenever a writer changed the files of a folder, or only where they stand."""
+    found = set()
+    for place in (folder, folder / _SAVED):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in place.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.add((str(path), status.st_ino, status.st_mtime_ns))
+    return found
+
+
+def _move_into_place(folder: Path, is_kept: Callable[[Path], bool]) -> None:
     saved = folder / _SAVED
     if saved.is_dir():
         for path in list(saved.iterdir()):
-            os.replace(path, folder / path.name)
+            if is_kept(folder / path.name):
+                path.unlink()
+            else:
+                os.replace(path, folder / path.name)
         saved.rmdir()
 
 

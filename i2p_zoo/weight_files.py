@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -16,16 +18,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from i2p_zoo.errors import CheckpointError
+from i2p_zoo.errors import CheckpointError, InvalidInputError
 
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter.safetensors"
 _NAME = re.compile(r"(model|adapter)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[KMGT]B\s*", re.IGNORECASE)
 _MAX_HEADER = 1_000_000  # bytes; resnetrs420, with 3,108 tensors the most of any in timm, has 0.4 million
+_ADVICE = "Convert the checkpoint again, or fetch it with `force_download=True`."
 
 
 def is_weights_name(name: str) -> bool:
     """Whether a file name is one that `write_weights` gives."""
     return _NAME.fullmatch(name) is not None
+
+
+def check_shard_size(size: int | str) -> None:
+    """Raises InvalidInputError unless a size is a positive number of bytes or such as "5GB"."""
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if not (float(match[1]) > 0 if match else type(size) is int and size > 0):
+        raise InvalidInputError(f"`max_shard_size` is {size!r}; give a positive number of bytes, or such as '5GB'.")
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path, name: str, max_shard_size: int | str) -> dict[str, str]:
@@ -80,29 +91,44 @@ def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[s
 def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not there. Only safetensors weights are read, never pickles.")
-    with path.open("rb") as file:
-        head = file.read(8)
-    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-    if not 0 < length <= _MAX_HEADER:
-        raise CheckpointError(f"{path}: no safetensors file (header of {length} bytes, at most {_MAX_HEADER}).")
     state: dict[str, Tensor] = {}
     error: Exception | None = None
-    with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(sha256_of, path)
+    with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
+        _check_size(path, file)
+        hashing = pool.submit(_sha256, file)
         try:
             # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
             state = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
         except Exception as caught:  # a shape that is no number of torch is a TypeError, for one
             error = caught
-    found = hashing.result()
+        # The path is opened twice. While the file is open, no other one has its number.
+        same = path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        found = hashing.result()
+    if not same:
+        raise CheckpointError(f"{path}: was replaced while it was read. Load it again.")
     if found != sha256:
-        raise CheckpointError(
-            f"{path}: sha256 expected {sha256!r}, found {found!r}. Convert the checkpoint again, or fetch it with "
-            "`force_download=True`."
-        )
+        raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. {_ADVICE}")
     if error is not None:
         raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
     return state
+
+
+def _check_size(path: Path, file: BinaryIO) -> None:
+    """Raises CheckpointError unless a file is as long as its header says, for which not all of a large one is read."""
+    head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 0 < length <= _MAX_HEADER:
+        raise CheckpointError(f"{path}: no safetensors file (header of {length} bytes, at most {_MAX_HEADER}).")
+    try:
+        header = json.loads(str(file.read(length), "utf-8"))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no readable safetensors file: its header is damaged ({error}). {_ADVICE}") from error
+    size = os.fstat(file.fileno()).st_size
+    if size != expected:
+        raise CheckpointError(f"{path}: no readable safetensors file: {expected} bytes expected, found {size}. {_ADVICE}")
+    file.seek(0)
 
 
 def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -132,8 +158,21 @@ def is_finite(tensor: Tensor) -> bool:
 
 def sha256_of(path: Path) -> str:
     """Returns a file's sha256 in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return _sha256(file)
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_state(state: Mapping[str, Tensor]) -> str:
+    """Returns the sha256 of tensors' names, dtypes, shapes and bits in hexadecimal, whatever files they are in."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

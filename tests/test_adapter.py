@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
+from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError, hub
 from i2p_zoo.adapter import save_adapter
 from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
@@ -233,3 +233,40 @@ def test_adapter_of_efficientnet_lite0_is_under_a_megabyte(tmp_path):
     size = sum(path.stat().st_size for path in adapter.iterdir())
     assert size < 1_000_000
     assert fingerprint(i2p_zoo.from_pretrained(adapter)) == fingerprint(model)
+
+
+@pytest.mark.parametrize("place", ["noted", "by a link", "relative", "given"])
+def test_adapter_is_not_written_over_its_base(place, made, tmp_path, monkeypatch):
+    base = Path(shutil.copytree(made[0], tmp_path / "base"))
+    model = train(i2p_zoo.from_pretrained(made[0] if place == "given" else base))
+    (tmp_path / "link").symlink_to(base)
+    monkeypatch.chdir(tmp_path)
+    folder = {"by a link": tmp_path / "link", "relative": "base"}.get(place, base)
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    with pytest.raises(InvalidInputError, match=f"base is in '{folder}' itself"):
+        save_adapter(model, folder, **({"base": base} if place == "given" else {}))
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
+
+
+def test_adapter_is_not_written_where_its_base_of_the_hub_would_be_looked_for(made, tmp_path, monkeypatch):
+    model = train(i2p_zoo.from_pretrained(made[0]))
+    model.base = {**model.base, "name": "acme/base"}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match="base is in 'acme/base' itself"):
+        save_adapter(model, "acme/base", base=made[0])
+    assert not (tmp_path / "acme").exists()
+
+
+def test_options_of_the_hub_are_for_the_base(made, tmp_path, monkeypatch):
+    model, seen = train(i2p_zoo.from_pretrained(made[0])), []
+    model.base = {**model.base, "name": "acme/private", "commit": "1" * 40}
+
+    def fetch_files(repo, names, options, tried, more):
+        seen.append((repo, options.token, options.cache_dir, options.local_files_only, options.revision))
+
+    monkeypatch.setattr(hub, "fetch_files", fetch_files)
+    with pytest.raises(NotFoundError, match="acme/private"):
+        save_adapter(model, tmp_path / "adapter", token="hf_mine", cache_dir="cache", local_files_only=True)
+    with pytest.raises(NotFoundError, match="acme/private"):
+        model.push_to_hub("acme/adapter", adapter=True, token="hf_mine")
+    assert seen == [("acme/private", "hf_mine", "cache", True, "1" * 40), ("acme/private", "hf_mine", None, False, "1" * 40)]

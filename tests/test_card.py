@@ -96,6 +96,11 @@ ROWS = {  # a model, and rows of its card's table
         ],
     ),
     "average": ({"inflation": "average", "certificate": CERTIFICATE}, ["3.0e-16 (its center-inflated twin) |"]),
+    "finetuned": (
+        {"certificate": {**CERTIFICATE, "finetuned": True}},
+        ["| float32 1.2e-07, float64 3.0e-16 (of the network it was finetuned from) |"],
+    ),
+    "not finetuned": ({"certificate": {**CERTIFICATE, "finetuned": False}}, ["| float32 1.2e-07, float64 3.0e-16 |"]),
     "no source": ({}, ["| source of the 2D weights | not stated |", "| not measured |"]),
     "wheel": (
         {"source": {"package": "net-model", "version": "0.1.0", "sha256": "7" * 64}},

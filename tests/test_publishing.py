@@ -14,7 +14,7 @@ import timm
 import torch
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, HubError, InvalidInputError, push_folder
+from i2p_zoo import CheckpointError, HubError, InvalidInputError, publishing, push_folder
 from i2p_zoo.checkpoint import CARD, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
 from i2p_zoo.publishing import PICTURE, _hub_errors
@@ -302,7 +302,7 @@ def test_weights_that_are_not_given_are_not_replaced_by_a_pickle(hub, client, fo
 
 
 PULLS = {  # where, the fault, its times, the error (or none), and words
-    "401": ("api", 401, 9, "NotFoundError", ["401"]),
+    "401": ("api", 401, 9, "HubError", ["401", "Log in again"]),
     "404": ("api", 404, 9, "NotFoundError", ["acme/net on the Hub"]),
     "503": ("api", 503, 9, "NotFoundError", ["503"]),
     "401 on the weights": (WEIGHTS, 401, 9, "HubError", ["401"]),
@@ -498,6 +498,72 @@ def test_repository_that_changes_meanwhile_is_not_written_over(hub, client, fold
     assert files_of(hub)[WEIGHTS] == (folders[0] / WEIGHTS).read_bytes()
 
 
+class Interrupted(list):
+    """The requests of a Hub, with something done at the first whose path ends so."""
+
+    def __init__(self, ending, action):
+        super().__init__()
+        self.ending, self.action = ending, action
+
+    def append(self, request):
+        super().append(request)
+        if request.path.endswith(self.ending) and self.action is not None:
+            action, self.action = self.action, None
+            action()
+
+
+SAVES = {  # at which request another process saves, and whether the Hub has the weights of before already
+    "Hub is asked": (f"models/{REPO}", False),
+    "weights are sent": ("/preupload/main", False),
+    "weights are there": (f"models/{REPO}", True),
+}
+
+
+@pytest.mark.parametrize(("ending", "there"), SAVES.values(), ids=SAVES.keys())
+@pytest.mark.parametrize("shards", [False, True], ids=["same names", "other names"])
+def test_save_during_a_push_puts_no_mixture_on_the_hub(
+    hub, client, models, folders, folder, monkeypatch, ending, there, shards
+):
+    old = {CONFIG: b"{}", **({WEIGHTS: (folder / WEIGHTS).read_bytes()} if there else {})}
+    hub.add(REPO, old)
+    size = 400_000 if shards else "5GB"
+    monkeypatch.setattr(hub, "requests", Interrupted(ending, lambda: save_pretrained(models[1], folder, max_shard_size=size)))
+    outcome = client.push(folder, REPO, token=TOKEN)
+    assert hub.requests.action is None
+    if there:
+        assert outcome.error is None, outcome.message
+        assert_loaded(client.load(REPO), models[0])
+        assert {name: files_of(hub)[name] for name in names_of(hub)} == files_in(folders[0])
+    else:
+        assert_error(outcome, "HubError", f"{folder} changed meanwhile; push again")
+        assert {name: files_of(hub)[name] for name in names_of(hub)} == old
+    push(client, folder)
+    assert_loaded(client.use(folder.parent / "elsewhere").load(REPO), models[1])
+
+
+def test_save_while_the_folder_is_read_is_pushed_instead(hub, client, models, folders, folder, monkeypatch):
+    class PlannedError(Exception):
+        pass
+
+    hash_of, seen = publishing.sha256_of, []
+
+    def save_first(path):
+        if not seen:
+            save_pretrained(models[1], folder)
+        seen.append(path)
+        return hash_of(path)
+
+    def plan(api, local, repo, revision):
+        raise PlannedError(local)
+
+    monkeypatch.setattr(publishing, "sha256_of", save_first)
+    monkeypatch.setattr(publishing, "_plan", plan)
+    with pytest.raises(PlannedError) as caught:
+        push_folder(folder, REPO)
+    (local,) = caught.value.args
+    assert local[CONFIG].content == (folders[1] / CONFIG).read_bytes()
+
+
 def test_metadata_that_the_hub_refuses_is_told_with_its_words(hub, client, folders, folder):
     (folder / CARD).write_text("---\nlicense: Apache\npipeline_tag: point-cloud\n---\n# Mine\n")
     outcome = client.push(folder, REPO, token=TOKEN)
@@ -520,6 +586,20 @@ def test_offline_client_pushes_nothing(hub, offline_client, folders):
 
 
 # --- Before the Hub is asked ---
+
+
+def test_card_that_is_no_utf8_is_refused_by_its_name(hub, client, folder):
+    (folder / CARD).write_bytes(b"# M\xefn\n")
+    assert_error(client.push(folder, REPO, token=TOKEN), "InvalidInputError", str(folder / CARD), "is not UTF-8")
+    assert hub.requests == []
+
+
+def test_card_edited_after_a_process_was_killed_is_the_one_that_is_pushed(hub, client, folder):
+    (folder / ".saved").mkdir()
+    shutil.copyfile(folder / CARD, folder / ".saved" / CARD)
+    (folder / CARD).write_text("# Mine\n")
+    push(client, folder)
+    assert files_of(hub)[CARD] == b"# Mine\n"
 
 
 @pytest.mark.parametrize("repo", ["net", "a/b/c", "acme/a b", "-acme/net"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 import i2p_zoo
+from i2p_zoo import CheckpointError, checkpoint
 from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
 from i2p_zoo.staging import locate, staged_folder
@@ -85,6 +90,18 @@ save_pretrained(model, shutil.copytree(sys.argv[1], sys.argv[2] + "/half"))
 """
 
 
+ALTERNATING = """
+import itertools, sys, time, torch
+from i2p_zoo.checkpoint import load_folder, save_pretrained
+
+torch.set_num_threads(1)
+models = [load_folder(path) for path in sys.argv[1:3]]
+for number in itertools.count():
+    save_pretrained(models[number % 2], sys.argv[3], max_shard_size=(200_000, "5GB")[number % 2])
+    time.sleep(0.05)
+"""
+
+
 def run_script(code, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", KILLER + code, *map(str, arguments)]
@@ -133,6 +150,98 @@ def test_writer_killed_at_any_step_leaves_old_files_or_new_ones(tmp_path):
         assert (texts(folder), hidden(folder)) == (NEW, {".lock"})
     assert len(states) > 10
     check_order(states, ["old", "new"])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folders of two networks, by the networks' fingerprints."""
+    root = tmp_path_factory.mktemp("two")
+    models = [randomise_norms_(i2p_zoo.create_model("test_resnet", num_classes=10, voxel_size=v), 1).eval() for v in (0.1, 0.2)]
+    return {fingerprint(model): save_pretrained(model, root / str(n)) for n, model in enumerate(models)}
+
+
+def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, tmp_path):
+    folder = tmp_path / "net"
+    sizes = {name: load_folder(path).settings.voxel_size for name, path in two.items()}
+    command = [sys.executable, "-c", ALTERNATING, *map(str, two.values()), str(folder)]
+    writer = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (folder / CONFIG).is_file():
+            assert writer.poll() is None, writer.communicate()[1]
+            time.sleep(0.05)
+        found = []
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            model = load_folder(folder)
+            found.append(fingerprint(model))
+            assert model.settings.voxel_size == sizes[found[-1]]
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert set(found) == set(two)
+
+
+def save_while_reading(monkeypatch, folder, models, times):
+    """Saves the models in turn, each right after a config was read; returns the configs."""
+    read, seen = checkpoint.read_config, []
+
+    def read_config(path):
+        config = read(path)
+        if len(seen) < times:
+            save_pretrained(models[len(seen) % 2], folder)
+        seen.append(config)
+        return config
+
+    monkeypatch.setattr(checkpoint, "read_config", read_config)
+    return seen
+
+
+def test_folder_that_changed_after_its_config_was_read_is_read_again(two, tmp_path, monkeypatch):
+    first, second = (load_folder(path) for path in two.values())
+    folder = save_pretrained(first, tmp_path / "net")
+    seen = save_while_reading(monkeypatch, folder, [second, first], 1)
+    assert fingerprint(load_folder(folder)) == fingerprint(second)
+    assert len(seen) == 2
+
+
+def test_folder_that_never_stands_still_is_refused(two, tmp_path, monkeypatch):
+    models = [load_folder(path) for path in two.values()]
+    folder = save_pretrained(models[1], tmp_path / "net")
+    seen = save_while_reading(monkeypatch, folder, models, 1000)
+    with pytest.raises(CheckpointError, match=r"was changed while it was read, 10 times in a row\. Load it again"):
+        load_folder(folder)
+    assert len(seen) == 10
+
+
+def test_damaged_folder_is_read_once(two, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(next(iter(two.values())), tmp_path / "net"))
+    (folder / WEIGHTS).write_bytes(b"else")
+    seen = save_while_reading(monkeypatch, folder, [], 0)
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        load_folder(folder)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("moved", [CONFIG, WEIGHTS])
+def test_file_that_moves_as_it_is_opened_is_found_in_its_new_place(two, tmp_path, monkeypatch, moved):
+    name, source = next(iter(two.items()))
+    folder = put(tmp_path / "net", {})
+    shutil.copytree(source, folder / ".saved")
+    is_file, path = Path.is_file, folder / ".saved" / moved
+
+    def is_file_and_moves(self):
+        there = is_file(self)
+        if self == path and there:
+            calls.append(self)
+            if len(calls) == 2:  # `locate` asks first, then who reads
+                os.replace(path, folder / moved)
+        return there
+
+    calls = []
+    monkeypatch.setattr(Path, "is_file", is_file_and_moves)
+    assert fingerprint(load_folder(folder)) == name
+    assert len(calls) == 2
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +366,73 @@ def test_reader_finds_new_files_before_they_are_in_their_place(tmp_path):
 def test_new_folder_is_made_with_its_parents(tmp_path):
     write(tmp_path / "x" / "y", {"a": json.dumps(1)})
     assert texts(tmp_path / "x" / "y") == {"a": "1"}
+
+
+@contextlib.contextmanager
+def umask(mask):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o002, 0o775), (0o077, 0o700)], ids=oct)
+def test_hidden_folders_can_be_read_by_those_who_can_read_the_files(tmp_path, monkeypatch, mask, mode):
+    folder = put(tmp_path / "net", {"a": "old a"})
+    folder.chmod(0o2775)  # who is in the folder's group shares what is new in it
+    modes = []
+    with monkeypatch.context() as patch, umask(mask):
+        patch.setattr(os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt), staged_folder(folder, lambda path: False) as stage:  # noqa: PT012
+            put(stage, {"a": "new a"})
+            modes.append(stage.stat().st_mode)
+    modes.append((folder / ".saved").stat().st_mode)
+    assert [stat.S_IMODE(found) for found in modes] == [0o2000 | mode] * 2
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def test_what_another_user_left_behind_is_no_obstacle(tmp_path, monkeypatch):
+    folder = put(tmp_path / "net", OLD)
+    put(folder / ".saving-theirs", {"a": "half"})
+
+    def refuse(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    write(folder)
+    assert texts(folder) == NEW
+    assert (folder / ".saving-theirs" / "a").read_text() == "half"
+
+
+def test_card_edited_after_a_process_was_killed_is_kept(two, tmp_path, monkeypatch):
+    first, second = (load_folder(path) for path in two.values())
+    folder = save_pretrained(first, tmp_path / "net")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            save_pretrained(second, folder)
+    assert (folder / ".saved" / CARD).is_file()
+    (folder / CARD).write_text("# Mine\n")
+    save_pretrained(second, folder)
+    assert (folder / CARD).read_text() == "# Mine\n"
+    assert fingerprint(load_folder(folder)) == fingerprint(second)
+    assert hidden(folder) == {".lock"}
+
+
+def test_card_edited_while_a_process_saves_is_kept(two, tmp_path, monkeypatch):
+    model = load_folder(next(iter(two.values())))
+    folder = save_pretrained(model, tmp_path / "net")
+    written = checkpoint.write_card
+
+    def write_card(*args):
+        (folder / CARD).write_text("# Mine\n")
+        return written(*args)
+
+    monkeypatch.setattr(checkpoint, "write_card", write_card)
+    save_pretrained(model, folder)
+    assert (folder / CARD).read_text() == "# Mine\n"

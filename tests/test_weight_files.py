@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save, save_file
 
 import i2p_zoo
-from i2p_zoo import CheckpointError
+from i2p_zoo import CheckpointError, InvalidInputError, weight_files
 from i2p_zoo.checkpoint import CARD, describe_weights, load_folder, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
 from i2p_zoo.weight_files import WEIGHTS, read_weights, sha256_of, write_weights
@@ -148,7 +149,7 @@ def edit(folder, change):
 SPOILED_SHARDS = {
     "missing": (remove_shard, "not there"),
     "swapped": (swap_shards, "sha256 expected"),
-    "truncated": (truncate_shard, "sha256 expected"),
+    "truncated": (truncate_shard, "no readable safetensors file"),
     "a bit flipped": (flip_bit, "sha256 expected"),
     "tensor twice": (tensor_twice, "which another file of the checkpoint holds too"),
     "left out of the config": (leave_shard_out, "missing "),
@@ -385,3 +386,69 @@ def test_largest_networks_of_timm_are_within_the_limits(name):
     describe_(model, name, {}, in_chans=3)
     built = build_structure(describe_model(model))
     assert built.state_dict().keys() == model.state_dict().keys()
+
+
+def test_file_that_is_replaced_between_hash_and_tensors_is_not_taken_for_the_hashed_one(tmp_path, monkeypatch):
+    write_weights(make_state(), tmp_path, WEIGHTS, "5GB")
+    hashes = {WEIGHTS: sha256_of(tmp_path / WEIGHTS)}
+    save_file({key: tensor + 1 for key, tensor in make_state().items()}, tmp_path / "other")
+
+    def load(path):
+        (tmp_path / "other").replace(path)
+        return load_file(path)
+
+    hash_of = weight_files._sha256
+
+    def hash_first(file):
+        found = hash_of(file)
+        hashed.set()
+        return found
+
+    hashed = threading.Event()
+    monkeypatch.setattr(weight_files, "_sha256", hash_first)
+    monkeypatch.setattr(weight_files, "load_file", lambda path: hashed.wait(10) and load(path))
+    with pytest.raises(CheckpointError, match="was replaced while it was read"):
+        read_weights({WEIGHTS: tmp_path / WEIGHTS}, hashes)
+
+
+def test_file_that_is_long_for_its_header_is_refused_before_it_is_hashed(folder, monkeypatch):
+    monkeypatch.setattr(weight_files, "_sha256", lambda file: pytest.fail("hashed"))
+    with (folder / WEIGHTS).open("r+b") as weights:
+        weights.truncate(4 * 2**30)
+    assert re.search(r"no readable safetensors file: \d+ bytes expected, found 4294967296", refusal(folder))
+
+
+def test_damaged_header_is_refused_before_the_file_is_hashed(folder, monkeypatch):
+    monkeypatch.setattr(weight_files, "_sha256", lambda file: pytest.fail("hashed"))
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[9] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    with pytest.raises(CheckpointError, match="no readable safetensors file: its header is damaged"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("levels", [900, 100_000])
+def test_arguments_nested_to_any_depth_are_walked(levels):
+    from i2p_zoo.checkpoint_config import _check_args
+
+    nested = [5]
+    for _ in range(levels):
+        nested = [nested]
+    _check_args(Path(CONFIG), nested)
+    nested = [10**6]
+    for _ in range(levels):
+        nested = {"a": nested}
+    with pytest.raises(CheckpointError, match="1000000"):
+        _check_args(Path(CONFIG), nested)
+
+
+@pytest.mark.parametrize("size", ["abc", "5XB", "GB", "", "-1GB", "0GB", "infGB", "5", None, 0, -5, 1.5, True], ids=repr)
+def test_shard_size_that_is_none_is_refused(model, tmp_path, size):
+    with pytest.raises(InvalidInputError, match=f"`max_shard_size` is {size!r}"):
+        save_pretrained(model, tmp_path / "net", max_shard_size=size)
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize("size", ["1.5GB", " 5 gb ", "300KB", 10**12])
+def test_shard_sizes_as_the_hub_takes_them(model, tmp_path, size):
+    save_pretrained(model, tmp_path, max_shard_size=size)

@@ -47,7 +47,7 @@ def test_metrics_are_those_of_the_saved_network(finished, splits):
     assert [point["step"] for point in metrics["evaluations"]] == [3, 6]
     assert metrics["monitored"] == "held-out"
     assert 0 < metrics["trained"] < metrics["total"] == sum(p.numel() for p in model.parameters())
-    assert model.pretrained_cfg["label_names"] == ["rod x", "rod z", "ball"]
+    assert list(model.pretrained_cfg["label_names"]) == ["rod x", "rod z", "ball"]
 
 
 def test_held_out_clouds_are_monitored_and_not_trained_on(finished, splits, network, monkeypatch, tmp_path):
