@@ -48,6 +48,7 @@ def from_pretrained(
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     inflation: str = "center",
+    axis: str = "z",
     preset: str | None = None,
     base: str | os.PathLike[str] | None = None,
     revision: str | None = None,
@@ -73,7 +74,7 @@ def from_pretrained(
         features: what `voxelize` gives each voxel; None keeps.
         features_only: return the sparse feature maps at each stride, as timm does.
         out_indices: which of them.
-        inflation: of a zoo network; "center" is the one on the Hub, "average" and "copy" are converted here.
+        inflation, axis: of a zoo network; "center" along "z" is the one on the Hub, others are converted here.
         preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".
         base: of an adapter, where it is not to be had under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
@@ -91,7 +92,7 @@ def from_pretrained(
     check_inflation(inflation)
     inflation, stem = ("copy", "point") if preset else (inflation, stem)
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
-    model = _load(name, inflation, options, base)
+    model = _load(name, inflation, options, base, axis)
     architecture, args = model.architecture, _image_args(model)
     check_preset(preset, architecture)
     if features_only:
@@ -110,7 +111,13 @@ def _image_args(model: Any) -> dict[str, Any]:
     return {**model.model_args, "in_chans": 3 if model.settings.stem == "point" else model.in_chans}
 
 
-def _load(name: str | os.PathLike[str], inflation: str, options: HubOptions, base: str | os.PathLike[str] | None) -> Any:
+def _load(
+    name: str | os.PathLike[str],
+    inflation: str,
+    options: HubOptions,
+    base: str | os.PathLike[str] | None,
+    axis: str = "z",
+) -> Any:
     """Loads a checkpoint or, with its base, an adapter."""
 
     def load_base_(described: Mapping[str, Any], inflation: str) -> Any:
@@ -121,7 +128,7 @@ def _load(name: str | os.PathLike[str], inflation: str, options: HubOptions, bas
     text, at, suffix = os.fspath(name).partition("@")
     if at:
         options = replace(options, revision=suffix)
-    return _load_named(text, inflation, options, load_base_)
+    return _load_named(text, inflation, options, load_base_, axis)
 
 
 def load_base(
@@ -152,7 +159,7 @@ def load_base(
     return model
 
 
-def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None) -> Any:
+def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
     tried: list[str] = [f"folder {name!r}: not there"]
     if "/" in name or os.sep in name:
         if name.count("/") == 1 and not name.startswith((".", "~")):
@@ -162,14 +169,14 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
         raise _nothing_found(name, tried)
     architecture, tag = split_name(name)
     zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
-    if inflation == "center":
+    if (inflation, axis) == ("center", "z"):
         organisation = os.environ.get("I2P_ZOO_ORG", "i2p-zoo")
         model = _load_from_hub(f"{organisation}/{zoo_name}", options, load_base, tried)
         if model is not None:
             return model
     if options.revision is not None:
         raise _nothing_found(name, tried)
-    folder = cache_folder() / "converted" / f"{zoo_name}-{inflation}"
+    folder = cache_folder() / "converted" / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
     with _cache_errors(folder.parent), _lock_beside(folder):
         if folder.is_dir() and not options.force_download:
             try:
@@ -177,7 +184,7 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
             except CheckpointError:
                 pass  # our own cache: a damaged entry is converted again
         try:
-            model, _ = convert_model(name, inflation=inflation, options=options, tried=tried)
+            model, _ = convert_model(name, inflation=inflation, axis=axis, options=options, tried=tried)
         except NotFoundError as error:
             raise _nothing_found(name, tried) from error
         save_pretrained(model, folder)

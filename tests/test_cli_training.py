@@ -100,6 +100,17 @@ def test_speedup_prints_both_curves_ends(network, data):
     assert "scratch" in result.stdout
 
 
+def test_ablation_prints_its_table(network, data):
+    options = ["--vary", "skip_downsamples=1;2", "--vary", "stem=image", "--seeds", 1, *FAST, "--out", "ablation"]
+    lines = succeed("ablate", "--model", network, "--data", data, *options).stdout.splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:]] == [
+        [" skip_downsamples ", " 1 "],
+        [" skip_downsamples ", " 2 "],
+        [" stem ", " image "],
+    ]
+    assert "SETTING=A;B;" in fail("ablate", "--model", network, "--data", data, "--vary", "stem", "--out", "other")
+
+
 MISUSES = {
     "steps and epochs": (["--steps", 2, "--epochs", 1], "--steps or --epochs, not both"),
     "best of nothing": (["--keep", "best"], "need clouds to `monitor`"),

@@ -48,6 +48,7 @@ for _command in (
     using.predict,
     training.fewshot,
     training.speedup,
+    training.ablate,
     using.collapse,
     zoo.demo,
 ):

@@ -1,4 +1,4 @@
-"""Commands that train: finetune | fewshot | speedup."""
+"""Commands that train: finetune | fewshot | speedup | ablate."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ network_options = _decorate(
         click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
         click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`."),
         click.option("--inflation", type=click.Choice(["center", "average", "copy"]), help="Of a zoo network."),
+        click.option("--axis", type=click.Choice(["z", "y", "x"]), help="Of the inflation."),
         click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
         click.option("--skip-downsamples", type=click.IntRange(min=0), help="How many of the first halvings run at stride 1."),
         click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
@@ -221,3 +222,42 @@ def speedup(seeds: int, target: float | None, out: Path, as_json: bool, **given:
             click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
     if result["steps_ratio"] is not None:
         click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
+
+
+@click.command()
+@network_options
+@click.option("--mode", type=click.Choice(_MODES), default="io+bn", show_default=True, help="What trains.")
+@click.option("--vary", multiple=True, metavar="SETTING=A;B;...", help="A setting and its values; by default all that matter.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--hold-out", "held_out", type=float, default=0.25, show_default=True, help="Fraction to judge by.")
+def ablate(vary: tuple[str, ...], seeds: int, held_out: float, out: Path, as_json: bool, **given: Any) -> None:
+    """Change one setting at a time and judge each on clouds held out of the training split.
+
+    Runs that --out holds already are not run again.
+
+    Example: i2p-zoo ablate --model i2p-tf_efficientnet_lite0 --data kicad-mini --vary "skip_downsamples=1;2;3" --out ablation
+    """
+    from i2p_zoo.experiments.ablation import format_ablation, run_ablation
+
+    setup, train_set, test_set, options = _read(given)
+    variations = dict(map(_parse_variation, vary)) if vary else None
+    result = run_ablation(
+        setup, train_set, test_set, options, out, variations=variations, seeds=seeds, held_out=held_out, progress=True
+    )
+    click.echo(json.dumps(result) if as_json else format_ablation(result).rstrip())
+
+
+def _parse_variation(text: str) -> tuple[str, list[Any]]:
+    name, mark, values = text.partition("=")
+    if not mark or not values:
+        raise InvalidInputError(f"--vary takes SETTING=A;B;..., such as 'skip_downsamples=1;2;3'; got {text!r}.")
+    return name.strip(), [_parse_value(value.strip()) for value in values.split(";")]
+
+
+def _parse_value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

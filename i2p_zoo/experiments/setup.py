@@ -31,6 +31,7 @@ class Setup:
         mode: of `i2p_zoo.finetune.freeze`.
         scratch: the same network with random weights.
         inflation: "center", "average" or "copy"; None for what a folder holds, and the default otherwise.
+        axis: of the inflation, "z", "y" or "x"; None likewise.
         stem: "point" or "image".
         skip_downsamples: how many of the first halvings run at stride 1.
         voxel_size: edge of a voxel; objects fill the unit sphere.
@@ -44,6 +45,7 @@ class Setup:
     mode: str = "all"
     scratch: bool = False
     inflation: str | None = None
+    axis: str | None = None
     stem: str = "point"
     skip_downsamples: int = 2
     voxel_size: float = 0.05
@@ -95,19 +97,30 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.scratch:
-            model = create_model(_architecture_of(setup.model), setup.inflation or DEFAULT_INFLATION, **adapted)
+            inflation, axis = _inflation_of(setup)
+            model = create_model(_architecture_of(setup.model), inflation, axis, **adapted)
         elif os.path.isdir(setup.model):
             model = from_pretrained(setup.model, **adapted)
-            found = model.settings.inflation
-            if setup.inflation not in (None, found):
-                raise InvalidInputError(f"{setup.model} holds a network of inflation {found!r}; {setup.inflation!r} is wanted.")
+            found = model.settings.inflation, model.settings.axis
+            if (setup.inflation or found[0], setup.axis or found[1]) != found:
+                wanted = f"inflation {setup.inflation!r} and axis {setup.axis!r} are wanted"
+                raise InvalidInputError(f"{setup.model} is inflated by {found[0]!r} along {found[1]!r}; {wanted}.")
         else:
-            model = from_pretrained(setup.model, inflation=setup.inflation or DEFAULT_INFLATION, **adapted)
+            inflation, axis = _inflation_of(setup)
+            model = from_pretrained(setup.model, inflation=inflation, axis=axis, **adapted)
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
     return model, freeze(model, setup.mode)
 
 
 DEFAULT_INFLATION = "center"
+
+
+def _inflation_of(setup: Setup) -> tuple[str, str]:
+    """What a network from scratch has, which is that of the folder it is compared with, and what a named one gets."""
+    found = {"inflation": DEFAULT_INFLATION, "axis": "z"}
+    if os.path.isdir(setup.model):
+        found = read_config(locate(Path(setup.model), CONFIG))["i2p"]["settings"]
+    return setup.inflation or found["inflation"], setup.axis or found["axis"]
 
 
 def _architecture_of(model: str) -> str:

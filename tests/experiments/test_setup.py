@@ -64,5 +64,5 @@ def test_what_no_data_set_has_is_refused(changes, words):
 
 
 def test_folder_of_another_inflation_is_refused(network):
-    with pytest.raises(InvalidInputError, match="inflation 'center'; 'copy' is wanted"):
+    with pytest.raises(InvalidInputError, match=r"inflated by 'center' along 'z'; inflation 'copy'"):
         build_model(Setup(str(network), inflation="copy"), CLASSES)

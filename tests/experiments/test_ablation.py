@@ -1,0 +1,70 @@
+"""Ablations: one setting at a time, judged on held-out clouds alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.experiments import Setup, ablation
+from i2p_zoo.experiments.ablation import VARIATIONS, format_ablation, run_ablation
+from i2p_zoo.finetune import Options
+
+OPTIONS = Options(steps=2, batch_size=6, learning_rate=0.4)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Runs that are noted and not trained; their accuracy counts them."""
+    found = []
+
+    def run(setup, train_set, test_set, options, folder, *, held_out, **kwargs):
+        found.append((setup, options, folder.name, held_out))
+        accuracy = len(found) / 100
+        return {"evaluations": [{"top1": 0.0, "mean_class": 0.0}, {"top1": accuracy, "mean_class": accuracy}], "seconds": 2.0}
+
+    monkeypatch.setattr(ablation, "run", run)
+    return found
+
+
+def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
+    setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
+    result = run_ablation(setup, *splits, OPTIONS, tmp_path, seeds=2, held_out=0.3)
+    assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
+    for chosen, options, _, held_out in seen:
+        changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]
+        changed += [k for k, v in options.to_dict().items() if k != "seed" and v != OPTIONS.to_dict()[k]]
+        assert len(changed) <= 1
+        assert held_out == 0.3
+    assert {name: set(values) for name, values in result.items()} == {
+        name: set(map(str, values)) for name, values in VARIATIONS.items()
+    }
+    assert result["inflation"]["center"]["top1"] == [0.01, 0.01 + len(seen) / 200]
+    assert json.loads((tmp_path / "ablation.json").read_text()) == result
+
+
+def test_setting_as_it_is_is_run_once_a_seed(network, splits, tmp_path):
+    setup = Setup(str(network), "io+bn", voxel_size=0.2, skip_downsamples=2)
+    variations = {"skip_downsamples": [1, 2], "learning_rate": [0.4, 0.8]}
+    result = run_ablation(setup, *splits, OPTIONS, tmp_path, variations=variations, seeds=1)
+    names = {path.parent.name for path in tmp_path.glob("*/metrics.json")}
+    assert names == {"base-0", "skip_downsamples=1-0", "learning_rate=0.8-0"}
+    assert result["skip_downsamples"]["2"] == result["learning_rate"]["0.4"]
+    assert run_ablation(setup, *splits, OPTIONS, tmp_path, variations=variations, seeds=1) == result
+
+
+def test_table_marks_the_best_value_of_each_setting():
+    figures = {"a": ([0.5, 0.7], [0.4, 0.4]), "b": ([0.2, 0.2], [0.1, 0.3])}
+    found = {"stem": {key: {"top1": top1, "mean_class": mean, "seconds": [3, 5]} for key, (top1, mean) in figures.items()}}
+    assert format_ablation(found).splitlines()[2:] == [
+        "| stem | a | **60.0 ± 10.0** | 40.0 | 4 |",
+        "| stem | b | 20.0 ± 0.0 | 20.0 | 4 |",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"variations": {"colour": [1]}}, {"seeds": 0}], ids=str)
+def test_unknown_settings_are_refused(seen, splits, tmp_path, arguments):
+    with pytest.raises(InvalidInputError, match="Settings to vary are model, mode"):
+        run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, **arguments)
+    assert seen == []
