@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def finetune(
       npz:FILE                    points, label, split, classes and, optionally, normals and colors
       folder:FOLDER               a folder a class, of meshes or clouds
 
+    With several GPUs or machines: accelerate launch -m i2p_zoo finetune ...
+
     Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
     """  # noqa: D301
     from i2p_zoo import from_pretrained
@@ -142,6 +145,8 @@ def finetune(
         progress="finetuning",
         place=True,
     )
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
+        return
     if as_json:
         click.echo(json.dumps({key: value for key, value in metrics.items() if key != "history"}))
         return

@@ -7,19 +7,17 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from i2p_zoo._extras import require
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.folders import check_counts, read_objects, require_folder
+from i2p_zoo.data.hdf5 import POINTS, read_hdf5
 from i2p_zoo.data.npz import load_npz
-from i2p_zoo.data.readers import faults_named, replacing
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.staging import replacing
 
 CLASSES = tuple(
     "airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot glass_box guitar "
@@ -28,7 +26,6 @@ CLASSES = tuple(
 )
 HDF5_COUNTS = (9840, 2468)  # three training shapes fewer than Princeton's split
 MESH_COUNTS = (9843, 2468)
-POINTS = 2048
 ADVICE = (
     "ModelNet40 is to be had as PointNet's modelnet40_ply_hdf5_2048, or as the OFF meshes of Princeton's ModelNet project; "
     "give the folder with ply_data_train0.h5, or the one with airplane, bathtub and so on."
@@ -61,57 +58,6 @@ def load_modelnet40(folder: str | os.PathLike[str], check: bool = True) -> tuple
     if any((folder / name).is_dir() for name in CLASSES):
         return _load_meshes(folder, check)
     raise NotFoundError(f"{folder}: neither ply_data_train0.h5 nor a folder airplane. {ADVICE}")
-
-
-def read_hdf5(paths: Sequence[Path], classes: int) -> dict[str, NDArray[Any]]:
-    """Reads the arrays of HDF5 files of 2,048 points a cloud and joins them.
-
-    Args:
-        paths: of the files of one split.
-        classes: how many there are.
-
-    Returns:
-        `points` (M, 2048, 3) float32, `labels` (M,) int64 and, where every file has them, `normals` (M, 2048, 3) float32.
-
-    Raises:
-        NotFoundError: a file is missing.
-        InvalidInputError: a file is damaged, lacks an array, or has one that does not fit.
-        MissingExtraError: h5py is not installed.
-    """
-    h5py = require("h5py", "data")
-    parts = []
-    for path in paths:
-        if not path.is_file():
-            raise NotFoundError(f"{path}: no such file, but the data set has it; complete the download.")
-        with faults_named(path), h5py.File(path, "r") as file:
-            missing = sorted({"data", "label"} - set(file))
-            if missing:
-                raise InvalidInputError(f"it lacks the arrays {missing}; it has {sorted(file)}.")
-            names = {"data": "points", "label": "labels", "normal": "normals"}
-            part = {ours: file[theirs][...] for theirs, ours in names.items() if theirs in file}
-            _check_arrays(part, classes)
-        part["labels"] = part["labels"].reshape(-1).astype(np.int64)
-        parts.append(part)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if all(name in part for part in parts)}
-    return {name: array if name == "labels" else array.astype(np.float32, copy=False) for name, array in joined.items()}
-
-
-def _check_arrays(part: dict[str, NDArray[Any]], classes: int) -> None:
-    points, labels = part["points"], part["labels"]
-    count = len(points)
-    if points.shape != (count, POINTS, 3) or labels.shape not in ((count,), (count, 1)) or not count:
-        raise InvalidInputError(
-            f"expected data (M, {POINTS}, 3) and label (M,) or (M, 1); found {points.shape}, {labels.shape}."
-        )
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        raise InvalidInputError(f"labels must be integers of 0 to {classes - 1}; found {labels.min()} to {labels.max()}.")
-    for name in ("points", "normals"):
-        array = part.get(name, points)
-        if array.shape != points.shape or array.dtype.kind != "f":
-            raise InvalidInputError(f"its {name} must be floats {points.shape}; found {array.dtype} {array.shape}.")
-        faulty = np.flatnonzero(~np.isfinite(array).all((1, 2)))
-        if len(faulty):
-            raise InvalidInputError(f"the {name} of cloud {faulty[0]} have values that are NaN or infinite.")
 
 
 def _load_hdf5(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:

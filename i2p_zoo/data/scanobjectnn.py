@@ -8,7 +8,7 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.folders import check_counts, require_folder, to_unit_sphere
-from i2p_zoo.data.modelnet40 import read_hdf5
+from i2p_zoo.data.hdf5 import read_hdf5
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split())

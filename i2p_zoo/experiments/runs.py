@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.setup import Setup, build_model
 from i2p_zoo.finetune import Evaluation, Options, Step, train
 from i2p_zoo.finetune.processes import evaluate_together, make_accelerator
+from i2p_zoo.staging import replacing
 
 METRICS = "metrics.json"
 
@@ -57,8 +57,8 @@ def run(
         place: move the network to this process's device.
 
     Returns:
-        What metrics.json holds: `test` with top1, mean_class and per_class as fractions, `history` by step, `evaluations` on
-        the way, `trained` and `total` parameters, and the settings of the run.
+        What metrics.json holds, in every process: `test` with top1, mean_class and per_class as fractions, `history` by step,
+        `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
         InvalidInputError: weights are to be chosen by the test split, or the folder holds a run already.
@@ -79,7 +79,7 @@ def run(
     monitor = test_set if monitor_test else held
     model, count = build_model(setup, train_set.classes, options.seed)
     accelerator = make_accelerator(options.precision, place)
-    with _report_to(folder / "tensorboard" if tensorboard else None) as report:
+    with _report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
         history = train(
             model,
             chosen,
@@ -137,15 +137,8 @@ def _describe(
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON in place of a file, or leaves that as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=1) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

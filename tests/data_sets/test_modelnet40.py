@@ -266,7 +266,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
 
     write_meshes(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("i2p_zoo.data.readers.os.replace", fail)
+        patch.setattr("i2p_zoo.staging.os.replace", fail)
         with pytest.warns(UserWarning, match=rf"{CACHE} cannot be written \(read-only\)"):
             first = load_modelnet40(tmp_path)
     assert not list(tmp_path.glob("*.npz")) + list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*"))

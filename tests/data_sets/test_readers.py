@@ -501,7 +501,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(readers.os, "replace", fail)
+    monkeypatch.setattr("i2p_zoo.staging.os.replace", fail)
     with pytest.raises(OSError, match="full"):
         write_colored_ply(path, POINTS, RGB)
     assert path.read_bytes() == b"an older file"

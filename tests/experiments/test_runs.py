@@ -106,7 +106,9 @@ def test_finished_run_is_kept(finished, network, splits):
 KILLED = """
 import os, sys
 sys.path.insert(0, {root!r})
-from i2p_zoo.finetune import trainer
+from i2p_zoo.finetune import options, trainer
+options.Options.save_every = 2
+options.Options.__init__.__defaults__ = tuple(2 if d == 50 else d for d in options.Options.__init__.__defaults__)
 note = trainer._Run.note
 def kill(self, entry):
     note(self, entry)
@@ -118,41 +120,49 @@ main(sys.argv[1:])
 """
 
 
-def test_command_that_was_killed_gives_the_same_history_when_resumed(network, npz, tmp_path):
-    def command(out, *more):
-        data = ["--model", network, "--data", f"npz:{npz}", "--voxel-size", "0.2", "--steps", "7", "--batch-size", "6"]
-        return [*map(str, ["finetune", *data, "--out", tmp_path / out, *more])]
+def finetune_command(network, npz, out, *more):
+    data = ["--model", network, "--data", f"npz:{npz}", "--voxel-size", "0.2", "--steps", "7", "--batch-size", "6"]
+    return [*map(str, ["finetune", *data, "--out", out, *more])]
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = KILLED.format(root=str(ROOT)).replace("import os, sys", "import os, sys\nfrom i2p_zoo.finetune import options")
-    code = code.replace("from i2p_zoo.cli", "options.Options.__dataclass_fields__['save_every'].default = 2\nfrom i2p_zoo.cli")
-    whole = subprocess.run(
-        [sys.executable, "-m", "i2p_zoo", *command("whole")],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert whole.returncode == 0, whole.stderr
-    killed = subprocess.run([sys.executable, "-c", code, *command("killed")], env=environment, cwd=ROOT, timeout=300)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "metrics.json").exists()
-    again = subprocess.run(
-        [sys.executable, "-m", "i2p_zoo", *command("killed", "--resume")],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+
+def call(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def figures_in(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return [{k: v for k, v in step.items() if k != "seconds"} for step in metrics["history"]], metrics["test"]
+
+
+@pytest.fixture(scope="module")
+def whole(network, npz, tmp_path_factory):
+    """A run of the command that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = call("-m", "i2p_zoo", *finetune_command(network, npz, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_command_that_was_killed_gives_the_same_history_when_resumed(network, npz, whole, tmp_path):
+    killed = call("-c", KILLED.format(root=str(ROOT)), *finetune_command(network, npz, tmp_path / "run"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert len(json.loads((tmp_path / "run" / "training" / "training.json").read_text())["history"]["steps"]) == 4
+    again = call("-m", "i2p_zoo", *finetune_command(network, npz, tmp_path / "run", "--resume"))
     assert again.returncode == 0, again.stderr
-    histories = []
-    for out in ("whole", "killed"):
-        metrics = json.loads((tmp_path / out / "metrics.json").read_text())
-        histories.append([{k: v for k, v in step.items() if k != "seconds"} for step in metrics["history"]])
-        histories.append(metrics["test"])
-    assert histories[:2] == histories[2:]
+    assert figures_in(tmp_path / "run") == figures_in(whole)
+
+
+def test_command_of_two_processes_gives_the_figures_of_one(network, npz, whole, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "i2p_zoo"]
+    done = call(*launch, *finetune_command(network, npz, tmp_path / "run", "--tensorboard"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    (steps, test), (expected, accuracy) = figures_in(tmp_path / "run"), figures_in(whole)
+    assert [step["loss"] for step in steps] == pytest.approx([step["loss"] for step in expected], abs=1e-4)
+    assert test == accuracy
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
 @pytest.mark.parametrize("fails", ["write", "replace"])
