@@ -383,6 +383,7 @@ def test_history_has_a_finite_entry_for_each_step():
     seconds = [step.seconds for step in history.steps]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
+    assert 0 < history.waited < seconds[-1]
     assert History.from_dict(json.loads(json.dumps(history.to_dict()))) == history
 
 

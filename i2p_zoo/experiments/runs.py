@@ -99,6 +99,7 @@ def run(
         "trained": count.trained,
         "total": count.total,
         "seconds": history.seconds,
+        "waited": history.waited,
         "history": history.to_dict()["steps"],
         "evaluations": history.to_dict()["evaluations"],
     }

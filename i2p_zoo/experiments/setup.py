@@ -19,6 +19,8 @@ from i2p_zoo.staging import locate
 LEARNING_RATES = {"all": 0.1, "io+bn": 0.4, "io+stats": 0.4, "io": 0.4, "head": 0.4}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
+DEFAULT_INFLATION = "average"
+"""Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
 _WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
 
 
@@ -47,8 +49,8 @@ class Setup:
     inflation: str | None = None
     axis: str | None = None
     stem: str = "point"
-    skip_downsamples: int = 2
-    voxel_size: float = 0.05
+    skip_downsamples: int = 3
+    voxel_size: float = 0.07
     features: str = "xyz"
 
     def __post_init__(self) -> None:
@@ -110,9 +112,6 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
             model = from_pretrained(setup.model, inflation=inflation, axis=axis, **adapted)
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
     return model, freeze(model, setup.mode)
-
-
-DEFAULT_INFLATION = "center"
 
 
 def _inflation_of(setup: Setup) -> tuple[str, str]:

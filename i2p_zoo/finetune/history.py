@@ -43,10 +43,12 @@ class History:
     Attributes:
         steps: one entry a step.
         evaluations: of the monitored clouds.
+        waited: seconds of the training in which a step waited for its batch.
     """
 
     steps: list[Step] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    waited: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -63,9 +65,11 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON types."""
-        return {"steps": [asdict(step) for step in self.steps], "evaluations": [asdict(e) for e in self.evaluations]}
+        steps, evaluations = ([asdict(entry) for entry in entries] for entries in (self.steps, self.evaluations))
+        return {"steps": steps, "evaluations": evaluations, "waited": self.waited}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
         """Undoes `to_dict`."""
-        return cls([Step(**step) for step in values["steps"]], [Evaluation(**e) for e in values["evaluations"]])
+        evaluations = [Evaluation(**entry) for entry in values["evaluations"]]
+        return cls([Step(**entry) for entry in values["steps"]], evaluations, values["waited"])

@@ -135,6 +135,7 @@ class _Run:
             self.model.train()
             start = time.perf_counter()
             for number, (points, labels) in zip(bar, self.load_batches(todo), strict=True):
+                self.history.waited += time.perf_counter() - start
                 loss, top1 = self.update(number, points, labels)
                 self.seconds += time.perf_counter() - start
                 self.note(Step(number + 1, loss, top1, options.learning_rate_at(number), self.seconds))
