@@ -17,12 +17,12 @@ from i2p_zoo.checkpoint import LoadBase, describe_model, load_folder, load_weigh
 from i2p_zoo.checkpoint_config import CONFIG, read_config
 from i2p_zoo.errors import CacheError, CertificateError, CheckpointError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.hub_files import HubOptions, fetch_files
-from i2p_zoo.inflation import inflate, inflate_structure
+from i2p_zoo.inflation import inflate, inflate_structure, reinflate_
 from i2p_zoo.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
 from i2p_zoo.presets import check_preset
 from i2p_zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
 from i2p_zoo.stems import image_channels
-from i2p_zoo.weights import check_inflation
+from i2p_zoo.weights import check_axis, check_inflation
 from i2p_zoo.zoo import load_ledger
 
 Progress = Callable[[str], None]
@@ -47,7 +47,7 @@ def from_pretrained(
     features: str | None = None,
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
-    inflation: str = "center",
+    inflation: str | None = None,
     axis: str = "z",
     preset: str | None = None,
     base: str | os.PathLike[str] | None = None,
@@ -74,7 +74,9 @@ def from_pretrained(
         features: what `voxelize` gives each voxel; None keeps.
         features_only: return the sparse feature maps at each stride, as timm does.
         out_indices: which of them.
-        inflation, axis: of a zoo network; "center" along "z" is the one on the Hub, others are converted here.
+        inflation: "center", "average" or "copy"; None keeps, which for a zoo network is "center". A network whose kernels are
+            still the image's is inflated anew.
+        axis: of a zoo network's inflation; those on the Hub have "z", others are converted here.
         preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".
         base: of an adapter, where it is not to be had under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
@@ -89,7 +91,9 @@ def from_pretrained(
         CheckpointError: a file is damaged, altered or foreign.
         InvalidInputError: arguments that do not fit.
     """
-    check_inflation(inflation)
+    if inflation is not None:
+        check_inflation(inflation)
+    check_axis(axis)
     inflation, stem = ("copy", "point") if preset else (inflation, stem)
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = _load(name, inflation, options, base, axis)
@@ -113,7 +117,7 @@ def _image_args(model: Any) -> dict[str, Any]:
 
 def _load(
     name: str | os.PathLike[str],
-    inflation: str,
+    inflation: str | None,
     options: HubOptions,
     base: str | os.PathLike[str] | None,
     axis: str = "z",
@@ -124,11 +128,15 @@ def _load(
         return load_base(described, inflation, options, base)
 
     if os.path.isdir(name):
-        return load_folder(name, load_base_)
-    text, at, suffix = os.fspath(name).partition("@")
-    if at:
-        options = replace(options, revision=suffix)
-    return _load_named(text, inflation, options, load_base_, axis)
+        model = load_folder(name, load_base_)
+    else:
+        text, at, suffix = os.fspath(name).partition("@")
+        if at:
+            options = replace(options, revision=suffix)
+        model = _load_named(text, inflation or "center", options, load_base_, axis)
+    if inflation is not None:
+        reinflate_(model, inflation)
+    return model
 
 
 def load_base(
@@ -156,6 +164,7 @@ def load_base(
             f"{name}: its weights have sha256 {model.base['weights']}, but the adapter was made on {described['weights']}. "
             "Give the folder or name of that network as `base=`."
         )
+    reinflate_(model, inflation)
     return model
 
 
@@ -169,7 +178,7 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
         raise _nothing_found(name, tried)
     architecture, tag = split_name(name)
     zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
-    if (inflation, axis) == ("center", "z"):
+    if axis == "z":
         organisation = os.environ.get("I2P_ZOO_ORG", "i2p-zoo")
         model = _load_from_hub(f"{organisation}/{zoo_name}", options, load_base, tried)
         if model is not None:
@@ -379,7 +388,7 @@ def describe(name: str) -> dict[str, Any]:
         NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
     """
     if os.path.isdir(name):
-        model = _load(name, "center", HubOptions(), None)
+        model = _load(name, None, HubOptions(), None)
     else:
         if os.sep in name:
             raise NotFoundError(f"{name}: no such folder.")

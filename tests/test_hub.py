@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -18,6 +19,7 @@ from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo import hub as hub_module
 from i2p_zoo.checkpoint import load_folder, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo.inflation import reinflate_
 from i2p_zoo.weight_files import WEIGHTS
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
@@ -136,8 +138,7 @@ def test_spellings_of_a_name_convert_the_same_weights(client, timm_repo, timm_we
 
 
 @pytest.mark.parametrize("inflation", ["average", "copy"])
-def test_other_inflations_are_converted_here_and_cached_apart(hub, client, models, timm_repo, inflation):
-    hub.add(f"i2p-zoo/{NAME}", models[0][1])  # the center inflation; not asked for
+def test_other_inflations_are_converted_here_and_cached_apart(hub, client, timm_repo, inflation):
     expected = i2p_zoo.inflate(make_source(), inflation=inflation)
     for _ in range(2):
         outcome = client.load(NAME, inflation=inflation)
@@ -145,6 +146,17 @@ def test_other_inflations_are_converted_here_and_cached_apart(hub, client, model
         assert outcome.settings["inflation"] == inflation
         assert outcome.source["certificate"]["passed"]
     assert len(hub.requested(WEIGHTS)) == 1
+
+
+@pytest.mark.parametrize("inflation", ["average", "copy"])
+@pytest.mark.parametrize("name", [f"i2p-zoo/{NAME}", NAME])
+def test_other_inflations_are_made_of_the_center_on_the_hub(hub, client, models, name, inflation):
+    hub.add(f"i2p-zoo/{NAME}", models[0][1])
+    expected = copy.deepcopy(models[0][0])
+    reinflate_(expected, inflation)
+    outcome = client.load(name, inflation=inflation)
+    assert_loaded(outcome, expected)
+    assert outcome.settings["inflation"] == inflation
 
 
 def test_repository_by_its_full_name_and_revision(hub, client, models):

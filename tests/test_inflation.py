@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from timm.layers import BlurPool2d
 from torch import nn
 
+import i2p_zoo
 from i2p_zoo import (
     CheckpointError,
     InvalidInputError,
@@ -24,7 +25,7 @@ from i2p_zoo import (
     inflate,
     inflate_weight,
 )
-from i2p_zoo.inflation import inflate_state, inflate_structure, replace_leaves
+from i2p_zoo.inflation import inflate_state, inflate_structure, reinflate_, replace_leaves
 from i2p_zoo.point_cloud_model import Settings
 from tests.helpers import plane_values, property_test, random_cloud, randomise_norms_, relative_error, seeded
 
@@ -487,3 +488,33 @@ def test_state_that_does_not_fit_is_refused_with_every_key_named():
         "1.running_var: 2D shape (7,) does not inflate to (6,)",
     ):
         assert part in message
+
+
+# --- Inflating anew ---
+
+MODES = ["center", "average", "copy"]
+
+
+@pytest.mark.parametrize("axis", ["z", "x"])
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "tf_efficientnet_cc_b0_4e"])
+def test_network_inflated_anew_is_the_one_inflated_so_from_the_start(name, axis):
+    source = timm.create_model(name)
+    expected = {mode: i2p_zoo.inflate(source, inflation=mode, axis=axis) for mode in MODES}
+    model = i2p_zoo.inflate(source, inflation="center", axis=axis)
+    for mode, rounding in (("copy", 0), ("center", 0), ("average", 0), ("copy", 2e-7), ("average", 2e-7)):
+        reinflate_(model, mode)
+        assert model.settings == expected[mode].settings
+        for key, tensor in expected[mode].state_dict().items():
+            assert torch.allclose(model.state_dict()[key], tensor, rtol=rounding, atol=0), (mode, key)
+
+
+def test_trained_kernel_is_not_inflated_anew_and_nothing_changes():
+    model = i2p_zoo.create_model("test_resnet")
+    with torch.no_grad():
+        model.layer3[0].conv2.weight[0, 0, 0, 0, 0] += 1
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InvalidInputError, match=r"layer3\.0\.conv2\.weight is no pure inflation by 'center'.*by 'copy'"):
+        reinflate_(model, "copy")
+    assert model.settings.inflation == "center"
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    reinflate_(model, "center")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import i2p_zoo
 from i2p_zoo import InvalidInputError, SparseTensor, UnsupportedError
 from i2p_zoo.finetune import evaluate, freeze, train
-from i2p_zoo.presets import LogitNorm
+from i2p_zoo.presets import LogitNorm, set_preset_
 from tests.helpers import randomise_norms_, relative_error, seeded
 from tests.test_finetune import shapes
 
@@ -177,10 +177,18 @@ def test_what_the_paper_does_not_have_is_refused(name, arguments, error, words):
         i2p_zoo.create_model(name, **arguments)
 
 
-def test_center_inflated_folder_is_not_the_papers(tmp_path):
+def test_center_inflated_folder_is_inflated_by_copy_for_it(tmp_path):
     i2p_zoo.create_model("resnet18").save_pretrained(tmp_path)
-    with pytest.raises(InvalidInputError, match=r"inflation='copy'.*got inflation='center'"):
-        i2p_zoo.from_pretrained(tmp_path, preset="image2point")
+    model = i2p_zoo.from_pretrained(tmp_path, preset="image2point")
+    assert model.settings.inflation == "copy"
+    kernel = model.layer1[0].conv1.weight
+    assert torch.equal(kernel, kernel[:, 1:2].expand_as(kernel))
+
+
+def test_image_stem_or_another_inflation_is_not_the_papers():
+    model = i2p_zoo.create_model("resnet18", inflation="average", stem="point")
+    with pytest.raises(InvalidInputError, match=r"needs inflation='copy'.*got inflation='average' and stem='point'"):
+        set_preset_(model, "image2point")
 
 
 def test_features_only_takes_no_preset(tmp_path):

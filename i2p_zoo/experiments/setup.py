@@ -32,8 +32,8 @@ class Setup:
         model: a name or folder, as `i2p_zoo.from_pretrained` takes it.
         mode: of `i2p_zoo.finetune.freeze`.
         scratch: the same network with random weights.
-        inflation: "center", "average" or "copy"; None for what a folder holds, and the default otherwise.
-        axis: of the inflation, "z", "y" or "x"; None likewise.
+        inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
+        axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
         stem: "point" or "image".
         skip_downsamples: how many of the first halvings run at stride 1.
         voxel_size: edge of a voxel; objects fill the unit sphere.
@@ -102,11 +102,9 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
             inflation, axis = _inflation_of(setup)
             model = create_model(_architecture_of(setup.model), inflation, axis, **adapted)
         elif os.path.isdir(setup.model):
-            model = from_pretrained(setup.model, **adapted)
-            found = model.settings.inflation, model.settings.axis
-            if (setup.inflation or found[0], setup.axis or found[1]) != found:
-                wanted = f"inflation {setup.inflation!r} and axis {setup.axis!r} are wanted"
-                raise InvalidInputError(f"{setup.model} is inflated by {found[0]!r} along {found[1]!r}; {wanted}.")
+            model = from_pretrained(setup.model, inflation=setup.inflation, **adapted)
+            if setup.axis not in (None, model.settings.axis):
+                raise InvalidInputError(f"{setup.model} is inflated along {model.settings.axis!r}; {setup.axis!r} is wanted.")
         else:
             inflation, axis = _inflation_of(setup)
             model = from_pretrained(setup.model, inflation=inflation, axis=axis, **adapted)

@@ -63,6 +63,13 @@ def test_what_no_data_set_has_is_refused(changes, words):
         Setup("i2p-resnet18", **changes)
 
 
-def test_folder_of_another_inflation_is_refused(network):
-    with pytest.raises(InvalidInputError, match=r"inflated by 'center' along 'z'; inflation 'copy'"):
-        build_model(Setup(str(network), inflation="copy"), CLASSES)
+def test_folder_is_inflated_as_told_and_otherwise_as_it_is(network):
+    given, copied = (build_model(Setup(str(network), inflation=inflation), CLASSES)[0] for inflation in (None, "copy"))
+    assert (given.settings.inflation, copied.settings.inflation) == ("center", "copy")
+    center, copy = (model.layer2[0].conv2.weight for model in (given, copied))
+    assert torch.equal(copy, center[:, 1:2].expand_as(copy))
+
+
+def test_folder_along_another_axis_is_refused(network):
+    with pytest.raises(InvalidInputError, match="inflated along 'z'; 'y' is wanted"):
+        build_model(Setup(str(network), axis="y"), CLASSES)
