@@ -30,6 +30,7 @@ _HUB_LICENSES = frozenset(
 _NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|^seer-license$")
 
 _PLACEHOLDER = "my-model"
+_FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size=0.07'  # as `i2p_zoo.experiments.Setup`
 _CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
 
 _INTRODUCTION = """
@@ -267,4 +268,4 @@ def _example_cloud(features: set[str], in_chans: int) -> str:
 
 def _finetune_arguments(config: Mapping[str, Any], name: str) -> str:
     classes = f'"{name}", num_classes=len(train_set.classes)'
-    return classes if config["i2p"]["settings"]["stem"] == "point" else f'{classes}, stem="point", skip_downsamples=2'
+    return classes if config["i2p"]["settings"]["stem"] == "point" else f'{classes}, {_FOR_CLOUDS}'

@@ -131,6 +131,11 @@ class KernelMap:
         return table
 
     @cached_property
+    def inverse(self) -> KernelMap:
+        """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
+        return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel)
+
+    @cached_property
     def pair_table(self) -> tuple[Tensor, Tensor]:
         """Spconv's form: (2, taps, N) int32 input and output rows, -1 behind the last, and (taps,) int32 their numbers."""
         taps = math.prod(self.kernel)

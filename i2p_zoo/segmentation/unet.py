@@ -1,0 +1,228 @@
+"""A U-Net on any encoder of the zoo: inverse convolutions back over the encoder's own sites, with skip connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.coordinates import Triple
+from i2p_zoo.devoxelization import devoxelize
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune import NORMS, eval_mode
+from i2p_zoo.hub import from_pretrained
+from i2p_zoo.layers.convolution import SparseConv3d
+from i2p_zoo.layers.inverse_convolution import InverseConv3d
+from i2p_zoo.models import create_model
+from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.voxelization import voxelize
+
+DECODER_CHANNELS = (256, 192, 128, 96, 96)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The encoder's feature maps of one stride.
+
+    Attributes:
+        channels: of all of them together.
+        stride: (z, y, x) in input voxels.
+        maps: their numbers among the encoder's outputs.
+    """
+
+    channels: int
+    stride: Triple
+    maps: tuple[int, ...]
+
+
+def create_unet(
+    name: str,
+    num_classes: int,
+    *,
+    pretrained: bool = True,
+    decoder_channels: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    devoxelization: str = "trilinear",
+    **kwargs: Any,
+) -> UNet:
+    """Creates a U-Net for the classes of points.
+
+    Args:
+        name: of the encoder, as `i2p_zoo.from_pretrained` takes it.
+        num_classes: classes of a point.
+        pretrained: image weights; False for the same network with random ones.
+        decoder_channels: of the decoder's levels, the coarsest first; by default 256, 192, 128, 96, 96.
+        dropout: fraction of channels of a voxel dropped before the classifier, in training.
+        devoxelization: "trilinear" or "nearest".
+        **kwargs: as `i2p_zoo.from_pretrained` or, without image weights, `i2p_zoo.create_model`: `stem`, `in_chans`,
+            `skip_downsamples`, `voxel_size`, `features`, `inflation`.
+
+    Returns:
+        The network; the decoder is new.
+
+    Raises:
+        I2PError: as these two; InvalidInputError for numbers out of range.
+
+    Example:
+        >>> unet = create_unet("test_resnet", num_classes=4, pretrained=False, skip_downsamples=2).eval()
+        >>> unet([torch.rand(50, 3), torch.rand(30, 3)]).shape
+        torch.Size([80, 4])
+    """
+    create = from_pretrained if pretrained else create_model
+    return UNet(create(name, features_only=True, **kwargs), num_classes, decoder_channels, dropout, devoxelization)
+
+
+def find_levels(encoder: Any) -> list[Level]:
+    """Finds the strides and channels of an encoder's feature maps by running it on one voxel, finest first."""
+    weight = next(encoder.parameters())
+    voxel = SparseTensor(weight.new_zeros(1, encoder.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
+    with eval_mode(encoder), torch.no_grad():
+        maps = encoder(voxel)
+    found: dict[Triple, list[int]] = {}
+    for number, features in enumerate(maps):
+        stride = features.stride
+        found.setdefault((stride,) * 3 if isinstance(stride, int) else stride, []).append(number)
+    return [
+        Level(sum(maps[number].features.shape[1] for number in numbers), stride, tuple(numbers))
+        for stride, numbers in sorted(found.items())
+    ]
+
+
+class Decoder(nn.Module):
+    """Goes back up the levels: an inverse convolution, the encoder's features beside it, a convolution; then a classifier.
+
+    Args:
+        levels: of the encoder, finest first; a finest one above stride 1 gets one more step, to the input's own sites.
+        num_classes: of the classifier.
+        channels: of each step.
+        dropout: before the classifier.
+    """
+
+    def __init__(self, levels: Sequence[Level], num_classes: int, channels: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.levels = list(levels)
+        if self.levels[0].stride != (1, 1, 1):
+            self.levels.insert(0, Level(0, (1, 1, 1), ()))
+        steps = list(zip(self.levels[-2::-1], self.levels[:0:-1], strict=True))  # (finer, coarser), coarsest first
+        widths = [*channels, *[channels[-1]] * len(steps)][: len(steps)]
+        self.up, self.blocks = nn.ModuleList(), nn.ModuleList()
+        width = self.levels[-1].channels
+        for (finer, coarser), wanted in zip(steps, widths, strict=True):
+            a, b, c = (old // new for old, new in zip(coarser.stride, finer.stride, strict=True))
+            self.up.append(InverseConv3d(width, wanted, (a, b, c)))
+            self.blocks.append(_make_block(wanted + finer.channels, wanted))
+            width = wanted
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: SparseTensor, maps: Sequence[SparseTensor]) -> SparseTensor:
+        """Returns (N, num_classes) logits on the sites of `x`.
+
+        Args:
+            x: the encoder's input.
+            maps: its outputs.
+        """
+        out = _concatenate([maps[number] for number in self.levels[-1].maps])
+        for up, block, level in zip(self.up, self.blocks, self.levels[-2::-1], strict=True):
+            fine = maps[level.maps[0]] if level.maps else x
+            raised = up(out, fine)
+            out = block(_concatenate([raised, *(maps[number] for number in level.maps)]))
+        return out.derive(self.head(self.dropout(out.features)))
+
+
+def _concatenate(maps: Sequence[SparseTensor]) -> SparseTensor:
+    joined: Any = torch.cat(list(maps), dim=1) if len(maps) > 1 else maps[0]  # type: ignore[arg-type]
+    return joined  # type: ignore[no-any-return]
+
+
+def _make_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(SparseConv3d(inputs, outputs, 3, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class UNet(nn.Module):
+    """An encoder of the zoo with a new decoder; classes of points in the order in which they are given.
+
+    Args:
+        encoder: a `PointCloudModel` created with `features_only=True`.
+        num_classes, decoder_channels, dropout, devoxelization: as `create_unet`.
+
+    Raises:
+        InvalidInputError: another encoder, or numbers out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        num_classes: int,
+        decoder_channels: Sequence[int] | None = None,
+        dropout: float = 0.0,
+        devoxelization: str = "trilinear",
+    ) -> None:
+        super().__init__()
+        channels = DECODER_CHANNELS if decoder_channels is None else tuple(decoder_channels)
+        if not getattr(encoder, "model_args", {}).get("features_only"):
+            raise InvalidInputError(f"The encoder must be created with features_only=True; got {type(encoder).__qualname__}.")
+        if num_classes < 1 or not channels or min(channels) < 1 or not 0 <= dropout < 1:
+            raise InvalidInputError(
+                f"A U-Net needs num_classes (={num_classes}) and decoder_channels (={channels}) of 1 or more and a dropout "
+                f"(={dropout}) of 0 to less than 1."
+            )
+        if devoxelization not in ("trilinear", "nearest"):
+            raise InvalidInputError(f"`devoxelization` must be 'trilinear' or 'nearest'; got {devoxelization!r}.")
+        self.encoder, self.num_classes, self.devoxelization = encoder, num_classes, devoxelization
+        self.decoder = Decoder(find_levels(encoder), num_classes, channels, dropout)
+        self.frozen_norms = False
+
+    @property
+    def settings(self) -> Any:
+        """How clouds are read: the encoder's settings."""
+        return self.encoder.settings
+
+    def get_classifier(self) -> nn.Module:
+        """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: the decoder, which has no image weights."""
+        return self.decoder
+
+    def forward(self, x: Any) -> Any:
+        """Classifies voxels or points.
+
+        Args:
+            x: a SparseTensor; or clouds, as `i2p_zoo.voxelize` takes them.
+
+        Returns:
+            A SparseTensor of (N, num_classes) logits on the sites of `x`; for clouds (P, num_classes) logits of all points,
+            one cloud after the other.
+        """
+        if isinstance(x, SparseTensor):
+            return self._classify(x)
+        voxels, index = voxelize(x, self.settings.voxel_size, self.settings.features, return_index=True)
+        parameter = next(self.parameters())
+        logits = self._classify(voxels.to(device=parameter.device, dtype=parameter.dtype))
+        positions = _positions(x, self.settings.voxel_size).to(parameter.device)
+        return devoxelize(logits, positions, index.to(parameter.device), self.devoxelization)
+
+    def _classify(self, x: SparseTensor) -> SparseTensor:
+        prepared = self.encoder.prepare(x)
+        logits: SparseTensor = self.decoder(prepared, self.encoder(prepared))
+        return logits
+
+    def train(self, mode: bool = True) -> UNet:
+        """Sets training mode; the encoder's normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
+        super().train(mode)
+        if self.frozen_norms:
+            for module in self.encoder.modules():
+                if isinstance(module, NORMS):
+                    module.eval()
+        return self
+
+
+def _positions(clouds: Any, voxel_size: float) -> Tensor:
+    """(P, 4) float64: the number of each point's cloud and its z, y, x in voxels."""
+    listed = [clouds] if isinstance(clouds, dict) or getattr(clouds, "ndim", 0) == 2 else list(clouds)
+    parts = []
+    for number, cloud in enumerate(listed):
+        points = torch.as_tensor(cloud["points"] if isinstance(cloud, dict) else cloud)[:, :3].double()
+        parts.append(torch.cat([points.new_full((len(points), 1), number), points.flip(1) / voxel_size], dim=1))
+    return torch.cat(parts)
