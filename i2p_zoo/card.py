@@ -86,7 +86,7 @@ from i2p_zoo import data, finetune
 train_set, test_set = data.load_npz("clouds.npz")  # points (M, N, 3), label (M,), split (M,) 0 train and 1 test, classes
 model = i2p_zoo.from_pretrained({arguments})
 finetune.freeze(model, "io+bn")
-finetune.train(model, train_set, steps=100)
+finetune.train(model, train_set, steps=300, learning_rate=0.4, progress="finetuning")
 print(finetune.evaluate(model, test_set))
 ```
 """
@@ -268,4 +268,4 @@ def _example_cloud(features: set[str], in_chans: int) -> str:
 
 def _finetune_arguments(config: Mapping[str, Any], name: str) -> str:
     classes = f'"{name}", num_classes=len(train_set.classes)'
-    return classes if config["i2p"]["settings"]["stem"] == "point" else f'{classes}, {_FOR_CLOUDS}'
+    return classes if config["i2p"]["settings"]["stem"] == "point" else f"\n    {classes}, {_FOR_CLOUDS}\n"
