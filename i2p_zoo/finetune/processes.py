@@ -21,6 +21,7 @@ def make_accelerator(precision: str = "no", place: bool = False) -> Any:
         place: whether networks move to the process's device when training begins.
 
     Raises:
+        InvalidInputError: "fp16" without a GPU.
         MissingExtraError: accelerate is not installed.
     """
     accelerate = require("accelerate", "finetune")
@@ -29,7 +30,10 @@ def make_accelerator(precision: str = "no", place: bool = False) -> Any:
     if state._shared_state and state().mixed_precision != (wanted or "no"):
         state._reset_state()  # the precision of an earlier run in this process
     unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    return accelerate.Accelerator(device_placement=place, mixed_precision=wanted, kwargs_handlers=[unused])
+    accelerator = accelerate.Accelerator(device_placement=place, mixed_precision=wanted, kwargs_handlers=[unused])
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate passes over it
+        raise InvalidInputError("precision='fp16' needs a GPU; on a CPU there is 'bf16'.")
+    return accelerator
 
 
 def share_of(batch_size: int, processes: int, accumulate: int) -> int:

@@ -362,6 +362,13 @@ def test_batch_that_does_not_divide_is_refused():
         train(tiny(), shapes(), accumulate=4)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
+def test_fp16_is_refused_on_a_cpu_and_not_passed_over():
+    with pytest.raises(InvalidInputError, match="needs a GPU; on a CPU there is 'bf16'"):
+        train(tiny(), shapes(), precision="fp16")
+    assert len(train(tiny(), shapes(), steps=1).steps) == 1
+
+
 def test_model_is_the_one_that_was_given_afterwards():
     model = tiny()
     forward, kind = model.forward.__func__, type(model)
