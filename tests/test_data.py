@@ -261,7 +261,7 @@ def test_augmentation_is_reproducible_by_seed():
 def take(clouds, batch_size, seed, batches):
     source = TrainingBatches(clouds, batch_size, seed)
     taken = [source[step] for step in range(batches)]
-    return [([cloud["points"] for cloud in batch], labels) for batch, labels in taken]
+    return [([cloud["points"] for cloud, _ in batch], torch.tensor([label for _, label in batch])) for batch in taken]
 
 
 def labels_of(batches):

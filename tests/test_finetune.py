@@ -389,7 +389,8 @@ def test_history_has_a_finite_entry_for_each_step():
 
 def test_the_first_step_is_measured_before_any_update():
     model = tiny()
-    points, labels = TrainingBatches(shapes(), 6, 2)[0]
+    points, labels = map(list, zip(*TrainingBatches(shapes(), 6, 2)[0], strict=True))
+    labels = torch.tensor(labels)
     with torch.no_grad():
         logits = copy.deepcopy(model).train()(points)
     (first, *_) = train(model, shapes(), steps=2, batch_size=6, seed=2).steps

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from i2p_zoo.data.augmentation import augment
 from i2p_zoo.data.clouds import CloudSet
@@ -19,8 +18,13 @@ from i2p_zoo.voxelization import voxelize
 Cloud = dict[str, NDArray[Any]]
 
 
-class TrainingBatches(torch.utils.data.Dataset[tuple[list[Cloud], Tensor]]):
+Sample = tuple[Cloud, Any]
+
+
+class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
     """Augmented batches by number: shuffled epochs one after the other, cut into batches; the rest of one opens the next.
+
+    A batch is a list of clouds, each with its label: an int64, or (K,) probabilities.
 
     Args:
         clouds: the training split.
@@ -33,9 +37,9 @@ class TrainingBatches(torch.utils.data.Dataset[tuple[list[Cloud], Tensor]]):
 
     Example:
         >>> clouds = CloudSet(np.zeros((3, 5, 3), np.float32), np.arange(3), ("a", "b", "c"))
-        >>> points, labels = TrainingBatches(clouds, 2, seed=0)[7]
-        >>> len(points), labels.dtype
-        (2, torch.int64)
+        >>> (cloud, label), _ = TrainingBatches(clouds, 2, seed=0)[7]
+        >>> cloud["points"].shape, label in (0, 1, 2)
+        ((5, 3), True)
     """
 
     def __init__(self, clouds: CloudSet, batch_size: int, seed: int, augmented: bool = True) -> None:
@@ -43,12 +47,11 @@ class TrainingBatches(torch.utils.data.Dataset[tuple[list[Cloud], Tensor]]):
             raise InvalidInputError(f"Batches need clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 
-    def __getitem__(self, step: int) -> tuple[list[Cloud], Tensor]:
+    def __getitem__(self, step: int) -> list[Sample]:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = {epoch: self._order(epoch) for epoch in {place // len(self.clouds) for place in places}}
         rows = [int(epochs[place // len(self.clouds)][place % len(self.clouds)]) for place in places]
-        batch = [self._draw(row, place) for row, place in zip(rows, places, strict=True)]
-        return batch, torch.from_numpy(self.clouds.labels[rows])
+        return [(self._draw(row, place), self.clouds.labels[row]) for row, place in zip(rows, places, strict=True)]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clouds))

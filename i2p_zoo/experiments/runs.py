@@ -155,7 +155,8 @@ def _report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], No
 
         def report(entry: Step | Evaluation) -> None:
             kind = "train" if isinstance(entry, Step) else "monitored"
-            for name, value in vars(entry).items():
+            values = vars(entry) if isinstance(entry, Step) else entry.scores
+            for name, value in values.items():
                 if name not in ("step", "seconds"):
                     writer.add_scalar(f"{kind}/{name}", value, entry.step)
 

@@ -13,5 +13,7 @@ from i2p_zoo.finetune.history import Evaluation as Evaluation
 from i2p_zoo.finetune.history import History as History
 from i2p_zoo.finetune.history import Step as Step
 from i2p_zoo.finetune.options import Options as Options
+from i2p_zoo.finetune.tasks import Classification as Classification
+from i2p_zoo.finetune.tasks import Task as Task
 from i2p_zoo.finetune.teaching import label_by_teacher as label_by_teacher
 from i2p_zoo.finetune.trainer import train as train

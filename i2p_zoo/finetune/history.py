@@ -28,12 +28,32 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on the monitored clouds after a step, as fractions; seconds as in `Step`."""
+    """Scores of the monitored clouds after a step.
+
+    Attributes:
+        step: its number.
+        scores: fractions by name, the one that counts first: top1 and mean_class for classes of clouds.
+        seconds: as in `Step`.
+    """
 
     step: int
-    top1: float
-    mean_class: float
+    scores: dict[str, float]
     seconds: float
+
+    @property
+    def score(self) -> float:
+        """The one that counts."""
+        return next(iter(self.scores.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the step, each score and the seconds as JSON types."""
+        return {"step": self.step, **self.scores, "seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Undoes `to_dict`."""
+        scores = {key: value for key, value in values.items() if key not in ("step", "seconds")}
+        return cls(values["step"], scores, values["seconds"])
 
 
 @dataclass
@@ -56,20 +76,20 @@ class History:
         return self.steps[-1].seconds if self.steps else 0.0
 
     def best(self) -> Evaluation | None:
-        """Returns the first of the best evaluations by top1."""
-        return max(self.evaluations, key=lambda evaluation: evaluation.top1, default=None)
+        """Returns the first of the best evaluations, by the score that counts."""
+        return max(self.evaluations, key=lambda evaluation: evaluation.score, default=None)
 
     def reached(self, target: float) -> Evaluation | None:
-        """Returns the first evaluation with a top1 of `target` or more."""
-        return next((evaluation for evaluation in self.evaluations if evaluation.top1 >= target), None)
+        """Returns the first evaluation with a score of `target` or more."""
+        return next((evaluation for evaluation in self.evaluations if evaluation.score >= target), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON types."""
-        steps, evaluations = ([asdict(entry) for entry in entries] for entries in (self.steps, self.evaluations))
-        return {"steps": steps, "evaluations": evaluations, "waited": self.waited}
+        evaluations = [evaluation.to_dict() for evaluation in self.evaluations]
+        return {"steps": [asdict(step) for step in self.steps], "evaluations": evaluations, "waited": self.waited}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
         """Undoes `to_dict`."""
-        evaluations = [Evaluation(**entry) for entry in values["evaluations"]]
+        evaluations = [Evaluation.from_dict(entry) for entry in values["evaluations"]]
         return cls([Step(**entry) for entry in values["steps"]], evaluations, values["waited"])

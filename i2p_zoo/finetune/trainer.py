@@ -19,19 +19,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.processes import evaluate_together, make_accelerator, share_of
+from i2p_zoo.finetune.processes import make_accelerator, share_of
+from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.synchronized_norm import synchronize_norms
 
 
 def train(
     model: Any,
-    clouds: CloudSet,
+    clouds: CloudSet | Task,
     *,
     options: Options | None = None,
     monitor: CloudSet | None = None,
@@ -42,14 +43,14 @@ def train(
     report: Callable[[Step | Evaluation], None] | None = None,
     **changes: Any,
 ) -> History:
-    """Trains a classifier in place.
+    """Trains a network in place.
 
     Every batch, augmentation and dropout follows from the seed and the step's number, so a run that goes on from a saved
     state gives the same history as one that was never stopped (bit for bit on a CPU with the same number of threads).
 
     Args:
         model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode.
-        clouds: the training split.
+        clouds: the training split; or a `Task`, which brings its own clouds to monitor.
         options: by default `Options()`.
         monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
             the training split (`i2p_zoo.data.hold_out`), never on test clouds.
@@ -72,7 +73,8 @@ def train(
         OSError: the last state cannot be saved; one that cannot be saved on the way is only warned of.
     """
     options = dataclasses.replace(options or Options(), **changes)
-    run = _Run(model, clouds, monitor, options, accelerator or make_accelerator(options.precision), report)
+    task = Classification(clouds, monitor) if isinstance(clouds, CloudSet) else clouds
+    run = _Run(model, task, options, accelerator or make_accelerator(options.precision), report)
     place = None if folder is None else Path(folder)
     if place is not None and training_state.has_training_state(place):
         if not resume:
@@ -90,25 +92,23 @@ def train(
 class _Run:
     """A training run between its steps."""
 
-    def __init__(
-        self, model: Any, clouds: CloudSet, monitor: CloudSet | None, options: Options, accelerator: Any, report: Any
-    ) -> None:
+    def __init__(self, model: Any, task: Task, options: Options, accelerator: Any, report: Any) -> None:
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        if not names or not len(clouds):
+        if not names or not len(task):
             raise InvalidInputError(
-                f"Training needs trainable parameters ({len(names)} tensors) and clouds ({len(clouds)}). "
+                f"Training needs trainable parameters ({len(names)} tensors) and clouds ({len(task)}). "
                 "`i2p_zoo.finetune.freeze` says what trains."
             )
-        if monitor is None and (options.keep == "best" or options.target is not None):
+        if not task.is_monitored and (options.keep == "best" or options.target is not None):
             raise InvalidInputError(f"keep={options.keep!r} and target={options.target} need clouds to `monitor`.")
-        self.model, self.clouds, self.monitor, self.options, self.names = model, clouds, monitor, options, names
+        self.model, self.task, self.options, self.names = model, task, options, names
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
         self.share = share_of(options.batch_size, accelerator.num_processes, options.accumulate)
         kind: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
         self.raw_optimizer = kind(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
-        self.fingerprint = _hash_run(model, clouds, names)
+        self.fingerprint = _hash_run(model, task, names)
         self.wrapped, self.optimizer = accelerator.prepare(model, self.raw_optimizer)
         self.device = next(iter(names)).device
         self.average: Any = None
@@ -134,15 +134,15 @@ class _Run:
         with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
             self.model.train()
             start = time.perf_counter()
-            for number, (points, labels) in zip(bar, self.load_batches(todo), strict=True):
+            for number, samples in zip(bar, self.load_batches(todo), strict=True):
                 self.history.waited += time.perf_counter() - start
-                loss, top1 = self.update(number, points, labels)
+                loss, top1 = self.update(number, samples)
                 self.seconds += time.perf_counter() - start
                 self.note(Step(number + 1, loss, top1, options.learning_rate_at(number), self.seconds))
                 bar.set_postfix(loss=f"{loss:.2f}", top1=f"{top1:.2f}")
                 is_last = number + 1 == options.steps
-                if self.monitor is not None and (is_last or _is_due(number, options.evaluate_every)):
-                    self.evaluate(number + 1, self.monitor)
+                if self.task.is_monitored and (is_last or _is_due(number, options.evaluate_every)):
+                    self.evaluate(number + 1)
                 if self.has_reached_target():
                     break
                 if folder is not None and not is_last and _is_due(number, options.save_every):
@@ -159,9 +159,9 @@ class _Run:
     def is_helper(self) -> bool:
         return not self.accelerator.is_main_process
 
-    def load_batches(self, steps: range) -> Iterator[tuple[list[Any], Tensor]]:
+    def load_batches(self, steps: range) -> Iterator[list[Any]]:
         """Yields this process's share of each batch."""
-        batches = TrainingBatches(self.clouds, self.options.batch_size, self.options.seed, self.options.augmented)
+        batches: Any = self.task.batches(self.options)
         loader = torch.utils.data.DataLoader(
             batches,
             batch_size=None,
@@ -172,30 +172,22 @@ class _Run:
         )
         size = self.share * self.options.accumulate
         own = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        for points, labels in loader:
-            yield points[own], labels[own]
+        for samples in loader:
+            yield samples[own]
 
-    def update(self, number: int, points: list[Any], labels: Tensor) -> tuple[float, float]:
+    def update(self, number: int, samples: list[Any]) -> tuple[float, float]:
         """Does one step; returns the batch's loss and accuracy before it."""
         options = self.options
         figures = torch.zeros(2, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(options.accumulate):
-            rows = slice(part * self.share, (part + 1) * self.share)
-            target = labels[rows].to(self.device)
+            own = samples[part * self.share : (part + 1) * self.share]
             torch.manual_seed(_derive_seed(options.seed, number, part, self.accelerator.process_index))
             is_last = part + 1 == options.accumulate
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
-                    logits = self.wrapped(points[rows])
-                logits = logits if logits.dtype == torch.float64 else logits.float()
-                scaled = logits / options.temperature
-                target = target.to(logits.dtype) if target.ndim == 2 else target
-                loss = nn.functional.cross_entropy(scaled, target, label_smoothing=options.label_smoothing)
-                loss = loss * options.temperature**2
+                    loss, top1 = self.task.measure(self.wrapped, own, options)
                 self.accelerator.backward(loss / options.accumulate)
-            hard = target.argmax(1) if target.ndim == 2 else target
-            top1 = (logits.argmax(1) == hard).double().mean()
             figures += torch.stack([loss.detach().double(), top1]).to(figures.dtype) / options.accumulate
         figures = self.accelerator.reduce(figures, reduction="mean")
         loss_value, top1_value = figures.tolist()
@@ -216,12 +208,12 @@ class _Run:
         (self.history.steps if isinstance(entry, Step) else self.history.evaluations).append(entry)  # type: ignore[arg-type]
         self.report(entry)
 
-    def evaluate(self, step: int, monitor: CloudSet) -> None:
+    def evaluate(self, step: int) -> None:
         """Measures the monitored clouds, and keeps the weights where they are the best so far."""
         best = self.history.best()
-        accuracy = evaluate_together(self.judged, monitor, self.accelerator, self.options.batch_size)
-        self.note(Evaluation(step, accuracy.top1, accuracy.mean_class, self.seconds))
-        if self.options.keep == "best" and (best is None or accuracy.top1 > best.top1):
+        entry = Evaluation(step, self.task.evaluate(self.judged, self.accelerator, self.options), self.seconds)
+        self.note(entry)
+        if self.options.keep == "best" and (best is None or entry.score > best.score):
             self.best = {name: training_state.own(tensor) for name, tensor in self.judged.state_dict().items()}
 
     def has_reached_target(self) -> bool:
@@ -275,13 +267,10 @@ def _derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _hash_run(model: Any, clouds: CloudSet, names: dict[nn.Parameter, str]) -> str:
-    """Hashes what a saved state must find again: the structure, what trains, the clouds' order and labels."""
-    digest = hashlib.sha256()
+def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:
+    """Hashes what a saved state must find again: the structure, what trains, and the task's clouds."""
+    digest = hashlib.sha256(task.fingerprint())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-    digest.update("\n".join(sorted(names.values())).encode())
-    digest.update(repr(model.settings).encode() + np.ascontiguousarray(clouds.labels).tobytes())
-    for number in range(len(clouds)):
-        digest.update(np.ascontiguousarray(clouds.points[number][0]).tobytes())
+    digest.update("\n".join(sorted(names.values())).encode() + repr(model.settings).encode())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import DivergedError
-from i2p_zoo.finetune import Options, evaluate, freeze, trainer, training_state
+from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer, training_state
 from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.training_state import STATE, TENSORS
 from tests.test_finetune import shapes, tiny
@@ -34,7 +34,7 @@ def train(model, clouds, **options):
 def figures(history):
     """All of a history but the seconds."""
     steps = [(step.step, step.loss, step.batch_top1, step.learning_rate) for step in history.steps]
-    return steps, [(e.step, e.top1, e.mean_class) for e in history.evaluations]
+    return steps, [(e.step, e.scores) for e in history.evaluations]
 
 
 def state_of(model):
@@ -64,9 +64,9 @@ def test_steps_are_those_of_a_loop_written_out(options, make, extra):
     optimizer, losses = make(twin.parameters()), []
     twin.train()
     for step in range(5):
-        points, labels = TrainingBatches(clouds, 6, 3)[step]
-        logits = twin(points) / settings.temperature
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing) * settings.temperature**2
+        points, labels = zip(*TrainingBatches(clouds, 6, 3)[step], strict=True)
+        logits = twin(list(points)) / settings.temperature
+        loss = F.cross_entropy(logits, torch.tensor(labels), label_smoothing=settings.label_smoothing) * settings.temperature**2
         optimizer.param_groups[0]["lr"] = settings.learning_rate_at(step)
         optimizer.zero_grad()
         loss.backward()
@@ -150,7 +150,7 @@ def test_monitored_clouds_are_measured_when_asked_and_at_the_end():
     model = tiny()
     history = train(model, shapes(), monitor=shapes(9), evaluate_every=3)
     assert [evaluation.step for evaluation in history.evaluations] == [3, 6, 8]
-    assert history.evaluations[-1].top1 == evaluate(model, shapes(9)).top1
+    assert history.evaluations[-1].scores["top1"] == evaluate(model, shapes(9)).top1
     assert figures(train(tiny(), shapes()))[0] == figures(history)[0], "measuring changes no step"
 
 
@@ -161,7 +161,7 @@ def test_best_weights_are_those_of_the_best_evaluation():
         states.setdefault(entry.step, state_of(model))
 
     history = train(model, shapes(), monitor=shapes(9), evaluate_every=1, keep="best", learning_rate=2.0, report=keep)
-    best = max(history.evaluations, key=lambda e: (e.top1, -e.step))
+    best = max(history.evaluations, key=lambda e: (e.score, -e.step))
     assert history.best() == best
     assert best.step < 8, "or the last would do"
     assert_same_bits(model, states[best.step])
@@ -422,7 +422,7 @@ def test_helper_processes_say_and_save_nothing():
             return parts
 
     seen = []
-    run = trainer._Run(tiny(), shapes(), None, Options(batch_size=6), Helper(), seen.append)
+    run = trainer._Run(tiny(), Classification(shapes()), Options(batch_size=6), Helper(), seen.append)
     run.note(trainer.Step(1, 1.0, 0.0, 0.1, 0.1))
     run.save(Path("/nowhere"), is_last=True)
     assert seen == []

@@ -1,0 +1,85 @@
+"""What a training run is about: its batches, its loss, and the scores it is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.finetune.options import Options
+from i2p_zoo.finetune.processes import evaluate_together
+
+
+class Task(Protocol):
+    """What `train` asks of a task; `Classification` is one."""
+
+    def __len__(self) -> int:
+        """Number of samples to train on."""
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether there are samples to judge by."""
+
+    def batches(self, options: Options) -> torch.utils.data.Dataset[Any]:
+        """Batches by their number; each is a list of samples."""
+
+    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
+        """Runs a network on some of a batch; returns their mean loss and, without gradient, their accuracy."""
+
+    def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
+        """Scores of the monitored samples, as fractions, the one that counts first; the same in every process."""
+
+    def fingerprint(self) -> bytes:
+        """Of what a run that goes on must find again."""
+
+
+class Classification:
+    """Classes of whole clouds.
+
+    Args:
+        clouds: to train on.
+        monitor: to judge by, or None.
+    """
+
+    def __init__(self, clouds: CloudSet, monitor: CloudSet | None = None) -> None:
+        self.clouds, self.monitor = clouds, monitor
+
+    def __len__(self) -> int:
+        return len(self.clouds)
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether there are clouds to judge by."""
+        return self.monitor is not None
+
+    def batches(self, options: Options) -> TrainingBatches:
+        """Returns batches by their number; a sample is a cloud and its label."""
+        return TrainingBatches(self.clouds, options.batch_size, options.seed, options.augmented)
+
+    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
+        """Returns the cross-entropy with hard or soft labels, and top-1 accuracy."""
+        logits = model([cloud for cloud, _ in samples])
+        target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        soft = target.ndim == 2
+        scaled, wanted = logits / options.temperature, target.to(logits.dtype) if soft else target
+        loss = nn.functional.cross_entropy(scaled, wanted, label_smoothing=options.label_smoothing)
+        right = logits.argmax(1) == (target.argmax(1) if soft else target)
+        return loss * options.temperature**2, right.double().mean()
+
+    def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
+        """Returns top1 and mean_class of the monitored clouds."""
+        monitor: Any = self.monitor
+        accuracy = evaluate_together(model, monitor, accelerator, options.batch_size)
+        return {"top1": accuracy.top1, "mean_class": accuracy.mean_class}
+
+    def fingerprint(self) -> bytes:
+        """Hashes labels and the first point of each cloud."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.clouds.labels).tobytes())
+        for points in self.clouds.points:
+            digest.update(np.ascontiguousarray(points[0]).tobytes())
+        return digest.digest()
