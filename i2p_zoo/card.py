@@ -152,11 +152,15 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
         _TABLE,
         _PICTURE if picture else "",
         _USE,
-        # A set of labelled clouds has points alone, and a feature extractor has no classifier.
-        _FINETUNE if _features(config) <= {"xyz", "ones"} and config["num_classes"] is not None else "",
+        _FINETUNE if _has_finetune(config) else "",
     ]
     text = "".join(section.format(**facts) for section in sections)
     return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{text}{_CITATION}")
+
+
+def _has_finetune(config: Mapping[str, Any]) -> bool:
+    """Whether the example of finetuning fits: a U-Net is finetuned otherwise, and a feature extractor has no classifier."""
+    return _features(config) <= {"xyz", "ones"} and config["num_classes"] is not None and not config["i2p"]["unet"]
 
 
 def is_noncommercial(licence: str | None) -> bool:
@@ -183,9 +187,15 @@ def _metadata(config: Mapping[str, Any]) -> ModelCardData:
         license=licence.lower() if licence and known else None if licence is None else "other",
         license_name=None if known else licence,
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
-        pipeline_tag="image-classification" if config["num_classes"] else "image-feature-extraction",
+        pipeline_tag=_pipeline(config),
         tags=["point-cloud", "3d", "timm", "sparse-convolution"],
     )
+
+
+def _pipeline(config: Mapping[str, Any]) -> str:
+    if config["i2p"]["unet"]:
+        return "image-segmentation"
+    return "image-classification" if config["num_classes"] else "image-feature-extraction"
 
 
 def _repository(name: str | None) -> str | None:

@@ -144,7 +144,12 @@ def sha256_of_tensors(model: Any) -> str:
 def describe_model(model: Any, certificate: Any = None) -> dict[str, Any]:
     """Returns the config of a network as JSON types, without what is known of the files."""
     from i2p_zoo import __version__
+    from i2p_zoo.segmentation.unet import UNet
 
+    if isinstance(model, UNet):
+        config = describe_model(model.encoder, certificate)
+        config["num_classes"], config["i2p"]["unet"] = model.num_classes, model.to_config()
+        return config
     if not isinstance(model, PointCloudModel):
         raise InvalidInputError(f"Only networks made by i2p_zoo can be saved; got {type(model).__qualname__}.")
     timm_cfg = dict(getattr(model, "pretrained_cfg", None) or {})
@@ -176,6 +181,7 @@ def describe_model(model: Any, certificate: Any = None) -> dict[str, Any]:
             "source": {key: value for key, value in model.source.items() if key != "certificate"},
             "certificate": measured,
             "compact": False,
+            "unet": None,
             "base": None,
             "weights": {},
         },
@@ -268,6 +274,11 @@ def build_structure(config: dict[str, Any]) -> Any:
     if settings.preset:
         set_preset_(model, settings.preset)
     model.settings = settings
+    if config["i2p"]["unet"] is not None:
+        from i2p_zoo.segmentation.unet import UNet
+
+        with torch.device("meta"):
+            return UNet.from_config(model, config["num_classes"], config["i2p"]["unet"])
     return model
 
 

@@ -27,6 +27,7 @@ _I2P_KEYS = {
     "source",
     "certificate",
     "compact",
+    "unet",
     "base",
     "weights",
 }
@@ -68,6 +69,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ("i2p.package_version", config["i2p"]["package_version"], (str,)),
         ("i2p.certificate", config["i2p"]["certificate"], (dict, type(None))),
         ("i2p.compact", config["i2p"]["compact"], (bool,)),
+        ("i2p.unet", config["i2p"]["unet"], (dict, type(None))),
         ("i2p.base", config["i2p"]["base"], (dict, type(None))),
     ):
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -81,6 +83,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if config["i2p"]["dtype"] not in ("float32", "float64", "float16", "bfloat16"):
         raise CheckpointError(f"{path}: `i2p.dtype` is {config['i2p']['dtype']!r}, no floating dtype of torch.")
     _check_weights(path, config["i2p"]["weights"], "i2p.weights")
+    if config["i2p"]["unet"] is not None:
+        _check_unet(path, config["i2p"]["unet"])
     if config["i2p"]["base"] is not None:
         _check_base(path, config["i2p"]["base"])
     return config
@@ -109,6 +113,18 @@ def _check_weights(path: Path, weights: Any, key: str) -> None:
             raise CheckpointError(f"{path}: `{key}` names {name!r}, which is no weights file of this package.")
         if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
             raise CheckpointError(f"{path}: `{key}` has no sha256 for {name!r}; found {sha256!r}.")
+
+
+def _check_unet(path: Path, unet: dict[str, Any]) -> None:
+    _check_keys(path, unet, {"levels", "decoder_channels", "dropout", "devoxelization"}, "i2p.unet.")
+    levels, channels = unet["levels"], unet["decoder_channels"]
+    fits = isinstance(levels, list) and 0 < len(levels) < 100 and isinstance(channels, list) and len(channels) < 100
+    numbers = list(channels) if fits else []
+    for level in levels if fits else ():
+        fits = fits and isinstance(level, list) and len(level) == 3 and all(isinstance(part, list) for part in level[1:])
+        numbers += [level[0], *level[1], *level[2]] if fits else []
+    if not fits or any(type(number) is not int or not 0 <= number <= _MAX_NUMBER for number in numbers):
+        raise CheckpointError(f"{path}: `i2p.unet` must have lists of levels and channels of whole numbers; found {unet!r}.")
 
 
 def _check_base(path: Path, base: dict[str, Any]) -> None:

@@ -97,6 +97,11 @@ def from_pretrained(
     inflation, stem = ("copy", "point") if preset else (inflation, stem)
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = _load(name, inflation, options, base, axis)
+    if hasattr(model, "decoder_channels"):  # a U-Net, whose decoder was made for the encoder as it is
+        adapted = num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset, features_only or None
+        if any(value is not None for value in adapted):
+            raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
+        return model
     architecture, args = model.architecture, _image_args(model)
     check_preset(preset, architecture)
     if features_only:

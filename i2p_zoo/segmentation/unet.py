@@ -148,6 +148,7 @@ class UNet(nn.Module):
     Args:
         encoder: a `PointCloudModel` created with `features_only=True`.
         num_classes, decoder_channels, dropout, devoxelization: as `create_unet`.
+        levels: of the encoder; None to find them by running it.
 
     Raises:
         InvalidInputError: another encoder, or numbers out of range.
@@ -160,6 +161,7 @@ class UNet(nn.Module):
         decoder_channels: Sequence[int] | None = None,
         dropout: float = 0.0,
         devoxelization: str = "trilinear",
+        levels: Sequence[Level] | None = None,
     ) -> None:
         super().__init__()
         channels = DECODER_CHANNELS if decoder_channels is None else tuple(decoder_channels)
@@ -173,13 +175,41 @@ class UNet(nn.Module):
         if devoxelization not in ("trilinear", "nearest"):
             raise InvalidInputError(f"`devoxelization` must be 'trilinear' or 'nearest'; got {devoxelization!r}.")
         self.encoder, self.num_classes, self.devoxelization = encoder, num_classes, devoxelization
-        self.decoder = Decoder(find_levels(encoder), num_classes, channels, dropout)
+        self.levels = find_levels(encoder) if levels is None else list(levels)
+        self.decoder_channels, self.dropout = channels, dropout
+        self.decoder = Decoder(self.levels, num_classes, channels, dropout)
         self.frozen_norms = False
+        self.pretrained_cfg, self.source, self.base = dict(encoder.pretrained_cfg or {}), encoder.source, encoder.base
+        self.architecture, self.model_args, self.in_chans = encoder.architecture, encoder.model_args, encoder.in_chans
 
     @property
     def settings(self) -> Any:
         """How clouds are read: the encoder's settings."""
         return self.encoder.settings
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns what a checkpoint's config says of the decoder, as JSON types."""
+        return {
+            "levels": [[level.channels, list(level.stride), list(level.maps)] for level in self.levels],
+            "decoder_channels": list(self.decoder_channels),
+            "dropout": self.dropout,
+            "devoxelization": self.devoxelization,
+        }
+
+    @classmethod
+    def from_config(cls, encoder: Any, num_classes: int, config: dict[str, Any]) -> UNet:
+        """Undoes `to_config`; raises InvalidInputError where it does not fit the encoder."""
+        levels = [
+            Level(channels, (stride[0], stride[1], stride[2]), tuple(maps)) for channels, stride, maps in config["levels"]
+        ]
+        arguments = config["decoder_channels"], config["dropout"], config["devoxelization"]
+        return cls(encoder, num_classes, *arguments, levels)
+
+    def save_pretrained(self, folder: Any, **kwargs: Any) -> Any:
+        """Saves config.json, model.safetensors and README.md; see `i2p_zoo.save_pretrained`."""
+        from i2p_zoo.checkpoint import save_pretrained
+
+        return save_pretrained(self, folder, **kwargs)
 
     def get_classifier(self) -> nn.Module:
         """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: the decoder, which has no image weights."""

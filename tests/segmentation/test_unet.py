@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import timm
 import torch
 
 import i2p_zoo
-from i2p_zoo import InvalidInputError, voxelize
+from i2p_zoo import CheckpointError, InvalidInputError, voxelize
 from i2p_zoo.finetune import freeze
 from i2p_zoo.segmentation.unet import UNet, create_unet, find_levels
 from tests.test_archetypes import CERTIFIED, real_clouds
@@ -157,3 +159,40 @@ def test_numbers_out_of_range_are_quoted(arguments, words):
 def test_encoder_must_give_features():
     with pytest.raises(InvalidInputError, match="features_only=True; got PointCloudResNet"):
         UNet(i2p_zoo.create_model("test_resnet"), 3)
+
+
+def test_saved_network_loads_again_bit_for_bit(tmp_path):
+    unet = make("test_efficientnet", stem="point", dropout=0.1, decoder_channels=(32, 16), devoxelization="nearest").eval()
+    unet.save_pretrained(tmp_path)
+    again = i2p_zoo.from_pretrained(tmp_path)
+    assert type(again) is UNet
+    assert not again.training
+    assert repr(again) == repr(unet)
+    assert (again.to_config(), again.settings) == (unet.to_config(), unet.settings)
+    for name, tensor in unet.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    with torch.no_grad():
+        assert torch.equal(again(clouds()), unet(clouds()))
+    with pytest.raises(InvalidInputError, match="is a U-Net, which is loaded as it is"):
+        i2p_zoo.from_pretrained(tmp_path, num_classes=7)
+
+
+DAMAGES = {
+    "a level too few": lambda unet: unet["levels"].pop(),
+    "no levels": lambda unet: unet.update(levels=[]),
+    "a level of text": lambda unet: unet["levels"][0].__setitem__(0, "many"),
+    "channels of text": lambda unet: unet.update(decoder_channels="wide"),
+    "endless channels": lambda unet: unet.update(decoder_channels=[10**9]),
+    "unknown key": lambda unet: unet.update(depth=3),
+    "unknown devoxelization": lambda unet: unet.update(devoxelization="cubic"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_config_is_refused(tmp_path, damage):
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    damage(config["i2p"]["unet"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=tmp_path.name):
+        i2p_zoo.from_pretrained(tmp_path)

@@ -1,0 +1,105 @@
+"""Segmentation as a task for `i2p_zoo.finetune.train`: crops of scenes, the loss of their points, mean IoU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2p_zoo._extras import require
+from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.finetune import Options
+from i2p_zoo.segmentation.batches import Cropping, SceneBatches
+from i2p_zoo.segmentation.losses import segmentation_loss
+from i2p_zoo.segmentation.metrics import ConfusionCounter, Scores
+from i2p_zoo.segmentation.prediction import segment
+
+
+@dataclass
+class Segmentation:
+    """Classes of points.
+
+    Attributes:
+        scenes: to train on.
+        monitor: to judge by, or None.
+        cropping: of the training crops.
+        loss: "cross-entropy", "lovasz" or "both".
+        class_weights: of the cross-entropy, or None.
+        extent, overlap: of the blocks in which monitored scenes are segmented, as `segment` takes them.
+    """
+
+    scenes: SceneSet
+    monitor: SceneSet | None = None
+    cropping: Cropping = field(default_factory=Cropping)
+    loss: str = "cross-entropy"
+    class_weights: Sequence[float] | None = None
+    extent: Any = None
+    overlap: float = 0.25
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether there are scenes to judge by."""
+        return self.monitor is not None
+
+    def batches(self, options: Options) -> SceneBatches:
+        """Returns batches by their number; a sample is a crop and its labels."""
+        return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)
+
+    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
+        """Returns the loss over the points of some crops, and the accuracy on them."""
+        logits = model([cloud for cloud, _ in samples])
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        labels = torch.from_numpy(np.concatenate([labels for _, labels in samples])).to(logits.device)
+        loss = segmentation_loss(logits, labels, self.loss, self.class_weights, options.label_smoothing)
+        known = labels != IGNORED
+        right = (logits.argmax(1) == labels)[known].double()
+        return loss, right.mean() if len(right) else right.sum()
+
+    def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
+        """Returns miou and accuracy of the monitored scenes."""
+        scenes: Any = self.monitor
+        scores = score(model, scenes, self.extent, self.overlap, accelerator=accelerator)
+        return {"miou": scores.miou, "accuracy": scores.accuracy}
+
+    def fingerprint(self) -> bytes:
+        """Hashes the scenes' names, the classes and how crops and loss are made."""
+        told = repr((self.scenes.names, self.scenes.classes, self.cropping, self.loss, self.class_weights))
+        return hashlib.sha256(told.encode()).digest()
+
+
+def score(
+    model: Any,
+    scenes: SceneSet,
+    extent: Any = None,
+    overlap: float = 0.25,
+    *,
+    progress: str | None = None,
+    accelerator: Any = None,
+) -> Scores:
+    """Segments scenes and compares them with their labels; several processes take turns and all get the whole.
+
+    Args:
+        model, extent, overlap, progress: as `segment`.
+        scenes: labelled.
+        accelerator: of several processes.
+
+    Raises:
+        InvalidInputError: no scenes, or as `segment`.
+    """
+    counter = ConfusionCounter(scenes.classes)
+    rank, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    for number in range(rank, len(scenes), count):
+        scene = scenes.scene(number)
+        label = None if progress is None else f"{progress} {number + 1}/{len(scenes)}"
+        counter.add(segment(model, scene, extent, overlap, label).argmax(1), scene["labels"])
+    if count > 1:
+        counter.confusion = sum(require("accelerate.utils", "finetune").gather_object([counter.confusion]))
+    return counter.scores()
