@@ -153,3 +153,24 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
     axes[0, 0].set_yticks(range(len(classes)), classes, fontsize=7)
     axes[0, 0].set(xlabel="predicted", ylabel="true")
     figure.savefig(path, dpi=110)
+
+
+def draw_scenes(path: Path, points: NDArray[np.float32], shown: Mapping[str, NDArray[np.uint8]], most: int = 60_000) -> None:
+    """Draws a scene from above in several colourings side by side.
+
+    Args:
+        path: of the PNG.
+        points: (N, 3) or more columns, z up.
+        shown: (N, 3) uint8 colours by title.
+        most: points to draw; of more, every so many.
+    """
+    extent = np.ptp(points[:, :2], axis=0)
+    height = 6 * max(float(extent[1]), 1e-6) / max(float(extent[0]), 1e-6)
+    figure, axes = _figure(1, len(shown), (6 * len(shown), min(max(height, 2), 12)))
+    rows = np.argsort(points[:, 2], kind="stable")[:: -(-len(points) // most)]  # what is higher is drawn later
+    for axis, (title, colors) in zip(axes[0], shown.items(), strict=True):
+        axis.scatter(*points[rows, :2].T, s=0.5, c=colors[rows] / 255, linewidths=0)
+        axis.set_title(title)
+        axis.set_aspect("equal")
+        axis.set_axis_off()
+    figure.savefig(path, dpi=110)

@@ -68,18 +68,14 @@ def run(
     if monitor_test and (held_out is not None or options.keep == "best"):
         raise InvalidInputError("Weights are chosen on held-out clouds, never on the test split: give `held_out` alone.")
     described = _describe(setup, train_set, test_set, options, held_out, monitor_test, save)
-    if (folder / METRICS).is_file():
-        metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        if not resume:
-            raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
-        if {key: metrics.get(key) for key in described} != json.loads(json.dumps(described)):
-            raise InvalidInputError(f"{folder} holds a finished run of other settings. Use another folder.")
-        return metrics
+    finished = find_finished(folder, described, resume)
+    if finished is not None:
+        return finished
     chosen, held = (train_set, None) if held_out is None else hold_out(train_set, held_out, options.seed)
     monitor = test_set if monitor_test else held
     model, count = build_model(setup, train_set.classes, options.seed)
     accelerator = make_accelerator(options.precision, place)
-    with _report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
+    with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
         history = train(
             model,
             chosen,
@@ -135,6 +131,27 @@ def _describe(
     }
 
 
+def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Returns the metrics of a run that is finished, or None where a folder holds none.
+
+    Args:
+        folder: of the run.
+        described: the settings it must have had.
+        resume: whether a finished run is welcome.
+
+    Raises:
+        InvalidInputError: the folder holds a finished run that is not welcome, or one of other settings.
+    """
+    if not (folder / METRICS).is_file():
+        return None
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    if not resume:
+        raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
+    if {key: metrics.get(key) for key in described} != json.loads(json.dumps(described)):
+        raise InvalidInputError(f"{folder} holds a finished run of other settings. Use another folder.")
+    return metrics
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON in place of a file, or leaves that as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +160,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 @contextlib.contextmanager
-def _report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], None] | None]:
+def report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], None] | None]:
     """Gives a function that writes steps and evaluations as TensorBoard's event files."""
     if folder is None:
         yield None

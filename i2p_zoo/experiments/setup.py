@@ -99,20 +99,20 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.scratch:
-            inflation, axis = _inflation_of(setup)
-            model = create_model(_architecture_of(setup.model), inflation, axis, **adapted)
+            inflation, axis = inflation_of(setup)
+            model = create_model(architecture_of(setup.model), inflation, axis, **adapted)
         elif os.path.isdir(setup.model):
             model = from_pretrained(setup.model, inflation=setup.inflation, **adapted)
             if setup.axis not in (None, model.settings.axis):
                 raise InvalidInputError(f"{setup.model} is inflated along {model.settings.axis!r}; {setup.axis!r} is wanted.")
         else:
-            inflation, axis = _inflation_of(setup)
+            inflation, axis = inflation_of(setup)
             model = from_pretrained(setup.model, inflation=inflation, axis=axis, **adapted)
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
     return model, freeze(model, setup.mode)
 
 
-def _inflation_of(setup: Setup) -> tuple[str, str]:
+def inflation_of(setup: Setup) -> tuple[str, str]:
     """What a network from scratch has, which is that of the folder it is compared with, and what a named one gets."""
     found = {"inflation": DEFAULT_INFLATION, "axis": "z"}
     if os.path.isdir(setup.model):
@@ -120,7 +120,8 @@ def _inflation_of(setup: Setup) -> tuple[str, str]:
     return setup.inflation or found["inflation"], setup.axis or found["axis"]
 
 
-def _architecture_of(model: str) -> str:
+def architecture_of(model: str) -> str:
+    """Returns timm's architecture of a name or a checkpoint's folder."""
     if os.path.isdir(model):
         return split_name(read_config(locate(Path(model), CONFIG))["architecture"])[0]
     return split_name(model)[0]

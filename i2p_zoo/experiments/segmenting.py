@@ -1,0 +1,190 @@
+"""One segmentation run, from an encoder and scenes to a folder with the network, its scores and its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from i2p_zoo import pictures
+from i2p_zoo.checkpoint import save_pretrained
+from i2p_zoo.data.readers import write_colored_ply
+from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.runs import METRICS, find_finished, report_to, write_json
+from i2p_zoo.experiments.setup import Setup, architecture_of, inflation_of
+from i2p_zoo.finetune import ParameterCount, freeze, train
+from i2p_zoo.finetune.options import Options
+from i2p_zoo.finetune.processes import make_accelerator
+from i2p_zoo.segmentation.batches import Cropping
+from i2p_zoo.segmentation.prediction import segment
+from i2p_zoo.segmentation.task import Segmentation, score
+from i2p_zoo.segmentation.unet import create_unet
+
+_COLORS = np.array(
+    [
+        (127, 127, 127), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
+        (227, 119, 194), (188, 189, 34), (23, 190, 207), (174, 199, 232), (255, 187, 120), (152, 223, 138), (255, 152, 150),
+        (197, 176, 213), (196, 156, 148), (247, 182, 210), (219, 219, 141), (158, 218, 229), (57, 59, 121),
+    ],
+    np.uint8,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How scenes are cut.
+
+    Attributes:
+        crop: of training crops.
+        extent: edge of the blocks in which test scenes are segmented, in their unit; None for whole scenes.
+        overlap: fraction that a block shares with the next.
+    """
+
+    crop: Cropping = dataclasses.field(default_factory=Cropping)
+    extent: Any = None
+    overlap: float = 0.25
+
+
+def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: Any) -> tuple[Any, ParameterCount]:
+    """Creates the U-Net of a setup, frozen as its mode says; `kwargs` as `i2p_zoo.segmentation.unet.create_unet`.
+
+    Raises:
+        I2PError: as `create_unet` and `i2p_zoo.finetune.freeze`.
+    """
+    inflation, axis = inflation_of(setup)
+    name = architecture_of(setup.model) if setup.scratch else setup.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = create_unet(
+            name,
+            len(classes),
+            pretrained=not setup.scratch,
+            inflation=inflation,
+            axis=axis,
+            in_chans=setup.in_chans,
+            stem=setup.stem,
+            skip_downsamples=setup.skip_downsamples,
+            voxel_size=setup.voxel_size,
+            features=setup.features,
+            **kwargs,
+        )
+    unet.pretrained_cfg = {**unet.pretrained_cfg, "label_names": list(classes)}
+    return unet, freeze(unet, setup.mode)
+
+
+def run_segmentation(
+    setup: Setup,
+    train_set: SceneSet,
+    test_set: SceneSet,
+    options: Options,
+    folder: str | os.PathLike[str],
+    *,
+    blocks: Blocks | None = None,
+    loss: str = "cross-entropy",
+    dropout: float = 0.0,
+    monitor_test: bool = False,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: str | None = None,
+    place: bool = False,
+) -> dict[str, Any]:
+    """Trains a U-Net and measures it on the test scenes, once, with the weights at the end.
+
+    Args:
+        setup: the encoder.
+        train_set, test_set: the scenes.
+        options: of the training.
+        folder: gets metrics.json, curves.png, confusion.png, scene.png and the network.
+        blocks: how scenes are cut; by default whole.
+        loss: as `segmentation_loss`.
+        dropout: before the classifier.
+        monitor_test, resume, tensorboard, progress, place: as `i2p_zoo.experiments.run`.
+
+    Returns:
+        What metrics.json holds, in every process: `test` with miou, accuracy, mean_accuracy and per_class, `history` by step,
+        `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
+
+    Raises:
+        InvalidInputError: weights are to be chosen by the test split, or the folder holds a run already.
+        I2PError, OSError: as the parts.
+    """
+    folder, blocks = Path(folder), blocks or Blocks()
+    if options.keep == "best":
+        raise InvalidInputError("Weights are not chosen on the test split: keep='best' needs scenes held out of training.")
+    described = {
+        "setup": setup.to_dict(),
+        "options": options.to_dict(),
+        "scenes": {"train": len(train_set), "test": len(test_set), "classes": list(train_set.classes)},
+        "blocks": dataclasses.asdict(blocks),
+        "loss": loss,
+        "dropout": dropout,
+        "monitored": "test" if monitor_test else None,
+    }
+    finished = find_finished(folder, described, resume)
+    if finished is not None:
+        return finished
+    model, count = build_unet(setup, train_set.classes, options.seed, dropout=dropout)
+    accelerator = make_accelerator(options.precision, place)
+    monitor = test_set if monitor_test else None
+    task = Segmentation(train_set, monitor, blocks.crop, loss, None, blocks.extent, blocks.overlap)
+    with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
+        history = train(
+            model,
+            task,
+            options=options,
+            folder=folder / "training",
+            resume=resume,
+            accelerator=accelerator,
+            progress=progress,
+            report=report,
+        )
+    label = None if progress is None or not accelerator.is_main_process else "testing"
+    scores = score(model, test_set, blocks.extent, blocks.overlap, progress=label, accelerator=accelerator)
+    accelerator.free_memory()
+    metrics = {
+        "test": {key: value for key, value in scores.to_dict().items() if key != "confusion"},
+        **described,
+        "trained": count.trained,
+        "total": count.total,
+        "seconds": history.seconds,
+        "waited": history.waited,
+        "history": history.to_dict()["steps"],
+        "evaluations": history.to_dict()["evaluations"],
+    }
+    if accelerator.is_main_process:
+        save_pretrained(model.cpu(), folder / "model")
+        pictures.draw_curves(folder / "curves.png", {setup.mode: [[step["loss"] for step in metrics["history"]]]})
+        pictures.draw_confusion(folder / "confusion.png", scores.confusion, train_set.classes)
+        scene = test_set.scene(0)
+        draw_scene(folder / "scene.png", model, scene, blocks)
+        write_json(folder / METRICS, metrics)
+        shutil.rmtree(folder / "training", ignore_errors=True)
+    accelerator.wait_for_everyone()
+    stored: dict[str, Any] = json.loads(json.dumps(metrics))
+    return stored
+
+
+def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks) -> None:
+    """Draws a scene's classes as they are and as a network sees them, from above."""
+    predicted = segment(model, scene, blocks.extent, blocks.overlap).argmax(1)
+    shown = {"truth": color_classes(scene["labels"]), "predicted": color_classes(predicted)}
+    pictures.draw_scenes(path, scene["points"], shown)
+
+
+def color_classes(labels: Any) -> Any:
+    """Returns (N, 3) uint8 colours of classes; black for points of none."""
+    colors = _COLORS[labels % len(_COLORS)]
+    return np.where((labels == IGNORED)[:, None], np.uint8(0), colors)
+
+
+def write_classes(path: Path, scene: Scene, labels: Any) -> None:
+    """Writes a scene as a .ply file coloured by class; raises OSError where it cannot be written."""
+    write_colored_ply(path, scene["points"][:, :3], color_classes(labels))
