@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from i2p_zoo import __version__
-from i2p_zoo.cli import training, using, zoo
+from i2p_zoo.cli import segmentation, training, using, zoo
 from i2p_zoo.errors import I2PError
 
 
@@ -50,6 +50,7 @@ for _command in (
     training.speedup,
     training.ablate,
     using.collapse,
+    segmentation.segment,
     zoo.demo,
 ):
     main.add_command(_command)

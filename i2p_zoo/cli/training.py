@@ -17,16 +17,18 @@ from i2p_zoo.errors import InvalidInputError
 _MODES = ["all", "io+bn", "io+stats", "io", "head"]
 
 
-def _decorate(options: list[Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
+def decorate(options: list[Any]) -> Callable[[Any], Any]:
+    """Returns a decorator that gives a command these options, in their order."""
+
+    def give(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
 
-    return decorate
+    return give
 
 
-network_options = _decorate(
+network_options = decorate(
     [
         click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
         click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`."),

@@ -1,0 +1,183 @@
+"""Commands about classes of points: segment train | eval | predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo.cli.training import decorate, network_options
+from i2p_zoo.cli.zoo import json_option
+from i2p_zoo.errors import InvalidInputError
+
+_block_options = decorate(
+    [
+        click.option("--block", type=float, help="Edge of the blocks in which scenes are segmented; by default whole scenes."),
+        click.option(
+            "--overlap", type=float, default=0.25, show_default=True, help="Fraction that a block shares with the next."
+        ),
+    ]
+)
+
+
+@click.group()
+def segment() -> None:
+    """Train, measure and use networks that give each point of a scene a class.
+
+    Example: i2p-zoo segment train --model i2p-tf_efficientnet_lite0 --data scenes:boards.npz --voxel-size 1 --out run
+    """
+
+
+@segment.command("train")
+@network_options
+@_block_options
+@click.option("--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True)
+@click.option("--scratch", is_flag=True, help="Random weights instead of the image's.")
+@click.option("--crop", type=float, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
+@click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
+@click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="cross-entropy", show_default=True)
+@click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
+@click.option("--monitor-test", is_flag=True, help="Measure the test scenes along the way, for a learning curve.")
+@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between those measurements.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch, to save memory."
+)
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that prepare batches.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped.")
+def train_command(
+    block: float | None,
+    overlap: float,
+    crop: float | None,
+    max_points: int,
+    loss: str,
+    dropout: float,
+    monitor_test: bool,
+    tensorboard: bool,
+    resume: bool,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a U-Net on labelled scenes; writes the network, metrics.json, curves.png, confusion.png and scene.png.
+
+    \b
+    SPEC is one of
+      s3dis:FOLDER            Area_* folders, or the usual .npy files; Area 5 is the test split
+      semantickitti:FOLDER    dataset/sequences; sequence 08 is the test split
+      scannet:FOLDER          scans and the lists of splits
+      scenes:FILE             an .npz of scenes, as boards.npz
+      parts:FILE              an .npz of objects with classes of points, as kicad-parts.npz
+
+    Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
+    """  # noqa: D301
+    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.experiments import Setup
+    from i2p_zoo.experiments.segmenting import Blocks, run_segmentation
+    from i2p_zoo.finetune import Options
+    from i2p_zoo.segmentation.batches import Cropping
+
+    values = {key: value for key, value in given.items() if value is not None}
+    setup = Setup(**{f.name: values[f.name] for f in dataclasses.fields(Setup) if f.name in values})
+    train_set, test_set = load_scenes(given["data"])
+    if "epochs" in values:
+        if "steps" in values:
+            raise InvalidInputError("Give --steps or --epochs, not both.")
+        values["steps"] = max(1, round(values["epochs"] * len(train_set) / given["batch_size"]))
+    values.setdefault("learning_rate", setup.learning_rate)
+    values.setdefault("steps", 300)
+    options = Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
+    metrics = run_segmentation(
+        setup,
+        train_set,
+        test_set,
+        options,
+        out,
+        blocks=Blocks(Cropping(crop, max_points), block, overlap),
+        loss=loss,
+        dropout=dropout,
+        monitor_test=monitor_test,
+        resume=resume,
+        tensorboard=tensorboard,
+        progress="training",
+        place=True,
+    )
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
+        return
+    _tell(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
+    if not as_json:
+        click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
+        click.echo(f"in {out}: model, metrics.json, curves.png, confusion.png, scene.png")
+
+
+def _tell(scores: dict[str, Any], as_json: bool, whole: Any) -> None:
+    if as_json:
+        click.echo(json.dumps(whole))
+        return
+    click.echo(f"test mIoU {100 * scores['miou']:.1f} %, accuracy of points {100 * scores['accuracy']:.1f} %")
+    width = max(map(len, scores["per_class"]))
+    for name, value in scores["per_class"].items():
+        click.echo(f"  {name:<{width}}  {'-' if value is None else f'{100 * value:5.1f} %'}")
+
+
+@segment.command("eval")
+@click.argument("model")
+@click.option("--data", required=True, metavar="SPEC", help="Labelled scenes: see `i2p-zoo segment train --help`.")
+@_block_options
+@json_option
+def eval_command(model: str, data: str, block: float | None, overlap: float, as_json: bool) -> None:
+    """Measure MODEL, a folder or a name, on the test scenes.
+
+    Example: i2p-zoo segment eval run/model --data scenes:boards.npz
+    """
+    from i2p_zoo import from_pretrained
+    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.segmentation.task import score
+
+    _, test_set = load_scenes(data)
+    scores = score(_require_unet(from_pretrained(model), model), test_set, block, overlap, progress="scene").to_dict()
+    _tell(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
+
+
+@segment.command("predict")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder of the results.")
+@_block_options
+def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
+    """Give each point of FILES a class by MODEL; writes NAME-classes.ply, coloured, and NAME-classes.npy for each.
+
+    Example: i2p-zoo segment predict run/model scan.ply --block 8 --out classes
+    """
+    import numpy as np
+
+    from i2p_zoo import from_pretrained
+    from i2p_zoo.data.readers import read_cloud
+    from i2p_zoo.experiments.segmenting import write_classes
+    from i2p_zoo.segmentation.prediction import segment as segment_scene
+    from i2p_zoo.staging import replacing
+
+    network = _require_unet(from_pretrained(model), model)
+    names = (network.pretrained_cfg or {}).get("label_names") or list(map(str, range(network.num_classes)))
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        scene = read_cloud(file)
+        labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
+        write_classes(out / f"{file.stem}-classes.ply", scene, labels)
+        with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, labels.astype(np.int32))
+        shares = np.bincount(labels, minlength=len(names)) / len(labels)
+        told = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
+        click.echo(f"{file}: {len(labels):,d} points; {told}")
+    click.echo(f"in {out}: -classes.ply, coloured, and -classes.npy, for each")
+
+
+def _require_unet(network: Any, name: str) -> Any:
+    if not hasattr(network, "decoder_channels"):
+        raise InvalidInputError(f"{name} classifies whole clouds; `i2p-zoo segment train` makes networks that class points.")
+    return network

@@ -1,0 +1,89 @@
+"""The commands about classes of points, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import i2p_zoo
+from i2p_zoo.cli import main
+from tests.segmentation.conftest import CLASSES, make_scene
+from tests.segmentation.conftest import scenes_npz as scenes_npz
+from tests.test_cli import fail, offline_in_an_empty_folder, succeed
+
+__all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
+FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def finished(network, scenes_npz, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", "--mode", "io+bn", *FAST, "--crop", "2", "--block", "2"]
+    result = CliRunner().invoke(main, [*map(str, ["segment", "train", *options, "--out", out])])
+    assert result.exit_code == 0, result.stderr
+    return out, result.stdout
+
+
+def test_training_says_what_it_measured_and_where(finished):
+    folder, text = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"test mIoU {100 * metrics['test']['miou']:.1f} %" in text
+    assert all(name in text for name in CLASSES)
+    assert f"trained {metrics['trained']:,d} of {metrics['total']:,d}" in text
+    assert len(metrics["history"]) == 2
+    assert metrics["test"].keys() == {"miou", "accuracy", "mean_accuracy", "per_class"}
+    for name in ("curves.png", "confusion.png", "scene.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_eval_measures_the_saved_network_the_same(finished, scenes_npz):
+    folder, _ = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    printed = succeed("segment", "eval", folder / "model", "--data", f"scenes:{scenes_npz}", "--block", 2, "--json").stdout
+    assert json.loads(printed) == metrics["test"]
+
+
+def test_predict_writes_classes_in_the_order_of_the_points(finished, tmp_path):
+    folder, _ = finished
+    points = make_scene(7)["points"]
+    np.save(tmp_path / "scan.npy", points)
+    result = succeed("segment", "predict", folder / "model", "scan.npy", "--out", "classes")
+    assert "scan.npy: 300 points" in result.stdout
+    labels = np.load(tmp_path / "classes" / "scan-classes.npy")
+    assert labels.shape == (300,)
+    ply = (tmp_path / "classes" / "scan-classes.ply").read_bytes()
+    assert b"element vertex 300" in ply
+    rows = np.frombuffer(ply.split(b"end_header\n", 1)[1], [("position", "<f4", 3), ("color", "u1", 3)])
+    assert np.allclose(rows["position"], points)
+    assert len({tuple(color) for color in rows["color"].tolist()}) == len(set(labels.tolist()))
+
+
+def test_finished_run_is_kept_and_not_written_over(finished, network, scenes_npz):
+    folder, _ = finished
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", "--mode", "io+bn", *FAST, "--crop", 2, "--block", 2]
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    succeed("segment", "train", *options, "--out", folder, "--resume")
+    assert "holds a finished run" in fail("segment", "train", *options, "--out", folder)
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_errors_are_one_line(network, finished, scenes_npz, tmp_path):
+    assert "classifies whole clouds" in fail("segment", "eval", network, "--data", f"scenes:{scenes_npz}")
+    assert "missing.npz" in fail("segment", "eval", finished[0] / "model", "--data", "scenes:missing.npz")
+    data = ["--model", network, "--data", f"scenes:{scenes_npz}"]
+    assert "not both" in fail("segment", "train", *data, "--steps", 1, "--epochs", 1, "--out", "run")
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict"])
+def test_help_of_each_command_has_an_example(command):
+    assert f"Example: i2p-zoo segment {command}" in " ".join(succeed("segment", command, "--help").stdout.split())
