@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.training import decorate, network_options
+from i2p_zoo.cli.training import decorate, network_options, read_options
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
@@ -77,21 +76,11 @@ def train_command(
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
     """  # noqa: D301
     from i2p_zoo.data.scene_specs import load_scenes
-    from i2p_zoo.experiments import Setup
     from i2p_zoo.experiments.segmenting import Blocks, run_segmentation
-    from i2p_zoo.finetune import Options
     from i2p_zoo.segmentation.batches import Cropping
 
-    values = {key: value for key, value in given.items() if value is not None}
-    setup = Setup(**{f.name: values[f.name] for f in dataclasses.fields(Setup) if f.name in values})
     train_set, test_set = load_scenes(given["data"])
-    if "epochs" in values:
-        if "steps" in values:
-            raise InvalidInputError("Give --steps or --epochs, not both.")
-        values["steps"] = max(1, round(values["epochs"] * len(train_set) / given["batch_size"]))
-    values.setdefault("learning_rate", setup.learning_rate)
-    values.setdefault("steps", 300)
-    options = Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
+    setup, options = read_options(given, len(train_set))
     metrics = run_segmentation(
         setup,
         train_set,

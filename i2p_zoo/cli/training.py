@@ -52,22 +52,27 @@ network_options = decorate(
 )
 
 
-def _read(given: dict[str, Any], **fixed: Any) -> tuple[Any, Any, Any, Any]:
-    """Splits a command's options into a setup, the two splits and the training's options."""
-    from i2p_zoo.data.specs import load_data
+def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
+    """Splits a command's options into a setup and the training's options, for `count` samples to train on."""
     from i2p_zoo.experiments import Setup
     from i2p_zoo.finetune import Options
 
-    values = {key: value for key, value in {**given, **fixed}.items() if value is not None}
+    values = {key: value for key, value in given.items() if value is not None}
     setup = Setup(**{f.name: values[f.name] for f in dataclasses.fields(Setup) if f.name in values})
-    train_set, test_set = load_data(given["data"])
     if "epochs" in values:
         if "steps" in values:
             raise InvalidInputError("Give --steps or --epochs, not both.")
-        values["steps"] = max(1, round(values["epochs"] * len(train_set) / given["batch_size"]))
+        values["steps"] = max(1, round(values["epochs"] * count / given["batch_size"]))
     values.setdefault("learning_rate", setup.learning_rate)
     values.setdefault("steps", 300)
-    options = Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
+    return setup, Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
+
+
+def _read(given: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    from i2p_zoo.data.specs import load_data
+
+    train_set, test_set = load_data(given["data"])
+    setup, options = read_options(given, len(train_set))
     return setup, train_set, test_set, options
 
 

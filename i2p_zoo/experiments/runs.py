@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import functools
 import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from i2p_zoo import pictures
-from i2p_zoo._extras import require
 from i2p_zoo.adapter import save_adapter
 from i2p_zoo.checkpoint import save_pretrained
 from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.setup import Setup, build_model
-from i2p_zoo.finetune import Evaluation, Options, Step, train
-from i2p_zoo.finetune.processes import evaluate_together, make_accelerator
-from i2p_zoo.staging import replacing
-
-METRICS = "metrics.json"
+from i2p_zoo.finetune import Classification, Options
+from i2p_zoo.finetune.processes import evaluate_together
 
 
 def run(
@@ -67,120 +58,26 @@ def run(
     folder = Path(folder)
     if monitor_test and (held_out is not None or options.keep == "best"):
         raise InvalidInputError("Weights are chosen on held-out clouds, never on the test split: give `held_out` alone.")
-    described = _describe(setup, train_set, test_set, options, held_out, monitor_test, save)
-    finished = find_finished(folder, described, resume)
-    if finished is not None:
-        return finished
     chosen, held = (train_set, None) if held_out is None else hold_out(train_set, held_out, options.seed)
-    monitor = test_set if monitor_test else held
-    model, count = build_model(setup, train_set.classes, options.seed)
-    accelerator = make_accelerator(options.precision, place)
-    with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
-        history = train(
-            model,
-            chosen,
-            options=options,
-            monitor=monitor,
-            folder=folder / "training",
-            resume=resume,
-            accelerator=accelerator,
-            progress=progress,
-            report=report,
-        )
-    accuracy = evaluate_together(model, test_set, accelerator)
-    accelerator.free_memory()
-    metrics = {
-        "test": accuracy.to_dict(),
-        **described,
-        "trained": count.trained,
-        "total": count.total,
-        "seconds": history.seconds,
-        "waited": history.waited,
-        "history": history.to_dict()["steps"],
-        "evaluations": history.to_dict()["evaluations"],
-    }
-    if options.target is not None:
-        reached = history.reached(options.target)
-        metrics["reached"] = None if reached is None else {"step": reached.step, "seconds": reached.seconds}
-    if accelerator.is_main_process:
-        if save is not None:
-            (save_adapter if save == "adapter" else save_pretrained)(model.cpu(), folder / save)
-        _draw(folder, metrics, accuracy.confusion, train_set.classes)
-        write_json(folder / METRICS, metrics)
-        shutil.rmtree(folder / "training", ignore_errors=True)
-    accelerator.wait_for_everyone()
-    return metrics
-
-
-def _describe(
-    setup: Setup,
-    train_set: CloudSet,
-    test_set: CloudSet,
-    options: Options,
-    held_out: float | None,
-    monitor_test: bool,
-    save: str | None,
-) -> dict[str, Any]:
-    return {
+    described = {
         "setup": setup.to_dict(),
         "options": options.to_dict(),
-        "clouds": {"train": len(train_set), "test": len(test_set), "classes": list(train_set.classes)},
+        "clouds": {"train": len(train_set), "test": len(test_set)},
+        "classes": list(train_set.classes),
         "held_out": held_out,
         "monitored": "test" if monitor_test else "held-out" if held_out is not None else None,
         "saved": save,
     }
 
+    def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
+        accuracy = evaluate_together(model, test_set, accelerator)
+        return accuracy.to_dict(), accuracy.confusion
 
-def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Returns the metrics of a run that is finished, or None where a folder holds none.
+    def write(model: Any) -> None:
+        if save is not None:
+            (save_adapter if save == "adapter" else save_pretrained)(model, folder / save)
 
-    Args:
-        folder: of the run.
-        described: the settings it must have had.
-        resume: whether a finished run is welcome.
-
-    Raises:
-        InvalidInputError: the folder holds a finished run that is not welcome, or one of other settings.
-    """
-    if not (folder / METRICS).is_file():
-        return None
-    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    if not resume:
-        raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
-    if {key: metrics.get(key) for key in described} != json.loads(json.dumps(described)):
-        raise InvalidInputError(f"{folder} holds a finished run of other settings. Use another folder.")
-    return metrics
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON in place of a file, or leaves that as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], None] | None]:
-    """Gives a function that writes steps and evaluations as TensorBoard's event files."""
-    if folder is None:
-        yield None
-        return
-    require("tensorboard", "finetune")
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-
-        def report(entry: Step | Evaluation) -> None:
-            kind = "train" if isinstance(entry, Step) else "monitored"
-            values = vars(entry) if isinstance(entry, Step) else entry.scores
-            for name, value in values.items():
-                if name not in ("step", "seconds"):
-                    writer.add_scalar(f"{kind}/{name}", value, entry.step)
-
-        yield report
-
-
-def _draw(folder: Path, metrics: dict[str, Any], confusion: Any, classes: tuple[str, ...]) -> None:
-    name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
-    pictures.draw_curves(folder / "curves.png", {name: [[step["loss"] for step in metrics["history"]]]})
-    pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
+    task = Classification(chosen, test_set if monitor_test else held)
+    build = functools.partial(build_model, setup, train_set.classes, options.seed)
+    how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
+    return execute(folder, described, options, task, build, measure, write, **how)

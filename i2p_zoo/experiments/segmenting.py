@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,9 @@ from i2p_zoo.checkpoint import save_pretrained
 from i2p_zoo.data.readers import write_colored_ply
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.runs import METRICS, find_finished, report_to, write_json
+from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.setup import Setup, architecture_of, inflation_of
-from i2p_zoo.finetune import ParameterCount, freeze, train
-from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.processes import make_accelerator
+from i2p_zoo.finetune import Options, ParameterCount, freeze
 from i2p_zoo.segmentation.batches import Cropping
 from i2p_zoo.segmentation.prediction import segment
 from i2p_zoo.segmentation.task import Segmentation, score
@@ -122,54 +119,28 @@ def run_segmentation(
     described = {
         "setup": setup.to_dict(),
         "options": options.to_dict(),
-        "scenes": {"train": len(train_set), "test": len(test_set), "classes": list(train_set.classes)},
+        "scenes": {"train": len(train_set), "test": len(test_set)},
+        "classes": list(train_set.classes),
         "blocks": dataclasses.asdict(blocks),
         "loss": loss,
         "dropout": dropout,
         "monitored": "test" if monitor_test else None,
     }
-    finished = find_finished(folder, described, resume)
-    if finished is not None:
-        return finished
-    model, count = build_unet(setup, train_set.classes, options.seed, dropout=dropout)
-    accelerator = make_accelerator(options.precision, place)
+
+    def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
+        label = None if progress is None or not accelerator.is_main_process else "testing"
+        scores = score(model, test_set, blocks.extent, blocks.overlap, progress=label, accelerator=accelerator)
+        return {key: value for key, value in scores.to_dict().items() if key != "confusion"}, scores.confusion
+
+    def write(model: Any) -> None:
+        save_pretrained(model, folder / "model")
+        draw_scene(folder / "scene.png", model, test_set.scene(0), blocks)
+
     monitor = test_set if monitor_test else None
     task = Segmentation(train_set, monitor, blocks.crop, loss, None, blocks.extent, blocks.overlap)
-    with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
-        history = train(
-            model,
-            task,
-            options=options,
-            folder=folder / "training",
-            resume=resume,
-            accelerator=accelerator,
-            progress=progress,
-            report=report,
-        )
-    label = None if progress is None or not accelerator.is_main_process else "testing"
-    scores = score(model, test_set, blocks.extent, blocks.overlap, progress=label, accelerator=accelerator)
-    accelerator.free_memory()
-    metrics = {
-        "test": {key: value for key, value in scores.to_dict().items() if key != "confusion"},
-        **described,
-        "trained": count.trained,
-        "total": count.total,
-        "seconds": history.seconds,
-        "waited": history.waited,
-        "history": history.to_dict()["steps"],
-        "evaluations": history.to_dict()["evaluations"],
-    }
-    if accelerator.is_main_process:
-        save_pretrained(model.cpu(), folder / "model")
-        pictures.draw_curves(folder / "curves.png", {setup.mode: [[step["loss"] for step in metrics["history"]]]})
-        pictures.draw_confusion(folder / "confusion.png", scores.confusion, train_set.classes)
-        scene = test_set.scene(0)
-        draw_scene(folder / "scene.png", model, scene, blocks)
-        write_json(folder / METRICS, metrics)
-        shutil.rmtree(folder / "training", ignore_errors=True)
-    accelerator.wait_for_everyone()
-    stored: dict[str, Any] = json.loads(json.dumps(metrics))
-    return stored
+    build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
+    how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
+    return execute(folder, described, options, task, build, measure, write, **how)
 
 
 def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.runs import run, write_json
+from i2p_zoo.experiments.run_folder import write_json
+from i2p_zoo.experiments.runs import run
 from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Options
 

@@ -17,8 +17,8 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import hold_out
-from i2p_zoo.experiments import Setup, run, runs
-from i2p_zoo.experiments.runs import write_json
+from i2p_zoo.experiments import Setup, run, run_folder
+from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options, evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -53,11 +53,11 @@ def test_metrics_are_those_of_the_saved_network(finished, splits):
 def test_held_out_clouds_are_monitored_and_not_trained_on(finished, splits, network, monkeypatch, tmp_path):
     seen = {}
 
-    def watch(model, clouds, *, monitor, **kwargs):
-        seen.update(trained=clouds, monitored=monitor)
+    def watch(model, task, **kwargs):
+        seen.update(trained=task.clouds, monitored=task.monitor)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "train", watch)
+    monkeypatch.setattr(run_folder, "train", watch)
     with pytest.raises(KeyboardInterrupt):
         run(setup_of(network), *splits, OPTIONS, tmp_path, held_out=0.25)
     kept, held = hold_out(splits[0], 0.25)
