@@ -93,10 +93,11 @@ def test_fewshot_prints_its_table(network, data):
 
 
 def test_speedup_prints_both_curves_ends(network, data):
-    options = ["--seeds", 1, "--evaluate-every", 1, *FAST, "--out", "speed"]
+    options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", *FAST, "--out", "speed"]
     result = succeed("speedup", "--model", network, "--data", data, *options)
     assert "seed 0: target" in result.stdout
     assert "image weights" in result.stdout
+    assert "1 steps with image weights end at" in result.stdout
     assert "scratch" in result.stdout
 
 

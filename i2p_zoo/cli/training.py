@@ -212,7 +212,8 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
 @click.option("--evaluate-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between points.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
-def speedup(seeds: int, target: float | None, out: Path, as_json: bool, **given: Any) -> None:
+@click.option("--budgets", help="Steps to train image weights for besides, each by a whole schedule, such as 50,100.")
+def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as_json: bool, **given: Any) -> None:
     """Measure how much sooner image weights reach the accuracy that training from scratch ends at (Image2Point, Figure 3).
 
     Runs that --out holds already are not run again.
@@ -222,7 +223,8 @@ def speedup(seeds: int, target: float | None, out: Path, as_json: bool, **given:
     from i2p_zoo.experiments.speedup import run_speedup
 
     setup, train_set, test_set, options = _read(given)
-    result = run_speedup(setup, train_set, test_set, options, out, seeds=seeds, target=target, progress=True)
+    lengths = _numbers(budgets) if budgets else ()
+    result = run_speedup(setup, train_set, test_set, options, out, seeds=seeds, target=target, budgets=lengths, progress=True)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -232,6 +234,8 @@ def speedup(seeds: int, target: float | None, out: Path, as_json: bool, **given:
             took = row[name]
             when = "never" if took["steps"] is None else f"after {took['steps']} steps, {took['seconds']:.0f} s"
             click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
+    for steps, top1 in result["budgets"].items():
+        click.echo(f"{steps} steps with image weights end at {' '.join(f'{100 * value:.1f}' for value in top1)} %")
     if result["steps_ratio"] is not None:
         click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ def run_speedup(
     *,
     seeds: int = 3,
     target: float | None = None,
+    budgets: Sequence[int] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
     """Trains a network with image weights and from scratch, each at its own learning rate, and compares their curves.
+
+    A point on the way of a long schedule is not what a short one ends at: `budgets` asks how few steps would have done.
 
     Args:
         setup: the network with image weights.
@@ -38,11 +42,13 @@ def run_speedup(
         folder: gets speedup.json, speedup.png and a folder a run; runs that it holds already are not run again.
         seeds: runs of each kind.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
+        budgets: numbers of steps to train image weights for besides, each by a whole schedule of that length.
         progress: show progress bars.
 
     Returns:
         What speedup.json holds: for each seed the target, the steps and seconds to it by kind (None where it was not reached)
-        and the final accuracies; `steps_ratio` and `seconds_ratio`, means over the seeds that reached it.
+        and the final accuracies; `steps_ratio` and `seconds_ratio`, means over the seeds that reached it; for each budget the
+        accuracies at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
 
     Raises:
         InvalidInputError: fewer than 1 seed, or no `evaluate_every`.
@@ -53,7 +59,8 @@ def run_speedup(
     folder = Path(folder)
     kinds = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in kinds}
-    rows = []
+    rows: list[dict[str, Any]] = []
+    ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}
     for seed in range(seeds):
         runs = {}
         for name, chosen in kinds.items():
@@ -66,10 +73,24 @@ def run_speedup(
             points = runs[name]["evaluations"]
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
         wanted = runs["scratch"]["test"]["top1"] if target is None else target
+        for steps in sorted(budgets):
+            short = dataclasses.replace(options, seed=seed, learning_rate=setup.learning_rate, steps=steps, evaluate_every=None)
+            label = f"{steps} steps, seed {seed}" if progress else None
+            found = run(
+                setup, train_set, test_set, short, folder / f"{steps}-steps-{seed}", save=None, resume=True, progress=label
+            )
+            ends[str(steps)].append(found["test"]["top1"])
         rows.append({"target": wanted, **{name: _time_to(found, wanted) for name, found in runs.items()}})
-    result = {"seeds": rows, **{f"{unit}_ratio": _mean_ratio(rows, unit) for unit in ("steps", "seconds")}}
+    level = float(np.mean([row["target"] for row in rows]))
+    shortest = next((int(steps) for steps, top1 in ends.items() if np.mean(top1) >= level), None)
+    result = {
+        "seeds": rows,
+        "budgets": ends,
+        "shortest": shortest,
+        **{f"{unit}_ratio": _mean_ratio(rows, unit) for unit in ("steps", "seconds")},
+    }
     write_json(folder / "speedup.json", result)
-    pictures.draw_accuracies(folder / "speedup.png", curves, target=float(np.mean([row["target"] for row in rows])))
+    pictures.draw_accuracies(folder / "speedup.png", curves, target=level)
     return result
 
 

@@ -22,6 +22,8 @@ def curves(monkeypatch):
     """Replaces training by the curves above, 2 s a step with image weights and 1 s from scratch."""
 
     def run(setup, train_set, test_set, options, folder, **kwargs):
+        if options.evaluate_every is None:  # a budget
+            return {"test": {"top1": options.steps / 10}}
         assert kwargs["monitor_test"]
         name = "scratch" if setup.scratch else "image weights"
         pace = 1 if setup.scratch else 2
@@ -42,6 +44,14 @@ def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path)
     assert (result["steps_ratio"], result["seconds_ratio"]) == (3.0, 1.5), "of the seed that reached it"
     assert json.loads((tmp_path / "speedup.json").read_text()) == result
     assert (tmp_path / "speedup.png").stat().st_size > 1000
+
+
+def test_shortest_budget_is_the_least_that_ends_at_the_targets_mean(curves, splits, tmp_path):
+    options = Options(steps=6, evaluate_every=2)
+    result = run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=2, budgets=(7, 4, 5))
+    assert result["budgets"] == {"4": [0.4, 0.4], "5": [0.5, 0.5], "7": [0.7, 0.7]}
+    assert result["shortest"] == 5, "the targets are 0.4 and 0.6"
+    assert run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=2, budgets=(4,))["shortest"] is None
 
 
 def test_target_that_nobody_reaches_has_no_ratio(curves, splits, tmp_path):
