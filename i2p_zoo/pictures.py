@@ -17,9 +17,9 @@ _COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], projection: str | None = None) -> tuple[Any, Any]:
-    figure_class = require("matplotlib.figure", extra="demo").Figure
+    figure_class = require("matplotlib.figure", extra="finetune").Figure
     figure = figure_class(figsize=size, layout="constrained")
-    require("matplotlib.backends.backend_agg", extra="demo").FigureCanvasAgg(figure)
+    require("matplotlib.backends.backend_agg", extra="finetune").FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection} if projection else None)
     return figure, axes
 

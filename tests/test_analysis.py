@@ -572,5 +572,5 @@ def test_a_picture_of_nothing_is_refused(tmp_path):
 
 def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match="demo"):
+    with pytest.raises(MissingExtraError, match="finetune"):
         draw_collapse(tmp_path / "collapse.png", MEASURED)
