@@ -11,7 +11,9 @@ import pytest
 from i2p_zoo import I2PError, MissingExtraError, photographs, pictures
 from i2p_zoo._extras import require
 
-BROUGHT_BY_DEMO = [line for line in metadata.requires("i2p-zoo") if "extra == 'demo'" in line]
+BROUGHT = {
+    extra: [line for line in metadata.requires("i2p-zoo") if f"extra == '{extra}'" in line] for extra in ("demo", "finetune")
+}
 
 
 @pytest.mark.parametrize("module", ["json", "os.path", "matplotlib.figure"])
@@ -54,9 +56,10 @@ USERS = {
 @pytest.mark.parametrize(("module", "use"), USERS.items(), ids=USERS.keys())
 def test_pictures_and_photographs_name_an_extra_that_exists(module, use, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"i2p-zoo\[demo\]") as caught:
+    extra = "finetune" if module.startswith("matplotlib") else "demo"
+    with pytest.raises(MissingExtraError, match=rf"i2p-zoo\[{extra}\]") as caught:
         use()
     assert f"`{module}`" in str(caught.value)
     package = module.split(".")[0]
     distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn", "PIL": "pillow"}.get(package, package)
-    assert any(requirement.startswith(distribution) for requirement in BROUGHT_BY_DEMO)
+    assert any(requirement.startswith(distribution) for requirement in BROUGHT[extra])

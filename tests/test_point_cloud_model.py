@@ -268,6 +268,7 @@ def test_settings_are_changed_in_a_copy():
         "skip_downsamples": 0,
         "voxel_size": 0.1,
         "features": "xyz",
+        "preset": "",
     }
 
 
