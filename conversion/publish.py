@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -64,44 +64,55 @@ def publish(
         for recipe in recipes:
             yield publish_recipe(recipe, work, organisation, push)
         return
-    waiting, suspects = deque(recipes), deque[Recipe]()
-    while waiting:
-        suspects += yield from _publish_in_pool(waiting, processes, work, organisation, push)
-    while suspects:  # each may be the one that the process died of, so alone
-        for recipe in (yield from _publish_in_pool(deque([suspects.popleft()]), 1, work, organisation, push)):
+    died = yield from _publish_side_by_side(recipes, processes, work, organisation, push)
+    for recipe in died:  # again and alone: where memory ran out, it may have been another's fault
+        for _ in (yield from _publish_side_by_side([recipe], 1, work, organisation, push)):
             yield Outcome(recipe.name, "failed", "its process was killed twice, as where memory runs out.")
 
 
-def _publish_in_pool(
-    waiting: deque[Recipe], processes: int, work: Path, organisation: str, push: bool
+def _publish_side_by_side(
+    recipes: Sequence[Recipe], processes: int, work: Path, organisation: str, push: bool
 ) -> Generator[Outcome, None, list[Recipe]]:
-    """Publishes side by side until no recipe is waiting or a process dies; returns those that were running then."""
+    """Publishes each recipe in a process of its own, so many at once; returns those whose process died.
+
+    A pool would keep its processes, but one that is killed can leave a pool's locks held, and the pool then waits for ever.
+    """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_process, initargs=(processes,))
-    running: dict[Future[Outcome], Recipe] = {}
-    died: list[Recipe] = []
+    waiting, died = deque(recipes), list[Recipe]()
+    running: dict[Connection, tuple[Recipe, SpawnProcess]] = {}
     try:
-        while running or (waiting and not died):
-            while waiting and not died and len(running) < processes:  # what waits in the pool itself cannot be stopped
+        while waiting or running:
+            while waiting and len(running) < processes:
                 recipe = waiting.popleft()
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_run_alone, args=(sender, processes, publish_recipe, recipe, work, organisation, push), daemon=True
+                )
+                process.start()
+                sender.close()  # the process's own is then the only one, and its end is the connection's
+                running[receiver] = recipe, process
+            for ready in wait(list(running)):
+                receiver = cast(Connection, ready)
+                recipe, process = running[receiver]
                 try:
-                    running[pool.submit(publish_recipe, recipe, work, organisation, push)] = recipe
-                except BrokenProcessPool:
+                    yield receiver.recv()
+                except EOFError:
                     died.append(recipe)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                recipe = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    died.append(recipe)
-                else:
-                    yield future.result()
+                del running[receiver]
+                process.join()
+                receiver.close()
         return died
     finally:
-        pool.shutdown(cancel_futures=True)
+        for _, process in running.values():
+            process.kill()
+            process.join()
 
 
-def _begin_process(processes: int) -> None:
+def _run_alone(sender: Connection, processes: int, publish: Callable[..., Outcome], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process and not only its recipe
     _share_cores(processes)
+    sender.send(publish(*arguments))
+    sender.close()
 
 
 def _share_cores(processes: int) -> None:
