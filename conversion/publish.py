@@ -75,7 +75,7 @@ def _publish_side_by_side(
 ) -> Generator[Outcome, None, list[Recipe]]:
     """Publishes each recipe in a process of its own, so many at once; returns those whose process died.
 
-    A pool would keep its processes, but one that is killed can leave a pool's locks held, and the pool then waits for ever.
+    So a process that is killed takes no other recipe with it.
     """
     context = multiprocessing.get_context("spawn")
     waiting, died = deque(recipes), list[Recipe]()

@@ -257,13 +257,14 @@ def publish_recipe(recipe, work, organisation, push):
     return Outcome(recipe.name, "published", "")
 """
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
 import fake_publishing
 from conversion import publish
 from conversion.recipes import Recipe
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
     publish.publish_recipe = fake_publishing.publish_recipe
     recipes = [Recipe(f"i2p-{n}", str(n), "t", "s", "mit", False, "center") for n in range(40)]
     list(publish.publish(recipes, Path(sys.argv[1]), "acme", push=True, processes=2))
