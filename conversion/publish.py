@@ -95,12 +95,15 @@ def _publish_side_by_side(
                 receiver = cast(Connection, ready)
                 recipe, process = running[receiver]
                 try:
-                    yield receiver.recv()
-                except EOFError:
+                    outcome = receiver.recv()
+                except (EOFError, OSError):  # before it had one to tell, or in the middle of it
+                    outcome = None
                     died.append(recipe)
                 del running[receiver]
                 process.join()
                 receiver.close()
+                if outcome is not None:
+                    yield outcome
         return died
     finally:
         for _, process in running.values():

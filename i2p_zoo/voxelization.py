@@ -65,7 +65,7 @@ def voxelize(
         raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size}.")
     if reduce not in ("mean", "first"):
         raise InvalidInputError(f"`reduce` must be 'mean' or 'first'; got {reduce!r}.")
-    clouds = _split_clouds(points)
+    clouds = split_clouds(points)
     _check_devices([*(v for c in clouds for v in (c.values() if isinstance(c, Mapping) else (c,))), features])
     parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
     columns = [_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)]
@@ -85,7 +85,8 @@ def voxelize(
     return (x, index) if return_index else x
 
 
-def _split_clouds(points: Any) -> list[Any]:
+def split_clouds(points: Any) -> list[Any]:
+    """Returns the clouds that `voxelize` is given, one by one; raises InvalidInputError for anything else."""
     if isinstance(points, Mapping):
         return [points]
     if isinstance(points, np.ndarray | Tensor):

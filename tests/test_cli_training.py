@@ -114,6 +114,7 @@ def test_ablation_prints_its_table(network, data):
 
 MISUSES = {
     "steps and epochs": (["--steps", 2, "--epochs", 1], "--steps or --epochs, not both"),
+    "AdamW without a rate": (["--optimizer", "adamw"], "the default learning rates are SGD's"),
     "best of nothing": (["--keep", "best"], "need clouds to `monitor`"),
     "best of the test split": (["--keep", "best", "--monitor-test"], "never on the test split"),
     "too many shots": (["--shots", 99], "99 shots a class are wanted"),

@@ -63,6 +63,8 @@ def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
         if "steps" in values:
             raise InvalidInputError("Give --steps or --epochs, not both.")
         values["steps"] = max(1, round(values["epochs"] * count / given["batch_size"]))
+    if given.get("optimizer") == "adamw" and "learning_rate" not in values:
+        raise InvalidInputError("Give --lr with --optimizer adamw: the default learning rates are SGD's.")
     values.setdefault("learning_rate", setup.learning_rate)
     values.setdefault("steps", 300)
     return setup, Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})

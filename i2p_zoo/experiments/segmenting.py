@@ -137,7 +137,7 @@ def run_segmentation(
         draw_scene(folder / "scene.png", model, test_set.scene(0), blocks)
 
     monitor = test_set if monitor_test else None
-    task = Segmentation(train_set, monitor, blocks.crop, loss, None, blocks.extent, blocks.overlap)
+    task = Segmentation(train_set, monitor, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
     build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
     how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
     return execute(folder, described, options, task, build, measure, write, **how)

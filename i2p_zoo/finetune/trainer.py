@@ -205,7 +205,10 @@ class _Run:
 
     def note(self, entry: Step | Evaluation) -> None:
         """Adds an entry to the history."""
-        (self.history.steps if isinstance(entry, Step) else self.history.evaluations).append(entry)  # type: ignore[arg-type]
+        if isinstance(entry, Step):
+            self.history.steps.append(entry)
+        else:
+            self.history.evaluations.append(entry)
         self.report(entry)
 
     def evaluate(self, step: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.inverse_convolution import InverseConv3d
 from i2p_zoo.models import create_model
 from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.voxelization import voxelize
+from i2p_zoo.voxelization import split_clouds, voxelize
 
 DECODER_CHANNELS = (256, 192, 128, 96, 96)
 
@@ -134,8 +134,9 @@ class Decoder(nn.Module):
 
 
 def _concatenate(maps: Sequence[SparseTensor]) -> SparseTensor:
-    joined: Any = torch.cat(list(maps), dim=1) if len(maps) > 1 else maps[0]  # type: ignore[arg-type]
-    return joined  # type: ignore[no-any-return]
+    concatenate: Any = torch.cat  # which sparse tensors take too
+    joined: SparseTensor = concatenate(list(maps), dim=1)
+    return joined
 
 
 def _make_block(inputs: int, outputs: int) -> nn.Sequential:
@@ -250,9 +251,8 @@ class UNet(nn.Module):
 
 def _positions(clouds: Any, voxel_size: float) -> Tensor:
     """(P, 4) float64: the number of each point's cloud and its z, y, x in voxels."""
-    listed = [clouds] if isinstance(clouds, dict) or getattr(clouds, "ndim", 0) == 2 else list(clouds)
     parts = []
-    for number, cloud in enumerate(listed):
-        points = torch.as_tensor(cloud["points"] if isinstance(cloud, dict) else cloud)[:, :3].double()
+    for number, cloud in enumerate(split_clouds(clouds)):
+        points = torch.as_tensor(cloud["points"] if isinstance(cloud, Mapping) else cloud)[:, :3].double()
         parts.append(torch.cat([points.new_full((len(points), 1), number), points.flip(1) / voxel_size], dim=1))
     return torch.cat(parts)
