@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from i2p_zoo.checkpoint import check_rebuilds, clean_state, deflate, describe_model, note_certified, write_folder
+from i2p_zoo.checkpoint import (
+    check_rebuilds,
+    clean_state,
+    deflate,
+    describe_model,
+    find_base_tensors,
+    note_certified,
+    write_folder,
+)
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.hub import load_base
 from i2p_zoo.hub_files import HubOptions
@@ -65,7 +73,7 @@ def save_adapter(
     check_rebuilds(model, config, state)
     note_certified(model, config, deflate(model, state))
     options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-    source = load_base(model.base, model.settings.inflation, options, base).state_dict()
+    source = find_base_tensors(load_base(model.base, model.settings.inflation, options, base), state)
     changed = {key: tensor for key, tensor in state.items() if key not in source or not has_same_bits(tensor, source[key])}
     if not changed:
         raise InvalidInputError(f"The network does not differ from its base {model.base['name']!r}: there is nothing to save.")

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -371,7 +371,21 @@ def load_weights(
 
 def _add_base(state: dict[str, Tensor], base: Any, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fills what an adapter does not hold with its base's tensors."""
-    return {**{key: tensor for key, tensor in base.state_dict().items() if key in expected}, **state}
+    return {**find_base_tensors(base, expected), **state}
+
+
+def find_base_tensors(base: Any, keys: Iterable[str]) -> dict[str, Tensor]:
+    """Returns a base's tensors by the names that they have in a network made on it.
+
+    Args:
+        base: a network.
+        keys: of the other's tensors: the same network's, or those of a feature extractor, whose names timm may join by "_",
+            or of a U-Net, whose encoder is one.
+    """
+    state: dict[str, Tensor] = base.state_dict()
+    joined = {key.replace(".", "_"): tensor for key, tensor in state.items()}
+    found = {key: state.get(key, joined.get(key.removeprefix("encoder.").replace(".", "_"))) for key in keys}
+    return {key: tensor for key, tensor in found.items() if tensor is not None}
 
 
 def describe_weights(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -105,8 +105,10 @@ def from_pretrained(
     architecture, args = model.architecture, _image_args(model)
     check_preset(preset, architecture)
     if features_only:
-        if preset or model.settings.preset:
-            raise InvalidInputError("`features_only` takes no preset: its shortcuts and head are a classifier's.")
+        if model.settings.preset:
+            raise InvalidInputError(
+                f"{name} has a preset's classifier; load the image network with `features_only` and preset."
+            )
         model = _features_only(model, out_indices)
         num_classes = None
 
@@ -381,7 +383,7 @@ def _features_only(model: Any, out_indices: tuple[int, ...] | None) -> Any:
     if missing:
         raise CheckpointError(f"The feature extractor of {model.architecture} has tensors that its network lacks: {missing}.")
     extractor.load_state_dict({key: state[key.replace(".", "_")] for key in targets}, strict=True)
-    extractor.source = model.source
+    extractor.source, extractor.base = model.source, model.base
     extractor.settings = settings
     return extractor.eval()
 

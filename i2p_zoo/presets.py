@@ -1,4 +1,4 @@
-"""The paper's own classification networks: timm's ResNets with Image2Point's stem, shortcuts and head."""
+"""The paper's own networks: timm's ResNets with Image2Point's stems, shortcuts and head."""
 
 from __future__ import annotations
 
@@ -53,8 +53,10 @@ def check_preset(preset: str | None, architecture: str) -> None:
 def set_preset_(model: Any, preset: str) -> None:
     """Makes the paper's network of an inflated ResNet with a point stem, in place.
 
-    No activation behind the stem; each stage's 1x1 shortcut becomes a 2x2x2 one whose taps repeat its weight, undivided;
-    BatchNorm on the logits. The stages then run at strides 1, 2, 4 and 8. (Image2Point, section 3, and its published code.)
+    Each stage's 1x1 shortcut becomes a 2x2x2 one whose taps repeat its weight, undivided. A classifier has no activation
+    behind the stem and BatchNorm on the logits; its stages run at strides 1, 2, 4 and 8. A feature extractor, for a U-Net, has
+    a stem of two 3x3x3 convolutions and a 2x2x2 one of stride 2, each with BatchNorm and ReLU; its stages run at strides 2, 4,
+    8 and 16. (Image2Point, section 3, and its published code.)
 
     Args:
         model: inflated by "copy", with a point stem.
@@ -68,13 +70,36 @@ def set_preset_(model: Any, preset: str) -> None:
     if model.settings.inflation != "copy" or model.settings.stem != "point":
         found = f"inflation={model.settings.inflation!r} and stem={model.settings.stem!r}"
         raise InvalidInputError(f"preset={preset!r} needs inflation='copy' and stem='point'; got {found}.")
-    model.act1 = nn.Identity()
+    is_extractor = bool(model.model_args.get("features_only"))
+    if is_extractor:
+        _set_scene_stem_(model)
+    else:
+        model.act1 = nn.Identity()
     for name, module in list(model.named_modules()):
         if name.endswith("downsample.0"):
             model.get_submodule(name.rpartition(".")[0])[0] = _make_shortcut(module)
             _report(model, f"{name}.", "shortcut of 2x2x2 copies", model.get_submodule(name))
     model.settings = model.settings.changed(preset=preset)
-    normalize_classifier_(model)
+    if not is_extractor:
+        normalize_classifier_(model)
+
+
+def new_stem_layers(model: Any) -> list[nn.Module]:
+    """Returns the layers of a preset's feature extractor, behind the first convolution, that have no image weights."""
+    return [model.act1, model.maxpool] if model.settings.preset else []
+
+
+def _set_scene_stem_(model: Any) -> None:
+    first = model.conv1
+    how: dict[str, Any] = {"bias": False, "axis": first.axis, "device": first.weight.device, "dtype": first.weight.dtype}
+    norm = {key: how[key] for key in ("device", "dtype")}
+    width = first.out_channels
+    strided = SparseConv3d(width, width, 2, 2, ((0, 0), (0, 0)), **how)
+    for name, convolution in (("act1", SparseConv3d(width, width, 3, **how)), ("maxpool", strided)):
+        layers = [convolution, nn.BatchNorm2d(width, **norm), nn.ReLU(inplace=True)]
+        new = nn.Sequential(*([nn.ReLU(inplace=True)] if name == "act1" else []), *layers).train(model.training)
+        setattr(model, name, new)
+        _report(model, f"{name}.", "Image2Point's stem for scenes", new)
 
 
 def normalize_classifier_(model: Any) -> None:

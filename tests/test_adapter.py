@@ -17,6 +17,7 @@ from i2p_zoo.adapter import save_adapter
 from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
 from i2p_zoo.checkpoint_config import CONFIG
 from i2p_zoo.finetune import freeze
+from i2p_zoo.segmentation.unet import create_unet
 from i2p_zoo.weight_files import ADAPTER_WEIGHTS, WEIGHTS, sha256_of
 from i2p_zoo.weights import has_same_bits
 from tests.conftest import fingerprint
@@ -270,3 +271,24 @@ def test_options_of_the_hub_are_for_the_base(made, tmp_path, monkeypatch):
     with pytest.raises(NotFoundError, match="acme/private"):
         model.push_to_hub("acme/adapter", adapter=True, token="hf_mine")
     assert seen == [("acme/private", "hf_mine", "cache", True, "1" * 40), ("acme/private", "hf_mine", None, False, "1" * 40)]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "regnetx_002"])  # of the second timm joins the extractor's names by "_"
+def test_unet_stands_on_its_encoders_base(tmp_path, name):
+    base = make_base(tmp_path / "base", name)
+    unet = create_unet(str(base), 3, stem="point", skip_downsamples=2, voxel_size=0.1, decoder_channels=(8,))
+    freeze(unet, "io+bn")
+    unet.train()
+    optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], lr=0.1)
+    points = torch.rand(300, 3)
+    nn.functional.cross_entropy(unet(points), torch.arange(300) % 3).backward()
+    optimizer.step()
+    adapter = save_adapter(unet.eval(), tmp_path / "adapter")
+    saved = load_file(adapter / ADAPTER_WEIGHTS)
+    frozen = [key for key, p in unet.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert not saved.keys() & set(frozen)
+    again = i2p_zoo.from_pretrained(adapter)
+    assert fingerprint(again) == fingerprint(unet)
+    with torch.no_grad():
+        assert torch.equal(again(points), unet(points))

@@ -87,3 +87,18 @@ def test_errors_are_one_line(network, finished, scenes_npz, tmp_path):
 @pytest.mark.parametrize("command", ["train", "eval", "predict"])
 def test_help_of_each_command_has_an_example(command):
     assert f"Example: i2p-zoo segment {command}" in " ".join(succeed("segment", command, "--help").stdout.split())
+
+
+def test_best_weights_are_chosen_on_held_out_scenes_and_kept_as_an_adapter(network, scenes_npz, tmp_path):
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", "--mode", "io+bn", *FAST, "--evaluate-every", 1]
+    held = ["--hold-out", 0.25, "--keep", "best", "--adapter"]
+    assert "never on the test split" in fail("segment", "train", *options, *held, "--monitor-test", "--out", tmp_path / "no")
+    out = tmp_path / "run"
+    assert f"in {out}: adapter" in succeed("segment", "train", *options, *held, "--out", out).stdout
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["monitored"] == "held-out"
+    assert [entry["step"] for entry in metrics["evaluations"]] == [1, 2]
+    printed = succeed("segment", "eval", out / "adapter", "--data", f"scenes:{scenes_npz}", "--json").stdout
+    assert json.loads(printed) == metrics["test"]
+    weights = sum(path.stat().st_size for path in (out / "adapter").glob("*.safetensors"))
+    assert weights < 4 * metrics["total"]

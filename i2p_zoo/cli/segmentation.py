@@ -40,13 +40,17 @@ def segment() -> None:
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="cross-entropy", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
+@click.option("--hold-out", "held_out", type=float, help="Fraction of the training scenes to monitor instead of training on.")
 @click.option("--monitor-test", is_flag=True, help="Measure the test scenes along the way, for a learning curve.")
-@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between those measurements.")
+@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of the monitored scenes.")
+@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights to keep.")
+@click.option("--target", type=float, help="Stop at this mIoU, a fraction, of the monitored scenes.")
 @click.option(
     "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch, to save memory."
 )
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that prepare batches.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--adapter", is_flag=True, help="Save only what was trained.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped.")
 def train_command(
@@ -56,7 +60,9 @@ def train_command(
     max_points: int,
     loss: str,
     dropout: float,
+    held_out: float | None,
     monitor_test: bool,
+    adapter: bool,
     tensorboard: bool,
     resume: bool,
     out: Path,
@@ -90,8 +96,10 @@ def train_command(
         blocks=Blocks(Cropping(crop, max_points), block, overlap),
         loss=loss,
         dropout=dropout,
+        held_out=held_out,
         monitor_test=monitor_test,
         resume=resume,
+        save="adapter" if adapter else "model",
         tensorboard=tensorboard,
         progress="training",
         place=True,
@@ -101,7 +109,7 @@ def train_command(
     _tell(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
     if not as_json:
         click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
-        click.echo(f"in {out}: model, metrics.json, curves.png, confusion.png, scene.png")
+        click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
 
 
 def _tell(scores: dict[str, Any], as_json: bool, whole: Any) -> None:

@@ -75,6 +75,32 @@ class SceneSet:
         return replace(self, names=tuple(self.names[row] for row in chosen), load=partial(_load_chosen, self.load, chosen))
 
 
+def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[SceneSet, SceneSet]:
+    """Divides a training split into scenes to train on and scenes to choose by.
+
+    Args:
+        scenes: the training split.
+        fraction: of the scenes to hold out, at least one.
+        seed: of the choice.
+
+    Returns:
+        The scenes to train on and those held out, each in their order.
+
+    Raises:
+        InvalidInputError: a fraction outside 0 to 1, or no scene is left to train on.
+
+    Example:
+        >>> scenes = SceneSet(("a", "b", "c", "d"), ("floor",), lambda number: {})
+        >>> [len(part) for part in hold_out_scenes(scenes, 0.25)]
+        [3, 1]
+    """
+    held = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
+    if not 0 < held < len(scenes):
+        raise InvalidInputError(f"A fraction of {fraction} of {len(scenes)} scenes cannot be held out and others be left.")
+    rows = np.random.default_rng(seed).permutation(len(scenes))
+    return scenes.subset(np.sort(rows[held:])), scenes.subset(np.sort(rows[:held]))
+
+
 def _load_chosen(load: Callable[[int], Scene], chosen: tuple[int, ...], number: int) -> Scene:
     return load(chosen[number])
 

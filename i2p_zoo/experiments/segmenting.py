@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from i2p_zoo import pictures
+from i2p_zoo.adapter import save_adapter
 from i2p_zoo.checkpoint import save_pretrained
 from i2p_zoo.data.readers import write_colored_ply
-from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
+from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.setup import Setup, architecture_of, inflation_of
@@ -87,8 +88,10 @@ def run_segmentation(
     blocks: Blocks | None = None,
     loss: str = "cross-entropy",
     dropout: float = 0.0,
+    held_out: float | None = None,
     monitor_test: bool = False,
     resume: bool = False,
+    save: str = "model",
     tensorboard: bool = False,
     progress: str | None = None,
     place: bool = False,
@@ -103,6 +106,8 @@ def run_segmentation(
         blocks: how scenes are cut; by default whole.
         loss: as `segmentation_loss`.
         dropout: before the classifier.
+        held_out: fraction of the training scenes that is not trained on but monitored, to choose the best weights or to stop.
+        save: "model" or "adapter".
         monitor_test, resume, tensorboard, progress, place: as `i2p_zoo.experiments.run`.
 
     Returns:
@@ -114,8 +119,9 @@ def run_segmentation(
         I2PError, OSError: as the parts.
     """
     folder, blocks = Path(folder), blocks or Blocks()
-    if options.keep == "best":
-        raise InvalidInputError("Weights are not chosen on the test split: keep='best' needs scenes held out of training.")
+    if monitor_test and (held_out is not None or options.keep == "best"):
+        raise InvalidInputError("Weights are chosen on held-out scenes, never on the test split: give `held_out` alone.")
+    chosen, held = (train_set, None) if held_out is None else hold_out_scenes(train_set, held_out, options.seed)
     described = {
         "setup": setup.to_dict(),
         "options": options.to_dict(),
@@ -124,7 +130,9 @@ def run_segmentation(
         "blocks": dataclasses.asdict(blocks),
         "loss": loss,
         "dropout": dropout,
-        "monitored": "test" if monitor_test else None,
+        "held_out": held_out,
+        "monitored": "test" if monitor_test else "held-out" if held_out is not None else None,
+        "saved": save,
     }
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
@@ -133,11 +141,11 @@ def run_segmentation(
         return {key: value for key, value in scores.to_dict().items() if key != "confusion"}, scores.confusion
 
     def write(model: Any) -> None:
-        save_pretrained(model, folder / "model")
+        (save_adapter if save == "adapter" else save_pretrained)(model, folder / save)
         draw_scene(folder / "scene.png", model, test_set.scene(0), blocks)
 
-    monitor = test_set if monitor_test else None
-    task = Segmentation(train_set, monitor, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
+    monitor = test_set if monitor_test else held
+    task = Segmentation(chosen, monitor, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
     build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
     how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
     return execute(folder, described, options, task, build, measure, write, **how)

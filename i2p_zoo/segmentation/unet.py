@@ -17,10 +17,14 @@ from i2p_zoo.hub import from_pretrained
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.inverse_convolution import InverseConv3d
 from i2p_zoo.models import create_model
+from i2p_zoo.presets import new_stem_layers
+from i2p_zoo.segmentation.residual_block import ResidualBlock
 from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.voxelization import split_clouds, voxelize
 
 DECODER_CHANNELS = (256, 192, 128, 96, 96)
+PRESET_CHANNELS = (512, 256, 192, 192)
+PRESET_DROPOUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,9 @@ def create_unet(
     *,
     pretrained: bool = True,
     decoder_channels: Sequence[int] | None = None,
-    dropout: float = 0.0,
+    dropout: float | None = None,
     devoxelization: str = "trilinear",
+    preset: str | None = None,
     **kwargs: Any,
 ) -> UNet:
     """Creates a U-Net for the classes of points.
@@ -55,8 +60,11 @@ def create_unet(
         num_classes: classes of a point.
         pretrained: image weights; False for the same network with random ones.
         decoder_channels: of the decoder's levels, the coarsest first; by default 256, 192, 128, 96, 96.
-        dropout: fraction of channels of a voxel dropped before the classifier, in training.
+        dropout: fraction of channels of a voxel dropped before the classifier, in training; by default 0.
         devoxelization: "trilinear" or "nearest".
+        preset: "image2point" for the paper's own network on ResNet-18 (or 50, 101, 152): its stem for scenes and shortcuts,
+            as `i2p_zoo.presets.set_preset_`, and a decoder of 512, 256, 192, 192 channels with two residual blocks a level and
+            dropout of 0.3 before the first and the third. The original throws the second of these away.
         **kwargs: as `i2p_zoo.from_pretrained` or, without image weights, `i2p_zoo.create_model`: `stem`, `in_chans`,
             `skip_downsamples`, `voxel_size`, `features`, `inflation`.
 
@@ -72,7 +80,11 @@ def create_unet(
         torch.Size([80, 4])
     """
     create = from_pretrained if pretrained else create_model
-    return UNet(create(name, features_only=True, **kwargs), num_classes, decoder_channels, dropout, devoxelization)
+    encoder = create(name, features_only=True, preset=preset, **kwargs)
+    if preset:
+        decoder_channels = PRESET_CHANNELS if decoder_channels is None else decoder_channels
+        dropout = PRESET_DROPOUT if dropout is None else dropout
+    return UNet(encoder, num_classes, decoder_channels, dropout or 0.0, devoxelization)
 
 
 def find_levels(encoder: Any) -> list[Level]:
@@ -99,23 +111,28 @@ class Decoder(nn.Module):
         num_classes: of the classifier.
         channels: of each step.
         dropout: before the classifier.
+        residual: Image2Point's steps: BatchNorm and ReLU behind the inverse convolution, then two residual blocks; and its
+            dropout, before the first and the third step in place of before the classifier.
     """
 
-    def __init__(self, levels: Sequence[Level], num_classes: int, channels: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, levels: Sequence[Level], num_classes: int, channels: Sequence[int], dropout: float, residual: bool = False
+    ) -> None:
         super().__init__()
         self.levels = list(levels)
         if self.levels[0].stride != (1, 1, 1):
             self.levels.insert(0, Level(0, (1, 1, 1), ()))
         steps = list(zip(self.levels[-2::-1], self.levels[:0:-1], strict=True))  # (finer, coarser), coarsest first
         widths = [*channels, *[channels[-1]] * len(steps)][: len(steps)]
-        self.up, self.blocks = nn.ModuleList(), nn.ModuleList()
+        self.up, self.norms, self.blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = self.levels[-1].channels
         for (finer, coarser), wanted in zip(steps, widths, strict=True):
             a, b, c = (old // new for old, new in zip(coarser.stride, finer.stride, strict=True))
             self.up.append(InverseConv3d(width, wanted, (a, b, c)))
-            self.blocks.append(_make_block(wanted + finer.channels, wanted))
+            self.norms.append(nn.Sequential(nn.BatchNorm2d(wanted), nn.ReLU()) if residual else nn.Identity())
+            self.blocks.append((_make_residual if residual else _make_block)(wanted + finer.channels, wanted))
             width = wanted
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.dropped = nn.Dropout(dropout), (0, 2) if residual else (len(steps),)
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: SparseTensor, maps: Sequence[SparseTensor]) -> SparseTensor:
@@ -126,11 +143,16 @@ class Decoder(nn.Module):
             maps: its outputs.
         """
         out = _concatenate([maps[number] for number in self.levels[-1].maps])
-        for up, block, level in zip(self.up, self.blocks, self.levels[-2::-1], strict=True):
+        layers = zip(self.up, self.norms, self.blocks, self.levels[-2::-1], strict=True)
+        for step, (up, norm, block, level) in enumerate(layers):
             fine = maps[level.maps[0]] if level.maps else x
-            raised = up(out, fine)
+            raised = norm(up(self._drop(out, step), fine))
             out = block(_concatenate([raised, *(maps[number] for number in level.maps)]))
-        return out.derive(self.head(self.dropout(out.features)))
+        out = self._drop(out, len(self.blocks))
+        return out.derive(self.head(out.features))
+
+    def _drop(self, x: SparseTensor, step: int) -> SparseTensor:
+        return x.derive(self.dropout(x.features)) if step in self.dropped else x
 
 
 def _concatenate(maps: Sequence[SparseTensor]) -> SparseTensor:
@@ -141,6 +163,10 @@ def _concatenate(maps: Sequence[SparseTensor]) -> SparseTensor:
 
 def _make_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(SparseConv3d(inputs, outputs, 3, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _make_residual(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(inputs, outputs), ResidualBlock(outputs, outputs))
 
 
 class UNet(nn.Module):
@@ -178,7 +204,7 @@ class UNet(nn.Module):
         self.encoder, self.num_classes, self.devoxelization = encoder, num_classes, devoxelization
         self.levels = find_levels(encoder) if levels is None else list(levels)
         self.decoder_channels, self.dropout = channels, dropout
-        self.decoder = Decoder(self.levels, num_classes, channels, dropout)
+        self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
         self.frozen_norms = False
         self.pretrained_cfg, self.source, self.base = dict(encoder.pretrained_cfg or {}), encoder.source, encoder.base
         self.architecture, self.model_args, self.in_chans = encoder.architecture, encoder.model_args, encoder.in_chans
@@ -213,8 +239,9 @@ class UNet(nn.Module):
         return save_pretrained(self, folder, **kwargs)
 
     def get_classifier(self) -> nn.Module:
-        """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: the decoder, which has no image weights."""
-        return self.decoder
+        """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: those that have no image weights."""
+        new = new_stem_layers(self.encoder)
+        return nn.ModuleList([self.decoder, *new]) if new else self.decoder
 
     def forward(self, x: Any) -> Any:
         """Classifies voxels or points.

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.scenes import IGNORED, SceneSet, choose_crop, crop_box, crop_sphere, overlapping_blocks
+from i2p_zoo.data.scenes import (
+    IGNORED,
+    SceneSet,
+    choose_crop,
+    crop_box,
+    crop_sphere,
+    hold_out_scenes,
+    overlapping_blocks,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -262,3 +270,20 @@ def test_blocks_that_make_no_sense_are_refused_at_once(arguments, message):
 
 def test_ignored_is_no_class():
     assert IGNORED == -1
+
+
+@pytest.mark.parametrize(("count", "fraction", "held"), [(4, 0.25, 1), (45, 0.2, 9), (2, 0.01, 1), (10, 0.9, 9)])
+def test_held_out_scenes_are_those_that_are_not_trained_on(count, fraction, held):
+    scenes = SceneSet(tuple(map(str, range(count))), ("floor",), lambda number: {})
+    kept, judged = hold_out_scenes(scenes, fraction, seed=3)
+    assert len(judged.names) == held
+    assert sorted({*kept.names, *judged.names}) == sorted(scenes.names)
+    assert len(kept.names) + held == count
+    assert hold_out_scenes(scenes, fraction, seed=3)[1].names == judged.names
+    assert count < 10 or hold_out_scenes(scenes, fraction, seed=4)[1].names != judged.names
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(4, 0.0), (4, 1.0), (4, float("nan")), (1, 0.5), (4, 0.9)])
+def test_scenes_that_cannot_be_divided_are_refused(count, fraction):
+    with pytest.raises(InvalidInputError, match=r"cannot be held out"):
+        hold_out_scenes(SceneSet(tuple(map(str, range(count))), ("floor",), lambda number: {}), fraction)
