@@ -56,7 +56,8 @@ def sparse_convolution(
     if features.dtype != weight.dtype:
         raise InvalidInputError(f"The input is {features.dtype} and the weight {weight.dtype}: cast one of them.")
     if window.kernel == window.stride == (1, 1, 1) and window.before == window.after == (0, 0, 0) and groups == 1:
-        return x.derive(torch.nn.functional.linear(features, weight.flatten(1), bias))
+        same = x.derive(torch.nn.functional.linear(features, weight.flatten(1), bias))
+        return same if level is None else same.with_plan(level=level)  # a strided one that runs at stride 1 is a halving too
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
     out = convolve(features, weight, kmap, groups)
     if bias is not None:

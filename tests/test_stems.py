@@ -211,6 +211,19 @@ def test_layer_that_quarters_counts_as_two_halvings(skip, stride):
     assert sites(out) == strided_sites(x.coords, (stride,) * 3)
 
 
+# Networks whose main path halves by 1x1 convolutions, and one of two branches that do.
+POINTWISE = ["legacy_seresnet50", "dpn48b", "repvgg_a0", "mobileone_s0"]
+
+
+@pytest.mark.parametrize("skip", [1, 3])
+@pytest.mark.parametrize("name", POINTWISE)
+def test_a_skipped_pointwise_convolution_counts_as_a_halving(name, skip):
+    model = create_model(name, skip_downsamples=skip).eval()
+    with torch.no_grad():
+        out = model.forward_features(model.prepare(cloud()))
+    assert out.stride == 32 >> skip
+
+
 def test_skipped_layer_is_the_same_layer_at_stride_one():
     layer = nn.Conv2d(3, 4, 3, stride=2, padding=1).double()
     net = inflate(layer, "copy")
