@@ -149,6 +149,9 @@ def describe_model(model: Any, certificate: Any = None) -> dict[str, Any]:
     if isinstance(model, UNet):
         config = describe_model(model.encoder, certificate)
         config["num_classes"], config["i2p"]["unet"] = model.num_classes, model.to_config()
+        config["pretrained_cfg"].pop("label_names", None)  # of the encoder's classes
+        if model.pretrained_cfg.get("label_names"):
+            config["pretrained_cfg"]["label_names"] = model.pretrained_cfg["label_names"]
         return config
     if not isinstance(model, PointCloudModel):
         raise InvalidInputError(f"Only networks made by i2p_zoo can be saved; got {type(model).__qualname__}.")

@@ -102,3 +102,38 @@ def test_best_weights_are_chosen_on_held_out_scenes_and_kept_as_an_adapter(netwo
     assert json.loads(printed) == metrics["test"]
     weights = sum(path.stat().st_size for path in (out / "adapter").glob("*.safetensors"))
     assert weights < 4 * metrics["total"]
+
+
+def test_predict_names_classes_and_takes_a_meshs_vertices(finished, tmp_path):
+    scene = make_scene(8)["points"][:4]
+    rows = "".join(f"{x} {y} {z}\n" for x, y, z in scene.tolist())
+    header = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "room.ply").write_text(f"{header}{rows}3 0 1 2\n")
+    result = succeed("segment", "predict", finished[0] / "model", "room.ply", "--out", "classes")
+    assert "room.ply: 4 points; " in result.stdout
+    assert any(f"{name} " in result.stdout for name in CLASSES)
+    assert np.load(tmp_path / "classes" / "room-classes.npy").shape == (4,)
+
+
+def test_files_whose_results_would_have_one_name_are_refused(finished, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "scan.npy", make_scene(0)["points"])
+    assert "scan-classes.npy" in fail(
+        "segment", "predict", finished[0] / "model", "a/scan.npy", "b/scan.npy", "--out", "classes"
+    )
+    assert not (tmp_path / "classes").exists()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [(["--block", 0], "must be positive; got 0"), (["--overlap", 1], "overlap")])
+def test_blocks_are_checked_before_training(network, scenes_npz, tmp_path, arguments, words):
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST]
+    assert words in fail("segment", "train", *options, *arguments, "--out", "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapter_of_random_weights_is_refused_before_training(network, scenes_npz, tmp_path):
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--scratch", "--adapter"]
+    assert "image weights" in fail("segment", "train", *options, "--out", "run")
+    assert not (tmp_path / "run").exists()

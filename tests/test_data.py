@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import pickle
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import CloudSet, TrainingBatches, evaluation_batches, load_npz
+from i2p_zoo.data import CloudSet, TrainingBatches, evaluation_batches, hold_out, load_npz
 from i2p_zoo.data import augment as augment_cloud
 from i2p_zoo.errors import NotFoundError
 from i2p_zoo.point_cloud_model import Settings
@@ -108,6 +109,9 @@ MALFORMED = {
     "one name for all classes": ({"classes": np.array("a")}, "classes"),
     "too few scales": ({"scale": np.ones(5)}, "scale"),
     "a scale of zero": ({"scale": np.zeros(6)}, "scale"),
+    "a third split": ({"split": np.array([0, 0, 1, 1, 2, 2])}, "split must be 0 for train or 1 for test"),
+    "colours of two bytes": ({"colors": np.zeros((6, 4, 3), np.int16)}, "colors must be of uint8; found int16"),
+    "normals of two bytes": ({"normals": np.zeros((6, 4, 3), np.int16)}, "normals must be of int8"),
     "a scale that is no number": ({"scale": np.full(6, np.nan)}, "scale"),
 }
 
@@ -331,3 +335,27 @@ def test_evaluation_voxelizes_by_the_models_settings():
     (coarse,) = evaluation_batches(clouds, 1, Settings(voxel_size=1.0))
     assert coarse.coords.tolist() == [[0, -1, 0, 0]]
     assert torch.allclose(coarse.features, torch.tensor([[0.2, 0.55, -0.3]]))
+
+
+def test_a_group_of_several_classes_stays_on_one_side():
+    labels, groups = np.arange(24) % 2, np.arange(24) // 4
+    clouds = CloudSet(np.zeros((24, 1, 3), np.float32), labels, ("a", "b"), groups=groups)
+    for seed in range(5):
+        kept, held = hold_out(clouds, 0.25, seed)
+        assert not set(kept.groups) & set(held.groups)
+        assert len(kept) + len(held) == 24
+        assert set(kept.labels) == set(held.labels) == {0, 1}
+    together = CloudSet(np.zeros((4, 1, 3), np.float32), np.array([0, 0, 1, 1]), ("a", "b"), groups=np.array([0, 1, 1, 1]))
+    with pytest.raises(InvalidInputError, match="'b'"):
+        hold_out(together, 0.5)
+
+
+def test_fingerprint_is_that_of_everything_a_run_reads():
+    rgb = np.zeros((2, 5, 3), np.uint8)
+    clouds = CloudSet(np.zeros((2, 5, 3), np.float32), np.array([0, 1]), ("a", "b"), rgb=rgb)
+    other = np.zeros((2, 5, 3), np.float32)
+    other[1, 4, 2] = 1
+    changed = [{"points": other}, {"labels": np.array([1, 0])}, {"classes": ("b", "a")}, {"rgb": rgb + np.uint8(1)}]
+    found = {dataclasses.replace(clouds, **changes).fingerprint() for changes in ({}, *changed)}
+    assert len(found) == 5
+    assert dataclasses.replace(clouds).fingerprint() in found

@@ -147,7 +147,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder of the results.")
 @_block_options
 def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
-    """Give each point of FILES a class by MODEL; writes NAME-classes.ply, coloured, and NAME-classes.npy for each.
+    """Give each point of FILES, or vertex of a mesh, a class by MODEL; writes NAME-classes.ply, coloured, and -classes.npy.
 
     Example: i2p-zoo segment predict run/model scan.ply --block 8 --out classes
     """
@@ -160,10 +160,13 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     from i2p_zoo.staging import replacing
 
     network = _require_unet(from_pretrained(model), model)
-    names = (network.pretrained_cfg or {}).get("label_names") or list(map(str, range(network.num_classes)))
+    names = network.pretrained_cfg.get("label_names") or list(map(str, range(network.num_classes)))
+    twice = sorted({file.stem for file in files if sum(file.stem == other.stem for other in files) > 1})
+    if twice:
+        raise InvalidInputError(f"The results of several files would be {', '.join(twice)}-classes.npy; run them one by one.")
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        scene = read_cloud(file)
+        scene = read_cloud(file, scene=True)
         labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
         write_classes(out / f"{file.stem}-classes.ply", scene, labels)
         with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,6 +82,15 @@ class CloudSet:
         parts = {name: take(getattr(self, name)) for name in ("normals", "rgb", "groups") if getattr(self, name) is not None}
         return replace(self, points=take(self.points), labels=self.labels[chosen], **parts)
 
+    def fingerprint(self) -> bytes:
+        """Hashes the classes, labels, points and features (SHA-256)."""
+        digest = hashlib.sha256(repr((self.classes, self.labels.shape)).encode())
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        for values in (self.points, self.normals, self.rgb):
+            for cloud in () if values is None else values:
+                digest.update(repr(cloud.shape).encode() + np.ascontiguousarray(cloud).tobytes())
+        return digest.digest()
+
     def hard_labels(self) -> NDArray[np.int64]:
         """Returns (M,) the class of each cloud; of soft labels the likeliest."""
         hard: NDArray[np.int64] = (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
@@ -122,22 +132,29 @@ def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet
     random = np.random.default_rng(seed)
     labels = clouds.hard_labels()
     groups = np.arange(len(clouds)) if clouds.groups is None else np.unique(clouds.groups, return_inverse=True)[1]
-    held: list[int] = []
+    held: set[int] = set()
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        wanted, taken = max(1, round(fraction * len(rows))), 0
+        wanted, taken = max(1, round(fraction * len(rows))), int(np.isin(groups[rows], list(held)).sum())
         for group in random.permutation(np.unique(groups[rows])):
             members = rows[groups[rows] == group]
-            if taken < wanted and (taken == 0 or taken + len(members) <= 1.5 * wanted) and taken + len(members) < len(rows):
-                held += members.tolist()
+            if int(group) in held or taken >= wanted or taken + len(members) >= len(rows):
+                continue
+            if taken == 0 or taken + len(members) <= 1.5 * wanted:
+                held.add(int(group))
                 taken += len(members)
         if not taken:
             raise InvalidInputError(
                 f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
                 "none can be held out and others be left."
             )
-    mask = np.zeros(len(clouds), bool)
-    mask[held] = True
+    mask = np.isin(groups, list(held))
+    gone = np.setdiff1d(labels, labels[~mask])
+    if len(gone):
+        raise InvalidInputError(
+            f"Every cloud of class {clouds.classes[gone[0]]!r} is in a group with held-out clouds of other classes: hold out "
+            "less."
+        )
     return clouds.subset(np.flatnonzero(~mask)), clouds.subset(np.flatnonzero(mask))
 
 

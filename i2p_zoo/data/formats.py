@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
 
-Found = dict[str, NDArray[Any]]  # `points`, or `vertices` and `faces`; `normals` and `rgb` where the file has them
+Found = dict[str, NDArray[Any]]  # `points`; where the file has them `normals`, `rgb`, `intensity` and, of a mesh, `faces`
 
 
 def _read_off(file: IO[bytes]) -> Found:
@@ -26,7 +26,7 @@ def _read_off(file: IO[bytes]) -> Found:
     if not count or len(lines) < count + face_count:
         raise InvalidInputError(f"{len(lines)} of the lines of its {count} vertices and {face_count} faces: it is cut short.")
     vertices = np.loadtxt(lines[:count], np.float64, usecols=(0, 1, 2), ndmin=2)
-    return {"vertices": vertices, "faces": _triangles(lines[count : count + face_count])}
+    return {"points": vertices, "faces": _triangles(lines[count : count + face_count])}
 
 
 def _triangles(lines: list[str]) -> NDArray[np.int64]:
@@ -49,10 +49,9 @@ def _read_ply(file: IO[bytes]) -> Found:
             raise InvalidInputError(f"cut short: {rows} of {element['length']} rows of the element {name!r}.")
     if "vertices" not in loaded:
         raise InvalidInputError("it has no vertices.")
-    if loaded.get("faces") is not None:
-        triangulate = require("trimesh.geometry", "data").triangulate_quads
-        return {"vertices": loaded["vertices"], "faces": triangulate(loaded["faces"])}
     found = {"points": loaded["vertices"]}
+    if loaded.get("faces") is not None:
+        found["faces"] = require("trimesh.geometry", "data").triangulate_quads(loaded["faces"])
     if loaded.get("vertex_normals") is not None:
         found["normals"] = loaded["vertex_normals"]
     if loaded.get("vertex_colors") is not None:
@@ -63,7 +62,7 @@ def _read_ply(file: IO[bytes]) -> Found:
 def _read_mesh(kind: str) -> Callable[[IO[bytes]], Found]:
     def read(file: IO[bytes]) -> Found:
         mesh = require("trimesh", "data").load(file, file_type=kind, force="mesh", process=False, skip_materials=True)
-        return {"vertices": np.asarray(mesh.vertices), "faces": np.asarray(mesh.faces)}
+        return {"points": np.asarray(mesh.vertices), "faces": np.asarray(mesh.faces)}
 
     return read
 
@@ -105,7 +104,8 @@ def _read_kitti(file: IO[bytes]) -> Found:
     content = file.read()
     if len(content) % 16:
         raise InvalidInputError(f"expected 16 bytes a point (float32 x, y, z, intensity); found {len(content)} bytes.")
-    return {"points": np.frombuffer(content, "<f4").reshape(-1, 4)[:, :3]}
+    rows = np.frombuffer(content, "<f4").reshape(-1, 4)
+    return {"points": rows[:, :3], "intensity": rows[:, 3:]}
 
 
 def _read_npy(file: IO[bytes]) -> Found:

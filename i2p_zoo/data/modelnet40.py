@@ -86,7 +86,7 @@ def _hdf5_files(folder: Path, split: str) -> list[Path]:
 
 
 def _load_meshes(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
-    paths = {split: [sorted((folder / name / split).glob("*.off")) for name in CLASSES] for split in ("train", "test")}
+    paths = {split: [sorted((folder / name / split).glob("[!.]*.off")) for name in CLASSES] for split in ("train", "test")}
     labels = [label for groups in paths.values() for label, group in enumerate(groups) for _ in group]
     train, test = (sum(map(len, groups)) for groups in paths.values())
     if check:

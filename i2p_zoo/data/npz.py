@@ -66,6 +66,11 @@ def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, kinds in (("points", "fiu"), ("label", "iu"), ("split", "iub")):
         if arrays[name].dtype.kind not in kinds:
             raise InvalidInputError(f"{path}: {name} holds values of type {arrays[name].dtype}, not numbers that fit.")
+    if not np.isin(split, (0, 1)).all():
+        raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(split)}.")
+    for name, wanted in (("normals", "int8 float16 float32 float64"), ("colors", "uint8")):
+        if name in arrays and str(arrays[name].dtype) not in wanted.split():
+            raise InvalidInputError(f"{path}: {name} must be of {wanted.replace(' ', ', ')}; found {arrays[name].dtype}.")
     if len(label) and not (label.min() >= 0 and label.max() < len(classes)):
         raise InvalidInputError(f"{path}: labels run from {label.min()} to {label.max()} for {len(classes)} classes.")
     if "scale" in arrays:

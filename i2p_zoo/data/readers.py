@@ -20,7 +20,7 @@ from i2p_zoo.staging import replacing
 SUFFIXES = tuple(_READERS)
 
 
-def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0) -> Found:
+def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, *, scene: bool = False) -> Found:
     """Reads a cloud, or samples a mesh uniformly by area.
 
     `.off`, `.obj`, `.stl` and a `.ply` with faces are meshes; a sampled point has the normal of its face, and colours of the
@@ -35,9 +35,11 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0) 
         path: one of the endings of `SUFFIXES`, in either case.
         points: how many to sample of a mesh.
         seed: of the sampling.
+        scene: take a mesh's vertices in place of points sampled on it, and the intensity of a `.bin` as a fourth column.
 
     Returns:
-        `points` (N, 3) float32 and, where there are, `normals` (N, 3) float32 and `rgb` (N, 3) uint8.
+        `points` (N, 3) float32, or (N, 4) with an intensity, and, where there are, `normals` (N, 3) float32 and `rgb` (N, 3)
+        uint8.
 
     Raises:
         NotFoundError: no such file.
@@ -58,9 +60,13 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0) 
         # by which alone older releases of numpy tell that they stopped at a word among the numbers
         warnings.filterwarnings("error", "string or file could not be read", DeprecationWarning)
         found = reader(file)
-        if "faces" in found:
-            found = _sample_surface(found["vertices"], found["faces"], points, seed)
-        return _checked(found)
+        if "faces" in found and not scene:
+            found = _sample_surface(found["points"], found["faces"], points, seed)
+        intensity = found.pop("intensity", None)
+        checked = _checked({name: values for name, values in found.items() if name != "faces"})
+    if scene and intensity is not None:
+        checked["points"] = np.concatenate([checked["points"], intensity], 1)
+    return checked
 
 
 @contextlib.contextmanager

@@ -213,7 +213,7 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike, overlap: float =
         An iterator of (n,) int64 row numbers, n > 0, which together name every point at least once.
 
     Raises:
-        InvalidInputError: no point, an extent that is not positive, or another overlap.
+        InvalidInputError: no point, one that is not finite, an extent that is not positive, or another overlap.
 
     Example:
         >>> points = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
@@ -225,6 +225,8 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike, overlap: float =
     if not 0 <= overlap < 1:
         raise InvalidInputError(f"`overlap` must be at least 0 and less than 1; got {overlap}.")
     coordinates = points[:, :3].astype(np.float64)
+    if not np.isfinite(coordinates).all():
+        raise InvalidInputError("Points have coordinates that are NaN or infinite; remove them.")
     intervals = [_intervals(column, edge, overlap) for column, edge in zip(coordinates.T, _edges(extent), strict=True)]
     return _blocks(coordinates, np.arange(len(points)), intervals)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.scenes import Scene, SceneSet, choose_crop
 from i2p_zoo.errors import InvalidInputError
 
-_KEPT = 64  # scenes kept in memory by each process
+_KEPT = 5_000_000  # points kept in memory by each process
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class SceneBatches(torch.utils.data.Dataset[list[Any]]):
             raise InvalidInputError(f"Batches need scenes ({len(scenes)}) and a batch_size (={batch_size}) of 1 or more.")
         self.scenes, self.batch_size, self.seed = scenes, batch_size, seed
         self.cropping, self.augmented = cropping, augmented
-        self._read = functools.lru_cache(_KEPT)(scenes.scene)
+        self._kept: dict[int, Scene] = {}
 
     def __getitem__(self, step: int) -> list[Any]:
         samples = []
@@ -64,11 +63,15 @@ class SceneBatches(torch.utils.data.Dataset[list[Any]]):
         return samples
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_read"}  # a worker reads its own
+        return {**self.__dict__, "_kept": {}}  # a worker reads its own
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._read = functools.lru_cache(_KEPT)(self.scenes.scene)
+    def _read(self, number: int) -> Scene:
+        if number in self._kept:
+            return self._kept[number]
+        scene = self.scenes.scene(number)
+        if sum(len(kept["points"]) for kept in self._kept.values()) + len(scene["points"]) <= _KEPT:
+            self._kept[number] = scene
+        return scene
 
     def _draw(self, scene: Scene, random: np.random.Generator) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
         cropping = self.cropping

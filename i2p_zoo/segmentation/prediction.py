@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from i2p_zoo.data.scenes import Scene, overlapping_blocks
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import eval_mode
 from i2p_zoo.segmentation.batches import as_cloud
 
@@ -34,11 +34,12 @@ def segment(
 
     Raises:
         InvalidInputError: no points, or an extent or overlap out of range.
+        DivergedError: logits that are not finite.
     """
     points = scene["points"]
     if points.ndim != 2 or not len(points):
         raise InvalidInputError(f"A scene needs (N, 3 + K) points, at least one; got {points.shape}.")
-    votes = np.zeros((len(points), model.num_classes), np.float32)
+    votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
     blocks = overlapping_blocks(points, np.inf if extent is None else extent, overlap)
     cloud = as_cloud(scene)
     with (
@@ -47,7 +48,12 @@ def segment(
     ):
         for rows in blocks:
             logits = model([{name: values[rows] for name, values in cloud.items()}])
-            bar.update(int((votes[rows, 0] == 0).sum()))
+            if not logits.isfinite().all():
+                raise DivergedError(
+                    "The network's outputs are NaN or infinite: its training diverged, or features are out of scale."
+                )
+            bar.update(int((~seen[rows]).sum()))
+            seen[rows] = True
             votes[rows] += logits.softmax(1).float().cpu().numpy()
     shares: NDArray[np.float32] = votes / votes.sum(1, keepdims=True)
     return shares

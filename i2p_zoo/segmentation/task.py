@@ -13,6 +13,7 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
 from i2p_zoo.segmentation.batches import Cropping, SceneBatches
 from i2p_zoo.segmentation.losses import segmentation_loss
@@ -56,6 +57,8 @@ class Segmentation:
     def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
         """Returns the loss over the points of some crops, and the accuracy on them."""
         logits = model([cloud for cloud, _ in samples])
+        if logits.shape[1] != len(self.scenes.classes):
+            raise InvalidInputError(f"The network has {logits.shape[1]} classes, the scenes {len(self.scenes.classes)}.")
         logits = logits if logits.dtype == torch.float64 else logits.float()
         labels = torch.from_numpy(np.concatenate([labels for _, labels in samples])).to(logits.device)
         loss = segmentation_loss(logits, labels, self.loss, self.class_weights, options.label_smoothing)
@@ -75,6 +78,14 @@ class Segmentation:
         return hashlib.sha256(told.encode()).digest()
 
 
+def check_network(model: Any, classes: tuple[str, ...]) -> None:
+    """Raises InvalidInputError unless a network has as many classes and, where it notes their names, these."""
+    names = (model.pretrained_cfg or {}).get("label_names")
+    if model.num_classes != len(classes) or (names and tuple(names) != classes):
+        told = ", ".join(names or [f"{model.num_classes} without names"])
+        raise InvalidInputError(f"The network's classes are {told}; the scenes' are {', '.join(classes)}.")
+
+
 def score(
     model: Any,
     scenes: SceneSet,
@@ -92,8 +103,9 @@ def score(
         accelerator: of several processes.
 
     Raises:
-        InvalidInputError: no scenes, or as `segment`.
+        InvalidInputError: no scenes, a network of other classes, or as `segment`.
     """
+    check_network(model, scenes.classes)
     counter = ConfusionCounter(scenes.classes)
     rank, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     for number in range(rank, len(scenes), count):

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from i2p_zoo.coordinates import Triple
 from i2p_zoo.devoxelization import devoxelize
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.finetune import NORMS, eval_mode
 from i2p_zoo.hub import from_pretrained
 from i2p_zoo.layers.convolution import SparseConv3d
@@ -88,11 +89,21 @@ def create_unet(
 
 
 def find_levels(encoder: Any) -> list[Level]:
-    """Finds the strides and channels of an encoder's feature maps by running it on one voxel, finest first."""
+    """Finds the strides and channels of an encoder's feature maps by running it on one voxel, finest first.
+
+    Raises:
+        UnsupportedError: convolutions without padding, which shift the sites, so that they are no longer the input's.
+    """
     weight = next(encoder.parameters())
     voxel = SparseTensor(weight.new_zeros(1, encoder.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
     with eval_mode(encoder), torch.no_grad():
         maps = encoder(voxel)
+    shifted = sorted({tuple(site) for features in maps for site in features.coords[:, 1:].tolist() if any(site)})
+    if shifted:
+        raise UnsupportedError(
+            f"{encoder.architecture}: convolutions without padding shift its sites, here to {shifted}; a U-Net needs an "
+            "encoder whose sites are the input's."
+        )
     found: dict[Triple, list[int]] = {}
     for number, features in enumerate(maps):
         stride = features.stride
@@ -206,7 +217,8 @@ class UNet(nn.Module):
         self.decoder_channels, self.dropout = channels, dropout
         self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
         self.frozen_norms = False
-        self.pretrained_cfg, self.source, self.base = dict(encoder.pretrained_cfg or {}), encoder.source, encoder.base
+        self.source, self.base = encoder.source, encoder.base
+        self.pretrained_cfg = {key: value for key, value in (encoder.pretrained_cfg or {}).items() if key != "label_names"}
         self.architecture, self.model_args, self.in_chans = encoder.architecture, encoder.model_args, encoder.in_chans
 
     @property
@@ -280,6 +292,7 @@ def _positions(clouds: Any, voxel_size: float) -> Tensor:
     """(P, 4) float64: the number of each point's cloud and its z, y, x in voxels."""
     parts = []
     for number, cloud in enumerate(split_clouds(clouds)):
-        points = torch.as_tensor(cloud["points"] if isinstance(cloud, Mapping) else cloud)[:, :3].double()
+        points = cloud["points"] if isinstance(cloud, Mapping) else cloud
+        points = torch.as_tensor(points if isinstance(points, Tensor) else np.array(points))[:, :3].double()
         parts.append(torch.cat([points.new_full((len(points), 1), number), points.flip(1) / voxel_size], dim=1))
     return torch.cat(parts)

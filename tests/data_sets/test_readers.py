@@ -511,3 +511,18 @@ def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
 def test_a_missing_folder_to_write_in_is_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"no folder .*none"):
         write_colored_ply(tmp_path / "none" / "a.ply", POINTS, RGB)
+
+
+def test_scene_is_a_meshs_vertices_with_their_colours_and_a_scans_intensity(tmp_path):
+    rgb = np.arange(3 * len(VERTICES), dtype=np.uint8).reshape(-1, 3)
+    (tmp_path / "room.ply").write_bytes(
+        ply(columns(np.array(VERTICES, np.float64), rgb=rgb), TRIANGLES, "binary_little_endian")
+    )
+    room = read_cloud(tmp_path / "room.ply", scene=True)
+    assert np.array_equal(room["points"], np.array(VERTICES, np.float32))
+    assert np.array_equal(room["rgb"], rgb)
+    assert read_cloud(tmp_path / "room.ply", points=7)["points"].shape == (7, 3)
+    scan = np.random.default_rng(0).random((5, 4), np.float32)
+    (tmp_path / "000000.bin").write_bytes(scan.tobytes())
+    assert np.array_equal(read_cloud(tmp_path / "000000.bin", scene=True)["points"], scan)
+    assert np.array_equal(read_cloud(tmp_path / "000000.bin")["points"], scan[:, :3])

@@ -287,3 +287,10 @@ def test_held_out_scenes_are_those_that_are_not_trained_on(count, fraction, held
 def test_scenes_that_cannot_be_divided_are_refused(count, fraction):
     with pytest.raises(InvalidInputError, match=r"cannot be held out"):
         hold_out_scenes(SceneSet(tuple(map(str, range(count))), ("floor",), lambda number: {}), fraction)
+
+
+@pytest.mark.parametrize("extent", [np.inf, 1.0])
+def test_blocks_of_points_that_are_not_finite_are_refused(extent):
+    points = np.array([[0, 0, 0], [1, np.nan, 0]])
+    with pytest.raises(InvalidInputError, match="NaN or infinite"):
+        overlapping_blocks(points, extent)

@@ -10,8 +10,10 @@ import torch
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scene_specs import load_scenes
-from i2p_zoo.data.scenes import IGNORED
+from i2p_zoo.data.scenes import IGNORED, SceneSet, overlapping_blocks
+from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Options, train
+from i2p_zoo.segmentation import batches
 from i2p_zoo.segmentation.batches import Cropping, SceneBatches, as_cloud, turn
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.prediction import segment
@@ -107,6 +109,14 @@ def test_blocks_cover_every_point_and_vote():
     assert shares.shape == (300, 3)
     assert np.allclose(shares.sum(1), 1, atol=1e-5)
     assert unet.training
+    expected, count = np.zeros((300, 3)), np.zeros(300)
+    unet.eval()
+    for rows in overlapping_blocks(scene["points"], 1.5, 0.5):
+        with torch.no_grad():
+            expected[rows] += unet([scene["points"][rows]]).softmax(1).numpy()
+        count[rows] += 1
+    assert (count > 1).any()
+    assert np.allclose(shares, expected / count[:, None], atol=1e-5)
     assert not np.allclose(shares, segment(unet, scene), atol=1e-3), "or the blocks would be the scene"
 
 
@@ -115,6 +125,45 @@ def test_progress_counts_each_point_once(capsys):
     err = capsys.readouterr().err
     assert "a scene: 100%" in err
     assert "300/300" in err
+
+
+def test_progress_counts_each_point_once_also_where_a_class_has_no_chance(capsys):
+    unet = make_unet()
+    with torch.no_grad():
+        unet.decoder.head.bias.copy_(torch.tensor([-300.0, 0.0, 0.0]))
+    segment(unet, make_scene(0), extent=1.0, overlap=0.5, progress="a scene")
+    assert "300/300" in capsys.readouterr().err
+
+
+def test_outputs_that_are_not_finite_are_no_classes():
+    unet = make_unet()
+    with torch.no_grad():
+        unet.decoder.head.bias[1] = float("nan")
+    with pytest.raises(DivergedError, match="NaN or infinite"):
+        segment(unet, make_scene(0))
+
+
+def test_network_of_other_classes_is_not_measured(scene_sets):
+    unet = make_unet()
+    unet.pretrained_cfg["label_names"] = ["wall", "floor", "lamp"]
+    with pytest.raises(InvalidInputError, match=r"classes are wall, floor, lamp; the scenes' are floor, wall, lamp"):
+        score(unet, scene_sets[0])
+    with pytest.raises(InvalidInputError, match=r"2 without names"):
+        score(create_unet("test_resnet", 2, pretrained=False), scene_sets[0])
+    with pytest.raises(InvalidInputError, match=r"has 2 classes, the scenes 3"):
+        train(
+            create_unet("test_resnet", 2, pretrained=False, voxel_size=0.2), Segmentation(scene_sets[0]), steps=1, batch_size=2
+        )
+
+
+def test_scenes_are_kept_in_memory_up_to_a_number_of_points(monkeypatch):
+    monkeypatch.setattr(batches, "_KEPT", 700)
+    read = []
+    scenes = SceneSet(("a", "b", "c"), CLASSES, lambda number: (read.append(number), make_scene(number))[1])
+    drawn = SceneBatches(scenes, 3, 0, Cropping())
+    first, again = drawn[0], drawn[0]
+    assert len(read) == 4, "two of 300 points are kept, the third is read again"
+    assert all(np.array_equal(a["points"], b["points"]) for (a, _), (b, _) in zip(first, again, strict=True))
 
 
 def test_scene_without_points_is_refused():

@@ -10,11 +10,13 @@ import timm
 import torch
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, InvalidInputError, voxelize
+from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, voxelize
 from i2p_zoo.finetune import freeze
 from i2p_zoo.segmentation.unet import UNet, create_unet, find_levels
 from tests.test_archetypes import CERTIFIED, real_clouds
 
+# Those whose convolutions without padding shift the sites, which `create_unet` refuses.
+SHIFTED = {"inception_v3", "inception_v4", "inception_resnet_v2", "legacy_xception"}
 NETWORKS = ["test_resnet", "mobilenetv3_small_050", "test_efficientnet", "repvgg_a0", "densenet121", "dla46_c", "convnext_atto"]
 
 
@@ -62,8 +64,11 @@ def test_decoder_of_every_archetype_returns_to_exactly_the_encoders_sites(name):
     except (RuntimeError, AttributeError, KeyError, TypeError, ValueError, AssertionError):  # whatever timm raises there
         with pytest.raises(InvalidInputError, match="features_only"):
             create_unet(name, 3, pretrained=False)
-    else:
+        return
+    try:
         check_sites(name, "image")
+    except UnsupportedError:
+        assert name in SHIFTED
 
 
 def test_levels_of_one_stride_are_joined():
@@ -196,3 +201,28 @@ def test_damaged_config_is_refused(tmp_path, damage):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=tmp_path.name):
         i2p_zoo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["legacy_xception", "inception_v3"])
+def test_encoder_whose_sites_shift_is_refused(name):
+    with pytest.raises(UnsupportedError, match=rf"{name}: convolutions without padding"):
+        create_unet(name, 3, pretrained=False, stem="point", skip_downsamples=3)
+
+
+def test_names_of_the_classes_are_the_unets_and_not_its_encoders(tmp_path):
+    encoder = i2p_zoo.create_model("test_resnet", num_classes=2)
+    encoder.pretrained_cfg = {**encoder.pretrained_cfg, "label_names": ["chair", "table"]}
+    unet = create_unet(str(encoder.save_pretrained(tmp_path / "encoder")), 3)
+    assert "label_names" not in i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path / "unnamed")).pretrained_cfg
+    unet.pretrained_cfg["label_names"] = ["floor", "wall", "lamp"]
+    again = i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path / "unet"))
+    assert list(again.pretrained_cfg["label_names"]) == ["floor", "wall", "lamp"]
+
+
+@pytest.mark.parametrize("kind", ["reversed", "read-only"])
+def test_any_array_is_read_that_voxelize_reads(kind, recwarn):
+    unet, points = make().eval(), clouds()[0]
+    given = points[::-1] if kind == "reversed" else np.frombuffer(points.tobytes(), np.float32).reshape(-1, 3)
+    with torch.no_grad():
+        assert torch.allclose(unet([given]), unet([given.copy()]), atol=1e-6)
+    assert not recwarn.list
