@@ -16,6 +16,7 @@ from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import eval_mode, find_classifier
 from i2p_zoo.pictures import _COLORS, _figure
+from i2p_zoo.presets import NormalizedLinear
 
 Floats = NDArray[np.float64]
 
@@ -266,7 +267,8 @@ def measure_collapse(model: Any, clouds: CloudSet, batch_size: int = 32) -> Neur
     """Measures the neural collapse of a network on labelled clouds, its classifier included.
 
     Args:
-        model: a `PointCloudModel` whose classifier is linear or a 1x1 convolution.
+        model: a `PointCloudModel` whose classifier is linear or a 1x1 convolution. Where it has outputs for other classes
+            than the clouds', as an image network's has, the figures of a classifier are None.
         clouds: labelled clouds, of at least two classes; of soft labels the likeliest counts.
         batch_size: clouds a batch.
 
@@ -287,7 +289,15 @@ def measure_collapse(model: Any, clouds: CloudSet, batch_size: int = 32) -> Neur
     if not isinstance(getattr(classifier, "weight", None), Tensor):
         raise InvalidInputError(f"The classifier must be linear or a 1x1 convolution; got {type(classifier).__qualname__}.")
     features = penultimate_features(model, clouds, batch_size)
-    return neural_collapse(features, clouds.hard_labels(), classifier.weight.flatten(1), getattr(classifier, "bias", None))
+    weight, bias = classifier.weight.detach().flatten(1), getattr(classifier, "bias", None)
+    if isinstance(classifier, NormalizedLinear):
+        norm: Any = classifier.norm
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight, bias = weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
+    names = (model.pretrained_cfg or {}).get("label_names")
+    if len(weight) != len(clouds.classes) or (names and tuple(names) != clouds.classes):
+        weight = bias = None
+    return neural_collapse(features, clouds.hard_labels(), weight, bias)
 
 
 # Title: bars by what they are of.

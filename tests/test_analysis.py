@@ -371,6 +371,30 @@ def test_the_classifier_makes_the_logits_of_a_networks_features(network, clouds,
     assert torch.allclose(logits_of(network, features), expected, rtol=1e-9, atol=1e-9)
 
 
+def test_norm_on_the_logits_is_part_of_the_classifier(clouds):
+    model = i2p_zoo.create_model("resnet18", preset="image2point", num_classes=4).double()
+    norm = model.fc.norm
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2, generator=seeded())
+    features = penultimate_features(model, clouds)
+    with torch.no_grad():  # the affine function itself, read off at zero and at the unit vectors
+        bias = model.eval().fc(torch.zeros(1, 512, dtype=torch.float64))[0]
+        weight = (model.fc(torch.eye(512, dtype=torch.float64)) - bias).T
+    expected = neural_collapse(features, clouds.labels, weight, bias)
+    assert close(measure_collapse(model, clouds), expected, tolerance=1e-6)
+    assert not close(neural_collapse(features, clouds.labels, model.fc.weight.detach(), model.fc.bias.detach()), expected, 1e-3)
+
+
+@pytest.mark.parametrize("names", [None, ["b", "a", "c", "d"]], ids=["more outputs", "other names"])
+def test_a_classifier_of_other_classes_is_not_measured(clouds, names):
+    model = i2p_zoo.create_model("test_resnet", num_classes=5 if names is None else 4)
+    model.pretrained_cfg = {**model.pretrained_cfg, "label_names": names}
+    found = measure_collapse(model, clouds)
+    assert all(getattr(found, name) is None for name in OF_CLASSIFIER)
+    assert found.nc1 > 0
+
+
 def test_collapse_of_a_network_is_that_of_its_features_and_classifier(network, clouds):
     classifier = find_classifier(network)
     features = penultimate_features(network, clouds).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,12 @@ def test_epochs_are_counted_in_clouds(network, data, tmp_path):
         "finetune", "--model", network, "--data", data, "--voxel-size", 0.2, "--epochs", 0.5, "--batch-size", 6, "--out", "run"
     )
     assert len(json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]) == 2
+    options = ["--model", network, "--data", data, "--voxel-size", 0.2, "--epochs", 1, "--batch-size", 6]
+    succeed("finetune", *options, "--shots", 4, "--hold-out", 0.5, "--out", "few")
+    assert len(json.loads((tmp_path / "few" / "metrics.json").read_text())["history"]) == 1, "six clouds are trained on"
+    for value in (-3, "nan", 0):
+        assert "--epochs must be a positive number" in fail("finetune", *options, "--epochs", value, "--out", "other")
+    assert "in place of --epochs" in fail("fewshot", *options, "--out", "other")
 
 
 def test_json_is_one_object_without_the_history(network, data):
@@ -109,6 +116,12 @@ def test_ablation_prints_its_table(network, data):
         [" skip_downsamples ", " 2 "],
         [" stem ", " image "],
     ]
+    booleans = ["--vary", "augmented=True;False", "--seeds", 1, *FAST, "--out", "booleans"]
+    succeed("ablate", "--model", network, "--data", data, *booleans)
+    losses = [json.loads(path.read_text())["history"][0]["loss"] for path in Path("booleans").glob("*/metrics.json")]
+    assert len(set(losses)) == 2
+    twice = ["--vary", "stem=image", "--vary", "stem=point", "--out", "other"]
+    assert "each setting once" in fail("ablate", "--model", network, "--data", data, *twice)
     assert "SETTING=A;B;" in fail("ablate", "--model", network, "--data", data, "--vary", "stem", "--out", "other")
 
 

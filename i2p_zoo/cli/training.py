@@ -37,7 +37,7 @@ network_options = decorate(
         click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
         click.option("--skip-downsamples", type=click.IntRange(min=0), help="How many of the first halvings run at stride 1."),
         click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
-        click.option("--features", help="What a voxel carries: xyz, normals, rgb, joined by commas."),
+        click.option("--features", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."),
         click.option("--steps", type=click.IntRange(min=1), help="Batches to train on."),
         click.option("--epochs", type=float, help="The same, in passes over the training clouds."),
         click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
@@ -53,7 +53,7 @@ network_options = decorate(
 
 
 def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
-    """Splits a command's options into a setup and the training's options, for `count` samples to train on."""
+    """Splits a command's options into a setup and the training's options, for `count` samples that are trained on."""
     from i2p_zoo.experiments import Setup
     from i2p_zoo.finetune import Options
 
@@ -62,6 +62,8 @@ def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
     if "epochs" in values:
         if "steps" in values:
             raise InvalidInputError("Give --steps or --epochs, not both.")
+        if not 0 < values["epochs"] < float("inf"):
+            raise InvalidInputError(f"--epochs must be a positive number; got {values['epochs']}.")
         values["steps"] = max(1, round(values["epochs"] * count / given["batch_size"]))
     if given.get("optimizer") == "adamw" and "learning_rate" not in values:
         raise InvalidInputError("Give --lr with --optimizer adamw: the default learning rates are SGD's.")
@@ -70,11 +72,11 @@ def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
     return setup, Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
 
 
-def _read(given: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+def _read(given: dict[str, Any], held_out: float = 0.0) -> tuple[Any, Any, Any, Any]:
     from i2p_zoo.data.specs import load_data
 
     train_set, test_set = load_data(given["data"])
-    setup, options = read_options(given, len(train_set))
+    setup, options = read_options(given, round(len(train_set) * (1 - held_out)))
     return setup, train_set, test_set, options
 
 
@@ -132,14 +134,17 @@ def finetune(
     """  # noqa: D301
     from i2p_zoo import from_pretrained
     from i2p_zoo.data import choose_shots
+    from i2p_zoo.data.specs import load_data
     from i2p_zoo.experiments import run
     from i2p_zoo.finetune import label_by_teacher
 
-    setup, train_set, test_set, options = _read(given)
+    train_set, test_set = load_data(given["data"])
     if shots is not None:
-        train_set = choose_shots(train_set, shots, options.seed)
+        train_set = choose_shots(train_set, shots, given["seed"])
     if teacher is not None:
-        train_set = label_by_teacher(from_pretrained(teacher), train_set, temperature=options.temperature, threshold=threshold)
+        warmth = {"temperature": given["temperature"], "threshold": threshold}
+        train_set = label_by_teacher(from_pretrained(teacher), train_set, **warmth)
+    setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run(
         setup,
         train_set,
@@ -191,7 +196,9 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
     from i2p_zoo.experiments.fewshot import format_table, run_fewshot
 
     rate = given["learning_rate"]
-    given = {**given, "steps": given["steps"] or (None if given["epochs"] else 100)}
+    if given["epochs"] is not None:
+        raise InvalidInputError("Give --steps in place of --epochs: the runs have different numbers of clouds.")
+    given = {**given, "steps": given["steps"] or 100}
     setup, train_set, test_set, options = _read(given)
     result = run_fewshot(
         setup,
@@ -204,6 +211,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
         methods=[name.strip() for name in methods.split(",")],
         learning_rate=rate,
         progress=True,
+        place=True,
     )
     click.echo(json.dumps(result) if as_json else format_table(result).rstrip())
 
@@ -226,7 +234,19 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 
     setup, train_set, test_set, options = _read(given)
     lengths = _numbers(budgets) if budgets else ()
-    result = run_speedup(setup, train_set, test_set, options, out, seeds=seeds, target=target, budgets=lengths, progress=True)
+    result = run_speedup(
+        setup,
+        train_set,
+        test_set,
+        options,
+        out,
+        seeds=seeds,
+        target=target,
+        budgets=lengths,
+        learning_rate=given["learning_rate"],
+        progress=True,
+        place=True,
+    )
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -257,11 +277,12 @@ def ablate(vary: tuple[str, ...], seeds: int, held_out: float, out: Path, as_jso
     """
     from i2p_zoo.experiments.ablation import format_ablation, run_ablation
 
-    setup, train_set, test_set, options = _read(given)
+    setup, train_set, test_set, options = _read(given, held_out)
     variations = dict(map(_parse_variation, vary)) if vary else None
-    result = run_ablation(
-        setup, train_set, test_set, options, out, variations=variations, seeds=seeds, held_out=held_out, progress=True
-    )
+    if len(variations or ()) < len(vary):
+        raise InvalidInputError(f"--vary names each setting once; got {', '.join(vary)}.")
+    how: dict[str, Any] = {"variations": variations, "seeds": seeds, "held_out": held_out}
+    result = run_ablation(setup, train_set, test_set, options, out, **how, progress=True, place=True)
     click.echo(json.dumps(result) if as_json else format_ablation(result).rstrip())
 
 
@@ -273,6 +294,9 @@ def _parse_variation(text: str) -> tuple[str, list[Any]]:
 
 
 def _parse_value(text: str) -> Any:
+    constants = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     for kind in (int, float):
         try:
             return kind(text)

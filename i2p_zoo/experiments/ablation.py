@@ -41,6 +41,7 @@ def run_ablation(
     seeds: int = 3,
     held_out: float = 0.25,
     progress: bool = False,
+    place: bool = False,
 ) -> dict[str, Any]:
     """Trains the given setup and those that differ from it in one setting. Runs that `folder` holds are not run again.
 
@@ -48,63 +49,90 @@ def run_ablation(
         setup, options: the run to vary.
         train_set, test_set: the clouds; no figure of the test split is looked at.
         folder: gets ablation.json, ablation.md and a folder a run.
-        variations: values by field of `Setup` or `Options`; None for `VARIATIONS`.
+        variations: values by field of `Setup` or `Options`; None for `default_variations`.
         seeds: runs of each setting; the seed chooses the held-out clouds too.
         held_out: fraction of the training split to judge by.
         progress: show progress bars.
+        place: as `run`.
 
     Returns:
         What ablation.json holds: for each setting and value the held-out accuracies of the seeds.
 
     Raises:
-        InvalidInputError: an unknown setting, or fewer than 1 seed.
+        InvalidInputError: an unknown setting, a value that is none of its kind, or fewer than 1 seed.
         I2PError, OSError: as `run`.
     """
-    varied = VARIATIONS if variations is None else variations
-    fields = {field.name: Setup for field in dataclasses.fields(Setup)} | {
-        field.name: Options for field in dataclasses.fields(Options)
-    }
-    unknown = sorted(varied.keys() - fields.keys())
-    if unknown or seeds < 1:
-        raise InvalidInputError(f"Settings to vary are {', '.join(fields)}, seeds 1 or more; got {unknown} and {seeds}.")
+    varied = dict(default_variations(setup, train_set) if variations is None else variations)
+    if seeds < 1:
+        raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
+    runs = _list_runs(setup, options, varied, seeds)
     folder = Path(folder)
     found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
-    for seed in range(seeds):
-        for name, values in varied.items():
-            for value in values:
-                chosen, trained = setup, dataclasses.replace(options, seed=seed)
-                if fields[name] is Setup:
-                    chosen = dataclasses.replace(setup, **{name: value})
-                else:
-                    trained = dataclasses.replace(trained, **{name: value})
-                is_base = chosen == setup and trained == dataclasses.replace(options, seed=seed)
-                label = "base" if is_base else f"{name}={value}"
-                metrics = run(
-                    chosen,
-                    train_set,
-                    test_set,
-                    trained,
-                    folder / f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{seed}",
-                    held_out=held_out,
-                    save=None,
-                    resume=True,
-                    progress=f"{label}, seed {seed}" if progress else None,
-                )
-                last = metrics["evaluations"][-1]
-                kept = found[name].setdefault(str(value), {"top1": [], "mean_class": [], "seconds": []})
-                for key in ("top1", "mean_class"):
-                    kept[key].append(last[key])
-                kept["seconds"].append(metrics["seconds"])
-        write_json(folder / "ablation.json", found)  # what there is, after each seed
+    for name, value, label, chosen, trained in runs:
+        metrics = run(
+            chosen,
+            train_set,
+            test_set,
+            trained,
+            folder / f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{trained.seed}",
+            held_out=held_out,
+            save=None,
+            resume=True,
+            progress=f"{label}, seed {trained.seed}" if progress else None,
+            place=place,
+        )
+        last = metrics["evaluations"][-1]
+        kept = found[name].setdefault(str(value), {"top1": [], "mean_class": [], "seconds": []})
+        for key in ("top1", "mean_class"):
+            kept[key].append(last[key])
+        kept["seconds"].append(metrics["seconds"])
+        write_json(folder / "ablation.json", found)  # what there is, after each run
         (folder / "ablation.md").write_text(format_ablation(found), encoding="utf-8")
     return found
+
+
+def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, ...]]:
+    """Returns `VARIATIONS` without those that cannot be run: an axis of a folder, which has its own, and normals of none."""
+    found = dict(VARIATIONS)
+    if os.path.isdir(setup.model):
+        del found["axis"]
+    if clouds.normals is None:
+        found["features"] = tuple(value for value in found["features"] if "normals" not in value)
+    return found
+
+
+def _list_runs(
+    setup: Setup, options: Options, varied: Mapping[str, Sequence[Any]], seeds: int
+) -> list[tuple[str, Any, str, Setup, Options]]:
+    """Returns setting, value, label, setup and options of each run; raises InvalidInputError before any of them begins."""
+    owners = {field.name: kind for kind in (Setup, Options) for field in dataclasses.fields(kind)}
+    runs = []
+    for seed in range(seeds):
+        base = dataclasses.replace(options, seed=seed)
+        for name, values in varied.items():
+            for value in values:
+                chosen, trained = setup, base
+                try:
+                    if isinstance(getattr(setup if owners[name] is Setup else base, name), bool) != isinstance(value, bool):
+                        raise TypeError(f"{value!r}")
+                    if owners[name] is Setup:
+                        chosen = dataclasses.replace(setup, **{name: value})
+                    else:
+                        trained = dataclasses.replace(base, **{name: value})
+                except (KeyError, TypeError) as error:
+                    raise InvalidInputError(
+                        f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}."
+                    ) from error
+                is_base = chosen == setup and trained == base
+                runs.append((name, value, "base" if is_base else f"{name}={value}", chosen, trained))
+    return runs
 
 
 def format_ablation(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
     """Returns a Markdown table of held-out accuracy in %, mean and deviation over the seeds, a row each value."""
     lines = ["| setting | value | top-1 | mean over classes | seconds a run |", "|---|---|--:|--:|--:|"]
     for name, values in found.items():
-        best = max(values, key=lambda value: float(np.mean(values[value]["top1"])))
+        best = max(values, key=lambda value: float(np.mean(values[value]["top1"])), default=None)
         for value, figures in values.items():
             top1, mean_class = (100 * np.asarray(figures[key]) for key in ("top1", "mean_class"))
             cell = f"{top1.mean():.1f} ± {top1.std():.1f}"

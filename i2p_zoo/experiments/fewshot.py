@@ -14,7 +14,7 @@ from i2p_zoo import pictures
 from i2p_zoo.data import CloudSet, choose_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.experiments.runs import run
+from i2p_zoo.experiments.runs import check_rate, run
 from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Options
 
@@ -40,6 +40,7 @@ def run_fewshot(
     methods: Sequence[str] = ("scratch", "all"),
     learning_rate: float | None = None,
     progress: bool = False,
+    place: bool = False,
 ) -> dict[str, Any]:
     """Trains each method on the same few clouds of each class. Runs that `folder` already holds are not run again.
 
@@ -54,14 +55,16 @@ def run_fewshot(
         methods: of `METHODS`.
         learning_rate: of every method; None for each one's default.
         progress: show progress bars.
+        place: as `run`.
 
     Returns:
         What fewshot.json holds: for each method and number of shots the accuracies of the trials.
 
     Raises:
-        InvalidInputError: an unknown method, or more shots than a class has clouds.
+        InvalidInputError: an unknown method, more shots than a class has clouds, or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
+    check_rate(options, learning_rate)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
@@ -81,6 +84,7 @@ def run_fewshot(
                 save=None,
                 resume=True,
                 progress=f"{name}, {count} shots, trial {trial}" if progress else None,
+                place=place,
             )
             kept = found[name].setdefault(str(count), {"top1": [], "mean_class": []})
             for key in kept:

@@ -24,11 +24,13 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
     """Returns the likeliest classes of a cloud with their probabilities, by the names that the network notes, or by number.
 
     Raises:
-        InvalidInputError: the network has no classifier, or reads features that the cloud does not have.
+        InvalidInputError: the network has no classifier or is a U-Net, or reads features that the cloud does not have.
     """
     wanted = [name for name in model.settings.features.split(",") if name in ("normals", "rgb") and name not in cloud]
     if wanted:
         raise InvalidInputError(f"The network reads {model.settings.features!r}, and the cloud has no {', '.join(wanted)}.")
+    if hasattr(model, "decoder_channels"):
+        raise InvalidInputError("The network is a U-Net, which classes points: `i2p-zoo segment predict` runs it.")
     if not getattr(model, "num_classes", 0):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
     model.eval()

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from i2p_zoo import pictures
 from i2p_zoo._extras import require
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.finetune import Evaluation, Options, ParameterCount, Step, Task, train
 from i2p_zoo.finetune.processes import make_accelerator
+from i2p_zoo.finetune.training_state import FREE, has_training_state
 from i2p_zoo.staging import replacing
 
-METRICS = "metrics.json"
+METRICS, TRAINING, SETTINGS, _LOCK = "metrics.json", "training", "run.json", ".lock"
 
 
 def execute(
@@ -53,20 +55,40 @@ def execute(
         What metrics.json holds, in every process.
 
     Raises:
-        InvalidInputError: the folder holds a finished run that is not to be resumed, or one of other settings.
+        InvalidInputError: the folder holds a finished run that is not to be resumed, or one of other settings, or another
+            process is at it.
         I2PError, OSError: as `i2p_zoo.finetune.train` and the given functions.
     """
-    finished = find_finished(folder, described, resume)
-    if finished is not None:
-        return finished
-    model, count = build()
     accelerator = make_accelerator(options.precision, place)
+    with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        finished = find_finished(folder, described, resume)
+        if finished is not None:
+            return finished
+        if accelerator.is_main_process:
+            _note_settings(folder / TRAINING, described)
+        return _execute(folder, described, options, task, build, measure, save, accelerator, resume, tensorboard, progress)
+
+
+def _execute(
+    folder: Path,
+    described: dict[str, Any],
+    options: Options,
+    task: Task,
+    build: Callable[[], tuple[Any, ParameterCount]],
+    measure: Callable[[Any, Any], tuple[dict[str, Any], Any]],
+    save: Callable[[Any], object],
+    accelerator: Any,
+    resume: bool,
+    tensorboard: bool,
+    progress: str | None,
+) -> dict[str, Any]:
+    model, count = build()
     with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
         history = train(
             model,
             task,
             options=options,
-            folder=folder / "training",
+            folder=folder / TRAINING,
             resume=resume,
             accelerator=accelerator,
             progress=progress,
@@ -94,7 +116,7 @@ def execute(
         save(model.cpu())
         _draw(folder, metrics, confusion)
         write_json(folder / METRICS, metrics)
-        shutil.rmtree(folder / "training", ignore_errors=True)
+        shutil.rmtree(folder / TRAINING, ignore_errors=True)
     accelerator.wait_for_everyone()
     return metrics
 
@@ -116,15 +138,57 @@ def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict
 
     Raises:
         InvalidInputError: the folder holds a finished run that is not welcome, or one of other settings.
+        CheckpointError: its metrics.json cannot be read.
     """
     if not (folder / METRICS).is_file():
         return None
-    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     if not resume:
         raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
-    if {key: metrics.get(key) for key in described} != json.loads(json.dumps(described)):
-        raise InvalidInputError(f"{folder} holds a finished run of other settings. Use another folder.")
+    metrics = _read_json(folder / METRICS)
+    _check_settings(folder, metrics, described, "a finished run")
     return metrics
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise InvalidInputError(f"Another process is at the run in {folder}. Wait for it, or use another folder.") from error
+
+
+def _note_settings(folder: Path, described: dict[str, Any]) -> None:
+    """Notes the settings of a run beside its state, and makes sure that a state goes on with the settings it began with."""
+    if has_training_state(folder) and (folder / SETTINGS).is_file():
+        _check_settings(folder, _read_json(folder / SETTINGS), described, "the state of a run")
+    write_json(folder / SETTINGS, described)
+
+
+def _check_settings(folder: Path, found: dict[str, Any], described: dict[str, Any], what: str) -> None:
+    wanted = json.loads(json.dumps(described))
+    told = [
+        f"{key} was {old!r} and is {new!r}"
+        for key, new in wanted.items()
+        if (old := found.get(key)) != new and key != "options"
+    ]
+    options = found.get("options", {})
+    told += [
+        f"{k} was {options.get(k)!r} and is {v!r}"
+        for k, v in wanted["options"].items()
+        if options.get(k) != v and k not in FREE
+    ]
+    if told:
+        raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(told)}. Use another folder.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Delete the folder, or use another.") from error
+    return found
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -19,8 +19,10 @@ from i2p_zoo.data.readers import write_colored_ply
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
-from i2p_zoo.experiments.setup import Setup, architecture_of, inflation_of
+from i2p_zoo.experiments.runs import check_choice
+from i2p_zoo.experiments.setup import Setup, architecture_of, structure_of, weights_of
 from i2p_zoo.finetune import Options, ParameterCount, freeze
+from i2p_zoo.finetune.tasks import check_classes
 from i2p_zoo.segmentation.batches import Cropping
 from i2p_zoo.segmentation.prediction import segment
 from i2p_zoo.segmentation.task import Segmentation, score
@@ -44,11 +46,21 @@ class Blocks:
         crop: of training crops.
         extent: edge of the blocks in which test scenes are segmented, in their unit; None for whole scenes.
         overlap: fraction that a block shares with the next.
+
+    Raises:
+        InvalidInputError: edges that are not positive, or another overlap.
     """
 
     crop: Cropping = dataclasses.field(default_factory=Cropping)
     extent: Any = None
     overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        for extent in (self.crop.extent, self.extent):
+            if extent is not None and not (np.asarray(extent, np.float64) > 0).all():
+                raise InvalidInputError(f"The edge of a block or crop must be positive; got {extent}.")
+        if not 0 <= self.overlap < 1:
+            raise InvalidInputError(f"`overlap` must be at least 0 and less than 1; got {self.overlap}.")
 
 
 def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: Any) -> tuple[Any, ParameterCount]:
@@ -57,7 +69,9 @@ def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: 
     Raises:
         I2PError: as `create_unet` and `i2p_zoo.finetune.freeze`.
     """
-    inflation, axis = inflation_of(setup)
+    structure = structure_of(setup)
+    if not setup.scratch:
+        structure = {key: structure[key] for key in ("inflation", "axis")}
     name = architecture_of(setup.model) if setup.scratch else setup.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -65,8 +79,7 @@ def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: 
             name,
             len(classes),
             pretrained=not setup.scratch,
-            inflation=inflation,
-            axis=axis,
+            **structure,
             in_chans=setup.in_chans,
             stem=setup.stem,
             skip_downsamples=setup.skip_downsamples,
@@ -119,12 +132,15 @@ def run_segmentation(
         I2PError, OSError: as the parts.
     """
     folder, blocks = Path(folder), blocks or Blocks()
-    if monitor_test and (held_out is not None or options.keep == "best"):
-        raise InvalidInputError("Weights are chosen on held-out scenes, never on the test split: give `held_out` alone.")
+    check_choice(options, held_out, monitor_test)
+    check_classes(train_set.classes, test_set.classes)
+    if save == "adapter" and setup.scratch:
+        raise InvalidInputError("An adapter needs image weights; a network from scratch is saved whole.")
     chosen, held = (train_set, None) if held_out is None else hold_out_scenes(train_set, held_out, options.seed)
     described = {
         "setup": setup.to_dict(),
         "options": options.to_dict(),
+        "weights": weights_of(setup.model),
         "scenes": {"train": len(train_set), "test": len(test_set)},
         "classes": list(train_set.classes),
         "blocks": dataclasses.asdict(blocks),

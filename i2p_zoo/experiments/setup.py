@@ -16,12 +16,12 @@ from i2p_zoo.hub import from_pretrained
 from i2p_zoo.models import create_model, split_name
 from i2p_zoo.staging import locate
 
-LEARNING_RATES = {"all": 0.1, "io+bn": 0.4, "io+stats": 0.4, "io": 0.4, "head": 0.4}
+LEARNING_RATES = {"all": 0.05, "io+bn": 0.4, "io+stats": 0.4, "io": 0.4, "head": 0.4}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
-_WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
+_WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1, "extra": 1}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Setup:
     """The network of a run.
 
     Attributes:
-        model: a name or folder, as `i2p_zoo.from_pretrained` takes it.
+        model: a name or folder, as `i2p_zoo.from_pretrained` takes it. A folder's classifier is kept where its noted classes
+            are those of the clouds.
         mode: of `i2p_zoo.finetune.freeze`.
         scratch: the same network with random weights.
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
@@ -99,25 +100,33 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.scratch:
-            inflation, axis = inflation_of(setup)
-            model = create_model(architecture_of(setup.model), inflation, axis, **adapted)
+            model = create_model(architecture_of(setup.model), **structure_of(setup), **adapted)
         elif os.path.isdir(setup.model):
             model = from_pretrained(setup.model, inflation=setup.inflation, **adapted)
+            noted = read_config(locate(Path(setup.model), CONFIG))
+            if noted["num_classes"] == len(classes) and noted["pretrained_cfg"].get("label_names") != list(classes):
+                model.reset_classifier(len(classes))
             if setup.axis not in (None, model.settings.axis):
                 raise InvalidInputError(f"{setup.model} is inflated along {model.settings.axis!r}; {setup.axis!r} is wanted.")
         else:
-            inflation, axis = inflation_of(setup)
-            model = from_pretrained(setup.model, inflation=inflation, axis=axis, **adapted)
+            model = from_pretrained(setup.model, **structure_of(setup), **adapted)
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
     return model, freeze(model, setup.mode)
 
 
-def inflation_of(setup: Setup) -> tuple[str, str]:
-    """What a network from scratch has, which is that of the folder it is compared with, and what a named one gets."""
-    found = {"inflation": DEFAULT_INFLATION, "axis": "z"}
+def structure_of(setup: Setup) -> dict[str, Any]:
+    """Arguments of `create_model` for a network as a folder's, from scratch, or as a named one is converted."""
+    found: dict[str, Any] = {"inflation": DEFAULT_INFLATION, "axis": "z"}
     if os.path.isdir(setup.model):
-        found = read_config(locate(Path(setup.model), CONFIG))["i2p"]["settings"]
-    return setup.inflation or found["inflation"], setup.axis or found["axis"]
+        config = read_config(locate(Path(setup.model), CONFIG))
+        settings = config["i2p"]["settings"]
+        found = {**config["model_args"], **{key: settings[key] for key in ("inflation", "axis", "depth", "preset")}}
+    return {**found, **{key: value for key in ("inflation", "axis") if (value := getattr(setup, key))}}
+
+
+def weights_of(model: str) -> Any:
+    """Returns the hashes of a checkpoint folder's weights, by which a run knows it again; None for a name."""
+    return read_config(locate(Path(model), CONFIG))["i2p"]["weights"] if os.path.isdir(model) else None
 
 
 def architecture_of(model: str) -> str:

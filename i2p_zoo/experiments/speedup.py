@@ -14,7 +14,7 @@ from i2p_zoo import pictures
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.experiments.runs import run
+from i2p_zoo.experiments.runs import check_rate, run
 from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Options
 
@@ -29,7 +29,9 @@ def run_speedup(
     seeds: int = 3,
     target: float | None = None,
     budgets: Sequence[int] = (),
+    learning_rate: float | None = None,
     progress: bool = False,
+    place: bool = False,
 ) -> dict[str, Any]:
     """Trains a network with image weights and from scratch, each at its own learning rate, and compares their curves.
 
@@ -43,7 +45,9 @@ def run_speedup(
         seeds: runs of each kind.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
         budgets: numbers of steps to train image weights for besides, each by a whole schedule of that length.
+        learning_rate: of both kinds; None for each one's default.
         progress: show progress bars.
+        place: as `run`.
 
     Returns:
         What speedup.json holds: for each seed the target, the steps and seconds to it by kind (None where it was not reached)
@@ -51,9 +55,12 @@ def run_speedup(
         accuracies at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
 
     Raises:
-        InvalidInputError: fewer than 1 seed, or no `evaluate_every`.
+        InvalidInputError: fewer than 1 seed, no `evaluate_every`, a target at which runs stop, or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
+    check_rate(options, learning_rate)
+    if options.target is not None:
+        raise InvalidInputError("Runs go on to the end: give `target` to `run_speedup`, not among the options.")
     if seeds < 1 or options.evaluate_every is None:
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
     folder = Path(folder)
@@ -61,24 +68,23 @@ def run_speedup(
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in kinds}
     rows: list[dict[str, Any]] = []
     ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}
+    repeated: dict[str, Any] = {"save": None, "resume": True, "place": place}
     for seed in range(seeds):
         runs = {}
         for name, chosen in kinds.items():
-            changed = dataclasses.replace(options, seed=seed, learning_rate=chosen.learning_rate)
-            place = folder / f"{name.replace(' ', '-')}-{seed}"
+            changed = dataclasses.replace(options, seed=seed, learning_rate=learning_rate or chosen.learning_rate)
+            own = folder / f"{name.replace(' ', '-')}-{seed}"
             label = f"{name}, seed {seed}" if progress else None
-            runs[name] = run(
-                chosen, train_set, test_set, changed, place, monitor_test=True, save=None, resume=True, progress=label
-            )
+            how = {**repeated, "progress": label}
+            runs[name] = run(chosen, train_set, test_set, changed, own, monitor_test=True, **how)
             points = runs[name]["evaluations"]
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
         wanted = runs["scratch"]["test"]["top1"] if target is None else target
         for steps in sorted(budgets):
-            short = dataclasses.replace(options, seed=seed, learning_rate=setup.learning_rate, steps=steps, evaluate_every=None)
-            label = f"{steps} steps, seed {seed}" if progress else None
-            found = run(
-                setup, train_set, test_set, short, folder / f"{steps}-steps-{seed}", save=None, resume=True, progress=label
-            )
+            rate = learning_rate or setup.learning_rate
+            short = dataclasses.replace(options, seed=seed, learning_rate=rate, steps=steps, evaluate_every=None)
+            how = {**repeated, "progress": f"{steps} steps, seed {seed}" if progress else None}
+            found = run(setup, train_set, test_set, short, folder / f"{steps}-steps-{seed}", **how)
             ends[str(steps)].append(found["test"]["top1"])
         rows.append({"target": wanted, **{name: _time_to(found, wanted) for name, found in runs.items()}})
     level = float(np.mean([row["target"] for row in rows]))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from i2p_zoo.data import CloudSet, evaluation_batches
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune.freezing import eval_mode
 
 
@@ -43,20 +43,28 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
 
     Raises:
         InvalidInputError: no clouds, or a batch size below 1.
+        DivergedError: logits that are not finite.
     """
     if not len(clouds) or batch_size < 1:
         raise InvalidInputError(f"Accuracy needs clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
     parameter = next(model.parameters())
     with eval_mode(model):
         batches = evaluation_batches(clouds, batch_size, model.settings)
-        return torch.cat([model(x.to(device=parameter.device, dtype=parameter.dtype)).cpu() for x in batches])
+        logits = torch.cat([model(x.to(device=parameter.device, dtype=parameter.dtype)).cpu() for x in batches])
+    broken = (~logits.isfinite().all(1)).nonzero().flatten()
+    if len(broken):
+        raise DivergedError(
+            f"The network's outputs for {len(broken)} of {len(clouds)} clouds are NaN or infinite: training diverged, by too "
+            "high a learning rate, or the clouds' features are out of scale."
+        )
+    return logits
 
 
 def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64) -> Accuracy:
     """Classifies labelled clouds in eval mode; every module's mode is put back.
 
     Raises:
-        InvalidInputError: no clouds, or a batch size below 1.
+        InvalidInputError, DivergedError: as `predict_logits`.
     """
     return count_accuracy(predict_logits(model, clouds, batch_size).argmax(1).numpy(), clouds)
 

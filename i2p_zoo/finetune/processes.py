@@ -48,6 +48,8 @@ def share_of(batch_size: int, processes: int, accumulate: int) -> int:
 
 def evaluate_together(model: Any, clouds: CloudSet, accelerator: Any, batch_size: int = 64) -> Accuracy:
     """Measures accuracy as `evaluate` does, each process on its share of the clouds; every process gets the whole."""
+    if not len(clouds):
+        raise InvalidInputError("Accuracy needs clouds; the set is empty.")
     rank, count = accelerator.process_index, accelerator.num_processes
     rows = np.arange(rank, len(clouds), count)
     own: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.options import Options
 from i2p_zoo.finetune.processes import evaluate_together
 
@@ -43,9 +43,14 @@ class Classification:
     Args:
         clouds: to train on.
         monitor: to judge by, or None.
+
+    Raises:
+        InvalidInputError: the two do not have the same classes in the same order.
     """
 
     def __init__(self, clouds: CloudSet, monitor: CloudSet | None = None) -> None:
+        if monitor is not None:
+            check_classes(clouds.classes, monitor.classes)
         self.clouds, self.monitor = clouds, monitor
 
     def __len__(self) -> int:
@@ -63,6 +68,8 @@ class Classification:
     def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy with hard or soft labels, and top-1 accuracy."""
         logits = model([cloud for cloud, _ in samples])
+        if logits.shape[1] < len(self.clouds.classes):
+            raise InvalidInputError(f"The network has {logits.shape[1]} outputs for {len(self.clouds.classes)} classes.")
         target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         soft = target.ndim == 2
@@ -78,8 +85,11 @@ class Classification:
         return {"top1": accuracy.top1, "mean_class": accuracy.mean_class}
 
     def fingerprint(self) -> bytes:
-        """Hashes labels and the first point of each cloud."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.clouds.labels).tobytes())
-        for points in self.clouds.points:
-            digest.update(np.ascontiguousarray(points[0]).tobytes())
-        return digest.digest()
+        """Hashes the clouds to train on and those to judge by."""
+        return self.clouds.fingerprint() + (b"" if self.monitor is None else self.monitor.fingerprint())
+
+
+def check_classes(trained: tuple[str, ...], judged: tuple[str, ...]) -> None:
+    """Raises InvalidInputError unless the classes to train and those to judge by are the same, in the same order."""
+    if trained != judged:
+        raise InvalidInputError(f"The classes to train are {', '.join(trained)}; those to judge by are {', '.join(judged)}.")

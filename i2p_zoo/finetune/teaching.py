@@ -30,13 +30,16 @@ def label_by_teacher(
         The labelled clouds.
 
     Raises:
-        InvalidInputError: a teacher of another number of classes, numbers out of range, or no cloud it is sure of.
+        InvalidInputError: a teacher of other classes, as it notes them, numbers out of range, or no cloud it is sure of.
     """
     if not temperature > 0 or (threshold is not None and not 0 <= threshold <= 1):
         raise InvalidInputError(f"temperature (={temperature}) must be positive, threshold (={threshold}) lie in 0 to 1.")
     logits = predict_logits(teacher, clouds, batch_size).double()
     if logits.shape[1] != len(clouds.classes):
         raise InvalidInputError(f"The teacher knows {logits.shape[1]} classes, the clouds have {len(clouds.classes)}.")
+    names = (teacher.pretrained_cfg or {}).get("label_names")
+    if names and tuple(names) != clouds.classes:
+        raise InvalidInputError(f"The teacher's classes are {', '.join(names)}; the clouds' are {', '.join(clouds.classes)}.")
     probabilities = (logits / temperature).softmax(1).numpy()
     if threshold is None:
         return replace(clouds, labels=probabilities.astype(np.float32))

@@ -66,21 +66,29 @@ def train(
 
     Raises:
         InvalidInputError: options out of range, nothing to train, a batch that does not divide among processes, "best" or a
-            target without clouds to monitor, or a folder that holds another run.
+            target without clouds to monitor, an accelerator of another precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         CheckpointError: a saved state is damaged.
         MissingExtraError: accelerate is not installed.
-        OSError: the last state cannot be saved; one that cannot be saved on the way is only warned of.
+        OSError: the state cannot be saved before the first step; later only a warning is given.
     """
     options = dataclasses.replace(options or Options(), **changes)
     task = Classification(clouds, monitor) if isinstance(clouds, CloudSet) else clouds
-    run = _Run(model, task, options, accelerator or make_accelerator(options.precision), report)
     place = None if folder is None else Path(folder)
-    if place is not None and training_state.has_training_state(place):
-        if not resume:
-            raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
-        run.restore(training_state.load_training_state(place, options, run.fingerprint))
+    goes_on = place is not None and training_state.has_training_state(place)
+    if goes_on and not resume:
+        raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
+    if accelerator is not None and options.precision not in ("no", accelerator.mixed_precision):
+        raise InvalidInputError(
+            f"The options' precision is {options.precision!r}, the accelerator's mixed_precision "
+            f"{accelerator.mixed_precision!r}; they must be one."
+        )
+    run = _Run(model, task, options, accelerator or make_accelerator(options.precision), report)
     try:
+        if place is not None and goes_on:
+            run.restore(training_state.load_training_state(place, options, run.fingerprint))
+        elif place is not None:
+            run.save(place)
         run.go(place, progress)
     finally:
         run.close()
@@ -146,10 +154,10 @@ class _Run:
                 if self.has_reached_target():
                     break
                 if folder is not None and not is_last and _is_due(number, options.save_every):
-                    self.save(folder, is_last=False)
+                    self.try_to_save(folder)
                 start = time.perf_counter()
         if folder is not None:
-            self.save(folder, is_last=True)
+            self.try_to_save(folder)
         if options.keep == "best":
             self.model.load_state_dict(self.best)
         elif self.average is not None:
@@ -223,8 +231,16 @@ class _Run:
         """Whether the last evaluation is good enough to stop."""
         return self.options.target is not None and self.history.reached(self.options.target) is not None
 
-    def save(self, folder: Path, is_last: bool) -> None:
-        """Saves the state; on the way a disk that is full costs no more than the state."""
+    def try_to_save(self, folder: Path) -> None:
+        """Saves the state; a disk that is full costs no more than the state."""
+        try:
+            self.save(folder)
+        except OSError as error:
+            step = len(self.history.steps)
+            warnings.warn(f"The state after step {step} could not be saved ({error}); the run goes on.", stacklevel=2)
+
+    def save(self, folder: Path) -> None:
+        """Saves the state; raises OSError where the folder cannot be written."""
         if self.is_helper:
             return
         optimizer = training_state.read_optimizer(self.raw_optimizer, self.names)
@@ -233,13 +249,7 @@ class _Run:
             tensors["average"] = self.average.state_dict()
         scaler = self.accelerator.scaler
         state = TrainingState(self.history, tensors, {} if scaler is None else {"scaler": scaler.state_dict()})
-        try:
-            training_state.save_training_state(folder, state, self.options, self.fingerprint)
-        except OSError as error:
-            if is_last:
-                raise
-            step = len(self.history.steps)
-            warnings.warn(f"The state after step {step} could not be saved ({error}); training goes on.", stacklevel=2)
+        training_state.save_training_state(folder, state, self.options, self.fingerprint)
 
     def restore(self, state: TrainingState) -> None:
         """Goes back to a saved state."""
@@ -275,5 +285,5 @@ def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:
     digest = hashlib.sha256(task.fingerprint())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-    digest.update("\n".join(sorted(names.values())).encode() + repr(model.settings).encode())
+    digest.update("\n".join(sorted(names.values())).encode() + repr((model.settings, model.frozen_norms)).encode())
     return digest.hexdigest()

@@ -18,8 +18,8 @@ from i2p_zoo.finetune.options import Options
 from i2p_zoo.staging import locate, staged_folder
 
 STATE, TENSORS = "training.json", "training.safetensors"
-# What may differ between the run that was saved and the one that goes on, since no step depends on it.
-_FREE = {"workers", "save_every"}
+FREE = {"workers", "save_every"}
+"""Options that may differ between a run that was saved and one that goes on, since no step depends on them."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
         scalars = described["scalars"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: no readable state of a training run ({error}).") from error
-    changed = {k: (saved.get(k), v) for k, v in options.to_dict().items() if k not in _FREE and saved.get(k) != v}
+    changed = {k: (saved.get(k), v) for k, v in options.to_dict().items() if k not in FREE and saved.get(k) != v}
     if changed or not same:
         what = ", ".join(f"{k} was {old!r} and is {new!r}" for k, (old, new) in changed.items()) or "network or clouds differ"
         raise InvalidInputError(f"{folder} holds the state of another run: {what}. Go on as it began, or use another folder.")

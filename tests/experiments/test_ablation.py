@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments import Setup, ablation
-from i2p_zoo.experiments.ablation import VARIATIONS, format_ablation, run_ablation
+from i2p_zoo.experiments.ablation import VARIATIONS, default_variations, format_ablation, run_ablation
 from i2p_zoo.finetune import Options
 
 OPTIONS = Options(steps=2, batch_size=6, learning_rate=0.4)
@@ -30,7 +31,7 @@ def seen(monkeypatch):
 
 def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
-    result = run_ablation(setup, *splits, OPTIONS, tmp_path, seeds=2, held_out=0.3)
+    result = run_ablation(setup, *splits, OPTIONS, tmp_path, variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
     for chosen, options, _, held_out in seen:
         changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]
@@ -63,8 +64,34 @@ def test_table_marks_the_best_value_of_each_setting():
     ]
 
 
-@pytest.mark.parametrize("arguments", [{"variations": {"colour": [1]}}, {"seeds": 0}], ids=str)
+BAD = [{"variations": v} for v in ({"colour": [1]}, {"steps": ["x"]}, {"augmented": ["no"]}, {"seed": [True]})]
+
+
+@pytest.mark.parametrize("arguments", [*BAD, {"seeds": 0}], ids=str)
 def test_unknown_settings_are_refused(seen, splits, tmp_path, arguments):
-    with pytest.raises(InvalidInputError, match="Settings to vary are model, mode"):
+    with pytest.raises(InvalidInputError, match=r"Settings to vary are model, mode|seeds \(=0\)"):
         run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, **arguments)
     assert seen == []
+
+
+def test_default_settings_are_those_that_can_be_run(network, splits):
+    assert default_variations(Setup("i2p-resnet18"), splits[0])["axis"] == ("z", "y", "x")
+    found = default_variations(Setup(str(network)), splits[0])
+    assert "axis" not in found
+    assert found["features"] == ("xyz", "ones")
+    with_normals = dataclasses.replace(splits[0], normals=splits[0].points)
+    assert default_variations(Setup(str(network)), with_normals)["features"] == VARIATIONS["features"]
+
+
+def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
+    def run(setup, train_set, test_set, options, folder, **kwargs):
+        if options.learning_rate == 0.8:
+            raise InvalidInputError("no")
+        return {"evaluations": [{"top1": 0.5, "mean_class": 0.5}], "seconds": 1.0}
+
+    monkeypatch.setattr(ablation, "run", run)
+    with pytest.raises(InvalidInputError, match="no"):
+        run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"learning_rate": [0.2, 0.8]}, seeds=1)
+    assert json.loads((tmp_path / "ablation.json").read_text()) == {
+        "learning_rate": {"0.2": {"top1": [0.5], "mean_class": [0.5], "seconds": [1.0]}}
+    }

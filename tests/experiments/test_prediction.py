@@ -9,6 +9,7 @@ import torch
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments.prediction import classify, normalize
+from i2p_zoo.segmentation.unet import create_unet
 
 
 def test_cloud_is_centred_and_reaches_the_unit_sphere():
@@ -45,3 +46,9 @@ def test_what_has_no_classes_or_lacks_features_is_refused():
         classify(i2p_zoo.create_model("test_resnet", num_classes=0), cloud)
     with pytest.raises(InvalidInputError, match=r"'xyz,normals'.*no normals"):
         classify(i2p_zoo.create_model("test_resnet", in_chans=6, features="xyz,normals"), cloud)
+
+
+def test_a_unet_is_refused():
+    unet = create_unet("test_resnet", 3, pretrained=False)
+    with pytest.raises(InvalidInputError, match="segment predict"):
+        classify(unet, {"points": np.zeros((5, 3), np.float32)})

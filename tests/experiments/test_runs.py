@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import i2p_zoo
-from i2p_zoo import InvalidInputError
+from i2p_zoo import CheckpointError, InvalidInputError
 from i2p_zoo.data import hold_out
 from i2p_zoo.experiments import Setup, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.finetune import Options, evaluate
+from i2p_zoo.finetune import Options, evaluate, trainer
+from tests.test_finetune import shapes
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = Options(steps=6, batch_size=6, learning_rate=0.05)
@@ -180,3 +182,86 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch, fails):
         write_json(path, values)
     assert json.loads(path.read_text()) == [1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def interrupt(monkeypatch, after):
+    """Lets runs be interrupted at a step."""
+    note = trainer._Run.note
+
+    def stop(self, entry):
+        note(self, entry)
+        if entry.step == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer._Run, "note", stop)
+
+
+OTHERS = {
+    "scratch": ({"scratch": True}, {}, "setup was"),
+    "mode": ({"mode": "io+stats"}, {}, "setup was"),
+    "held out": ({}, {"held_out": 0.5}, "held_out was 0.25 and is 0.5"),
+    "clouds": ({}, {"splits": (shapes(24), shapes(12))}, "clouds was"),
+}
+
+
+@pytest.mark.parametrize(("changes", "arguments", "words"), OTHERS.values(), ids=OTHERS.keys())
+def test_interrupted_run_goes_on_as_itself_alone(network, splits, tmp_path, monkeypatch, changes, arguments, words):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, held_out=0.25)
+    setup = setup_of(network, **{"mode": "io", **changes})
+    arguments = {"held_out": 0.25, **arguments}
+    train_set, test_set = arguments.pop("splits", splits)
+    with pytest.raises(InvalidInputError, match=f"state of a run of other settings: {words}"):
+        run(setup, train_set, test_set, OPTIONS, tmp_path, resume=True, **arguments)
+    metrics = run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, resume=True, held_out=0.25)
+    assert len(metrics["history"]) == 6
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "model", "metrics.json", "curves.png", "confusion.png"}
+
+
+def test_finished_run_on_other_clouds_is_not_taken_for_this_one(finished, network, splits):
+    folder, _ = finished
+    setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3)
+    moved = replace(splits[0], points=splits[0].points + np.float32(0.01))
+    with pytest.raises(InvalidInputError, match="of other settings: sha256 was"):
+        run(setup, moved, splits[1], options, folder, resume=True, held_out=0.25)
+
+
+def test_options_on_which_no_step_depends_may_change(finished, network, splits):
+    folder, metrics = finished
+    setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3, save_every=7, workers=1)
+    assert run(setup, *splits, options, folder, resume=True, held_out=0.25) == metrics
+
+
+def test_damaged_figures_are_told_by_their_file(network, splits, tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"metrics\.json: cannot be read"):
+        run(setup_of(network), *splits, OPTIONS, tmp_path, resume=True)
+
+
+def test_two_processes_do_not_train_in_one_folder(network, splits, tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(InvalidInputError, match="Another process is at the run"):
+        run(setup_of(network), *splits, OPTIONS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+REFUSED = {
+    "a target on the test split": ({"target": 0.5}, {"monitor_test": True}, {}, "never on the test split"),
+    "an adapter of random weights": ({}, {"save": "adapter"}, {"scratch": True}, r"image weights \(scratch=True\)"),
+}
+
+
+@pytest.mark.parametrize(("options", "arguments", "changes", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_is_told_before_training(network, splits, tmp_path, options, arguments, changes, words):
+    with pytest.raises(InvalidInputError, match=words):
+        run(setup_of(network, **changes), *splits, replace(OPTIONS, **options), tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_split_has_the_same_classes_and_clouds(network, splits, tmp_path):
+    other = replace(splits[1], classes=tuple(reversed(splits[1].classes)))
+    with pytest.raises(InvalidInputError, match="those to judge by are ball"):
+        run(setup_of(network), splits[0], other, OPTIONS, tmp_path)
+    with pytest.raises(InvalidInputError, match=r"test clouds \(0\)"):
+        run(setup_of(network), splits[0], splits[1].subset([]), OPTIONS, tmp_path)

@@ -53,7 +53,7 @@ def test_every_mode_that_trains_has_a_learning_rate(network):
 
 REFUSED = {
     "mode": ({"mode": "half"}, "all, io.*got 'half'"),
-    "features": ({"features": "xyz,extra"}, "xyz, rgb, normals, ones.*got 'xyz,extra'"),
+    "features": ({"features": "xyz,smell"}, "xyz, rgb, normals, ones, extra.*got 'xyz,smell'"),
 }
 
 
@@ -73,3 +73,26 @@ def test_folder_is_inflated_as_told_and_otherwise_as_it_is(network):
 def test_folder_along_another_axis_is_refused(network):
     with pytest.raises(InvalidInputError, match="inflated along 'z'; 'y' is wanted"):
         build_model(Setup(str(network), axis="y"), CLASSES)
+
+
+FOLDERS = {
+    "the paper's network": ("resnet18", {"preset": "image2point"}),
+    "a depth and arguments of timm": ("test_resnet", {"depth": 1, "drop_rate": 0.4}),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_scratch_is_the_network_that_the_folder_holds(tmp_path, name, arguments):
+    folder = str(i2p_zoo.create_model(name, **arguments).save_pretrained(tmp_path))
+    image, count = build_model(Setup(folder), CLASSES)
+    scratch, other = build_model(Setup(folder, scratch=True), CLASSES)
+    assert repr(scratch) == repr(image)
+    assert (count, scratch.settings) == (other, image.settings)
+
+
+@pytest.mark.parametrize("names", [None, ["b", "a"], ["a", "b"]], ids=["no names", "other names", "the same names"])
+def test_classifier_is_kept_for_the_same_classes_alone(tmp_path, names):
+    trained = i2p_zoo.create_model("test_resnet", num_classes=2)
+    trained.pretrained_cfg = {**trained.pretrained_cfg, **({"label_names": names} if names else {})}
+    model, _ = build_model(Setup(str(trained.save_pretrained(tmp_path))), CLASSES)
+    assert torch.equal(model.fc.weight, trained.fc.weight) is (names == ["a", "b"])

@@ -75,3 +75,22 @@ def test_curves_need_seeds_and_points(splits, tmp_path, arguments):
     options = arguments.pop("options", Options(steps=6, evaluate_every=2))
     with pytest.raises(InvalidInputError, match=r"seeds.*evaluate_every"):
         run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, **arguments)
+
+
+def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
+    seen = []
+
+    def run(setup, train_set, test_set, options, folder, **kwargs):
+        seen.append((options.optimizer, options.learning_rate, kwargs["place"]))
+        points = [{"step": 2, "seconds": 2.0, "top1": 0.5}]
+        return {"evaluations": points, "test": {"top1": 0.5, "mean_class": 0.5}}
+
+    monkeypatch.setattr(speedup, "run", run)
+    options = Options(steps=6, evaluate_every=2, optimizer="adamw")
+    how = {"seeds": 1, "budgets": (2,), "place": True}
+    run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, learning_rate=0.001, **how)
+    assert seen == [("adamw", 0.001, True)] * 3
+    with pytest.raises(InvalidInputError, match="Give a learning rate"):
+        run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, **how)
+    with pytest.raises(InvalidInputError, match="not among the options"):
+        run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2, target=0.5), tmp_path, **how)

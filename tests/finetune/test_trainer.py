@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer, training_state
 from i2p_zoo.finetune import train as train_for_real
+from i2p_zoo.finetune.evaluation import predict_logits
+from i2p_zoo.finetune.processes import make_accelerator
 from i2p_zoo.finetune.training_state import STATE, TENSORS
 from tests.test_finetune import shapes, tiny
 
@@ -256,9 +260,14 @@ def test_another_run_is_not_gone_on_with(tmp_path, changes, words):
 
 def test_other_clouds_or_another_network_are_not_gone_on_with(tmp_path):
     train(tiny(), shapes(), folder=tmp_path)
-    for model, clouds in ((tiny(), shapes(21)), (without_norms(), shapes())):
+    moved = dataclasses.replace(shapes(), points=shapes().points + np.float32(0.01))
+    frozen = tiny()
+    frozen.frozen_norms = True
+    for model, clouds in ((tiny(), shapes(21)), (tiny(), moved), (without_norms(), shapes()), (frozen, shapes())):
         with pytest.raises(InvalidInputError, match="network or clouds differ"):
             train(model, clouds, folder=tmp_path, resume=True)
+    with pytest.raises(InvalidInputError, match="network or clouds differ"):
+        train(tiny(), shapes(), monitor=shapes(9), folder=tmp_path, resume=True)
 
 
 def test_run_is_not_written_over_unless_resumed(tmp_path):
@@ -294,7 +303,8 @@ def full_disk(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-def test_full_disk_on_the_way_costs_no_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", [(3,), (5,), (2, 3, 4, 5)], ids=["on the way", "at the end", "always"])
+def test_full_disk_costs_no_training(tmp_path, monkeypatch, fails):
     expected = tiny()
     train(expected, shapes())
     saved = []
@@ -302,19 +312,48 @@ def test_full_disk_on_the_way_costs_no_training(tmp_path, monkeypatch):
 
     def sometimes(folder, state, options, run):
         saved.append(len(state.history.steps))
-        if len(saved) == 2:
+        if len(saved) in fails:
             full_disk()
         save(folder, state, options, run)
 
     monkeypatch.setattr(training_state, "save_training_state", sometimes)
     model = tiny()
-    with pytest.warns(UserWarning, match="after step 4 could not be saved.*No space left.*goes on"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         train(model, shapes(), folder=tmp_path, save_every=2)
-    assert saved == [2, 4, 6, 8]
+    for number, warning in zip(fails, told, strict=True):
+        assert f"after step {2 * number - 2} could not be saved ([Errno 28] No space left" in str(warning.message)
+    assert saved == [0, 2, 4, 6, 8]
     assert_same_bits(model, expected.state_dict())
 
 
-def test_full_disk_at_the_end_is_an_error_that_keeps_the_state_before(tmp_path, monkeypatch):
+def test_folder_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    seen, model = [], tiny()
+    with pytest.raises(OSError, match="file"):
+        train(model, shapes(), folder=tmp_path / "file" / "run", report=seen.append)
+    assert seen == []
+    assert_same_bits(model, tiny().state_dict())
+
+
+def test_best_weights_are_in_the_model_though_the_disk_is_full(tmp_path, monkeypatch):
+    expected, model = tiny(), tiny()
+    options = {"monitor": shapes(9), "keep": "best", "evaluate_every": 1, "learning_rate": 0.5}
+    train(expected, shapes(), **options)
+    save = training_state.save_training_state
+
+    def at_first(folder, state, *rest):
+        if state.history.steps:
+            full_disk()
+        save(folder, state, *rest)
+
+    monkeypatch.setattr(training_state, "save_training_state", at_first)
+    with pytest.warns(UserWarning, match="No space left"):
+        train(model, shapes(), folder=tmp_path, **options)
+    assert_same_bits(model, expected.state_dict())
+
+
+def test_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     train(tiny(), shapes(), folder=tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     options = Options(steps=8, batch_size=6, learning_rate=0.05)
@@ -424,6 +463,39 @@ def test_helper_processes_say_and_save_nothing():
     seen = []
     run = trainer._Run(tiny(), Classification(shapes()), Options(batch_size=6), Helper(), seen.append)
     run.note(trainer.Step(1, 1.0, 0.0, 0.1, 0.1))
-    run.save(Path("/nowhere"), is_last=True)
+    run.save(Path("/nowhere"))
     assert seen == []
     assert len(run.history.steps) == 1
+
+
+def test_refused_run_leaves_the_model_as_it_was(tmp_path):
+    train(tiny(), shapes(), folder=tmp_path)
+    model = tiny()
+    for arguments in ({}, {"resume": True, "precision": "bf16"}):
+        with pytest.raises(InvalidInputError):
+            train(model, shapes(), folder=tmp_path, **arguments)
+    assert_same_bits(model, tiny().state_dict())
+    assert torch.equal(predict_logits(model, shapes()), predict_logits(tiny(), shapes())), "not in bfloat16"
+
+
+def test_accelerator_of_another_precision_is_refused():
+    with pytest.raises(InvalidInputError, match=r"precision is 'bf16', the accelerator's mixed_precision 'no'"):
+        train(tiny(), shapes(), precision="bf16", accelerator=make_accelerator("no"))
+
+
+def test_classes_to_judge_by_are_those_to_train():
+    other = dataclasses.replace(shapes(9), classes=tuple(reversed(shapes().classes)))
+    with pytest.raises(InvalidInputError, match=r"classes to train are rod x, rod z, ball; those to judge by are ball, rod z"):
+        train(tiny(), shapes(), monitor=other)
+
+
+def test_network_of_too_few_outputs_is_refused():
+    model = i2p_zoo.create_model("test_resnet", num_classes=2, voxel_size=0.2)
+    with pytest.raises(InvalidInputError, match="2 outputs for 3 classes"):
+        train(model, shapes())
+
+
+def test_run_that_diverges_in_its_last_step_is_told():
+    model = without_norms()
+    with pytest.raises(DivergedError, match="NaN or infinite"):
+        train(model, shapes(), monitor=shapes(9), steps=1, learning_rate=1e38)
