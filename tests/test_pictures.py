@@ -10,7 +10,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from i2p_zoo.pictures import draw_clouds, draw_curves, draw_kernels, draw_planes
+from i2p_zoo.pictures import (
+    draw_accuracies,
+    draw_clouds,
+    draw_confusion,
+    draw_curves,
+    draw_kernels,
+    draw_planes,
+    draw_scenes,
+)
 from i2p_zoo.weights import inflate_weight
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
@@ -209,3 +217,54 @@ def test_drawing_changes_no_global_state_of_matplotlib(path):
     draw_curves(path, {"run": [[1.0, 2.0]]})
     assert plt.get_fignums() == open_figures
     assert settings() == before
+
+
+def test_confusion_is_drawn_row_by_row_with_its_numbers(path, figures):
+    confusion = np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]])
+    draw_confusion(path, confusion, ("ball", "rod", "ring"))
+    (axis,) = figures[0].axes
+    shares = np.array([[0.75, 0.25, 0], [0, 0, 0], [0, 0.5, 0.5]])
+    assert np.allclose(axis.images[0].get_array(), shares)
+    numbers = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axis.texts}
+    assert numbers == {(0, 0): "3", (0, 1): "1", (2, 1): "2", (2, 2): "2"}
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["ball", "rod", "ring"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
+    read_png(path)
+
+
+def test_accuracies_are_lines_in_percent_with_their_target(path, figures):
+    runs = {
+        "image weights": [{"x": [1, 5], "y": [0.2, 0.5]}, {"x": [1, 5], "y": [0.3, 0.6]}],
+        "scratch": [{"x": [1, 5], "y": [0, 1]}],
+    }
+    draw_accuracies(path, runs, target=0.4, label="shots")
+    (axis,) = figures[0].axes
+    *lines, level = axis.lines
+    assert [line.get_ydata().tolist() for line in lines] == [[20, 50], [30, 60], [0, 100]]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert set(level.get_ydata()) == {40}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["image weights", "scratch"]
+    assert axis.get_xlabel() == "shots"
+    read_png(path)
+
+
+@pytest.mark.parametrize("most", [60_000, 40])
+def test_scenes_are_drawn_from_above_in_their_colors(path, figures, most):
+    random = np.random.default_rng(0)
+    points = np.concatenate([random.uniform(0, 1, (100, 2)), np.repeat([[0.0], [1.0]], 50, 0)], 1).astype(np.float32)
+    points[50:, :2] = points[:50, :2]  # the upper half hides the lower
+    red, blue = np.tile(np.uint8([[255, 0, 0]]), (100, 1)), np.tile(np.uint8([[0, 0, 255]]), (100, 1))
+    mixed = np.where(points[:, 2:] > 0.5, blue, red)
+    draw_scenes(path, points, {"truth": red, "predicted": mixed}, most)
+    assert titles(figures[0]) == ["truth", "predicted"]
+    assert all(len(axis.collections[0].get_offsets()) == (100 if most > 100 else 34) for axis in figures[0].axes)
+    picture = read_png(path)
+    left, right = np.array_split(picture, 2, axis=1)
+    is_red, is_blue = (
+        (lambda half: (half[..., 0] - half[..., 2] > 60).sum()),
+        (lambda half: (half[..., 2] - half[..., 0] > 60).sum()),
+    )
+    assert is_red(left) > 0 == is_blue(left)
+    assert is_blue(right) > 0
+    if most > 100:
+        assert is_red(right) == 0, "what is higher is drawn later"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.training import decorate, network_options, read_options
+from i2p_zoo.cli.training import decorate, network_options, read_options, run_options
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
@@ -35,24 +35,11 @@ def segment() -> None:
 @network_options
 @_block_options
 @click.option("--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True)
-@click.option("--scratch", is_flag=True, help="Random weights instead of the image's.")
 @click.option("--crop", type=float, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="cross-entropy", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
-@click.option("--hold-out", "held_out", type=float, help="Fraction of the training scenes to monitor instead of training on.")
-@click.option("--monitor-test", is_flag=True, help="Measure the test scenes along the way, for a learning curve.")
-@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of the monitored scenes.")
-@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights to keep.")
-@click.option("--target", type=float, help="Stop at this mIoU, a fraction, of the monitored scenes.")
-@click.option(
-    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch, to save memory."
-)
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that prepare batches.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--adapter", is_flag=True, help="Save only what was trained.")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped.")
+@run_options
 def train_command(
     block: float | None,
     overlap: float,

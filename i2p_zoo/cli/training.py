@@ -52,6 +52,27 @@ network_options = decorate(
 )
 
 
+run_options = decorate(
+    [
+        click.option("--scratch", is_flag=True, help="Random weights instead of the image's."),
+        click.option("--hold-out", "held_out", type=float, help="Fraction of the training split to monitor, not to train on."),
+        click.option("--monitor-test", is_flag=True, help="Measure the test split along the way, for a learning curve."),
+        click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of what is monitored."),
+        click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights."),
+        click.option("--target", type=float, help="Stop at this accuracy, or mIoU, a fraction, of what is monitored."),
+        click.option("--ema", type=float, help="Decay of an average of the weights, which is kept instead."),
+        click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch."),
+        click.option(
+            "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--adapter", is_flag=True, help="Save only what was trained."),
+        click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
+        click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped."),
+    ]
+)
+
+
 def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
     """Splits a command's options into a setup and the training's options, for `count` samples that are trained on."""
     from i2p_zoo.experiments import Setup
@@ -83,27 +104,13 @@ def _read(given: dict[str, Any], held_out: float = 0.0) -> tuple[Any, Any, Any, 
 @click.command()
 @network_options
 @click.option("--mode", type=click.Choice(_MODES), default="all", show_default=True, help="What trains.")
-@click.option("--scratch", is_flag=True, help="Random weights instead of the image's.")
 @click.option("--shots", type=click.IntRange(min=1), help="Train on this many clouds of each class alone.")
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of a teacher's soft labels.")
 @click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure.")
-@click.option("--hold-out", "held_out", type=float, help="Fraction of the training clouds to monitor instead of training on.")
-@click.option("--monitor-test", is_flag=True, help="Measure the test clouds along the way, for a learning curve.")
-@click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of the monitored clouds.")
-@click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights to keep.")
-@click.option("--target", type=float, help="Stop at this accuracy, a fraction, of the monitored clouds.")
-@click.option("--ema", type=float, help="Decay of an average of the weights, which is kept instead.")
-@click.option(
-    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch, to save memory."
-)
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that prepare batches.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--adapter", is_flag=True, help="Save only what was trained.")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped.")
+@run_options
 def finetune(
     shots: int | None,
     teacher: Path | None,

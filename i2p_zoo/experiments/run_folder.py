@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from i2p_zoo import pictures
 from i2p_zoo._extras import require
 from i2p_zoo.errors import CheckpointError, InvalidInputError
-from i2p_zoo.finetune import Evaluation, Options, ParameterCount, Step, Task, train
+from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
 from i2p_zoo.finetune.processes import make_accelerator
 from i2p_zoo.finetune.training_state import FREE, has_training_state
 from i2p_zoo.staging import replacing
@@ -66,36 +66,33 @@ def execute(
             return finished
         if accelerator.is_main_process:
             _note_settings(folder / TRAINING, described)
-        return _execute(folder, described, options, task, build, measure, save, accelerator, resume, tensorboard, progress)
+        model, count = build()
+        with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
+            history = train(
+                model,
+                task,
+                options=options,
+                folder=folder / TRAINING,
+                resume=resume,
+                accelerator=accelerator,
+                progress=progress,
+                report=report,
+            )
+        scores, confusion = measure(model, accelerator)
+        accelerator.free_memory()
+        metrics = _gather_figures(described, options, count, history, scores)
+        if accelerator.is_main_process:
+            save(model.cpu())
+            _draw(folder, metrics, confusion)
+            write_json(folder / METRICS, metrics)
+            shutil.rmtree(folder / TRAINING, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        return metrics
 
 
-def _execute(
-    folder: Path,
-    described: dict[str, Any],
-    options: Options,
-    task: Task,
-    build: Callable[[], tuple[Any, ParameterCount]],
-    measure: Callable[[Any, Any], tuple[dict[str, Any], Any]],
-    save: Callable[[Any], object],
-    accelerator: Any,
-    resume: bool,
-    tensorboard: bool,
-    progress: str | None,
+def _gather_figures(
+    described: dict[str, Any], options: Options, count: ParameterCount, history: History, scores: dict[str, Any]
 ) -> dict[str, Any]:
-    model, count = build()
-    with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
-        history = train(
-            model,
-            task,
-            options=options,
-            folder=folder / TRAINING,
-            resume=resume,
-            accelerator=accelerator,
-            progress=progress,
-            report=report,
-        )
-    scores, confusion = measure(model, accelerator)
-    accelerator.free_memory()
     told = history.to_dict()
     metrics: dict[str, Any] = {
         "test": scores,
@@ -110,15 +107,8 @@ def _execute(
     if options.target is not None:
         reached = history.reached(options.target)
         metrics["reached"] = None if reached is None else {"step": reached.step, "seconds": reached.seconds}
-    metrics = json.loads(json.dumps(metrics))
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        save(model.cpu())
-        _draw(folder, metrics, confusion)
-        write_json(folder / METRICS, metrics)
-        shutil.rmtree(folder / TRAINING, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    return metrics
+    found: dict[str, Any] = json.loads(json.dumps(metrics))
+    return found
 
 
 def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:
