@@ -33,7 +33,7 @@ class Cropping:
 
 
 class SceneBatches(torch.utils.data.Dataset[list[Any]]):
-    """Augmented crops by the number of their batch; a sample is a crop as `voxelize` takes it, and (N,) its labels.
+    """Augmented crops by the number of their batch; a sample is a centred crop as `voxelize` takes it, and (N,) its labels.
 
     Args:
         scenes: of the training split.
@@ -77,13 +77,22 @@ class SceneBatches(torch.utils.data.Dataset[list[Any]]):
         cropping = self.cropping
         extent = np.inf if cropping.extent is None else cropping.extent
         crop, _ = choose_crop(scene, extent=extent, max_points=cropping.max_points, random=random)
-        cloud = as_cloud(crop)
+        cloud = center(as_cloud(crop))
         return turn(cloud, cropping, random) if self.augmented else cloud, crop["labels"]
 
 
 def as_cloud(scene: Scene) -> dict[str, NDArray[Any]]:
     """Returns a scene's points, normals and colours, as `i2p_zoo.voxelize` takes them."""
     return {name: scene[name] for name in ("points", "normals", "rgb") if name in scene}
+
+
+def center(cloud: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Returns a cloud in the middle of its box in x and y and on its ground in z, so that no place on a map is learned."""
+    low, high = cloud["points"][:, :3].min(0), cloud["points"][:, :3].max(0)
+    middle = (low.astype(np.float64) + high) / 2
+    points = cloud["points"].copy()
+    points[:, :3] -= np.array([middle[0], middle[1], low[2]], np.float64)
+    return {**cloud, "points": points}
 
 
 def turn(cloud: dict[str, NDArray[Any]], cropping: Cropping, random: np.random.Generator) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from i2p_zoo.data.scenes import Scene, overlapping_blocks
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import eval_mode
-from i2p_zoo.segmentation.batches import as_cloud
+from i2p_zoo.segmentation.batches import as_cloud, center
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def segment(
         progress: label of a progress bar; None for no bar.
 
     Returns:
-        (N, K) in the order of the points.
+        (N, K) in the order of the points. Blocks are centred as in training, so a scene may lie anywhere.
 
     Raises:
         InvalidInputError: no points, or an extent or overlap out of range.
@@ -47,7 +47,7 @@ def segment(
         tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None) as bar,
     ):
         for rows in blocks:
-            logits = model([{name: values[rows] for name, values in cloud.items()}])
+            logits = model([center({name: values[rows] for name, values in cloud.items()})])
             if not logits.isfinite().all():
                 raise DivergedError(
                     "The network's outputs are NaN or infinite: its training diverged, or features are out of scale."

@@ -14,7 +14,7 @@ from i2p_zoo.data.scenes import IGNORED, SceneSet, overlapping_blocks
 from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Options, train
 from i2p_zoo.segmentation import batches
-from i2p_zoo.segmentation.batches import Cropping, SceneBatches, as_cloud, turn
+from i2p_zoo.segmentation.batches import Cropping, SceneBatches, as_cloud, center, turn
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.prediction import segment
 from i2p_zoo.segmentation.task import Segmentation, score
@@ -51,14 +51,18 @@ def test_batches_go_to_worker_processes(scenes_npz):
 
 
 def test_every_scene_comes_once_an_epoch_and_crops_are_boxes_of_it():
-    scenes = make_set(4)
+    def load(number):  # points that say where they are from
+        numbers = np.stack([np.full(300, number), np.arange(300), np.zeros(300)], 1).astype(np.float32)
+        return {**make_scene(number), "normals": numbers}
+
     seen = []
-    batches = SceneBatches(scenes, 2, 0, Cropping(extent=1.0), augmented=False)
-    whole = [{tuple(p) for p in scenes.scene(n)["points"].tolist()} for n in range(4)]
+    batches = SceneBatches(SceneSet(tuple("abcd"), CLASSES, load), 2, 0, Cropping(extent=1.0), augmented=False)
     for step in range(6):
         for cloud, labels in batches[step]:
-            points = cloud["points"]
-            (origin,) = [n for n in range(4) if set(map(tuple, points.tolist())) <= whole[n]]
+            points, (origin, *others) = cloud["points"], np.unique(cloud["normals"][:, 0]).astype(int).tolist()
+            moved = load(origin)["points"][cloud["normals"][:, 1].astype(int)] - points
+            assert others == []
+            assert np.ptp(moved, axis=0).max() < 1e-5
             assert (np.ptp(points, axis=0) <= 1.0 + 1e-5).all()
             assert set(labels) <= {IGNORED, 0, 1, 2}
             seen.append(origin)
@@ -82,6 +86,19 @@ def test_turning_keeps_heights_distances_and_the_given_cloud():
     assert all(np.array_equal(cloud[name], before[name]) for name in before)
 
 
+def test_scene_may_lie_anywhere():
+    unet, scene = make_unet(), make_scene(0)
+    far = {**scene, "points": scene["points"] + np.array([1024, -512, 64], np.float32)}  # by which nothing is rounded much
+    assert np.allclose(segment(unet, far, 1.5), segment(unet, scene, 1.5), atol=2e-3)
+    first, second = center(as_cloud(scene))["points"], center(as_cloud(far))["points"]
+    assert np.allclose(first, second, atol=1e-4)
+    assert np.allclose(first.min(0) + first.max(0), [0, 0, np.ptp(first[:, 2])], atol=1e-4)
+    assert first[:, 2].min() == 0
+    intensity = np.arange(8, dtype=np.float32).reshape(2, 4)
+    assert np.array_equal(center({"points": intensity})["points"][:, 3], [3, 7])
+    assert np.array_equal(intensity, np.arange(8).reshape(2, 4)), "the given array stays"
+
+
 def test_intensity_is_not_turned():
     cloud = {"points": np.ones((5, 4), np.float32)}
     assert (turn(cloud, Cropping(), np.random.default_rng(1))["points"][:, 3] == 1).all()
@@ -99,7 +116,7 @@ def test_batches_of_nothing_are_refused(count, size):
 def test_whole_scene_is_what_the_network_says():
     unet, scene = make_unet().eval(), make_scene(0)
     with torch.no_grad():
-        expected = unet([scene["points"]]).softmax(1).numpy()
+        expected = unet([center(as_cloud(scene))]).softmax(1).numpy()
     assert np.allclose(segment(unet, scene), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +130,7 @@ def test_blocks_cover_every_point_and_vote():
     unet.eval()
     for rows in overlapping_blocks(scene["points"], 1.5, 0.5):
         with torch.no_grad():
-            expected[rows] += unet([scene["points"][rows]]).softmax(1).numpy()
+            expected[rows] += unet([center({"points": scene["points"][rows]})]).softmax(1).numpy()
         count[rows] += 1
     assert (count > 1).any()
     assert np.allclose(shares, expected / count[:, None], atol=1e-5)
