@@ -34,13 +34,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
         InvalidInputError: an array is missing or does not fit the others.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file. The repository carries tests/data/kicad-mini.npz.")
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InvalidInputError(f"{path}: no readable .npz file: {error}") from error
+    arrays = read_arrays(path, "The repository carries tests/data/kicad-mini.npz.")
     missing = sorted({"points", "label", "split", "classes"} - arrays.keys())
     if missing:
         raise InvalidInputError(f"{path}: lacks the arrays {missing}; it has {sorted(arrays)}.")
@@ -57,6 +51,31 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     return train, test
 
 
+def read_arrays(path: Path, hint: str) -> dict[str, NDArray[Any]]:
+    """Returns a file's arrays by name.
+
+    Raises:
+        NotFoundError: no such file; the message ends with the hint.
+        InvalidInputError: no readable .npz file, or one with pickled arrays.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file. {hint}")
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InvalidInputError(f"{path}: no readable .npz file: {error}") from error
+
+
+def check_values(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises InvalidInputError for a third split, and for normals and colours whose scale their type does not tell."""
+    if not np.isin(arrays["split"], (0, 1)).all():
+        raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(arrays['split'])}.")
+    for name, kinds in (("normals", "int8 float16 float32 float64"), ("colors", "uint8")):
+        if name in arrays and str(arrays[name].dtype) not in kinds.split():
+            raise InvalidInputError(f"{path}: {name} must be of {kinds.replace(' ', ', ')}; found {arrays[name].dtype}.")
+
+
 def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     points, label, split, classes = (arrays[name] for name in ("points", "label", "split", "classes"))
     fits = points.ndim == 3 and points.shape[1] > 0 and points.shape[2] == 3 and label.shape == split.shape == points.shape[:1]
@@ -66,11 +85,7 @@ def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, kinds in (("points", "fiu"), ("label", "iu"), ("split", "iub")):
         if arrays[name].dtype.kind not in kinds:
             raise InvalidInputError(f"{path}: {name} holds values of type {arrays[name].dtype}, not numbers that fit.")
-    if not np.isin(split, (0, 1)).all():
-        raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(split)}.")
-    for name, wanted in (("normals", "int8 float16 float32 float64"), ("colors", "uint8")):
-        if name in arrays and str(arrays[name].dtype) not in wanted.split():
-            raise InvalidInputError(f"{path}: {name} must be of {wanted.replace(' ', ', ')}; found {arrays[name].dtype}.")
+    check_values(path, arrays)
     if len(label) and not (label.min() >= 0 and label.max() < len(classes)):
         raise InvalidInputError(f"{path}: labels run from {label.min()} to {label.max()} for {len(classes)} classes.")
     if "scale" in arrays:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.npz import check_values, read_arrays
 from i2p_zoo.data.scenes import Scene, SceneSet
-from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.errors import InvalidInputError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -46,13 +45,7 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
         InvalidInputError: an array is missing or does not fit the others.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file. Expected one of scenes or of parts, such as boards.npz or kicad-parts.npz.")
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InvalidInputError(f"{path}: no readable .npz file: {error}") from error
+    arrays = read_arrays(path, "Expected one of scenes or of parts, such as boards.npz or kicad-parts.npz.")
     needed: tuple[str, ...] = _SCENES
     if "part" in arrays:
         needed = _PARTS + (_COARSE if coarse else ())
@@ -105,14 +98,10 @@ def _check_arrays(path: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
         if array.dtype.kind not in _KINDS.get(name, array.dtype.kind):
             raise InvalidInputError(f"{path}: {name} holds values of type {array.dtype}, which cannot be used.")
-    for name, kinds in (("normals", "int8 float16 float32 float64"), ("colors", "uint8")):
-        if name in arrays and str(arrays[name].dtype) not in kinds.split():
-            raise InvalidInputError(f"{path}: {name} must be of {kinds.replace(' ', ', ')}; found {arrays[name].dtype}.")
+    check_values(path, arrays)
     for name in ("unit", "scale"):
         if name in arrays and not (np.isfinite(arrays[name]) & (arrays[name] > 0)).all():
             raise InvalidInputError(f"{path}: {name} must be positive; found {arrays[name].min()}.")
-    if not np.isin(arrays["split"], (0, 1)).all():
-        raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(arrays['split'])}.")
 
 
 def _scene(arrays: Arrays, number: int) -> Scene:
