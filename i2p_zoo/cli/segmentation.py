@@ -73,7 +73,7 @@ def train_command(
     from i2p_zoo.segmentation.batches import Cropping
 
     train_set, test_set = load_scenes(given["data"])
-    setup, options = read_options(given, len(train_set))
+    setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run_segmentation(
         setup,
         train_set,
