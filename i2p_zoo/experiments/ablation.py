@@ -105,27 +105,31 @@ def _list_runs(
     setup: Setup, options: Options, varied: Mapping[str, Sequence[Any]], seeds: int
 ) -> list[tuple[str, Any, str, Setup, Options]]:
     """Returns setting, value, label, setup and options of each run; raises InvalidInputError before any of them begins."""
-    owners = {field.name: kind for kind in (Setup, Options) for field in dataclasses.fields(kind)}
     runs = []
     for seed in range(seeds):
         base = dataclasses.replace(options, seed=seed)
         for name, values in varied.items():
             for value in values:
-                chosen, trained = setup, base
-                try:
-                    if isinstance(getattr(setup if owners[name] is Setup else base, name), bool) != isinstance(value, bool):
-                        raise TypeError(f"{value!r}")
-                    if owners[name] is Setup:
-                        chosen = dataclasses.replace(setup, **{name: value})
-                    else:
-                        trained = dataclasses.replace(base, **{name: value})
-                except (KeyError, TypeError) as error:
-                    raise InvalidInputError(
-                        f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}."
-                    ) from error
+                chosen, trained = _change(setup, base, name, value)
                 is_base = chosen == setup and trained == base
                 runs.append((name, value, "base" if is_base else f"{name}={value}", chosen, trained))
     return runs
+
+
+def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setup, Options]:
+    """Returns both with one setting changed; raises InvalidInputError for an unknown one or a value of another kind."""
+    owners: dict[str, Any] = {field.name: setup for field in dataclasses.fields(Setup)}
+    owners |= {field.name: options for field in dataclasses.fields(Options)}
+    cause = None
+    if name in owners and isinstance(getattr(owners[name], name), bool) == isinstance(value, bool):
+        try:
+            changed = dataclasses.replace(owners[name], **{name: value})
+            return (changed, options) if owners[name] is setup else (setup, changed)
+        except TypeError as error:
+            cause = error
+    raise InvalidInputError(
+        f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}."
+    ) from cause
 
 
 def format_ablation(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
