@@ -149,8 +149,8 @@ def finetune(
     if shots is not None:
         train_set = choose_shots(train_set, shots, given["seed"])
     if teacher is not None:
-        warmth = {"temperature": given["temperature"], "threshold": threshold}
-        train_set = label_by_teacher(from_pretrained(teacher), train_set, **warmth)
+        network = from_pretrained(teacher)
+        train_set = label_by_teacher(network, train_set, temperature=given["temperature"], threshold=threshold)
     setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run(
         setup,

@@ -178,6 +178,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Delete the folder, or use another.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: cannot be read (it holds no object). Delete the folder, or use another.")
     return found
 
 

@@ -66,7 +66,11 @@ class Classification:
         return TrainingBatches(self.clouds, options.batch_size, options.seed, options.augmented)
 
     def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
-        """Returns the cross-entropy with hard or soft labels, and top-1 accuracy."""
+        """Returns the cross-entropy with hard or soft labels, and top-1 accuracy.
+
+        Raises:
+            InvalidInputError: a network of fewer outputs than classes.
+        """
         logits = model([cloud for cloud, _ in samples])
         if logits.shape[1] < len(self.clouds.classes):
             raise InvalidInputError(f"The network has {logits.shape[1]} outputs for {len(self.clouds.classes)} classes.")

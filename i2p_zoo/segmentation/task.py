@@ -55,7 +55,11 @@ class Segmentation:
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)
 
     def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
-        """Returns the loss over the points of some crops, and the accuracy on them."""
+        """Returns the loss over the points of some crops, and the accuracy on them.
+
+        Raises:
+            InvalidInputError: a network of another number of classes.
+        """
         logits = model([cloud for cloud, _ in samples])
         if logits.shape[1] != len(self.scenes.classes):
             raise InvalidInputError(f"The network has {logits.shape[1]} classes, the scenes {len(self.scenes.classes)}.")
@@ -73,8 +77,9 @@ class Segmentation:
         return {"miou": scores.miou, "accuracy": scores.accuracy}
 
     def fingerprint(self) -> bytes:
-        """Hashes the scenes' names, the classes and how crops and loss are made."""
-        told = repr((self.scenes.names, self.scenes.classes, self.cropping, self.loss, self.class_weights))
+        """Hashes the names of the scenes to train on and to judge by, the classes, and how crops and loss are made."""
+        judged = None if self.monitor is None else self.monitor.names
+        told = repr((self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights))
         return hashlib.sha256(told.encode()).digest()
 
 

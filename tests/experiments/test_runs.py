@@ -234,8 +234,9 @@ def test_options_on_which_no_step_depends_may_change(finished, network, splits):
     assert run(setup, *splits, options, folder, resume=True, held_out=0.25) == metrics
 
 
-def test_damaged_figures_are_told_by_their_file(network, splits, tmp_path):
-    (tmp_path / "metrics.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_damaged_figures_are_told_by_their_file(network, splits, tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"metrics\.json: cannot be read"):
         run(setup_of(network), *splits, OPTIONS, tmp_path, resume=True)
 

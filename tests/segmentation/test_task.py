@@ -217,6 +217,7 @@ def test_network_learns_scenes_and_is_judged_by_mean_iou(scene_sets):
 def test_other_scenes_or_loss_are_another_run(scene_sets, tmp_path):
     options = {"steps": 2, "batch_size": 2, "folder": tmp_path}
     train(make_unet(), Segmentation(scene_sets[0]), **options)
-    for other in (Segmentation(scene_sets[1]), Segmentation(scene_sets[0], loss="lovasz")):
+    judged = Segmentation(scene_sets[0], scene_sets[1])
+    for other in (Segmentation(scene_sets[1]), Segmentation(scene_sets[0], loss="lovasz"), judged):
         with pytest.raises(InvalidInputError, match="network or clouds differ"):
             train(make_unet(), other, resume=True, **options)
