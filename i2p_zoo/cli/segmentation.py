@@ -13,6 +13,9 @@ from i2p_zoo.cli.training import decorate, network_options, read_options, run_op
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
+TRAINING = {"optimizer": "adamw", "skip_downsamples": 1}
+"""Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
+
 _block_options = decorate(
     [
         click.option("--block", type=float, help="Edge of the blocks in which scenes are segmented; by default whole scenes."),
@@ -31,13 +34,13 @@ def segment() -> None:
     """
 
 
-@segment.command("train")
+@segment.command("train", context_settings={"default_map": TRAINING})
 @network_options
 @_block_options
 @click.option("--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True)
 @click.option("--crop", type=float, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
-@click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="cross-entropy", show_default=True)
+@click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="both", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
 @run_options
 def train_command(
@@ -69,9 +72,11 @@ def train_command(
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
     """  # noqa: D301
     from i2p_zoo.data.scene_specs import load_scenes
-    from i2p_zoo.experiments.segmenting import Blocks, run_segmentation
+    from i2p_zoo.experiments.segmenting import LEARNING_RATES, Blocks, run_segmentation
     from i2p_zoo.segmentation.batches import Cropping
 
+    if given["learning_rate"] is None:
+        given["learning_rate"] = LEARNING_RATES[given["optimizer"]]
     train_set, test_set = load_scenes(given["data"])
     setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run_segmentation(

@@ -14,6 +14,7 @@ import click
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
+_WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
 _MODES = ["all", "io+bn", "io+stats", "io", "head"]
 
 
@@ -35,14 +36,14 @@ network_options = decorate(
         click.option("--inflation", type=click.Choice(["center", "average", "copy"]), help="Of a zoo network."),
         click.option("--axis", type=click.Choice(["z", "y", "x"]), help="Of the inflation."),
         click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
-        click.option("--skip-downsamples", type=click.IntRange(min=0), help="How many of the first halvings run at stride 1."),
+        click.option("--skip-downsamples", type=click.IntRange(min=0), show_default=True, help="How many of the first halvings run at stride 1."),
         click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
         click.option("--features", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."),
-        click.option("--steps", type=click.IntRange(min=1), help="Batches to train on."),
+        click.option("--steps", type=click.IntRange(min=1), help="Batches to train on; by default 300."),
         click.option("--epochs", type=float, help="The same, in passes over the training clouds."),
         click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
-        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default the mode's."),
-        click.option("--weight-decay", type=float, default=1e-4, show_default=True),
+        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default what was best."),
+        click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
         click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
         click.option("--label-smoothing", type=float, default=0.0, show_default=True),
         click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True),
@@ -89,6 +90,7 @@ def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
     if given.get("optimizer") == "adamw" and "learning_rate" not in values:
         raise InvalidInputError("Give --lr with --optimizer adamw: the default learning rates are SGD's.")
     values.setdefault("learning_rate", setup.learning_rate)
+    values.setdefault("weight_decay", _WEIGHT_DECAYS[given["optimizer"]])
     values.setdefault("steps", 300)
     return setup, Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
 

@@ -28,6 +28,8 @@ from i2p_zoo.segmentation.prediction import segment
 from i2p_zoo.segmentation.task import Segmentation, score
 from i2p_zoo.segmentation.unet import create_unet
 
+LEARNING_RATES = {"adamw": 0.01, "sgd": 0.2}
+"""Peak of the learning rate by optimizer."""
 _COLORS = np.array(
     [
         (127, 127, 127), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
@@ -99,7 +101,7 @@ def run_segmentation(
     folder: str | os.PathLike[str],
     *,
     blocks: Blocks | None = None,
-    loss: str = "cross-entropy",
+    loss: str = "both",
     dropout: float = 0.0,
     held_out: float | None = None,
     monitor_test: bool = False,
