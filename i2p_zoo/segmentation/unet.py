@@ -168,7 +168,8 @@ class Decoder(nn.Module):
 
 def _concatenate(maps: Sequence[SparseTensor]) -> SparseTensor:
     concatenate: Any = torch.cat  # which sparse tensors take too
-    joined: SparseTensor = concatenate(list(maps), dim=1)
+    firsts = [features.derive(features.features, channels_last=False) for features in maps]  # MambaOut's are last
+    joined: SparseTensor = concatenate(firsts, dim=1)
     return joined
 
 
