@@ -155,22 +155,42 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
     figure.savefig(path, dpi=110)
 
 
-def draw_scenes(path: Path, points: NDArray[np.float32], shown: Mapping[str, NDArray[np.uint8]], most: int = 60_000) -> None:
-    """Draws a scene from above in several colourings side by side.
+def draw_scenes(
+    path: Path,
+    points: NDArray[np.float32],
+    shown: Mapping[str, NDArray[np.uint8]],
+    legend: Mapping[str, NDArray[np.uint8]] | None = None,
+    most: int = 60_000,
+) -> None:
+    """Draws a scene, seen slantwise from above, in several colourings side by side.
 
     Args:
         path: of the PNG.
         points: (N, 3) or more columns, z up.
         shown: (N, 3) uint8 colours by title.
+        legend: what the colours mean.
         most: points to draw; of more, every so many.
     """
-    extent = np.ptp(points[:, :2], axis=0)
-    height = 6 * max(float(extent[1]), 1e-6) / max(float(extent[0]), 1e-6)
-    figure, axes = _figure(1, len(shown), (6 * len(shown), min(max(height, 2), 12)))
-    rows = np.argsort(points[:, 2], kind="stable")[:: -(-len(points) // most)]  # what is higher is drawn later
+    across, up, toward = _look(points[:, :3])
+    rows = np.argsort(toward, kind="stable")[:: -(-len(points) // most)]  # what is nearer is drawn later
+    width, height = (max(float(np.ptp(values)), 1e-6) for values in (across, up))
+    inches = min(max(6 * height / width, 2), 12)
+    figure, axes = _figure(1, len(shown), (6 * len(shown), inches + 0.8))
+    size = np.clip(72**2 * 6 * inches / len(rows), 0.5, 25)  # in square points, so that a surface looks closed
     for axis, (title, colors) in zip(axes[0], shown.items(), strict=True):
-        axis.scatter(*points[rows, :2].T, s=0.5, c=colors[rows] / 255, linewidths=0)
+        axis.scatter(across[rows], up[rows], s=size, c=colors[rows] / 255, linewidths=0)
         axis.set_title(title)
         axis.set_aspect("equal")
         axis.set_axis_off()
+    if legend:
+        patch = require("matplotlib.patches", extra="finetune").Patch
+        handles = [patch(color=color / 255, label=name) for name, color in legend.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def _look(points: NDArray[np.float32], azimuth: float = 30, elevation: float = 50) -> tuple[NDArray[Any], ...]:
+    """Returns where points stand in a picture, to the right and up, and how near they are; angles in degrees."""
+    (x, y, z), turn, tilt = points.astype(np.float64).T, np.deg2rad(azimuth), np.deg2rad(elevation)
+    across, away = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    return across, away * np.sin(tilt) + z * np.cos(tilt), z * np.sin(tilt) - away * np.cos(tilt)

@@ -249,13 +249,16 @@ def test_accuracies_are_lines_in_percent_with_their_target(path, figures):
 
 
 @pytest.mark.parametrize("most", [60_000, 40])
-def test_scenes_are_drawn_from_above_in_their_colors(path, figures, most):
+def test_scenes_are_drawn_slantwise_in_their_colors_with_a_legend(path, figures, most):
     random = np.random.default_rng(0)
-    points = np.concatenate([random.uniform(0, 1, (100, 2)), np.repeat([[0.0], [1.0]], 50, 0)], 1).astype(np.float32)
-    points[50:, :2] = points[:50, :2]  # the upper half hides the lower
+    points = np.concatenate([random.uniform(0, 1, (100, 2)), np.zeros((100, 1))], 1)
+    turn, tilt = np.deg2rad(30), np.deg2rad(50)
+    toward = np.array([-np.cos(tilt) * np.sin(turn), -np.cos(tilt) * np.cos(turn), np.sin(tilt)])
+    points[50:] = points[:50] + toward  # as far as seen from the eye the same places, so that they hide the others
     red, blue = np.tile(np.uint8([[255, 0, 0]]), (100, 1)), np.tile(np.uint8([[0, 0, 255]]), (100, 1))
-    mixed = np.where(points[:, 2:] > 0.5, blue, red)
-    draw_scenes(path, points, {"truth": red, "predicted": mixed}, most)
+    mixed = np.where(np.arange(100)[:, None] >= 50, blue, red)
+    draw_scenes(path, points.astype(np.float32), {"truth": red, "predicted": mixed}, {"wall": np.uint8([255, 0, 0])}, most)
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["wall"]
     assert titles(figures[0]) == ["truth", "predicted"]
     assert all(len(axis.collections[0].get_offsets()) == (100 if most > 100 else 34) for axis in figures[0].axes)
     picture = read_png(path)
@@ -267,4 +270,4 @@ def test_scenes_are_drawn_from_above_in_their_colors(path, figures, most):
     assert is_red(left) > 0 == is_blue(left)
     assert is_blue(right) > 0
     if most > 100:
-        assert is_red(right) == 0, "what is higher is drawn later"
+        assert is_red(right) == 0, "what is nearer is drawn later"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def run_segmentation(
 
     def write(model: Any) -> None:
         (save_adapter if save == "adapter" else save_pretrained)(model, folder / save)
-        draw_scene(folder / "scene.png", model, test_set.scene(0), blocks)
+        draw_scene(folder / "scene.png", model, test_set.scene(0), blocks, train_set.classes)
 
     monitor = test_set if monitor_test else held
     task = Segmentation(chosen, monitor, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
@@ -169,11 +170,13 @@ def run_segmentation(
     return execute(folder, described, options, task, build, measure, write, **how)
 
 
-def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks) -> None:
-    """Draws a scene's classes as they are and as a network sees them, from above."""
+def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks, classes: Sequence[str]) -> None:
+    """Draws a scene's classes as they are and as a network sees them."""
     predicted = segment(model, scene, blocks.extent, blocks.overlap).argmax(1)
     shown = {"truth": color_classes(scene["labels"]), "predicted": color_classes(predicted)}
-    pictures.draw_scenes(path, scene["points"], shown)
+    found = np.union1d(scene["labels"], predicted)
+    names = {classes[label] if label != IGNORED else "no class": color_classes(np.array([label]))[0] for label in found}
+    pictures.draw_scenes(path, scene["points"], shown, names)
 
 
 def color_classes(labels: Any) -> Any:
