@@ -11,6 +11,7 @@ from PIL import Image
 
 import i2p_zoo
 from i2p_zoo.cli import main
+from i2p_zoo.segmentation.unet import create_unet
 from tests.segmentation.conftest import CLASSES, make_scene
 from tests.segmentation.conftest import scenes_npz as scenes_npz
 from tests.test_cli import fail, offline_in_an_empty_folder, succeed
@@ -125,6 +126,13 @@ def test_predict_names_classes_and_takes_a_meshs_vertices(finished, tmp_path):
     assert "room.ply: 4 points; " in result.stdout
     assert any(f"{name} " in result.stdout for name in CLASSES)
     assert np.load(tmp_path / "classes" / "room-classes.npy").shape == (4,)
+
+
+def test_scene_without_what_the_network_reads_is_refused(tmp_path):
+    unet = create_unet("test_resnet", 3, pretrained=False, in_chans=3, features="normals")
+    unet.save_pretrained(tmp_path / "unet")
+    np.save(tmp_path / "scan.npy", make_scene(0)["points"])
+    assert "the cloud has no normals" in fail("segment", "predict", tmp_path / "unet", "scan.npy", "--out", "classes")
 
 
 def test_files_whose_results_would_have_one_name_are_refused(finished, tmp_path):

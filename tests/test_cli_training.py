@@ -12,6 +12,7 @@ from PIL import Image
 
 import i2p_zoo
 from i2p_zoo.cli import main
+from i2p_zoo.cli.networks import load_network
 from i2p_zoo.finetune import freeze, train
 from tests.test_cli import fail, offline_in_an_empty_folder, succeed
 from tests.test_finetune import shapes
@@ -162,6 +163,14 @@ def test_predict_names_the_file_that_cannot_be_read(finished, tmp_path):
     (tmp_path / "bad.off").write_text("no mesh")
     for name in ("bad.off", "missing.ply"):
         assert name in fail("predict", folder / "adapter", name)
+
+
+def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):
+    moved = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.nn.Module.to", lambda module, device: moved.append(device) or module)
+    loaded = load_network(str(network))
+    assert (loaded.architecture, moved[-1]) == ("test_resnet", "cuda")
 
 
 def test_collapse_prints_and_draws_the_four_figures(finished, data, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from i2p_zoo.cli.networks import load_network
 from i2p_zoo.cli.training import decorate, network_options, read_options, run_options
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
@@ -124,12 +125,11 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 
     Example: i2p-zoo segment eval run/model --data scenes:boards.npz
     """
-    from i2p_zoo import from_pretrained
     from i2p_zoo.data.scene_specs import load_scenes
     from i2p_zoo.segmentation.task import score
 
     _, test_set = load_scenes(data)
-    scores = score(_require_unet(from_pretrained(model), model), test_set, block, overlap, progress="scene").to_dict()
+    scores = score(_require_unet(load_network(model), model), test_set, block, overlap, progress="scene").to_dict()
     _tell(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
 
 
@@ -145,13 +145,13 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     """
     import numpy as np
 
-    from i2p_zoo import from_pretrained
     from i2p_zoo.data.readers import read_cloud
+    from i2p_zoo.experiments.prediction import check_features
     from i2p_zoo.experiments.segmenting import write_classes
     from i2p_zoo.segmentation.prediction import segment as segment_scene
     from i2p_zoo.staging import replacing
 
-    network = _require_unet(from_pretrained(model), model)
+    network = _require_unet(load_network(model), model)
     names = network.pretrained_cfg.get("label_names") or list(map(str, range(network.num_classes)))
     twice = sorted({file.stem for file in files if sum(file.stem == other.stem for other in files) > 1})
     if twice:
@@ -159,6 +159,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         scene = read_cloud(file, scene=True)
+        check_features(network, scene)
         labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
         write_classes(out / f"{file.stem}-classes.ply", scene, labels)
         with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:

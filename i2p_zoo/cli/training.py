@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from i2p_zoo.cli.networks import load_network
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
@@ -141,7 +142,6 @@ def finetune(
 
     Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
     """  # noqa: D301
-    from i2p_zoo import from_pretrained
     from i2p_zoo.data import choose_shots
     from i2p_zoo.data.specs import load_data
     from i2p_zoo.experiments import run
@@ -151,7 +151,7 @@ def finetune(
     if shots is not None:
         train_set = choose_shots(train_set, shots, given["seed"])
     if teacher is not None:
-        network = from_pretrained(teacher)
+        network = load_network(str(teacher))
         train_set = label_by_teacher(network, train_set, temperature=given["temperature"], threshold=threshold)
     setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run(

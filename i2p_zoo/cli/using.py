@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from i2p_zoo.cli.networks import load_network
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
@@ -25,14 +26,13 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     """
     from tqdm import tqdm
 
-    from i2p_zoo import from_pretrained
     from i2p_zoo.data.readers import read_cloud
     from i2p_zoo.experiments.prediction import classify, normalize
     from i2p_zoo.pictures import draw_clouds
 
     if picture is not None and not picture.parent.is_dir():
         raise InvalidInputError(f"--picture {picture}: {picture.parent} is no folder.")
-    network = from_pretrained(model)
+    network = load_network(model)
     found, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
         cloud = read_cloud(file)
@@ -62,12 +62,11 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
 
     Example: i2p-zoo collapse run/model --data kicad-mini --picture collapse.png
     """
-    from i2p_zoo import from_pretrained
     from i2p_zoo.analysis import draw_collapse, measure_collapse
     from i2p_zoo.data.specs import load_data
 
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
-    found = {name: measure_collapse(from_pretrained(name), clouds) for name in models}
+    found = {name: measure_collapse(load_network(name), clouds) for name in models}
     if picture is not None:
         draw_collapse(picture, found)
     if as_json:

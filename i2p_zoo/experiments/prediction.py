@@ -20,15 +20,20 @@ def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {**cloud, "points": points.astype(np.float32)}
 
 
+def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
+    """Raises InvalidInputError where a network reads what a cloud does not have."""
+    wanted = [name for name in model.settings.features.split(",") if name in ("normals", "rgb") and name not in cloud]
+    if wanted:
+        raise InvalidInputError(f"The network reads {model.settings.features!r}, and the cloud has no {', '.join(wanted)}.")
+
+
 def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dict[str, float]:
     """Returns the likeliest classes of a cloud with their probabilities, by the names that the network notes, or by number.
 
     Raises:
         InvalidInputError: the network has no classifier or is a U-Net, or reads features that the cloud does not have.
     """
-    wanted = [name for name in model.settings.features.split(",") if name in ("normals", "rgb") and name not in cloud]
-    if wanted:
-        raise InvalidInputError(f"The network reads {model.settings.features!r}, and the cloud has no {', '.join(wanted)}.")
+    check_features(model, cloud)
     if hasattr(model, "decoder_channels"):
         raise InvalidInputError("The network is a U-Net, which classes points: `i2p-zoo segment predict` runs it.")
     if not getattr(model, "num_classes", 0):
