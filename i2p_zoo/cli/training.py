@@ -37,7 +37,12 @@ network_options = decorate(
         click.option("--inflation", type=click.Choice(["center", "average", "copy"]), help="Of a zoo network."),
         click.option("--axis", type=click.Choice(["z", "y", "x"]), help="Of the inflation."),
         click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
-        click.option("--skip-downsamples", type=click.IntRange(min=0), show_default=True, help="How many of the first halvings run at stride 1."),
+        click.option(
+            "--skip-downsamples",
+            type=click.IntRange(min=0),
+            show_default=True,
+            help="How many of the first halvings run at stride 1.",
+        ),
         click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
         click.option("--features", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."),
         click.option("--steps", type=click.IntRange(min=1), help="Batches to train on; by default 300."),

@@ -17,7 +17,16 @@ from tests.test_archetypes import CERTIFIED, real_clouds
 
 # Those whose convolutions without padding shift the sites, which `create_unet` refuses.
 SHIFTED = {"inception_v3", "inception_v4", "inception_resnet_v2", "legacy_xception"}
-NETWORKS = ["test_resnet", "mobilenetv3_small_050", "test_efficientnet", "repvgg_a0", "densenet121", "dla46_c", "convnext_atto", "test_mambaout"]
+NETWORKS = [
+    "test_resnet",
+    "mobilenetv3_small_050",
+    "test_efficientnet",
+    "repvgg_a0",
+    "densenet121",
+    "dla46_c",
+    "convnext_atto",
+    "test_mambaout",
+]
 
 
 def clouds():
