@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from filelock import FileLock, Timeout
 
-from i2p_zoo import pictures
+from i2p_zoo import __version__, pictures
 from i2p_zoo._extras import require
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
@@ -52,7 +54,7 @@ def execute(
         place: move the network to this process's device.
 
     Returns:
-        What metrics.json holds, in every process.
+        What metrics.json holds, in every process; `environment` is what the last bits depend on beside the settings.
 
     Raises:
         InvalidInputError: the folder holds a finished run that is not to be resumed, or one of other settings, or another
@@ -81,6 +83,7 @@ def execute(
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
         metrics = _gather_figures(described, options, count, history, scores)
+        metrics["environment"] = _describe_environment(accelerator)
         if accelerator.is_main_process:
             save(model.cpu())
             _draw(folder, metrics, confusion)
@@ -109,6 +112,19 @@ def _gather_figures(
         metrics["reached"] = None if reached is None else {"step": reached.step, "seconds": reached.seconds}
     found: dict[str, Any] = json.loads(json.dumps(metrics))
     return found
+
+
+def _describe_environment(accelerator: Any) -> dict[str, Any]:
+    """What a run's last bits depend on beside its settings; the precision may come from `accelerate launch`."""
+    return {
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "precision": accelerator.mixed_precision,
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "i2p_zoo": __version__,
+    }
 
 
 def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:

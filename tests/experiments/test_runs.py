@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
 
@@ -50,6 +52,16 @@ def test_metrics_are_those_of_the_saved_network(finished, splits):
     assert metrics["monitored"] == "held-out"
     assert 0 < metrics["trained"] < metrics["total"] == sum(p.numel() for p in model.parameters())
     assert list(model.pretrained_cfg["label_names"]) == ["rod x", "rod z", "ball"]
+
+
+def test_precision_that_accelerate_sets_is_noted(network, splits, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()  # of earlier runs here; a launched process begins without one
+    options = replace(OPTIONS, steps=1)
+    metrics = run(setup_of(network, mode="io"), *splits, options, tmp_path, save=None)
+    environment = metrics["environment"]
+    assert (metrics["options"]["precision"], environment["precision"]) == ("no", "bf16")
+    assert (environment["processes"], environment["threads"]) == (1, torch.get_num_threads())
 
 
 def test_held_out_clouds_are_monitored_and_not_trained_on(finished, splits, network, monkeypatch, tmp_path):
