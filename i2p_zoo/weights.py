@@ -83,14 +83,26 @@ def deflate_weight(weight: Tensor, inflation: str, axis: str = "z") -> Tensor | 
     """
     dim = 1 + check_axis(axis)
     length = weight.shape[dim]
-    plane = weight.select(dim, (length - 1) // 2).permute(0, 3, 1, 2)
-    if inflation == "average":
-        plane = plane * length
-    return plane if has_same_bits(inflate_weight(plane, inflation, axis, length), weight) else None
+    middle = (length - 1) // 2
+    plane = weight.select(dim, middle)
+    flat = plane * length if inflation == "average" else plane
+    full = _bits(flat / length if inflation == "average" else plane)
+    for position in range(length):
+        found = _bits(weight.select(dim, position))
+        if inflation == "center" and position != middle:
+            if found.numel() and any(torch.aminmax(found)):
+                return None
+        elif not torch.equal(found, full):
+            return None
+    return flat.permute(0, 3, 1, 2)
 
 
 def has_same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors agree in shape, dtype and every bit; unlike `torch.equal` it tells zeros of other signs."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    return torch.equal(first.contiguous().flatten().view(torch.uint8), second.contiguous().flatten().view(torch.uint8))
+    return torch.equal(_bits(first), _bits(second))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
