@@ -1,7 +1,8 @@
 """Interleaved timing: contestants take turns in each round, and a ratio is taken within a round.
 
 A machine's clock and its neighbours change from minute to minute; what two contestants do a few milliseconds apart is
-comparable all the same. Hence ratios, their median and quartiles, and never a figure from another run.
+comparable all the same. Hence ratios, their median and quartiles, and never a figure from another run. A turn begins with
+an untimed call, so that nobody pays for the caches and the heap that another has left.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Result:
 
 
 def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int = 9, budget: float = 20.0) -> Times:
-    """Times contestants in turns, after one untimed call of each.
+    """Times contestants in turns; each turn is an untimed call and a timed one.
 
     Args:
         contestants: a name and a call for each.
@@ -69,14 +70,13 @@ def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int = 9, budge
     Returns:
         Seconds of each round by name.
     """
-    for call in contestants.values():
-        call()
     times: Times = {name: [] for name in contestants}
     started = time.perf_counter()
     for number in range(rounds):
         if number >= 3 and time.perf_counter() - started > budget:
             break
         for name, call in contestants.items():
+            call()
             begin = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - begin)

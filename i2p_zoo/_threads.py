@@ -30,6 +30,8 @@ _pools_lock = threading.Lock()
 
 _TEAM_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _is_fork = False
+_jobs: dict[int, Any] = {}  # what a team is at: one function serves all, since making one for C takes longer than small layers
+_numbers = itertools.count(1)
 
 
 def _forget_threads() -> None:
@@ -97,17 +99,26 @@ def _find_openmp() -> Any:
     return None
 
 
+def _work(number: int) -> None:
+    openmp, kernel, bounds, args, errors = _jobs[number]
+    for chunk in range(openmp.omp_get_thread_num(), len(bounds), openmp.omp_get_num_threads()):
+        try:
+            kernel(chunk, *bounds[chunk], *args)
+        except BaseException as error:  # must not leave a call from C
+            errors.append(error)
+
+
+_work_on_team = _TEAM_CALL(_work)
+
+
 def _run_on_team(openmp: Any, kernel: Callable[..., Any], bounds: list[tuple[int, int]], args: tuple[Any, ...]) -> None:
     errors: list[BaseException] = []
-
-    def work(_: Any) -> None:
-        for chunk in range(openmp.omp_get_thread_num(), len(bounds), openmp.omp_get_num_threads()):
-            try:
-                kernel(chunk, *bounds[chunk], *args)
-            except BaseException as error:  # must not leave a call from C
-                errors.append(error)
-
-    openmp.GOMP_parallel(_TEAM_CALL(work), None, len(bounds), 0)
+    number = next(_numbers)
+    _jobs[number] = (openmp, kernel, bounds, args, errors)
+    try:
+        openmp.GOMP_parallel(_work_on_team, number, len(bounds), 0)
+    finally:
+        del _jobs[number]
     if errors:
         raise errors[0]
 

@@ -261,7 +261,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kmap = kmap
-        return depthwise(features, weight[kmap.taps], kmap.table, kmap)
+        return depthwise(features, _used_of(weight, kmap), kmap)
 
     @staticmethod
     @once_differentiable
@@ -270,11 +270,16 @@ class _DepthwiseConvolution(torch.autograd.Function):
         kmap: KernelMap = ctx.kmap
         grad_features = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_features = depthwise(gradient, weight[kmap.taps], kmap.transposed, kmap, transposed=True)
+            grad_features = depthwise(gradient, _used_of(weight, kmap), kmap, transposed=True)
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             grad_weight[kmap.taps] = depthwise_weight_gradient(features, gradient, kmap)
         return grad_features, grad_weight, None
+
+
+def _used_of(weight: Tensor, kmap: KernelMap) -> Tensor:
+    """A (K, C) weight's rows of the taps that read anything."""
+    return weight if len(kmap.taps) == len(weight) else weight[kmap.taps]
 
 
 def has_kernel(tensor: Tensor) -> bool:
@@ -287,14 +292,18 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def depthwise(features: Tensor, weight: Tensor, table: Tensor, kmap: KernelMap, *, transposed: bool = False) -> Tensor:
-    """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C)."""
+def depthwise(features: Tensor, weight: Tensor, kmap: KernelMap, *, transposed: bool = False) -> Tensor:
+    """out[o] = sum over o's pairs of features[source] * weight[tap]: (N_in, C), (K, C) -> (N_out, C); transposed, back."""
     if has_kernel(features):
-        out = features.new_empty((table.shape[1], features.shape[1]))
-        used = weight.detach().any(1).nonzero().squeeze(1)  # taps that are all zero cost nothing
-        arrays = (features.detach().contiguous().numpy(), table.numpy(), weight.detach().contiguous().numpy())
-        run_chunks(_depthwise.depthwise_forward, chunk_bounds(len(out)), *arrays, used.numpy(), out.numpy())
+        pairs = kmap.pairs_by_input if transposed else kmap.pairs_by_output
+        out = features.new_empty((len(pairs.ends), features.shape[1]))
+        weight = weight.detach().contiguous()
+        used = weight.any(1)  # taps that are all zero cost nothing
+        rows = features.detach().contiguous()
+        arrays = (rows.numpy(), *pairs, used.numpy(), weight.numpy(), out.numpy())
+        run_chunks(_depthwise.depthwise_forward, chunk_bounds(len(out)), *arrays)
         return out
+    table = kmap.transposed if transposed else kmap.table
     if features.is_cuda and _has_triton():
         from i2p_zoo._kernels import depthwise_triton
 
@@ -314,21 +323,17 @@ def depthwise_weight_gradient(features: Tensor, gradient: Tensor, kmap: KernelMa
     if has_kernel(features):
         bounds = chunk_bounds(len(gradient))
         partial = features.new_zeros((len(bounds), len(kmap.taps), features.shape[1]))
-        arrays = (
-            features.detach().contiguous().numpy(),
-            kmap.table.numpy(),
-            gradient.detach().contiguous().numpy(),
-            partial.numpy(),
-        )
+        rows, upstream = features.detach().contiguous(), gradient.detach().contiguous()
+        arrays = (rows.numpy(), *kmap.pairs_by_output, upstream.numpy(), partial.numpy())
         run_chunks(_depthwise.depthwise_weight_gradient, bounds, *arrays)
         return partial.sum(0)
     if features.is_cuda and _has_triton():
         from i2p_zoo._kernels import depthwise_triton
 
         return depthwise_triton.weight_gradient(features, gradient, kmap.table)
-    rows = []
+    products = []
     for _, inputs, outputs in kmap.pairs:
         left = gradient if outputs is None else gradient.index_select(0, outputs)
         right = features if inputs is None else features.index_select(0, inputs)
-        rows.append((left * right).sum(0))
-    return torch.stack(rows) if rows else features.new_zeros((0, features.shape[1]))
+        products.append((left * right).sum(0))
+    return torch.stack(products) if products else features.new_zeros((0, features.shape[1]))

@@ -10,6 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,19 @@ class Window:
         return (extents[0], extents[1], extents[2])
 
 
+class PairLists(NamedTuple):
+    """The pairs of each row, row after row, by rising tap.
+
+    Attributes:
+        ends: (N,) int64, where each row's pairs end.
+        sources, taps: (P,) int32, the site that is read and the number of its tap among the map's.
+    """
+
+    ends: NDArray[np.int64]
+    sources: NDArray[np.int32]
+    taps: NDArray[np.int32]
+
+
 @dataclass
 class KernelMap:
     """Which input site each tap of each output site reads.
@@ -131,6 +145,16 @@ class KernelMap:
         return table
 
     @cached_property
+    def pairs_by_output(self) -> PairLists:
+        """What each output site reads, on the CPU."""
+        return _list_pairs(self.table)
+
+    @cached_property
+    def pairs_by_input(self) -> PairLists:
+        """Which output sites read each input site, on the CPU."""
+        return _list_pairs(self.transposed)
+
+    @cached_property
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
         return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel)
@@ -172,6 +196,16 @@ class KernelMap:
     @cached_property
     def _splits(self) -> dict[int, tuple[KernelMap, KernelMap]]:
         return {}
+
+
+def _list_pairs(table: Tensor) -> PairLists:
+    counts = np.empty(table.shape[1], np.int64)
+    run_chunks(_sites.count_pairs, chunk_bounds(len(counts)), table.numpy(), counts)
+    ends = counts.cumsum()
+    pairs = int(ends[-1]) if len(ends) else 0
+    sources, taps = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    run_chunks(_sites.list_pairs, chunk_bounds(len(ends)), table.numpy(), ends, sources, taps)
+    return PairLists(ends, sources, taps)
 
 
 def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:

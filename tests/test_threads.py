@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from i2p_zoo import _threads
 from i2p_zoo._kernels.depthwise import depthwise_forward
 from i2p_zoo._threads import chunk_bounds, run_chunks
+from i2p_zoo.kernel_maps import KernelMap
 from tests.helpers import property_test
 
 OPENMP = _threads._find_openmp()
@@ -113,7 +114,8 @@ def depthwise(seed, bounds, rows=2000):
     features, weight = random.normal(size=(rows, 8)), random.normal(size=(3, 8))
     table = random.integers(-1, rows, (3, rows)).astype(np.int32)
     out = np.full((rows, 8), np.nan)
-    run_chunks(depthwise_forward, bounds, features, table, weight, np.arange(3), out)
+    pairs = KernelMap([0, 1, 2], torch.from_numpy(table), rows, (3, 1, 1)).pairs_by_output
+    run_chunks(depthwise_forward, bounds, features, *pairs, np.ones(3, bool), weight, out)
     padded = np.concatenate([features, np.zeros((1, 8))])  # row -1 reads zeros
     return out, (padded[table] * weight[:, None]).sum(0)
 

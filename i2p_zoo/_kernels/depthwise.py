@@ -10,31 +10,31 @@ from numba.extending import intrinsic
 
 from i2p_zoo._kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
-_BLOCK_BYTES = 256
+_WIDTHS = (8, 4, 2, 1)  # vectors of channels that stay in registers through all of a row's pairs
 
 
-def _block(context, vectors, kind, value, row, channel, block_bytes):
+def _block(context, vectors, kind, value, row, channel, width):
     """Points to the vectors of the block of channels at (row, channel)."""
     start = element_pointer(context, vectors.builder, kind, value, row, channel)
-    return [vectors.at(start, number) for number in range(block_bytes // VECTOR_BYTES)]
+    return [vectors.at(start, number) for number in range(width)]
 
 
-def _weigh(block_bytes):
+def _weigh(width):
     @intrinsic
-    def weigh(typingctx, features, sources, weight, taps, count, row, channel, out):
-        """out[row, block] = sum over n < count of features[sources[n], block] * weight[taps[n], block]."""
-        signature = types.void(features, sources, weight, taps, count, row, channel, out)
+    def weigh(typingctx, features, sources, weight, taps, first, last, row, channel, out):
+        """out[row, block] = sum over first <= n < last of features[sources[n], block] * weight[taps[n], block]."""
+        signature = types.void(features, sources, weight, taps, first, last, row, channel, out)
 
         def generate(context, builder, signature, args):
             kinds, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
             zeros = ir.Constant(vectors.type, [0.0] * vectors.lanes)
-            places = _block(context, vectors, kinds[7], args[7], args[5], args[6], block_bytes)
+            places = _block(context, vectors, kinds[8], args[8], args[6], args[7], width)
             sums = [cgutils.alloca_once_value(builder, zeros) for _ in places]
-            with cgutils.for_range(builder, args[4]) as loop:
+            with cgutils.for_range(builder, args[5], args[4]) as loop:
                 source = row_number(context, builder, kinds[1], args[1], loop.index)
                 tap = row_number(context, builder, kinds[3], args[3], loop.index)
-                values = _block(context, vectors, kinds[0], args[0], source, args[6], block_bytes)
-                factors = _block(context, vectors, kinds[2], args[2], tap, args[6], block_bytes)
+                values = _block(context, vectors, kinds[0], args[0], source, args[7], width)
+                factors = _block(context, vectors, kinds[2], args[2], tap, args[7], width)
                 for value, factor, total in zip(values, factors, sums, strict=True):
                     added = vectors.multiply_add(vectors.load(value), vectors.load(factor), builder.load(total))
                     builder.store(added, total)
@@ -47,21 +47,21 @@ def _weigh(block_bytes):
     return weigh
 
 
-def _correlate(block_bytes):
+def _correlate(width):
     @intrinsic
-    def correlate(typingctx, features, sources, gradient, taps, count, row, channel, sums):
-        """sums[taps[n], block] += gradient[row, block] * features[sources[n], block] for n < count."""
-        signature = types.void(features, sources, gradient, taps, count, row, channel, sums)
+    def correlate(typingctx, features, sources, gradient, taps, first, last, row, channel, sums):
+        """sums[taps[n], block] += gradient[row, block] * features[sources[n], block] for first <= n < last."""
+        signature = types.void(features, sources, gradient, taps, first, last, row, channel, sums)
 
         def generate(context, builder, signature, args):
             kinds, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
-            places = _block(context, vectors, kinds[2], args[2], args[5], args[6], block_bytes)
+            places = _block(context, vectors, kinds[2], args[2], args[6], args[7], width)
             upstream = [vectors.load(place) for place in places]
-            with cgutils.for_range(builder, args[4]) as loop:
+            with cgutils.for_range(builder, args[5], args[4]) as loop:
                 source = row_number(context, builder, kinds[1], args[1], loop.index)
                 tap = row_number(context, builder, kinds[3], args[3], loop.index)
-                values = _block(context, vectors, kinds[0], args[0], source, args[6], block_bytes)
-                totals = _block(context, vectors, kinds[7], args[7], tap, args[6], block_bytes)
+                values = _block(context, vectors, kinds[0], args[0], source, args[7], width)
+                totals = _block(context, vectors, kinds[8], args[8], tap, args[7], width)
                 for value, factor, total in zip(values, upstream, totals, strict=True):
                     vectors.store(vectors.multiply_add(vectors.load(value), factor, vectors.load(total)), total)
             return context.get_dummy_value()
@@ -71,59 +71,79 @@ def _correlate(block_bytes):
     return correlate
 
 
-_weigh_block, _weigh_vector = _weigh(_BLOCK_BYTES), _weigh(VECTOR_BYTES)
-_correlate_block, _correlate_vector = _correlate(_BLOCK_BYTES), _correlate(VECTOR_BYTES)
+_weigh_8, _weigh_4, _weigh_2, _weigh_1 = map(_weigh, _WIDTHS)
+_correlate_8, _correlate_4, _correlate_2, _correlate_1 = map(_correlate, _WIDTHS)
 
 
 @numba.njit(nogil=True, cache=True)
-def _collect(table, taps, row, sources, read):
-    """Writes the inputs that a row reads and the taps it reads them with; returns their number."""
+def _keep_used(sources, taps, first, last, used, kept, read):
+    """Copies those of a row's pairs whose taps are used; returns how many."""
     count = 0
-    for tap in taps:
-        sources[count] = table[tap, row]
-        read[count] = tap
-        count += table[tap, row] >= 0
+    for n in range(first, last):
+        kept[count] = sources[n]
+        read[count] = taps[n]
+        count += used[taps[n]]
     return count
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _weigh_row(features, sources, weight, taps, first, last, row, out):
+    channels, vector = out.shape[1], VECTOR_BYTES // features.itemsize
+    channel = 0
+    while channel + 8 * vector <= channels:
+        _weigh_8(features, sources, weight, taps, first, last, row, channel, out)
+        channel += 8 * vector
+    if channel + 4 * vector <= channels:
+        _weigh_4(features, sources, weight, taps, first, last, row, channel, out)
+        channel += 4 * vector
+    if channel + 2 * vector <= channels:
+        _weigh_2(features, sources, weight, taps, first, last, row, channel, out)
+        channel += 2 * vector
+    if channel + vector <= channels:
+        _weigh_1(features, sources, weight, taps, first, last, row, channel, out)
+        channel += vector
+    for c in range(channel, channels):
+        total = features.dtype.type(0)
+        for n in range(first, last):
+            total += features[sources[n], c] * weight[taps[n], c]
+        out[row, c] = total
+
+
 @numba.njit(nogil=True, cache=True)
-def depthwise_forward(chunk, start, stop, features, table, weight, taps, out):
-    """out[o, c] = sum over the taps k in `taps` of features[table[k, o], c] * weight[k, c], for rows start to stop."""
-    channels = out.shape[1]
-    block, vector = _BLOCK_BYTES // features.itemsize, VECTOR_BYTES // features.itemsize
-    sources, read = np.empty(len(taps) + 1, np.int32), np.empty(len(taps) + 1, np.int32)
+def depthwise_forward(chunk, start, stop, features, ends, sources, taps, used, weight, out):
+    """out[o, c] = sum over o's pairs n of used taps of features[sources[n], c] * weight[taps[n], c], for rows start to stop."""
+    every = used.all()
+    kept, read = np.empty(len(used) + 1, np.int32), np.empty(len(used) + 1, np.int32)
     for row in range(start, stop):
-        count = _collect(table, taps, row, sources, read)
-        channel = 0
-        while channel + block <= channels:
-            _weigh_block(features, sources, weight, read, count, row, channel, out)
-            channel += block
-        while channel + vector <= channels:
-            _weigh_vector(features, sources, weight, read, count, row, channel, out)
-            channel += vector
-        for c in range(channel, channels):
-            total = features.dtype.type(0)
-            for n in range(count):
-                total += features[sources[n], c] * weight[read[n], c]
-            out[row, c] = total
+        first, last = np.int64(0) if row == 0 else ends[row - 1], ends[row]
+        if every:
+            _weigh_row(features, sources, weight, taps, first, last, row, out)
+        else:
+            count = _keep_used(sources, taps, first, last, used, kept, read)
+            _weigh_row(features, kept, weight, read, np.int64(0), count, row, out)
 
 
 @numba.njit(nogil=True, cache=True)
-def depthwise_weight_gradient(chunk, start, stop, features, table, gradient, partial):
-    """partial[chunk, k, c] = sum over rows o of gradient[o, c] * features[table[k, o], c], for rows start to stop."""
+def depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
+    """partial[chunk, k, c] = sum of gradient[o, c] * features[sources[n], c] over pairs n of tap k of rows o, start to stop."""
     channels = gradient.shape[1]
-    block, vector = _BLOCK_BYTES // features.itemsize, VECTOR_BYTES // features.itemsize
-    sums, taps = partial[chunk], np.arange(table.shape[0])
-    sources, read = np.empty(len(taps) + 1, np.int32), np.empty(len(taps) + 1, np.int32)
+    vector = VECTOR_BYTES // features.itemsize
+    sums = partial[chunk]
     for row in range(start, stop):
-        count = _collect(table, taps, row, sources, read)
+        first, last = np.int64(0) if row == 0 else ends[row - 1], ends[row]
         channel = 0
-        while channel + block <= channels:
-            _correlate_block(features, sources, gradient, read, count, row, channel, sums)
-            channel += block
-        while channel + vector <= channels:
-            _correlate_vector(features, sources, gradient, read, count, row, channel, sums)
+        while channel + 8 * vector <= channels:
+            _correlate_8(features, sources, gradient, taps, first, last, row, channel, sums)
+            channel += 8 * vector
+        if channel + 4 * vector <= channels:
+            _correlate_4(features, sources, gradient, taps, first, last, row, channel, sums)
+            channel += 4 * vector
+        if channel + 2 * vector <= channels:
+            _correlate_2(features, sources, gradient, taps, first, last, row, channel, sums)
+            channel += 2 * vector
+        if channel + vector <= channels:
+            _correlate_1(features, sources, gradient, taps, first, last, row, channel, sums)
             channel += vector
         for c in range(channel, channels):
-            for n in range(count):
-                sums[read[n], c] += gradient[row, c] * features[sources[n], c]
+            for n in range(first, last):
+                sums[taps[n], c] += gradient[row, c] * features[sources[n], c]

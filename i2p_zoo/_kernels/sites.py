@@ -109,3 +109,25 @@ def transpose_taps(chunk, first_tap, last_tap, table, transposed):
         for out in range(table.shape[1]):
             if table[tap, out] >= 0:
                 transposed[tap, table[tap, out]] = out
+
+
+@numba.njit(nogil=True, cache=True)
+def count_pairs(chunk, start, stop, table, counts):
+    """counts[o] = how many taps of a (K, N) table read anything for o, for rows start to stop."""
+    for row in range(start, stop):
+        counts[row] = 0
+    for tap in range(table.shape[0]):
+        for row in range(start, stop):
+            counts[row] += table[tap, row] >= 0
+
+
+@numba.njit(nogil=True, cache=True)
+def list_pairs(chunk, start, stop, table, ends, sources, taps):
+    """Writes what each row from start to stop reads, and the taps it reads it with, before its `ends`."""
+    for row in range(start, stop):
+        place = 0 if row == 0 else ends[row - 1]
+        for tap in range(table.shape[0]):
+            if table[tap, row] >= 0:
+                sources[place] = table[tap, row]
+                taps[place] = tap
+                place += 1
