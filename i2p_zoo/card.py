@@ -86,7 +86,7 @@ from i2p_zoo import data, finetune
 train_set, test_set = data.load_npz("clouds.npz")  # points (M, N, 3), label (M,), split (M,) 0 train and 1 test, classes
 model = i2p_zoo.from_pretrained({arguments})
 finetune.freeze(model, "io+bn")
-finetune.train(model, train_set, steps=300, learning_rate=0.4, progress="finetuning")
+finetune.train(model, train_set, steps=300, learning_rate=0.2, progress="finetuning")
 print(finetune.evaluate(model, test_set))
 ```
 """
