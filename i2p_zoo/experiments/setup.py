@@ -16,7 +16,7 @@ from i2p_zoo.hub import from_pretrained
 from i2p_zoo.models import create_model, split_name
 from i2p_zoo.staging import locate
 
-LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.4, "io": 0.4, "head": 0.4}
+LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
