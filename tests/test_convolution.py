@@ -263,6 +263,29 @@ def test_matrix_kernels_fit_any_number_of_rows_and_channels(inputs, outputs, gro
         assert relative_error(gradient, reference) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kept", ["all", "plane", "none"])
+@pytest.mark.parametrize("channels", [1, 9, 16, 31, 48, 112, 136, 250])
+def test_depthwise_kernels_fit_any_number_of_channels_and_of_taps_of_zeros(channels, kept, dtype):
+    window, x = make_window((3, 3, 3)), random_cloud(channels, voxels=300, extent=9)
+    weight = random_weight((channels, 3, 3, 3, 1))
+    weight[:, [z for z in range(3) if kept == "none" or (kept == "plane" and z != 1)]] = 0
+    upstream = torch.randn(x.features.shape, generator=seeded(3), dtype=torch.float64)
+    _, _, kmap = kernel_maps.window_sites(x.cache, x.coords, None, window)
+    results = []
+    for precision, path in ((dtype, convolution.convolve), (torch.float64, by_table)):
+        features, taps = (t.detach().to(precision).requires_grad_() for t in (x.features, weight))
+        out = path(features, taps, kmap, channels)
+        results.append([out, *torch.autograd.grad(out, [features, taps], upstream.to(precision))])
+    for found, exact in zip(*results, strict=True):
+        assert (found.double() - exact).abs().max() <= (1e-12 if dtype == torch.float64 else 1e-5) * (exact.abs().max() + 1)
+
+
+def by_table(features, weight, kmap, groups):
+    padded = torch.cat([features, features.new_zeros(1, groups)])  # row -1 reads zeros
+    return (padded[kmap.table.long()] * weight.flatten(1, 3).squeeze(2).t()[kmap.taps][:, None]).sum(0)
+
+
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2)], ids=str)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("grouping", [GROUPINGS["dense"], GROUPINGS["two groups"]], ids=["dense", "two groups"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -50,6 +51,19 @@ def test_every_tap_reads_the_site_at_o_s_minus_p_plus_k_d(path, kernel, stride, 
     assert sorted(sites_of(unshifted)) == strided_sites(x.coords, stride)
     assert whole_table(kmap, window) == window_rows(x.coords, out, window)
     assert kmap.num_inputs == len(x.coords)
+
+
+@given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
+@property_test
+def test_pairs_are_listed_row_after_row_by_rising_tap(kernel, stride, seed):
+    x = random_cloud(1, voxels=700, extent=9, seed=seed)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+    for pairs, table in ((kmap.pairs_by_output, kmap.table), (kmap.pairs_by_input, kmap.transposed)):
+        rows = [[(source, tap) for tap, source in enumerate(column) if source >= 0] for column in table.t().tolist()]
+        starts = [0, *pairs.ends.tolist()]
+        listed = list(zip(pairs.sources.tolist(), pairs.taps.tolist(), strict=True))
+        assert [listed[a:b] for a, b in itertools.pairwise(starts)] == rows
+        assert len(listed) == starts[-1] == kmap.num_pairs
 
 
 @given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
