@@ -261,7 +261,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kmap = kmap
-        return depthwise(features, _used_of(weight, kmap), kmap)
+        return depthwise(features, _weight_of_taps(weight, kmap), kmap)
 
     @staticmethod
     @once_differentiable
@@ -270,14 +270,14 @@ class _DepthwiseConvolution(torch.autograd.Function):
         kmap: KernelMap = ctx.kmap
         grad_features = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_features = depthwise(gradient, _used_of(weight, kmap), kmap, transposed=True)
+            grad_features = depthwise(gradient, _weight_of_taps(weight, kmap), kmap, transposed=True)
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             grad_weight[kmap.taps] = depthwise_weight_gradient(features, gradient, kmap)
         return grad_features, grad_weight, None
 
 
-def _used_of(weight: Tensor, kmap: KernelMap) -> Tensor:
+def _weight_of_taps(weight: Tensor, kmap: KernelMap) -> Tensor:
     """A (K, C) weight's rows of the taps that read anything."""
     return weight if len(kmap.taps) == len(weight) else weight[kmap.taps]
 

@@ -168,7 +168,7 @@ def draw_scenes(
         path: of the PNG.
         points: (N, 3) or more columns, z up.
         shown: (N, 3) uint8 colours by title.
-        legend: what the colours mean.
+        legend: (3,) uint8 colours by what they mean; None for no legend.
         most: points to draw; of more, every so many.
     """
     across, up, toward = _look(points[:, :3])
@@ -190,7 +190,7 @@ def draw_scenes(
 
 
 def _look(points: NDArray[np.float32], azimuth: float = 30, elevation: float = 50) -> tuple[NDArray[Any], ...]:
-    """Returns where points stand in a picture, to the right and up, and how near they are; angles in degrees."""
+    """Returns how far right, how far up and how near (N, 3) points are in a picture, (N,) each; angles in degrees."""
     (x, y, z), turn, tilt = points.astype(np.float64).T, np.deg2rad(azimuth), np.deg2rad(elevation)
     across, away = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
     return across, away * np.sin(tilt) + z * np.cos(tilt), z * np.sin(tilt) - away * np.cos(tilt)

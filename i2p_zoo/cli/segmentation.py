@@ -14,7 +14,7 @@ from i2p_zoo.cli.training import decorate, network_options, read_options, run_op
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
-TRAINING = {"optimizer": "adamw", "skip_downsamples": 1}
+_DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
 
 _block_options = decorate(
@@ -35,7 +35,7 @@ def segment() -> None:
     """
 
 
-@segment.command("train", context_settings={"default_map": TRAINING})
+@segment.command("train", context_settings={"default_map": _DEFAULTS})
 @network_options
 @_block_options
 @click.option("--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True)

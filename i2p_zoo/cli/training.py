@@ -48,7 +48,7 @@ network_options = decorate(
         click.option("--steps", type=click.IntRange(min=1), help="Batches to train on; by default 300."),
         click.option("--epochs", type=float, help="The same, in passes over the training clouds."),
         click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
-        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default what was best."),
+        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default the best measured."),
         click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
         click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
         click.option("--label-smoothing", type=float, default=0.0, show_default=True),
