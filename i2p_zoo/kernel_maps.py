@@ -103,12 +103,14 @@ class KernelMap:
         table: (K, N_out) int32, the input row of each of those taps and outputs, -1 where there is none.
         num_inputs: number of input sites.
         kernel: extent (z, y, x) of the window.
+        num_pairs: number of pairs of an input and an output site, over all taps.
     """
 
     taps: list[int]
     table: Tensor
     num_inputs: int
     kernel: Triple
+    num_pairs: int
 
     @property
     def num_outputs(self) -> int:
@@ -157,7 +159,7 @@ class KernelMap:
     @cached_property
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
-        return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel)
+        return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel, self.num_pairs)
 
     @cached_property
     def pair_table(self) -> tuple[Tensor, Tensor]:
@@ -171,11 +173,6 @@ class KernelMap:
             table[0, tap, : len(outputs)] = row[outputs]
             table[1, tap, : len(outputs)] = outputs.int()
         return table, counts.to(table.device)
-
-    @cached_property
-    def num_pairs(self) -> int:
-        """Number of pairs of an input and an output site, over all taps."""
-        return int((self.table >= 0).sum())
 
     def split(self, axis: int) -> tuple[KernelMap, KernelMap]:
         """Splits the map in two: a sum along `axis` onto columns, and the window's plane over those columns.
@@ -231,9 +228,10 @@ def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
     along[:, column.long()] = lines[:, known]
     line_kernel = [1, 1, 1]
     line_kernel[axis] = length
+    line, rest = (line_kernel[0], line_kernel[1], line_kernel[2]), (place[0], place[1], place[2])
     return (
-        KernelMap(list(range(length)), along, kmap.num_inputs, (line_kernel[0], line_kernel[1], line_kernel[2])),
-        KernelMap(list(range(len(plane))), plane, len(columns), (place[0], place[1], place[2])),
+        KernelMap(list(range(length)), along, kmap.num_inputs, line, int((along >= 0).sum())),
+        KernelMap(list(range(len(plane))), plane, len(columns), rest, int(known.sum())),
     )
 
 
@@ -260,10 +258,10 @@ def kernel_map(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) ->
     """Returns the map of `window` from input sites `coords` (N, 4) to output sites `out` (M, 4), built once a cache."""
     key = ("map", cache.key(coords), cache.key(out), window.kernel, window.stride, window.before, window.dilation)
     if key not in cache.derived:
-        table = build_table(cache, coords, out, window)
-        taps = (table >= 0).any(1).nonzero().squeeze(1)
+        table, counts = build_table(cache, coords, out, window)
+        taps = counts.nonzero().squeeze(1)
         table = table if len(taps) == len(table) else table[taps]
-        cache.derived[key] = KernelMap(taps.tolist(), table.contiguous(), len(coords), window.kernel)
+        cache.derived[key] = KernelMap(taps.tolist(), table, len(coords), window.kernel, int(counts.sum()))
     result: KernelMap = cache.derived[key]
     return result
 
@@ -299,28 +297,34 @@ def lines_of(cache: SiteCache, coords: Tensor) -> Lines:
     return result
 
 
-def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> Tensor:
-    """Returns the (taps, N_out) int32 table of which input row each tap of each output reads, -1 for none."""
+def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Returns which input row each tap of each output reads, (taps, N_out) int32, -1 for none, and each tap's pairs."""
     if coords.device.type != "cpu":
         return search_table(cache, coords, out, window)
     read, write = lines_of(cache, coords), lines_of(cache, out)
-    z, y, x = window.axis_offsets
-    table = torch.empty((len(z) * len(y) * len(x), len(out)), dtype=torch.int32)
+    offsets = window.axis_offsets
+    z, y, x = offsets
+    mirrored = coords is out and all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
+    table = torch.full((len(z) * len(y) * len(x), len(out)), -1, dtype=torch.int32)
+    bounds = chunk_bounds(len(write.keys))
+    counts = torch.zeros((len(bounds), len(table)), dtype=torch.int64)
     run_chunks(
         _sites.match_lines,
-        chunk_bounds(len(write.keys)),
+        bounds,
         *(read.keys, read.starts, read.x, read.order),
         *(write.keys, write.starts, write.x, write.order),
         np.array(window.stride, dtype=np.int64),
         np.array(list(itertools.product(z, y)), dtype=np.int64),
         np.array(x, dtype=np.int64),
+        mirrored,
         table.numpy(),
+        counts.numpy(),
     )
-    return table
+    return table, counts.sum(0)
 
 
-def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> Tensor:
-    """Builds the same table as `build_table` on any device, by a binary search in packed keys."""
+def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Builds the same as `build_table` on any device, by a binary search in packed keys."""
     wide = coords.long()
     low, high = torch.aminmax(wide, dim=0)
     extents = high - low + 1
@@ -338,4 +342,4 @@ def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) 
         position = torch.searchsorted(keys, query).clamp_(max=len(keys) - 1)
         found = reachable & (keys[position] == query)
         table[tap] = torch.where(found, rows[position], -1)
-    return table
+    return table, (table >= 0).sum(1)

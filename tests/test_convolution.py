@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 
 from i2p_zoo import InvalidInputError, SparseConv3d, SparseTensor, convolution, kernel_maps
 from i2p_zoo.convolution import sparse_convolution
+from i2p_zoo.coordinates import SiteCache
 from tests.helpers import (
     dense_convolution,
     force_torch_path,
@@ -351,18 +352,25 @@ def test_trained_taps_of_zeros_still_get_their_gradient():
 
 
 @given(
-    kernel=st.tuples(*[st.integers(1, 3)] * 3),
-    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    kernel=st.tuples(*[st.integers(1, 4)] * 3),
+    stride=st.one_of(st.just((1, 1, 1)), st.tuples(*[st.integers(1, 3)] * 3)),
+    dilation=st.tuples(*[st.integers(1, 3)] * 3),
+    padding=st.one_of(st.none(), st.tuples(*[st.integers(0, 3)] * 3)),
     voxels=st.integers(1, 50),
     low=st.integers(-9, 3),
+    shuffle=st.booleans(),
     seed=st.integers(0, 100),
 )
 @property_test
-def test_both_ways_of_building_a_kernel_map_agree(kernel, stride, voxels, low, seed):
-    x = random_cloud(1, voxels=voxels, extent=5, low=low, seed=seed)
-    out = torch.tensor(strided_sites(x.coords, stride), dtype=torch.int32)
-    arguments = (x.cache, x.coords, out, make_window(kernel, stride))
-    assert torch.equal(kernel_maps.build_table(*arguments), kernel_maps.search_table(*arguments))
+def test_both_ways_of_building_a_kernel_map_agree(kernel, stride, dilation, padding, voxels, low, shuffle, seed):
+    coords = random_cloud(1, voxels=voxels, extent=5, low=low, seed=seed).coords
+    if shuffle:
+        coords = coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(seed))].contiguous()
+    out = coords if stride == (1, 1, 1) else torch.tensor(strided_sites(coords, stride), dtype=torch.int32)
+    arguments = (SiteCache(), coords, out, make_window(kernel, stride, dilation, padding))
+    (table, counts), (expected, numbers) = kernel_maps.build_table(*arguments), kernel_maps.search_table(*arguments)
+    assert torch.equal(table, expected)
+    assert torch.equal(counts, numbers)
 
 
 def spy(monkeypatch, name):

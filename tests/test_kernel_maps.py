@@ -112,9 +112,9 @@ def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilati
 
 
 def test_only_the_identity_is_written_as_none():
-    identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3, (1, 1, 1))
-    swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3, (1, 1, 1))
-    fewer = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 4, (1, 1, 1))
+    identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
+    swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
+    fewer = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 4, (1, 1, 1), 3)
     assert identity.pairs == [(0, None, None)]
     assert swapped.pairs[0][1].tolist() == [1, 0, 2]
     assert fewer.pairs[0][1].tolist() == [0, 1, 2]

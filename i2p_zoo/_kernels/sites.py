@@ -64,15 +64,19 @@ def _find_line(keys, batch, z, y):
 @numba.njit(nogil=True, cache=True)
 def match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
-    stride, planes, columns, table,
+    stride, planes, columns, mirrored, table, counts,
 ):  # fmt: skip
-    """Fills the kernel map of the output lines first to last.
+    """Writes the pairs of the output lines first to last into a kernel map of -1, and their number into counts[chunk].
 
     An output site o reads the input site o * stride + offset; `planes` (P, 2) are the offsets in z and y, `columns` those
-    in x, ascending; tap number plane * len(columns) + column.
+    in x, ascending; tap number plane * len(columns) + column. Where the sites are the same and the taps their own mirror
+    image (`mirrored`), only the first half of the taps is looked for: if o reads i, i reads o by the mirrored tap.
     """
     taps = columns.shape[0]
-    for plane in range(planes.shape[0]):
+    last = planes.shape[0] * taps - 1
+    dilation = max((columns[taps - 1] - columns[0]) // max(taps - 1, 1), 1)
+    for plane in range((planes.shape[0] + 1) // 2 if mirrored else planes.shape[0]):
+        reach = (last // 2 - plane * taps if mirrored and 2 * (plane + 1) * taps > last + 1 else taps - 1) * dilation
         position = -1
         for line in range(first_line, last_line):
             batch = np.int64(out_keys[line, 0])
@@ -82,23 +86,32 @@ def match_lines(
                 position = _find_line(in_keys, batch, z, y)
             while position < in_keys.shape[0] and _compare(in_keys, position, batch, z, y) < 0:
                 position += 1
-            site, end = 0, 0
-            if position < in_keys.shape[0] and _compare(in_keys, position, batch, z, y) == 0:
-                site, end = in_starts[position], in_starts[position + 1]
+            if position == in_keys.shape[0]:
+                break
+            if _compare(in_keys, position, batch, z, y) > 0:
+                continue
+            site, end = in_starts[position], in_starts[position + 1]
             for out in range(out_starts[line], out_starts[line + 1]):
-                row = out_order[out] if out_order.size else out
-                base = np.int64(out_x[out]) * stride[2]
-                while site < end and in_x[site] < base + columns[0]:
+                low = np.int64(out_x[out]) * stride[2] + columns[0]
+                while site < end and in_x[site] < low:
                     site += 1
+                if site == end:
+                    break
+                row = out_order[out] if out_order.size else out
                 ahead = site
-                for tap in range(taps):
-                    wanted = base + columns[tap]
-                    while ahead < end and in_x[ahead] < wanted:
-                        ahead += 1
-                    source = np.int64(-1)
-                    if ahead < end and in_x[ahead] == wanted:
+                while ahead < end and in_x[ahead] <= low + reach:
+                    step = in_x[ahead] - low
+                    if dilation == 1 or step % dilation == 0:
+                        tap = plane * taps + (step if dilation == 1 else step // dilation)
                         source = in_order[ahead] if in_order.size else ahead
-                    table[plane * taps + tap, row] = source
+                        table[tap, row] = source
+                        if mirrored:
+                            table[last - tap, source] = row
+                        counts[chunk, tap] += 1
+                    ahead += 1
+    if mirrored:
+        for tap in range((last + 1) // 2):
+            counts[chunk, last - tap] = counts[chunk, tap]
 
 
 @numba.njit(nogil=True, cache=True)
