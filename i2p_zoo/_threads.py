@@ -21,17 +21,18 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _MINIMUM_ROWS = 256
 _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
 
-_TEAM_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _is_fork = False
-_jobs: dict[int, Any] = {}  # what a team is at: one function serves all, since making one for C takes longer than small layers
-_numbers = itertools.count(1)
+TEAM_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_ALONE = np.zeros(len(TEAM_FUNCTIONS), np.int64)
 
 
 def _forget_threads() -> None:
@@ -69,66 +70,41 @@ def chunk_bounds(rows: int, minimum: int = _MINIMUM_ROWS) -> list[tuple[int, int
 
 
 def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args: Any) -> None:
-    """Calls `kernel(chunk, start, stop, *args)` for each chunk and waits for all of them.
+    """Calls a kernel for each chunk and waits for all of them.
 
     Args:
-        kernel: a function that releases the GIL, writes only rows of its own chunk, and does not call `run_chunks` itself.
+        kernel: kernel(team, chunks, *args), a jitted function that gives them to `run_team`; what it runs for a chunk writes
+            only rows of its own chunk.
         bounds: the chunks, from `chunk_bounds`.
         *args: passed on to every call.
+
+    Raises:
+        MemoryError: a chunk failed; all others are done then.
     """
-    if len(bounds) == 1:
-        kernel(0, *bounds[0], *args)
-    elif (openmp := None if _is_fork else _find_openmp()) is not None:
-        _run_on_team(openmp, kernel, bounds, args)
-    else:
-        _run_on_pool(kernel, bounds, args)
-
-
-@functools.cache
-def _find_openmp() -> Any:
-    """The GNU OpenMP library that torch has loaded, or None."""
-    folder = Path(torch.__file__).parent
-    for path in sorted([*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]):
-        try:
-            library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-            library.GOMP_parallel.argtypes = (_TEAM_CALL, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-            library.GOMP_parallel.restype = None
-        except (OSError, AttributeError):
-            continue
-        return library
-    return None
-
-
-def _work(number: int) -> None:
-    openmp, kernel, bounds, args, errors = _jobs[number]
-    for chunk in range(openmp.omp_get_thread_num(), len(bounds), openmp.omp_get_num_threads()):
-        try:
-            kernel(chunk, *bounds[chunk], *args)
-        except BaseException as error:  # must not leave a call from C
-            errors.append(error)
-
-
-_work_on_team = _TEAM_CALL(_work)
-
-
-def _run_on_team(openmp: Any, kernel: Callable[..., Any], bounds: list[tuple[int, int]], args: tuple[Any, ...]) -> None:
-    errors: list[BaseException] = []
-    number = next(_numbers)
-    _jobs[number] = (openmp, kernel, bounds, args, errors)
-    try:
-        openmp.GOMP_parallel(_work_on_team, number, len(bounds), 0)
-    finally:
-        del _jobs[number]
-    if errors:
-        raise errors[0]
-
-
-def _run_on_pool(kernel: Callable[..., Any], bounds: list[tuple[int, int]], args: tuple[Any, ...]) -> None:
+    chunks = np.array([(number, *bound) for number, bound in enumerate(bounds)], dtype=np.int64)
+    team = _ALONE if _is_fork else _find_team()
+    if len(bounds) == 1 or team is not _ALONE:
+        kernel(team if len(bounds) > 1 else _ALONE, chunks, *args)
+        return
     pool = _pool(len(bounds) - 1)
-    futures = [pool.submit(kernel, chunk, start, stop, *args) for chunk, (start, stop) in enumerate(bounds[1:], start=1)]
+    futures = [pool.submit(kernel, _ALONE, chunks[number : number + 1], *args) for number in range(1, len(bounds))]
     try:
-        kernel(0, *bounds[0], *args)
+        kernel(_ALONE, chunks[:1], *args)
     finally:
         wait(futures)
     for future in futures:
         future.result()
+
+
+@functools.cache
+def _find_team() -> NDArray[np.int64]:
+    """What `run_team` needs of the GNU OpenMP library that torch has loaded; zeros where it has none."""
+    folder = Path(torch.__file__).parent
+    for path in sorted([*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]):
+        try:
+            library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            functions = [getattr(library, name) for name in TEAM_FUNCTIONS]
+        except (OSError, AttributeError):
+            continue
+        return np.array([ctypes.cast(function, ctypes.c_void_p).value for function in functions], dtype=np.int64)
+    return _ALONE

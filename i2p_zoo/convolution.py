@@ -10,11 +10,14 @@ import functools
 import importlib.util
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from i2p_zoo._kernels import columns as _columns
 from i2p_zoo._kernels import depthwise as _depthwise
+from i2p_zoo._kernels import dot_products as _dot_products
 from i2p_zoo._kernels import matrix as _matrix
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.engines import convolve_by_engine, find_engine
@@ -23,6 +26,7 @@ from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
 from i2p_zoo.sparse_tensor import Padding, SparseTensor, simplify_stride
 
 _FEW_ROWS = 1024  # rows a thread; with fewer, threads share out the channels, so that each weight is read by one of them
+_ROWS_A_CHANNEL = 2  # fewer rows a tap than this times its input channels are multiplied as dot products
 _WEIGHTS_A_ROW = 256  # so many weights of a tap may be laid out anew for each row that is multiplied by them
 _WIDE_PRODUCT = 2**15  # weight gradients of more values a tap than this are left to the BLAS library
 _SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix product with it
@@ -94,7 +98,6 @@ def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> 
         along, kmap = kmap.split(axis)
         ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
         features = _DepthwiseConvolution.apply(features, ones, along)
-        taps = weight.select(1 + axis, 0).flatten(1, 2)
     out: Tensor = _Convolution.apply(features, taps, kmap, groups)
     return out
 
@@ -104,12 +107,19 @@ def _repeated_axis(features: Tensor, weight: Tensor, kmap: KernelMap) -> int | N
     if not has_kernel(features) or (weight.requires_grad and torch.is_grad_enabled()):
         return None
     for axis in range(3):
-        first, *others = weight.unbind(1 + axis)
-        if others and all(torch.equal(first, other) for other in others):
+        if weight.shape[1 + axis] > 1 and _repeats(weight, axis):
             along, plane = kmap.split(axis)
             cost = plane.num_pairs + along.num_pairs * _SUM_COST / weight.shape[0]
             return axis if cost < kmap.num_pairs else None
     return None
+
+
+def _repeats(weight: Tensor, axis: int) -> bool:
+    """Whether a (C_out, kz, ky, kx, C_in / groups) weight is the same at every place along an axis."""
+    bounds = chunk_bounds(len(weight), minimum=1)
+    differs = np.zeros(len(bounds), np.bool_)
+    run_chunks(_columns.find_differences, bounds, weight.detach().contiguous().numpy(), axis, differs)
+    return not differs.any()
 
 
 def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -157,8 +167,10 @@ class _Convolution(torch.autograd.Function):
         ctx.kmap, ctx.groups = kmap, groups
         used = find_used_taps(weight, kmap)
         ctx.used = used
-        if _tiles_pay(features, weight, kmap, groups):
-            return multiply_rows(features, weight[:, kmap.taps], kmap.table, used, groups)
+        if has_kernel(features):
+            if groups == 1 and kmap.num_pairs < len(kmap.taps) * weight.shape[2] * _ROWS_A_CHANNEL:
+                return multiply_few_rows(features, weight, kmap, used)
+            return multiply_rows(features, weight, kmap.taps, kmap.table, used, groups)
         out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
         for (tap, inputs, outputs), counts in zip(kmap.pairs, used.tolist(), strict=True):
             if counts:
@@ -173,9 +185,9 @@ class _Convolution(torch.autograd.Function):
         kmap, groups = ctx.kmap, ctx.groups
         grad_features = grad_weight = None
         if ctx.needs_input_grad[0] and _tiles_pay(features, weight, kmap, groups):
-            blocks = weight[:, kmap.taps].unflatten(0, (groups, -1))  # (groups, C_out / groups, K, C_in / groups)
+            blocks = weight.unflatten(0, (groups, -1))  # (groups, C_out / groups, K, C_in / groups)
             transposed = blocks.permute(0, 3, 2, 1).flatten(0, 1)
-            grad_features = multiply_rows(gradient, transposed, kmap.transposed, ctx.used, groups)
+            grad_features = multiply_rows(gradient, transposed, kmap.taps, kmap.transposed, ctx.used, groups)
         elif ctx.needs_input_grad[0]:
             grad_features = torch.zeros_like(features)
             for (tap, inputs, outputs), counts in zip(kmap.pairs, ctx.used.tolist(), strict=True):
@@ -211,23 +223,34 @@ def find_used_taps(weight: Tensor, kmap: KernelMap) -> Tensor:
     """(K,) bool: which of the map's taps of a (C_out, K, C_in / groups) weight are not all zero; elsewhere than the CPU all."""
     used = torch.ones(len(kmap.taps), dtype=torch.bool)
     if has_kernel(weight):
-        taps = weight.detach()[:, kmap.taps] if len(kmap.taps) < weight.shape[1] else weight.detach()
-        run_chunks(_matrix.find_used_taps, chunk_bounds(len(used), minimum=1), taps.numpy(), used.numpy())
+        arrays = (weight.detach().numpy(), np.array(kmap.taps, np.int64), used.numpy())
+        run_chunks(_matrix.find_used_taps, chunk_bounds(len(used), minimum=1), *arrays)
     return used
 
 
-def multiply_rows(features: Tensor, weight: Tensor, table: Tensor, used: Tensor, groups: int) -> Tensor:
-    """Sums features[table[k, o]] times tap k of a (C_out, K, C_in / groups) weight: (N_in, C_in) -> (N_out, C_out).
+def multiply_few_rows(features: Tensor, weight: Tensor, kmap: KernelMap, used: Tensor) -> Tensor:
+    """`multiply_rows` of a (C_out, all taps, C_in) weight without groups, faster where few rows are multiplied by each tap."""
+    out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
+    rows, flat = features.detach().contiguous().numpy(), weight.detach().contiguous().flatten(1).numpy()
+    arrays = (rows, kmap.table.numpy(), np.array(kmap.taps, dtype=np.int64), flat, used.numpy(), out.numpy())
+    run_chunks(_dot_products.multiply_few_rows, chunk_bounds(-(-len(flat) // _dot_products.CHANNELS), minimum=1), *arrays)
+    return out
+
+
+def multiply_rows(features: Tensor, weight: Tensor, numbers: list[int], table: Tensor, used: Tensor, groups: int) -> Tensor:
+    """Sums features[table[k, o]] times tap numbers[k] of a (C_out, all taps, C_in / groups) weight, into (N_out, C_out).
 
     Taps that are not `used` (K,) cost nothing, and what stands on their voxels, a NaN too, does not matter.
     """
     width = _matrix.PANEL_BYTES // features.element_size()
-    outputs, taps, depth = weight.shape
+    outputs, _, depth = weight.shape
+    taps = len(table)
     panels = groups * -(-(outputs // groups) // width)
     packed = features.new_empty((taps, panels, depth, width))
     arrays = (packed.numpy(), used.numpy(), groups)
     bounds = chunk_bounds(taps, minimum=1)
-    run_chunks(_matrix.pack_weight, bounds, weight.detach().numpy(), groups, used.numpy(), packed.numpy())
+    read = np.array(numbers, np.int64)
+    run_chunks(_matrix.pack_weight, bounds, weight.detach().numpy(), read, groups, used.numpy(), packed.numpy())
     by_panel = table.shape[1] < _FEW_ROWS * torch.get_num_threads() and panels >= torch.get_num_threads()
     bounds = chunk_bounds(panels if by_panel else table.shape[1], minimum=1 if by_panel else 32)
     out = features.new_zeros((table.shape[1] + len(bounds), outputs))

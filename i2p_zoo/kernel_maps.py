@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from i2p_zoo._kernels import columns as _columns
 from i2p_zoo._kernels import sites as _sites
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.coordinates import SiteCache, Triple, derive_sites
@@ -180,11 +181,14 @@ class KernelMap:
         A column is what one output reads along the axis at one place of the plane; outputs that read the same voxels with
         the same taps share it. Where a kernel repeats along the axis, the two maps in turn give what this one does.
 
+        On the CPU.
+
         Args:
             axis: 0, 1 or 2 for z, y, x.
 
         Returns:
-            The map from inputs to columns (a kernel of `kernel[axis]` taps), and that from columns to outputs.
+            The map from inputs to columns (a kernel of `kernel[axis]` taps), and that from columns to outputs, whose taps
+            are those of this one's kernel that stand first on the axis.
         """
         if axis not in self._splits:
             self._splits[axis] = _split(self, axis)
@@ -206,32 +210,23 @@ def _list_pairs(table: Tensor) -> PairLists:
 
 
 def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
-    length = kmap.kernel[axis]
-    place = list(kmap.kernel)
-    place[axis] = 1
-    full = kmap.table.new_full((math.prod(kmap.kernel), kmap.num_outputs), -1)
-    full[kmap.taps] = kmap.table
-    # (length, places, outputs): what each output reads along the axis at each place of the plane.
-    lines = full.unflatten(0, kmap.kernel).movedim(axis, 0).flatten(1, 2)
-    first = (lines >= 0).int().argmax(0)  # a line is known by the first tap that reads a voxel, and by that voxel
-    voxel = lines.gather(0, first[None])[0]
-    known = voxel >= 0
-    key = (voxel.long() * length + first)[known]
-    numbers = torch.full((kmap.num_inputs * length,), -1, dtype=torch.int32, device=key.device)
-    numbers[key] = 0
-    columns = (numbers >= 0).nonzero().squeeze(1)
-    numbers[columns] = torch.arange(len(columns), dtype=torch.int32, device=key.device)
-    column = numbers[key]
-    plane = lines.new_full(known.shape, -1)
-    plane[known] = column
-    along = lines.new_full((length, len(columns)), -1)
-    along[:, column.long()] = lines[:, known]
-    line_kernel = [1, 1, 1]
-    line_kernel[axis] = length
-    line, rest = (line_kernel[0], line_kernel[1], line_kernel[2]), (place[0], place[1], place[2])
+    length, places = kmap.kernel[axis], math.prod(kmap.kernel) // kmap.kernel[axis]
+    rows = np.full(math.prod(kmap.kernel), -1)
+    rows[kmap.taps] = np.arange(len(kmap.taps))
+    numbers = np.arange(len(rows))
+    lines, taps = (np.moveaxis(a.reshape(kmap.kernel), axis, 0).reshape(length, places) for a in (rows, numbers))
+    plane = torch.empty((places, kmap.num_outputs), dtype=torch.int32)
+    known = torch.zeros(kmap.num_inputs * length, dtype=torch.int32)
+    bounds = chunk_bounds(kmap.num_outputs)
+    run_chunks(_columns.find_columns, bounds, kmap.table.numpy(), lines, plane.numpy(), known.numpy())
+    ends = known.cumsum(0, dtype=torch.int32)
+    along = torch.full((length, int(ends[-1])), -1, dtype=torch.int32)
+    arrays = (kmap.table.numpy(), lines, (ends - 1).numpy(), plane.numpy(), along.numpy())
+    run_chunks(_columns.fill_columns, bounds, *arrays)
+    line = (length if axis == 0 else 1, length if axis == 1 else 1, length if axis == 2 else 1)
     return (
         KernelMap(list(range(length)), along, kmap.num_inputs, line, int((along >= 0).sum())),
-        KernelMap(list(range(len(plane))), plane, len(columns), rest, int(known.sum())),
+        KernelMap(taps[0].tolist(), plane, along.shape[1], kmap.kernel, int((plane >= 0).sum())),
     )
 
 

@@ -354,6 +354,7 @@ for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruedi
     setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
 
 
+@functools.cache
 def _name_of(function: Any) -> str:
     name = resolve_name(function) or f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
     return str(name)

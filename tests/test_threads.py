@@ -6,10 +6,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -18,19 +18,20 @@ from hypothesis import strategies as st
 
 from i2p_zoo import _threads
 from i2p_zoo._kernels.depthwise import depthwise_forward
+from i2p_zoo._kernels.team import run_team
 from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.kernel_maps import KernelMap
 from tests.helpers import property_test
 
-OPENMP = _threads._find_openmp()
+TEAM = _threads._find_team()
 
 
 @pytest.fixture(params=["team", "pool"], autouse=True)
 def threads_of(request, monkeypatch):
     """Each test runs on torch's OpenMP team, where there is one, and on a plain thread pool."""
     if request.param == "pool":
-        monkeypatch.setattr(_threads, "_find_openmp", lambda: None)
-    elif OPENMP is None:
+        monkeypatch.setattr(_threads, "_find_team", lambda: _threads._ALONE)
+    elif TEAM is _threads._ALONE:
         pytest.skip("torch has no GNU OpenMP here")
 
 
@@ -60,53 +61,77 @@ def test_there_are_as_many_chunks_as_threads_where_there_is_work_enough(torch_th
     assert chunk_bounds(255) == [(0, 255)]
 
 
+@numba.njit(nogil=True)
+def _record(chunk, start, stop, calls, number):
+    calls[chunk, 0] += 1
+    calls[chunk, 1], calls[chunk, 2], calls[chunk, 3] = start, stop, number
+
+
+@numba.njit(nogil=True)
+def record(team, chunks, *args):
+    run_team(team, chunks, _record, args)
+
+
+@numba.njit(nogil=True)
+def _fail(chunk, start, stop, failing, done):
+    if chunk == failing:
+        raise ValueError
+    for steps in range(20_000_000):  # some hundredths of a second
+        done[chunk] = steps + done[(chunk + 1) % 3]
+    done[chunk] = -1
+
+
+@numba.njit(nogil=True)
+def fail(team, chunks, *args):
+    run_team(team, chunks, _fail, args)
+
+
+@numba.njit(nogil=True)
+def _meet(chunk, start, stop, arrived, met):
+    for steps in range(2_000_000_000):
+        arrived[chunk] = steps + 1
+        if arrived.min() > 0:
+            met[chunk] = True
+            return
+
+
+@numba.njit(nogil=True)
+def meet(team, chunks, *args):
+    run_team(team, chunks, _meet, args)
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 5])
 def test_each_chunk_is_called_once_with_its_number_bounds_and_arguments(chunks):
-    calls = []
-    bounds = [(10 * i, 10 * i + 7) for i in range(chunks)]
-    run_chunks(lambda *call: calls.append(call), bounds, "a", 3)
-    assert sorted(calls) == [(number, *bound, "a", 3) for number, bound in enumerate(bounds)]
+    calls = np.zeros((chunks, 4), np.int64)
+    run_chunks(record, [(10 * i, 10 * i + 7) for i in range(chunks)], calls, 3)
+    assert calls.tolist() == [[1, 10 * i, 10 * i + 7, 3] for i in range(chunks)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of loaded files")
 def test_team_is_that_of_the_openmp_library_torch_has_loaded():
-    files = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
-    of_torch = [file for file in files if file.parent.parent.name == "torch" or file.parent.name == "torch.libs"]
-    assert [Path(OPENMP._name).resolve()] == of_torch if OPENMP is not None else not of_torch
+    loaded = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        file = Path(line.split()[-1])
+        if "libgomp" in file.name and (file.parent.parent.name == "torch" or file.parent.name == "torch.libs"):
+            low, high = (int(edge, 16) for edge in line.split()[0].split("-"))
+            loaded.append(range(low, high))
+    assert all(any(address in part for part in loaded) for address in TEAM) if loaded else TEAM is _threads._ALONE
 
 
 def test_chunks_run_at_the_same_time():
-    barrier = threading.Barrier(3)
-    run_chunks(lambda *_: barrier.wait(timeout=20), [(0, 1), (1, 2), (2, 3)])
+    met = np.zeros(3, bool)
+    run_chunks(meet, [(0, 1), (1, 2), (2, 3)], np.zeros(3, np.int64), met)
+    assert met.all()
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_in_any_chunk_is_raised_and_the_next_call_works(failing):
-    def kernel(chunk, start, stop):
-        if chunk == failing:
-            raise ArithmeticError(f"chunk {chunk}")
-
-    bounds = [(0, 1), (1, 2), (2, 3)]
-    with pytest.raises(ArithmeticError, match=f"chunk {failing}"):
-        run_chunks(kernel, bounds)
-    done = []
-    run_chunks(lambda chunk, *_: done.append(chunk), bounds)
-    assert sorted(done) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_no_chunk_still_writes_when_an_error_is_raised(failing):
-    done = []
-
-    def kernel(chunk, start, stop):
-        if chunk == failing:
-            raise ArithmeticError
-        time.sleep(0.2)
-        done.append(chunk)
-
-    with pytest.raises(ArithmeticError):
-        run_chunks(kernel, [(0, 1), (1, 2), (2, 3)])
-    assert sorted(done) == [chunk for chunk in range(3) if chunk != failing]
+def test_an_error_in_any_chunk_is_raised_when_all_are_done_and_the_next_call_works(failing):
+    done = np.zeros(3, np.int64)
+    with pytest.raises(MemoryError, match="found no memory"):
+        run_chunks(fail, [(0, 1), (1, 2), (2, 3)], failing, done)
+    assert [chunk for chunk in range(3) if done[chunk] == -1] == [chunk for chunk in range(3) if chunk != failing]
+    run_chunks(fail, [(0, 1), (1, 2), (2, 3)], -1, done)
+    assert done.tolist() == [-1, -1, -1]
 
 
 def depthwise(seed, bounds, rows=2000):
@@ -138,12 +163,14 @@ def test_several_python_threads_run_kernels_at_once():
 FORKED = """
     import os, signal, sys, warnings
     warnings.simplefilter("ignore")  # newer Pythons warn of a fork beside threads, which is what is tested
+    import numpy as np
     from i2p_zoo import _threads
+    from i2p_zoo._kernels.sites import count_pairs
 
     def works():
-        done = []
-        _threads.run_chunks(lambda chunk, *_: done.append(chunk), [(0, 1), (1, 2), (2, 3)])
-        return sorted(done) == [0, 1, 2]
+        table, counts = np.array([[0, -1, 2], [0, 1, -1]], np.int32), np.zeros(3, np.int64)
+        _threads.run_chunks(count_pairs, [(0, 1), (1, 2), (2, 3)], table, counts)
+        return counts.tolist() == [2, 1, 1]
 
     assert works()
     with _threads._pools_lock:  # as where another thread starts a pool while this one forks

@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
 _WIDTHS = (8, 4, 2, 1)  # vectors of channels that stay in registers through all of a row's pairs
@@ -110,7 +111,7 @@ def _weigh_row(features, sources, weight, taps, first, last, row, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def depthwise_forward(chunk, start, stop, features, ends, sources, taps, used, weight, out):
+def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, used, weight, out):
     """out[o, c] = sum over o's pairs n of used taps of features[sources[n], c] * weight[taps[n], c], for rows start to stop."""
     every = used.all()
     kept, read = np.empty(len(used) + 1, np.int32), np.empty(len(used) + 1, np.int32)
@@ -124,7 +125,13 @@ def depthwise_forward(chunk, start, stop, features, ends, sources, taps, used, w
 
 
 @numba.njit(nogil=True, cache=True)
-def depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
+def depthwise_forward(team, chunks, *args):
+    """Runs `_depthwise_forward` on a team."""
+    run_team(team, chunks, _depthwise_forward, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
     """partial[chunk, k, c] = sum of gradient[o, c] * features[sources[n], c] over pairs n of tap k of rows o, start to stop."""
     channels = gradient.shape[1]
     vector = VECTOR_BYTES // features.itemsize
@@ -147,3 +154,9 @@ def depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps,
         for c in range(channel, channels):
             for n in range(first, last):
                 sums[taps[n], c] += gradient[row, c] * features[sources[n], c]
+
+
+@numba.njit(nogil=True, cache=True)
+def depthwise_weight_gradient(team, chunks, *args):
+    """Runs `_depthwise_weight_gradient` on a team."""
+    run_team(team, chunks, _depthwise_weight_gradient, args)

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import AVX512, VECTOR_BYTES, Vectors, element_pointer, row_number
 
 # A tile of TILE_ROWS rows by two vectors, and what it is made of, fill the registers: 32 with AVX-512, 16 otherwise.
@@ -110,51 +111,66 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
 @numba.njit(nogil=True, cache=True)
 def _any_nonzero(weight, tap):
     for output in range(weight.shape[0]):
-        for k in range(weight.shape[2]):
-            if weight[output, tap, k] != 0:
-                return True
+        found = False
+        for k in range(weight.shape[2]):  # to the end, which the compiler can make vectors of
+            found |= weight[output, tap, k] != 0
+        if found:
+            return True
     return False
 
 
 @numba.njit(nogil=True, cache=True)
-def find_used_taps(chunk, first_tap, last_tap, weight, used):
-    """used[tap] = whether any value of a (C_out, K, C_in / groups) weight's tap is not zero."""
-    for tap in range(first_tap, last_tap):
-        used[tap] = _any_nonzero(weight, tap)
+def _find_used_taps(chunk, first, last, weight, taps, used):
+    """used[n] = whether any value of tap taps[n] of a (C_out, all taps, C_in / groups) weight is not zero."""
+    for number in range(first, last):
+        used[number] = _any_nonzero(weight, taps[number])
 
 
 @numba.njit(nogil=True, cache=True)
-def pack_weight(chunk, first_tap, last_tap, weight, groups, used, packed):
-    """Lays a (C_out, K, C_in / groups) weight out as `multiply_rows` reads it, but for taps that are not used.
+def find_used_taps(team, chunks, *args):
+    """Runs `_find_used_taps` on a team."""
+    run_team(team, chunks, _find_used_taps, args)
 
-    packed[tap, panel, k, j] = weight[output j of the panel, tap, k], a panel never reaching over two groups, and zero
+
+@numba.njit(nogil=True, cache=True)
+def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed):
+    """Lays taps of a (C_out, all taps, C_in / groups) weight out as `multiply_rows` reads them, but for those not used.
+
+    packed[n, panel, k, j] = weight[output j of the panel, taps[n], k], a panel never reaching over two groups, and zero
     where a group has no such output.
     """
     outputs, _, depth = weight.shape
     width = packed.shape[3]
     group_outputs = outputs // groups
     group_panels = packed.shape[1] // groups
-    for tap in range(first_tap, last_tap):
-        if not used[tap]:
+    for number in range(first_tap, last_tap):
+        if not used[number]:
             continue
+        tap = taps[number]
         for panel in range(packed.shape[1]):
             start = (panel % group_panels) * width
             first = (panel // group_panels) * group_outputs + start
             count = min(width, group_outputs - start)
             if count < width:
-                packed[tap, panel] = 0
+                packed[number, panel] = 0
             if weight.strides[2] < weight.strides[0]:
                 for j in range(count):
                     for k in range(depth):
-                        packed[tap, panel, k, j] = weight[first + j, tap, k]
+                        packed[number, panel, k, j] = weight[first + j, tap, k]
             else:
                 for k in range(depth):
                     for j in range(count):
-                        packed[tap, panel, k, j] = weight[first + j, tap, k]
+                        packed[number, panel, k, j] = weight[first + j, tap, k]
 
 
 @numba.njit(nogil=True, cache=True)
-def _collect_pairs(table, tap, start, stop, sources, targets):
+def pack_weight(team, chunks, *args):
+    """Runs `_pack_weight` on a team."""
+    run_team(team, chunks, _pack_weight, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def collect_pairs(table, tap, start, stop, sources, targets):
     """Writes the pairs of one tap on outputs start to stop; returns their number."""
     count = 0
     for row in range(start, stop):
@@ -165,7 +181,7 @@ def _collect_pairs(table, tap, start, stop, sources, targets):
 
 
 @numba.njit(nogil=True, cache=True)
-def multiply_rows(chunk, first, last, features, table, packed, used, groups, by_panel, out):
+def _multiply_rows(chunk, first, last, features, table, packed, used, groups, by_panel, out):
     """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time.
 
     For the rows first to last of `out`, or with `by_panel` for all rows and the panels first to last. `out` has a row more
@@ -185,7 +201,7 @@ def multiply_rows(chunk, first, last, features, table, packed, used, groups, by_
         for tap in range(table.shape[0]):
             if not used[tap]:
                 continue
-            count = _collect_pairs(table, tap, block_start, min(block_start + block, stop), sources, targets)
+            count = collect_pairs(table, tap, block_start, min(block_start + block, stop), sources, targets)
             if count == 0:
                 continue
             for extra in range(count, count + TILE_ROWS - 1):
@@ -211,7 +227,13 @@ def multiply_rows(chunk, first, last, features, table, packed, used, groups, by_
 
 
 @numba.njit(nogil=True, cache=True)
-def correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
+def multiply_rows(team, chunks, *args):
+    """Runs `_multiply_rows` on a team."""
+    run_team(team, chunks, _multiply_rows, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
     """out[o, tap * C_in / groups + i] += sum over sites of gradient[site, o] * features[table[tap, site], i].
 
     For the tiles first to last of TILE_ROWS outputs, none reaching over two groups. `features` and `gradient` are at least
@@ -225,7 +247,7 @@ def correlate_rows(chunk, first_tile, last_tile, features, gradient, table, grou
     scratch = np.empty((TILE_ROWS, width), features.dtype)
     for tap in range(table.shape[0]):
         for start in range(0, table.shape[1], block):
-            count = _collect_pairs(table, tap, start, min(start + block, table.shape[1]), sources, targets)
+            count = collect_pairs(table, tap, start, min(start + block, table.shape[1]), sources, targets)
             if count == 0:
                 continue
             for tile in range(first_tile, last_tile):
@@ -246,3 +268,9 @@ def correlate_rows(chunk, first_tile, last_tile, features, gradient, table, grou
                     for m in range(rows):
                         for j in range(columns):
                             out[row + m, place + j] += scratch[row - left + m, column - right + j]
+
+
+@numba.njit(nogil=True, cache=True)
+def correlate_rows(team, chunks, *args):
+    """Runs `_correlate_rows` on a team."""
+    run_team(team, chunks, _correlate_rows, args)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numba
 
+from i2p_zoo._kernels.team import run_team
+
 
 @numba.njit(nogil=True, cache=True)
-def max_forward(chunk, start, stop, features, table, out, source_of):
+def _max_forward(chunk, start, stop, features, table, out, source_of):
     """out[o, c] = max over taps of features[table[k, o], c]; source_of[o, c] is the row it came from, or -1 (out 0)."""
     for row in range(start, stop):
         for channel in range(out.shape[1]):
@@ -23,7 +25,13 @@ def max_forward(chunk, start, stop, features, table, out, source_of):
 
 
 @numba.njit(nogil=True, cache=True)
-def max_backward(chunk, start, stop, gradient, transposed, source_of, out):
+def max_forward(team, chunks, *args):
+    """Runs `_max_forward` on a team."""
+    run_team(team, chunks, _max_forward, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
     """Gathers, for input rows start to stop, the gradients of the outputs whose maximum each row was."""
     for row in range(start, stop):
         for channel in range(out.shape[1]):
@@ -34,3 +42,9 @@ def max_backward(chunk, start, stop, gradient, transposed, source_of, out):
                 for channel in range(out.shape[1]):
                     if source_of[target, channel] == row:
                         out[row, channel] += gradient[target, channel]
+
+
+@numba.njit(nogil=True, cache=True)
+def max_backward(team, chunks, *args):
+    """Runs `_max_backward` on a team."""
+    run_team(team, chunks, _max_backward, args)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from i2p_zoo._kernels.team import run_team
+
 
 @numba.njit(nogil=True, cache=True)
 def find_lines(coords, order, keys, starts, x):
@@ -62,7 +64,7 @@ def _find_line(keys, batch, z, y):
 
 
 @numba.njit(nogil=True, cache=True)
-def match_lines(
+def _match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
     stride, planes, columns, mirrored, table, counts,
 ):  # fmt: skip
@@ -115,7 +117,13 @@ def match_lines(
 
 
 @numba.njit(nogil=True, cache=True)
-def transpose_taps(chunk, first_tap, last_tap, table, transposed):
+def match_lines(team, chunks, *args):
+    """Runs `_match_lines` on a team."""
+    run_team(team, chunks, _match_lines, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
     """transposed[tap, table[tap, o]] = o, and -1 where no output reads the input, for taps first to last."""
     for tap in range(first_tap, last_tap):
         transposed[tap] = -1
@@ -125,7 +133,13 @@ def transpose_taps(chunk, first_tap, last_tap, table, transposed):
 
 
 @numba.njit(nogil=True, cache=True)
-def count_pairs(chunk, start, stop, table, counts):
+def transpose_taps(team, chunks, *args):
+    """Runs `_transpose_taps` on a team."""
+    run_team(team, chunks, _transpose_taps, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_pairs(chunk, start, stop, table, counts):
     """counts[o] = how many taps of a (K, N) table read anything for o, for rows start to stop."""
     for row in range(start, stop):
         counts[row] = 0
@@ -135,7 +149,13 @@ def count_pairs(chunk, start, stop, table, counts):
 
 
 @numba.njit(nogil=True, cache=True)
-def list_pairs(chunk, start, stop, table, ends, sources, taps):
+def count_pairs(team, chunks, *args):
+    """Runs `_count_pairs` on a team."""
+    run_team(team, chunks, _count_pairs, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _list_pairs(chunk, start, stop, table, ends, sources, taps):
     """Writes what each row from start to stop reads, and the taps it reads it with, before its `ends`."""
     for row in range(start, stop):
         place = 0 if row == 0 else ends[row - 1]
@@ -144,3 +164,9 @@ def list_pairs(chunk, start, stop, table, ends, sources, taps):
                 sources[place] = table[tap, row]
                 taps[place] = tap
                 place += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def list_pairs(team, chunks, *args):
+    """Runs `_list_pairs` on a team."""
+    run_team(team, chunks, _list_pairs, args)

@@ -32,6 +32,19 @@ class Vectors:
     def load(self, pointer):
         return self.builder.load(pointer, align=self.size)
 
+    def load_first(self, pointer, count):
+        """Loads the first `count` lanes, fewer than there are; the others are zero and not read."""
+        builder = self.builder
+        numbers = ir.Constant(ir.VectorType(ir.IntType(64), self.lanes), list(range(self.lanes)))
+        limit = ir.Constant(numbers.type, ir.Undefined)
+        limit = builder.insert_element(limit, count, ir.IntType(32)(0))
+        limit = builder.shuffle_vector(limit, limit, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes))
+        mask = builder.icmp_signed("<", numbers, limit)
+        kind = ir.FunctionType(self.type, [self.type.as_pointer(), ir.IntType(32), mask.type, self.type])
+        name = f"llvm.masked.load.v{self.lanes}f{self.size * 8}.p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, [pointer, ir.IntType(32)(self.size), mask, ir.Constant(self.type, None)])
+
     def store(self, value, pointer):
         self.builder.store(value, pointer, align=self.size)
 
