@@ -25,10 +25,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
 from i2p_zoo.sparse_tensor import Padding, SparseTensor, simplify_stride
 
-_FEW_ROWS = 1024  # rows a thread; with fewer, threads share out the channels, so that each weight is read by one of them
-_ROWS_A_CHANNEL = 2  # fewer rows a tap than this times its input channels are multiplied as dot products
-_WEIGHTS_A_ROW = 256  # so many weights of a tap may be laid out anew for each row that is multiplied by them
-_WIDE_PRODUCT = 2**15  # weight gradients of more values a tap than this are left to the BLAS library
+_ROWS_A_CHANNEL = 2  # fewer rows a tap than this times their channels are few
 _SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix product with it
 
 
@@ -168,7 +165,7 @@ class _Convolution(torch.autograd.Function):
         used = find_used_taps(weight, kmap)
         ctx.used = used
         if has_kernel(features):
-            if groups == 1 and kmap.num_pairs < len(kmap.taps) * weight.shape[2] * _ROWS_A_CHANNEL:
+            if _has_few_rows(kmap, features, groups):
                 return multiply_few_rows(features, weight, kmap, used)
             return multiply_rows(features, weight, kmap.taps, kmap.table, used, groups)
         out = features.new_zeros((kmap.num_outputs, weight.shape[0]))
@@ -184,7 +181,9 @@ class _Convolution(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         kmap, groups = ctx.kmap, ctx.groups
         grad_features = grad_weight = None
-        if ctx.needs_input_grad[0] and _tiles_pay(features, weight, kmap, groups):
+        if ctx.needs_input_grad[0] and has_kernel(features) and _has_few_rows(kmap, gradient, groups):
+            grad_features = multiply_few_rows_back(gradient, weight, kmap, ctx.used)
+        elif ctx.needs_input_grad[0] and has_kernel(features):
             blocks = weight.unflatten(0, (groups, -1))  # (groups, C_out / groups, K, C_in / groups)
             transposed = blocks.permute(0, 3, 2, 1).flatten(0, 1)
             grad_features = multiply_rows(gradient, transposed, kmap.taps, kmap.transposed, ctx.used, groups)
@@ -196,7 +195,7 @@ class _Convolution(torch.autograd.Function):
                     _add_rows(grad_features, inputs, _project_back(part, weight[:, tap], groups))
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
-            if has_kernel(features) and (groups > 1 or weight.shape[0] * weight.shape[2] <= _WIDE_PRODUCT):
+            if has_kernel(features):
                 grad_weight[:, kmap.taps] = correlate_rows(features, gradient, kmap.table, groups)
             else:
                 for tap, inputs, outputs in kmap.pairs:
@@ -206,10 +205,9 @@ class _Convolution(torch.autograd.Function):
         return grad_features, grad_weight, None, None
 
 
-def _tiles_pay(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> bool:
-    """Whether enough rows read each tap's weights that laying them out anew for the tiles costs less than it saves."""
-    rows = kmap.num_pairs / max(len(kmap.taps), 1)
-    return has_kernel(features) and (groups > 1 or weight.shape[0] * weight.shape[2] <= rows * _WEIGHTS_A_ROW)
+def _has_few_rows(kmap: KernelMap, rows: Tensor, groups: int) -> bool:
+    """Whether so few rows are multiplied by each tap that laying its weights out anew for them does not pay."""
+    return groups == 1 and kmap.num_pairs < len(kmap.taps) * rows.shape[1] * _ROWS_A_CHANNEL
 
 
 def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
@@ -237,6 +235,17 @@ def multiply_few_rows(features: Tensor, weight: Tensor, kmap: KernelMap, used: T
     return out
 
 
+def multiply_few_rows_back(gradient: Tensor, weight: Tensor, kmap: KernelMap, used: Tensor) -> Tensor:
+    """The (N_in, C_in) feature gradient of `multiply_few_rows`."""
+    panels = -(-weight.shape[2] // (_matrix.PANEL_BYTES // weight.element_size()))
+    bounds = chunk_bounds(panels, minimum=1)
+    out = gradient.new_zeros((kmap.num_inputs + len(bounds), weight.shape[2]))
+    rows, taps = gradient.detach().contiguous().numpy(), weight.detach().contiguous().numpy()
+    arrays = (rows, kmap.transposed.numpy(), taps, np.array(kmap.taps, np.int64), used.numpy(), out.numpy())
+    run_chunks(_matrix.multiply_few_rows_back, bounds, *arrays)
+    return out[: kmap.num_inputs]
+
+
 def multiply_rows(features: Tensor, weight: Tensor, numbers: list[int], table: Tensor, used: Tensor, groups: int) -> Tensor:
     """Sums features[table[k, o]] times tap numbers[k] of a (C_out, all taps, C_in / groups) weight, into (N_out, C_out).
 
@@ -251,11 +260,10 @@ def multiply_rows(features: Tensor, weight: Tensor, numbers: list[int], table: T
     bounds = chunk_bounds(taps, minimum=1)
     read = np.array(numbers, np.int64)
     run_chunks(_matrix.pack_weight, bounds, weight.detach().numpy(), read, groups, used.numpy(), packed.numpy())
-    by_panel = table.shape[1] < _FEW_ROWS * torch.get_num_threads() and panels >= torch.get_num_threads()
-    bounds = chunk_bounds(panels if by_panel else table.shape[1], minimum=1 if by_panel else 32)
+    bounds = chunk_bounds(table.shape[1], minimum=32)
     out = features.new_zeros((table.shape[1] + len(bounds), outputs))
     rows = features.detach().contiguous().numpy()
-    run_chunks(_matrix.multiply_rows, bounds, rows, table.numpy(), *arrays, by_panel, out.numpy())
+    run_chunks(_matrix.multiply_rows, bounds, rows, table.numpy(), *arrays, out.numpy())
     return out[: table.shape[1]]
 
 

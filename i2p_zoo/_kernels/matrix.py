@@ -22,6 +22,7 @@ _VECTORS = 2
 TILE_ROWS = 14 if AVX512 else 6
 PANEL_BYTES = _VECTORS * VECTOR_BYTES
 _DEPTH = 256  # products of one tile between a load and a store of it: a panel of weights then fits the first cache
+_FEW_DEPTH = 128  # the same where all panels of a tap are laid out at once: they then fit the second cache
 _CACHED_VALUES = 2**16  # features that a block of rows holds: they stay in the second cache over all taps
 _FEWEST_ROWS = 512  # but a block has no fewer rows: else weights are read more often than that saves
 
@@ -181,55 +182,112 @@ def collect_pairs(table, tap, start, stop, sources, targets):
 
 
 @numba.njit(nogil=True, cache=True)
-def _multiply_rows(chunk, first, last, features, table, packed, used, groups, by_panel, out):
-    """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time.
+def _multiply_pairs(features, sources, count, column, depth, panels, place, out, targets, out_column, columns):
+    """Adds `count` rows of features times the panel at `place` to the first `columns` of its columns of `out`.
 
-    For the rows first to last of `out`, or with `by_panel` for all rows and the panels first to last. `out` has a row more
-    for each chunk behind those of `table`, which takes what the tiles compute beyond the last pair.
+    The last tile reads sources and targets beyond `count`.
+    """
+    width = PANEL_BYTES // features.itemsize
+    if columns == width:
+        for pair in range(0, count, TILE_ROWS):
+            _multiply_tile(features, sources, pair, column, depth, panels, place, out, targets, out_column)
+        return
+    own, scratch = np.arange(TILE_ROWS).astype(np.int32), np.empty((TILE_ROWS, width), features.dtype)
+    for pair in range(0, count, TILE_ROWS):
+        scratch[:] = 0
+        _multiply_tile(features, sources[pair:], 0, column, depth, panels, place, scratch, own, 0)
+        for m in range(TILE_ROWS):
+            for j in range(columns):
+                out[targets[pair + m], out_column + j] += scratch[m, j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect_tiles(table, tap, start, stop, sources, targets, spare):
+    """Collects pairs as `collect_pairs` does and fills the last tile up, with products that go to row `spare`."""
+    count = collect_pairs(table, tap, start, stop, sources, targets)
+    sources[count : count + TILE_ROWS - 1] = sources[0]
+    targets[count : count + TILE_ROWS - 1] = spare
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, out):
+    """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time, for rows start to stop.
+
+    `out` has a row more for each chunk behind those of `table`, which takes what the tiles compute beyond the last pair.
     """
     panels, depth, width = packed.shape[1:]
-    start, stop = (0, table.shape[1]) if by_panel else (first, last)
-    first_panel, last_panel = (first, last) if by_panel else (0, panels)
     flat = packed.reshape(-1)
     group_panels, group_outputs = panels // groups, out.shape[1] // groups
     blocks = max((stop - start) // max(_CACHED_VALUES // max(features.shape[1], out.shape[1]), _FEWEST_ROWS), 1)
     block = -(-(stop - start) // blocks)
     sources, targets = np.empty(block + TILE_ROWS, np.int32), np.empty(block + TILE_ROWS, np.int32)
-    own = np.arange(TILE_ROWS).astype(np.int32)
-    scratch = np.empty((TILE_ROWS, width), features.dtype)
-    for block_start in range(start, stop, block):
+    for first in range(start, stop, block):
         for tap in range(table.shape[0]):
             if not used[tap]:
                 continue
-            count = collect_pairs(table, tap, block_start, min(block_start + block, stop), sources, targets)
-            if count == 0:
-                continue
-            for extra in range(count, count + TILE_ROWS - 1):
-                sources[extra] = sources[0]
-                targets[extra] = table.shape[1] + chunk
+            count = _collect_tiles(table, tap, first, min(first + block, stop), sources, targets, table.shape[1] + chunk)
             for depth_start in range(0, depth, _DEPTH):
                 steps = min(_DEPTH, depth - depth_start)
-                for panel in range(first_panel, last_panel):
+                for panel in range(panels):
                     place = ((tap * panels + panel) * depth + depth_start) * width
                     group, offset = panel // group_panels, panel % group_panels * width
-                    column = group * depth + depth_start
-                    out_column = group * group_outputs + offset
+                    column, out_column = group * depth + depth_start, group * group_outputs + offset
                     columns = min(width, group_outputs - offset)
-                    for pair in range(0, count, TILE_ROWS):
-                        if columns == width:
-                            _multiply_tile(features, sources, pair, column, steps, flat, place, out, targets, out_column)
-                            continue
-                        scratch[:] = 0
-                        _multiply_tile(features, sources[pair:], 0, column, steps, flat, place, scratch, own, 0)
-                        for m in range(TILE_ROWS):
-                            for j in range(columns):
-                                out[targets[pair + m], out_column + j] += scratch[m, j]
+                    _multiply_pairs(
+                        features, sources, count, column, steps, flat, place, out, targets, out_column, columns
+                    )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True)
 def multiply_rows(team, chunks, *args):
     """Runs `_multiply_rows` on a team."""
     run_team(team, chunks, _multiply_rows, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, weight, taps, used, out):
+    """out[i] += sum over k of gradient[table[k, i]] times tap taps[k] of weight, for the panels first to last of `out`.
+
+    Each panel of weights is laid out just before its few rows are multiplied by it, which memory does not notice.
+
+    Args:
+        gradient: (N_out, C_out).
+        table: (K, N_in), a transposed kernel map.
+        weight: (C_out, all taps, C_in).
+        taps: (K,) int64.
+        used: (K,) taps that are not all zero.
+        out: (N_in + 1 for each chunk, C_in), zeros.
+    """
+    depth, rows = gradient.shape[1], table.shape[1]
+    width = PANEL_BYTES // gradient.itemsize
+    sources, targets = np.empty(rows + TILE_ROWS, np.int32), np.empty(rows + TILE_ROWS, np.int32)
+    packed = np.zeros((last_panel - first_panel, min(depth, _FEW_DEPTH), width), gradient.dtype)
+    flat = packed.reshape(-1)
+    for number in range(table.shape[0]):
+        if not used[number]:
+            continue
+        count = _collect_tiles(table, number, 0, rows, sources, targets, rows + chunk)
+        for depth_start in range(0, depth, _FEW_DEPTH):
+            steps = min(_FEW_DEPTH, depth - depth_start)
+            for k in range(steps):
+                for panel in range(first_panel, last_panel):
+                    column = panel * width
+                    for j in range(min(width, out.shape[1] - column)):
+                        packed[panel - first_panel, k, j] = weight[depth_start + k, taps[number], column + j]
+            for panel in range(first_panel, last_panel):
+                place = (panel - first_panel) * packed.shape[1] * width
+                column = panel * width
+                columns = min(width, out.shape[1] - column)
+                _multiply_pairs(
+                    gradient, sources, count, depth_start, steps, flat, place, out, targets, column, columns
+                )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+def multiply_few_rows_back(team, chunks, *args):
+    """Runs `_multiply_few_rows_back` on a team."""
+    run_team(team, chunks, _multiply_few_rows_back, args)
 
 
 @numba.njit(nogil=True, cache=True)
