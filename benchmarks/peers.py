@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from i2p_zoo import SparseConv3d, SparseTensor, convolution, pooling
 from i2p_zoo.kernel_maps import KernelMap
+from i2p_zoo.layers import batch_norm_act
 
 
 @contextmanager
 def gather_scatter() -> Iterator[None]:
-    """Runs convolutions and pools as plain torch does: a tap's rows gathered, multiplied, added to their outputs."""
-    with patch.object(convolution, "has_kernel", lambda _: False), patch.object(pooling, "has_kernel", lambda _: False):
+    """Runs all that has a kernel of ours as plain torch does: a tap's rows gathered, multiplied, added to their outputs."""
+    with ExitStack() as stack:
+        for module in (convolution, pooling, batch_norm_act):
+            stack.enter_context(patch.object(module, "has_kernel", lambda _: False))
         yield
 
 

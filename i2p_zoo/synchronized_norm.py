@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +23,11 @@ def synchronize_norms(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _synchronized = before
+
+
+def is_synchronized() -> bool:
+    """Whether this is inside `synchronize_norms`."""
+    return _synchronized
 
 
 def normalize_batch(
@@ -59,6 +64,22 @@ def normalize_batch(
     return out.to(x.dtype)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of each process's values; its gradient is summed likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def _sum_over_processes(values: Tensor) -> Tensor:
-    summed: Tensor = torch.distributed.nn.functional.all_reduce(values)  # its gradient is summed likewise
-    return summed
+    total: Tensor = _SumOverProcesses.apply(values)
+    return total

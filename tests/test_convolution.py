@@ -248,7 +248,9 @@ def test_torch_path_gives_what_the_numba_path_gives(grouping, dtype, stride, mon
         (64, 128, 16),
     ],
 )
-def test_matrix_kernels_fit_any_number_of_rows_and_channels(inputs, outputs, groups, voxels, dtype):
+@pytest.mark.parametrize("rows", ["few", "many"])
+def test_matrix_kernels_fit_any_number_of_rows_and_channels(rows, inputs, outputs, groups, voxels, dtype, monkeypatch):
+    monkeypatch.setattr(convolution, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
     x = random_cloud(inputs, voxels=voxels, extent=8, dtype=dtype)
     window = make_window((3, 1, 3))
     leaves = [x.features, random_weight((outputs, 3, 1, 3, inputs // groups), dtype=dtype)]
@@ -324,8 +326,10 @@ def test_weight_that_is_trained_or_does_not_repeat_is_used_tap_by_tap(change, mo
     assert not sums
 
 
+@pytest.mark.parametrize("rows", ["few", "many"])
 @pytest.mark.parametrize("grouping", [GROUPINGS["dense"], GROUPINGS["two groups"], GROUPINGS["depthwise"]], ids=str)
-def test_taps_of_zeros_are_not_even_read(grouping):
+def test_taps_of_zeros_are_not_even_read(grouping, rows, monkeypatch):
+    monkeypatch.setattr(convolution, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
     inputs, outputs, groups = grouping
     x = random_cloud(inputs, voxels=150)
     weight = random_weight((outputs, 3, 3, 3, inputs // groups))

@@ -4,6 +4,7 @@ from timm.layers.linear import Linear as TimmLinear
 from torch import nn
 
 from i2p_zoo.layers import (
+    batch_norm_act,
     bilinear_attention,
     blur_pool,
     conditional_convolution,
@@ -22,6 +23,7 @@ keep(blur_pool.SparseBlurPool3d)
 
 __all__ = [
     "SparseConv3d",
+    "batch_norm_act",
     "bilinear_attention",
     "blur_pool",
     "conditional_convolution",
