@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -100,12 +101,14 @@ def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilati
     window = make_window(kernel, stride, dilation)
     _, _, kmap = window_sites(x.cache, x.coords, None, window)
     along, plane = kmap.split(axis)
-    found = []
-    for output in range(kmap.num_outputs):
-        columns = [row[output] for row in plane.table.tolist()]
-        lines = [[row[c] if c >= 0 else -1 for c in columns] for row in along.table.tolist()]
-        found.append(torch.tensor(lines).unflatten(1, plane.kernel).squeeze(axis + 1).movedim(0, axis).flatten().tolist())
+    step = math.prod(kernel[axis + 1 :])  # from a tap to the next along the axis
+    found = [[-1] * math.prod(kernel) for _ in range(kmap.num_outputs)]
+    for tap, row in zip(plane.taps, plane.table.tolist(), strict=True):
+        for output, column in enumerate(row):
+            for number, voxels in enumerate(along.table.tolist()):
+                found[output][tap + number * step] = voxels[column] if column >= 0 else -1
     assert found == whole_table(kmap, window)
+    assert (along.num_pairs, plane.num_pairs) == (int((along.table >= 0).sum()), int((plane.table >= 0).sum()))
     used = {c for row in plane.table.tolist() for c in row if c >= 0}
     assert used == set(range(plane.num_inputs)), "every column is read"
     assert len(along.table.t().unique(dim=0)) == plane.num_inputs, "and stands once"

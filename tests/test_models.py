@@ -239,7 +239,8 @@ def test_feature_maps_are_the_networks_own(location):
     maps = extractor(x)
     assert len(maps) == 5
     for found in maps:
-        assert any(torch.equal(found.features, value) for value in seen)
+        alike = [value for value in seen if value.shape == found.features.shape]
+        assert any(relative_error(found.features, value) < 1e-6 for value in alike)
 
 
 def test_intermediates_are_those_of_the_stages():
