@@ -9,7 +9,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.inflation import inflate
@@ -60,6 +61,15 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter((PREFIX + name for name in certified_models()), pattern))
 
 
+class _NoRandomNumbers(TorchFunctionMode):
+    """Passes over the drawing of weights, which takes longer on the meta device than all the rest and leaves no trace there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: Any) -> nn.Module:
     """Creates timm's 2D network with random weights.
 
@@ -75,7 +85,10 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
     if loading:
         raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
     try:
-        with torch.device("meta") if structure else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if structure:
+                stack.enter_context(_NoRandomNumbers())
+                stack.enter_context(torch.device("meta"))
             model: nn.Module = timm.create_model(architecture, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
