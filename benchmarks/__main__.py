@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import checkpoints, layers, networks, scale, sites
 from benchmarks.page import write_page
-from benchmarks.timing import Result
+from benchmarks.timing import Result, keep_heap
 
 BENCHMARKS = {
     "dense": layers.dense,
@@ -43,6 +43,7 @@ def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> N
     """
     machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     click.echo(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    keep_heap()
     results: list[Result] = []
     for name in names or BENCHMARKS:
         for result in BENCHMARKS[name](quick):

@@ -15,7 +15,7 @@ from benchmarks.shapes import real_clouds
 from benchmarks.timing import Result, compare, take_turns
 from i2p_zoo.finetune import freeze
 
-OBJECTS: dict[str, Any] = {"stem": "point", "skip_downsamples": 2}  # as README finetunes: an object must not shrink 32 times
+OBJECTS: dict[str, Any] = {"stem": "point", "skip_downsamples": 2}  # an object must not shrink 32 times
 NETWORKS = ("resnet18", "resnet50", "tf_efficientnet_lite0")
 
 

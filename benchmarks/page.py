@@ -9,11 +9,13 @@ from benchmarks.timing import Result
 _HEAD = """# Performance
 
 Ratios of seconds, contestants in turns within one run, each turn an untimed call and a timed one: the median of the rounds
-and, in brackets, their quartiles. A ratio "peer / ours" above 1 means that ours is faster. Before they are timed, forward
-passes of layers are checked against float64, depthwise weight gradients, networks and kernel maps against the peer, the number
-of voxels against numpy, a loaded network against the saved one. Not checked: the dense network, which computes another function
-(its empty voxels fill up), but for finite logits; the gradients of dense layers, which the tests compare with a dense
-convolution; spconv's voxels.
+and, in brackets, their quartiles. A ratio "peer / ours" above 1 means that ours is faster. The heap keeps what is freed, so
+that no call pays at random for new pages (`benchmarks.timing.keep_heap`).
+
+Before they are timed, forward passes of layers are checked against float64, depthwise weight gradients, networks and kernel maps
+against the peer, the number of voxels against numpy, a loaded network against the saved one. Not checked: the dense network,
+which computes another function (its empty voxels fill up), but for finite logits; the gradients of dense layers, which the
+tests compare with a dense convolution; spconv's voxels.
 
     python -m benchmarks --page docs/performance.md     # make bench prints the same; nothing else should run
 
@@ -22,7 +24,7 @@ Measured on: {processor}, {threads} threads, torch {torch}. **On a GPU: not meas
 - *GEMM*: one `torch.mm` of the same FLOPs, the machine's limit.
 - *spconv*: 2.3.8's CPU engine, its pairs made beforehand. With more than one thread it has a data race and its results are
   wrong; it is timed so for the record.
-- *gather-scatter*: per tap, a gather, a product and a scatter-add in torch.
+- *gather-scatter*: per tap, a gather, a product and a scatter-add in torch; in networks, torch's normalisation as well.
 - *all taps*: the same network with weights changed by 1e-7, so that no tap is empty and none repeats.
 
 Single layers run on real clouds at a voxel size of 0.1 (about 12 neighbours a voxel), networks on real clouds of 1,024 points

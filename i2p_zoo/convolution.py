@@ -329,9 +329,8 @@ def depthwise(features: Tensor, weight: Tensor, kmap: KernelMap, *, transposed: 
         pairs = kmap.pairs_by_input if transposed else kmap.pairs_by_output
         out = features.new_empty((len(pairs.ends), features.shape[1]))
         weight = weight.detach().contiguous()
-        used = weight.any(1)  # taps that are all zero cost nothing
         rows = features.detach().contiguous()
-        arrays = (rows.numpy(), *pairs, used.numpy(), weight.numpy(), out.numpy())
+        arrays = (rows.numpy(), *pairs, weight.numpy(), out.numpy())
         run_chunks(_depthwise.depthwise_forward, chunk_bounds(len(out)), *arrays)
         return out
     table = kmap.transposed if transposed else kmap.table

@@ -140,7 +140,7 @@ def depthwise(seed, bounds, rows=2000):
     table = random.integers(-1, rows, (3, rows)).astype(np.int32)
     out = np.full((rows, 8), np.nan)
     pairs = KernelMap([0, 1, 2], torch.from_numpy(table), rows, (3, 1, 1), int((table >= 0).sum())).pairs_by_output
-    run_chunks(depthwise_forward, bounds, features, *pairs, np.ones(3, bool), weight, out)
+    run_chunks(depthwise_forward, bounds, features, *pairs, weight, out)
     padded = np.concatenate([features, np.zeros((1, 8))])  # row -1 reads zeros
     return out, (padded[table] * weight[:, None]).sum(0)
 

@@ -11,6 +11,8 @@ from numba.extending import intrinsic
 from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
+_LINE_BYTES = 64  # of a cache
+_ROWS_AHEAD = 4
 _WIDTHS = (8, 4, 2, 1)  # vectors of channels that stay in registers through all of a row's pairs
 
 
@@ -76,6 +78,25 @@ _weigh_8, _weigh_4, _weigh_2, _weigh_1 = map(_weigh, _WIDTHS)
 _correlate_8, _correlate_4, _correlate_2, _correlate_1 = map(_correlate, _WIDTHS)
 
 
+@intrinsic
+def _prefetch(typingctx, features, row):
+    """Fetches a row of features into the second cache."""
+    signature = types.void(features, row)
+
+    def generate(context, builder, signature, args):
+        word, pointer, flag = ir.IntType(64), ir.IntType(8).as_pointer(), ir.IntType(32)
+        channels = builder.extract_value(context.make_array(signature.args[0])(context, builder, args[0]).shape, 1)
+        size = builder.mul(channels, word(Vectors(builder, signature.args[0].dtype).size))
+        start = builder.bitcast(element_pointer(context, builder, signature.args[0], args[0], args[1], word(0)), pointer)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        with cgutils.for_range_slice(builder, word(0), size, word(_LINE_BYTES), inc=True) as (offset, _):
+            builder.call(fetch, [builder.gep(start, [offset]), flag(0), flag(2), flag(1)])  # to read, second cache, data
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 @numba.njit(nogil=True, cache=True)
 def _keep_used(sources, taps, first, last, used, kept, read):
     """Copies those of a row's pairs whose taps are used; returns how many."""
@@ -111,13 +132,22 @@ def _weigh_row(features, sources, weight, taps, first, last, row, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, used, weight, out):
-    """out[o, c] = sum over o's pairs n of used taps of features[sources[n], c] * weight[taps[n], c], for rows start to stop."""
+def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight, out):
+    """out[o, c] = sum over o's pairs n of features[sources[n], c] * weight[taps[n], c], for rows start to stop.
+
+    Pairs of taps that are all zero are not read.
+    """
+    used = np.empty(len(weight), np.bool_)
+    for tap in range(len(weight)):
+        used[tap] = weight[tap].any()
     every = used.all()
     kept, read = np.empty(len(used) + 1, np.int32), np.empty(len(used) + 1, np.int32)
     for row in range(start, stop):
         first, last = np.int64(0) if row == 0 else ends[row - 1], ends[row]
         if every:
+            ahead = ends[min(row + _ROWS_AHEAD, stop - 1)]
+            if ahead > 0:  # where sites are sorted, no row has read the last one of a later row yet
+                _prefetch(features, np.int64(sources[ahead - 1]))
             _weigh_row(features, sources, weight, taps, first, last, row, out)
         else:
             count = _keep_used(sources, taps, first, last, used, kept, read)
