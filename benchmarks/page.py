@@ -12,10 +12,10 @@ Ratios of seconds, contestants in turns within one run, each turn an untimed cal
 and, in brackets, their quartiles. A ratio "peer / ours" above 1 means that ours is faster. The heap keeps what is freed, so
 that no call pays at random for new pages (`benchmarks.timing.keep_heap`).
 
-Before they are timed, forward passes of layers are checked against float64, depthwise weight gradients, networks and kernel maps
-against the peer, the number of voxels against numpy, a loaded network against the saved one. Not checked: the dense network,
-which computes another function (its empty voxels fill up), but for finite logits; the gradients of dense layers, which the
-tests compare with a dense convolution; spconv's voxels.
+Before they are timed, forward passes of layers are checked against float64, depthwise weight gradients, networks and kernel
+maps against the peer, the number of voxels against numpy, a loaded network against the saved one. Not checked: the dense
+network, which computes another function (its empty voxels fill up), but for finite logits; the gradients of dense layers, which
+the tests compare with a dense convolution; spconv's voxels.
 
     python -m benchmarks --page docs/performance.md     # make bench prints the same; nothing else should run
 

@@ -26,13 +26,11 @@ import torch
 from numpy.typing import NDArray
 
 _MINIMUM_ROWS = 256
+_TEAM_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_ALONE = np.zeros(len(_TEAM_FUNCTIONS), np.int64)
 _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
-
-
 _is_fork = False
-TEAM_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-_ALONE = np.zeros(len(TEAM_FUNCTIONS), np.int64)
 
 
 def _forget_threads() -> None:
@@ -74,7 +72,7 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
 
     Args:
         kernel: kernel(team, chunks, *args), a jitted function that gives them to `run_team`; what it runs for a chunk writes
-            only rows of its own chunk.
+            nothing that another chunk reads or writes.
         bounds: the chunks, from `chunk_bounds`.
         *args: passed on to every call.
 
@@ -82,9 +80,9 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
         MemoryError: a chunk failed; all others are done then.
     """
     chunks = np.array([(number, *bound) for number, bound in enumerate(bounds)], dtype=np.int64)
-    team = _ALONE if _is_fork else _find_team()
+    team = _ALONE if _is_fork or len(bounds) == 1 else _find_team()
     if len(bounds) == 1 or team is not _ALONE:
-        kernel(team if len(bounds) > 1 else _ALONE, chunks, *args)
+        kernel(team, chunks, *args)
         return
     pool = _pool(len(bounds) - 1)
     futures = [pool.submit(kernel, _ALONE, chunks[number : number + 1], *args) for number in range(1, len(bounds))]
@@ -103,7 +101,7 @@ def _find_team() -> NDArray[np.int64]:
     for path in sorted([*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]):
         try:
             library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-            functions = [getattr(library, name) for name in TEAM_FUNCTIONS]
+            functions = [getattr(library, name) for name in _TEAM_FUNCTIONS]
         except (OSError, AttributeError):
             continue
         return np.array([ctypes.cast(function, ctypes.c_void_p).value for function in functions], dtype=np.int64)
