@@ -121,9 +121,10 @@ def randomise_norms_(model: nn.Module, seed: int = 0) -> nn.Module:
 def force_torch_path(monkeypatch) -> None:
     """Runs what other devices run: no numba kernels, and kernel maps by binary search."""
     from i2p_zoo import convolution, kernel_maps, pooling
+    from i2p_zoo.layers import batch_norm_act
 
-    monkeypatch.setattr(convolution, "has_kernel", lambda tensor: False)
-    monkeypatch.setattr(pooling, "has_kernel", lambda tensor: False)
+    for module in (convolution, pooling, batch_norm_act):
+        monkeypatch.setattr(module, "has_kernel", lambda tensor: False)
     monkeypatch.setattr(kernel_maps, "build_table", kernel_maps.search_table)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from i2p_zoo import InvalidInputError
 from i2p_zoo.normalization import normalize_and_clamp
 from tests.helpers import relative_error, seeded
 
@@ -73,17 +74,41 @@ def test_each_gradient_alone_is_the_same(needed, training):
     assert torch.equal(gradients([needed]), gradients(["x", "weight", "bias"]))
 
 
-def test_no_gradient_passes_where_the_clamp_holds_as_with_relu6():
-    x = torch.tensor([[-1.0], [0.0], [3.0], [6.0], [7.0], [float("nan")]]).requires_grad_()
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_at_the_bounds_and_of_what_is_not_finite_are_torchs(activation):
+    limits, apply = ACTIVATIONS[activation]
+    x = torch.tensor([-1.0, 0.0, -0.0, 3.0, 6.0, 7.0, torch.nan, torch.inf, -torch.inf])[:, None].requires_grad_()
     running = (torch.zeros(1), torch.ones(1))
-    out = normalize_and_clamp(x, running, None, None, False, 0.1, 0.0, 0.0, 6.0)
-    torch.testing.assert_close(out, F.relu6(x), rtol=0, atol=0, equal_nan=True)
-    expected = torch.autograd.grad(F.relu6(x).sum(), x)[0]
-    assert torch.equal(torch.autograd.grad(out.sum(), x)[0][:5], expected[:5])
+    out = normalize_and_clamp(x, running, None, None, False, 0.1, 0.0, *limits)
+    torch.testing.assert_close(out, apply(x), rtol=0, atol=0, equal_nan=True)
+    expected = torch.autograd.grad(apply(x).sum(), x)[0]
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], expected)
 
 
-def test_digits_do_not_cancel_far_from_zero():
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_batch_that_is_not_finite_is_normalised_as_by_torch_and_without_a_warning(value):
+    x, running, _, _ = tensors(40, 3)
+    x[7, 1] = value
+    kept = [t.clone() for t in running]
+    expected = F.batch_norm(x, *kept, training=True)
+    out = normalize_and_clamp(x, running, None, None, True, 0.1, 1e-5, -INFINITY, INFINITY)
+    torch.testing.assert_close(out, expected, equal_nan=True)
+    for found, truth in zip(running, kept, strict=True):
+        torch.testing.assert_close(found, truth, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 7])
+@pytest.mark.parametrize("training", [True, False])
+def test_vectors_of_another_number_of_channels_are_refused(channels, training):
+    _, running, weight, bias = tensors(10, 6)
+    with pytest.raises(InvalidInputError, match=rf"{channels} channels .* \(6,\)"):
+        normalize_and_clamp(random(10, channels), running, weight, bias, training, 0.1, 1e-5, 0.0, 6.0)
+
+
+@pytest.mark.parametrize("first", [1000.0, 0.0])
+def test_digits_do_not_cancel_far_from_zero(first):
     x = (random(5000, 3) * 0.1 + 1000).float()
+    x[0] = first
     expected = F.batch_norm(x.double(), None, None, training=True)
     ours = relative_error(normalize_and_clamp(x, None, None, None, True, 0.1, 1e-5, -INFINITY, INFINITY), expected)
     assert ours <= relative_error(F.batch_norm(x, None, None, training=True), expected) * 2

@@ -220,7 +220,7 @@ def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, ou
     flat = packed.reshape(-1)
     group_panels, group_outputs = panels // groups, out.shape[1] // groups
     blocks = max((stop - start) // max(_CACHED_VALUES // max(features.shape[1], out.shape[1]), _FEWEST_ROWS), 1)
-    block = -(-(stop - start) // blocks)
+    block = max(-(-(stop - start) // blocks), 1)
     sources, targets = np.empty(block + TILE_ROWS, np.int32), np.empty(block + TILE_ROWS, np.int32)
     for first in range(start, stop, block):
         for tap in range(table.shape[0]):

@@ -1,4 +1,7 @@
-"""Kernels of batch normalisation with a clamp behind it: as few passes over the features as there can be."""
+"""Kernels of batch normalisation with a clamp behind it: as few passes over the features as there can be.
+
+A bound of NaN is none.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,25 @@ def sum_gradients(team, chunks, *args):
 
 
 @numba.njit(nogil=True, cache=True)
-def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, slope, level, out):
-    """Writes what passes the clamp of gradient, times scale, plus rows * slope + level, for rows start to stop."""
+def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out):
+    """Writes what passes the clamp of gradient, times scale, for rows start to stop."""
+    zero = rows.dtype.type(0)
+    for row in range(start, stop):
+        for channel in range(rows.shape[1]):
+            value = rows[row, channel] * scale[channel] + offset[channel]
+            passed = zero if (value <= low) | (value >= high) else gradient[row, channel]
+            out[row, channel] = passed * scale[channel]
+
+
+@numba.njit(nogil=True, cache=True)
+def pass_back(team, chunks, *args):
+    """Runs `_pass_back` on a team."""
+    run_team(team, chunks, _pass_back, args)
+
+
+@numba.njit(nogil=True, cache=True)
+def _pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, high, slope, level, out):
+    """Writes what `_pass_back` does plus rows * slope + level, for rows start to stop."""
     zero = rows.dtype.type(0)
     for row in range(start, stop):
         for channel in range(rows.shape[1]):
@@ -87,6 +107,6 @@ def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, slo
 
 
 @numba.njit(nogil=True, cache=True)
-def pass_back(team, chunks, *args):
-    """Runs `_pass_back` on a team."""
-    run_team(team, chunks, _pass_back, args)
+def pass_back_of_batch(team, chunks, *args):
+    """Runs `_pass_back_of_batch` on a team."""
+    run_team(team, chunks, _pass_back_of_batch, args)

@@ -2,6 +2,8 @@
 
 Threads that came back to Python for each chunk would pass the interpreter's lock around, which takes longer than a small
 layer's convolution.
+
+numba's cache notices a change of the file a kernel stands in, not of this one.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def run_team(typingctx, team, chunks, kernel, args):
                 builder.call(start, [function, argument, threads, ir.IntType(32)(0)])
         failed = builder.load(cgutils.gep_inbounds(builder, work, 0, len(fields) - 1))
         with builder.if_then(builder.icmp_unsigned("!=", failed, _WORD(0))):
-            context.call_conv.return_user_exc(builder, MemoryError, ("A kernel found no memory for its buffers.",))
+            context.call_conv.return_user_exc(
+                builder, MemoryError, ("A kernel failed, most likely for want of memory for its buffers.",)
+            )
         return context.get_dummy_value()
 
     return signature, generate

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
@@ -13,6 +15,7 @@ from i2p_zoo.normalization import normalize_and_clamp
 from i2p_zoo.sparse_tensor import Padding, SparseTensor
 from i2p_zoo.synchronized_norm import is_synchronized
 
+_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 _LIMITS = {nn.Identity: (float("-inf"), float("inf")), nn.ReLU: (0.0, float("inf")), nn.ReLU6: (0.0, 6.0)}
 
 
@@ -20,15 +23,12 @@ class SparseBatchNormAct2d(BatchNormAct2d):
     """timm's layer, which runs as one operation where it can: on the CPU, with ReLU, ReLU6 or no activation.
 
     Args:
-        leaf: timm's layer; its parameters, buffers, activation and dropout are shared, not copied.
+        leaf: timm's layer; all that it holds is shared, not copied.
     """
 
     def __init__(self, leaf: BatchNormAct2d) -> None:
-        affine, track = leaf.affine, leaf.track_running_stats
-        super().__init__(leaf.num_features, leaf.eps, leaf.momentum, affine, track, apply_act=False, device="meta")
-        self.drop, self.act = leaf.drop, leaf.act
-        self._parameters.update(leaf._parameters)
-        self._buffers.update(leaf._buffers)
+        for name, value in vars(leaf).items():
+            self.__dict__[name] = copy.copy(value) if isinstance(value, dict | set) else value
 
     def forward(self, x: Any) -> Any:
         """Normalises (N, C) features over all voxels of the batch and applies the activation."""
@@ -46,14 +46,18 @@ class SparseBatchNormAct2d(BatchNormAct2d):
         return x.derive(normalize_and_clamp(x.features, *arguments))
 
     def _fuses(self, x: Any) -> bool:
-        """Whether the input, the parameters and what hangs on the modules behind leave the result and its way as they are."""
-        if not isinstance(x, SparseTensor) or x.channels_last or x.padding != Padding() or type(self.drop) is not nn.Identity:
+        """Whether one operation leaves the result, the errors and what hangs on the modules behind as they are."""
+        if not isinstance(x, SparseTensor) or x.channels_last or x.padding != Padding() or x.features.ndim != 2:
             return False
-        hooked = any(value for module in (self.drop, self.act) for key, value in vars(module).items() if "hooks" in key)
-        tensors = [x.features, *(t for t in (self.weight, self.bias, self.running_mean, self.running_var) if t is not None)]
-        alike = all(has_kernel(t) and t.dtype == x.features.dtype for t in tensors)
-        few = len(x.features) < 2 or x.features.ndim != 2
-        return alike and not hooked and not few and not (self.training and is_synchronized())
+        behind = [item for module in (self.drop, self.act) for item in vars(module).items()]
+        if type(self.drop) is not nn.Identity or any(value for name, value in behind if "hooks" in name or name == "forward"):
+            return False
+        if any(getattr(torch.nn.modules.module, name) for name in _HOOKS_OF_ALL):
+            return False
+        own = [t for t in (self.weight, self.bias, self.running_mean, self.running_var) if t is not None]
+        rows, channels = x.features.shape
+        alike = all(t.shape == (channels,) and t.dtype == x.features.dtype and has_kernel(t) for t in own)
+        return alike and has_kernel(x.features) and rows > 1 and not (self.training and is_synchronized())
 
 
 @replaces(BatchNormAct2d)

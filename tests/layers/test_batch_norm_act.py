@@ -90,6 +90,39 @@ def test_hooks_on_the_activation_run(operations):
     assert not operations
 
 
+def test_hooks_on_all_modules_and_an_activations_own_forward_run(operations):
+    _, layer = make("relu6")
+    seen = []
+    with nn.modules.module.register_module_forward_hook(lambda module, given, result: seen.append(type(module))):
+        layer(random_cloud(6))
+    assert nn.ReLU6 in seen
+    layer.act.forward = lambda x: seen.append("own") or x
+    layer(random_cloud(6))
+    assert seen[-1] == "own"
+    assert not operations
+
+
+def test_what_a_leaf_carries_besides_stays():
+    leaf = LEAVES["relu"]().eval()
+    leaf.note = "mine"
+    leaf.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update({prefix + "more": torch.ones(1)}))
+    layer = SparseBatchNormAct2d(leaf)
+    assert (layer.note, layer.training) == ("mine", False)
+    assert layer.state_dict().keys() == leaf.state_dict().keys() >= {"more"}
+    layer.register_forward_hook(lambda *_: None)
+    assert not leaf._forward_hooks
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [1, 7, 300])
+def test_another_number_of_channels_is_refused_as_by_timm(channels, training):
+    _, layer = make("relu")
+    before = {key: value.clone() for key, value in layer.state_dict().items() if "num_batches" not in key}
+    with pytest.raises(RuntimeError, match=r"should contain|must match"):
+        layer.train(training)(random_cloud(channels))
+    assert all(torch.equal(layer.state_dict()[key], value) for key, value in before.items())
+
+
 def test_a_single_voxel_is_refused_in_training_and_normalised_in_evaluation():
     leaf, layer = make("relu")
     x = random_cloud(6, voxels=1)
