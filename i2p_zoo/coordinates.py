@@ -200,6 +200,7 @@ def derive_sites(
         cache.derived[key] = moved
         if stride != (1, 1, 1):
             cache.origins[cache.key(moved)] = Origin(coords, shape, stride)
+            cache.orders[cache.key(moved)] = None  # distinct rows are sorted rows
     result: Tensor = cache.derived[key]
     return result
 
