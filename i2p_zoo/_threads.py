@@ -72,7 +72,7 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
 
     Args:
         kernel: kernel(team, chunks, *args), a jitted function that gives them to `run_team`; what it runs for a chunk writes
-            nothing that another chunk reads or writes.
+            nothing that another chunk reads, and nothing that another writes but the same values.
         bounds: the chunks, from `chunk_bounds`.
         *args: passed on to every call.
 

@@ -74,9 +74,6 @@ def _add_dot_products(typingctx, features, sources, first, weight, tap, channel,
             channels.append(element_pointer(context, builder, kinds[3], args[3], channel, column))
         zero = ir.Constant(vectors.type, None)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in channels] for _ in rows]
-        for places_ in sums:
-            for place in places_:
-                builder.store(zero, place)
 
         def add(load):
             values = [load(row) for row in rows]
