@@ -145,8 +145,8 @@ def sorting_order(coords: Tensor) -> Tensor | None:
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the sorted distinct rows (M, 4) of (N, 4) coordinates, and for each row (N,) which one it is."""
     keys = pack(coords)
-    _, inverse = torch.unique(keys, return_inverse=True)
-    unique = coords.new_empty((int(inverse.max()) + 1, 4))
+    distinct, inverse = torch.unique(keys, return_inverse=True)
+    unique = coords.new_empty((len(distinct), 4))
     unique[inverse] = coords
     return unique, inverse
 
@@ -183,10 +183,8 @@ def derive_sites(
         return coords
     key = ("sites", cache.key(coords), stride, shift, shape, out_shape)
     if key not in cache.derived:
-        moved = coords.clone()
-        moved[:, 1:] = torch.div(
-            coords[:, 1:], torch.tensor(stride, dtype=coords.dtype, device=coords.device), rounding_mode="floor"
-        ) - torch.tensor(shift, dtype=coords.dtype, device=coords.device)
+        steps, shifts = (torch.tensor(step, dtype=coords.dtype, device=coords.device) for step in ((1, *stride), (0, *shift)))
+        moved = torch.div(coords, steps, rounding_mode="floor") - shifts
         if crop is not None:
             moved = moved[inside(moved, crop)]
             if len(moved) == 0:

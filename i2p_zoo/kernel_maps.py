@@ -298,9 +298,8 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
         return search_table(cache, coords, out, window)
     read, write = lines_of(cache, coords), lines_of(cache, out)
     offsets = window.axis_offsets
-    z, y, x = offsets
     mirrored = coords is out and all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
-    table = torch.full((len(z) * len(y) * len(x), len(out)), -1, dtype=torch.int32)
+    table = torch.full((math.prod(window.kernel), len(out)), -1, dtype=torch.int32)
     bounds = chunk_bounds(len(write.keys))
     counts = torch.zeros((len(bounds), len(table)), dtype=torch.int64)
     run_chunks(
@@ -309,8 +308,7 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
         *(read.keys, read.starts, read.x, read.order),
         *(write.keys, write.starts, write.x, write.order),
         np.array(window.stride, dtype=np.int64),
-        np.array(list(itertools.product(z, y)), dtype=np.int64),
-        np.array(x, dtype=np.int64),
+        *(np.array(ascending, dtype=np.int64) for ascending in offsets),
         mirrored,
         table.numpy(),
         counts.numpy(),

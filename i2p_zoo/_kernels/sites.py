@@ -64,53 +64,76 @@ def _find_line(keys, batch, z, y):
 
 
 @numba.njit(nogil=True, cache=True)
+def _spacing(offsets):
+    return max((offsets[-1] - offsets[0]) // max(offsets.size - 1, 1), 1)
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)  # else each call counts references to its arrays
+def _match_sites(
+    chunk, site, end, in_x, in_order, out, out_end, out_x, out_order,
+    stride, offset, spacing, first_tap, last_tap, mirrored, table, counts,
+):  # fmt: skip
+    """Does `_match_lines` for output sites out to out_end, input sites site to end and taps that differ in x alone."""
+    last = table.shape[0] - 1
+    reach = (last_tap - first_tap) * spacing
+    for target in range(out, out_end):
+        low = np.int64(out_x[target]) * stride + offset
+        while site < end and in_x[site] < low:
+            site += 1
+        if site == end:
+            break
+        row = out_order[target] if out_order.size else target
+        ahead = site
+        while ahead < end and in_x[ahead] <= low + reach:
+            step = in_x[ahead] - low
+            if spacing == 1 or step % spacing == 0:
+                tap = first_tap + (step if spacing == 1 else step // spacing)
+                source = in_order[ahead] if in_order.size else ahead
+                table[tap, row] = source
+                if mirrored:
+                    table[last - tap, source] = row
+                counts[chunk, tap] += 1
+            ahead += 1
+
+
+@numba.njit(nogil=True, cache=True)
 def _match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
-    stride, planes, columns, mirrored, table, counts,
+    stride, z_offsets, y_offsets, x_offsets, mirrored, table, counts,
 ):  # fmt: skip
     """Writes the pairs of the output lines first to last into a kernel map of -1, and their number into counts[chunk].
 
-    An output site o reads the input site o * stride + offset; `planes` (P, 2) are the offsets in z and y, `columns` those
-    in x, ascending; tap number plane * len(columns) + column. Where the sites are the same and the taps their own mirror
-    image (`mirrored`), only the first half of the taps is looked for: if o reads i, i reads o by the mirrored tap.
+    An output site o reads the input site o * stride + offset. The offsets of an axis ascend in equal steps; taps are numbered
+    with x fastest. Where the sites are the same and the taps their own mirror image (`mirrored`), only the first half of the
+    taps is looked for: if o reads i, i reads o by the mirrored tap.
     """
-    taps = columns.shape[0]
-    last = planes.shape[0] * taps - 1
-    dilation = max((columns[taps - 1] - columns[0]) // max(taps - 1, 1), 1)
-    for plane in range((planes.shape[0] + 1) // 2 if mirrored else planes.shape[0]):
-        reach = (last // 2 - plane * taps if mirrored and 2 * (plane + 1) * taps > last + 1 else taps - 1) * dilation
-        position = -1
+    rows, columns = y_offsets.size, x_offsets.size
+    y_spacing, x_spacing = _spacing(y_offsets), _spacing(x_offsets)
+    last = table.shape[0] - 1
+    last_sought = last // 2 if mirrored else last
+    for plane in range(z_offsets.size):
+        if plane * rows * columns > last_sought:
+            break
+        nearest = -1
         for line in range(first_line, last_line):
             batch = np.int64(out_keys[line, 0])
-            z = np.int64(out_keys[line, 1]) * stride[0] + planes[plane, 0]
-            y = np.int64(out_keys[line, 2]) * stride[1] + planes[plane, 1]
-            if position < 0:
-                position = _find_line(in_keys, batch, z, y)
-            while position < in_keys.shape[0] and _compare(in_keys, position, batch, z, y) < 0:
-                position += 1
-            if position == in_keys.shape[0]:
-                break
-            if _compare(in_keys, position, batch, z, y) > 0:
-                continue
-            site, end = in_starts[position], in_starts[position + 1]
-            for out in range(out_starts[line], out_starts[line + 1]):
-                low = np.int64(out_x[out]) * stride[2] + columns[0]
-                while site < end and in_x[site] < low:
-                    site += 1
-                if site == end:
-                    break
-                row = out_order[out] if out_order.size else out
-                ahead = site
-                while ahead < end and in_x[ahead] <= low + reach:
-                    step = in_x[ahead] - low
-                    if dilation == 1 or step % dilation == 0:
-                        tap = plane * taps + (step if dilation == 1 else step // dilation)
-                        source = in_order[ahead] if in_order.size else ahead
-                        table[tap, row] = source
-                        if mirrored:
-                            table[last - tap, source] = row
-                        counts[chunk, tap] += 1
-                    ahead += 1
+            z = np.int64(out_keys[line, 1]) * stride[0] + z_offsets[plane]
+            y = np.int64(out_keys[line, 2]) * stride[1] + y_offsets[0]
+            if nearest < 0:
+                nearest = _find_line(in_keys, batch, z, y)
+            while nearest < in_keys.shape[0] and _compare(in_keys, nearest, batch, z, y) < 0:
+                nearest += 1
+            ahead = nearest
+            while ahead < in_keys.shape[0] and _compare(in_keys, ahead, batch, z, y + (rows - 1) * y_spacing) <= 0:
+                step = in_keys[ahead, 2] - y
+                tap = (plane * rows + step // y_spacing) * columns
+                if step % y_spacing == 0 and tap <= last_sought:
+                    _match_sites(
+                        chunk, in_starts[ahead], in_starts[ahead + 1], in_x, in_order,
+                        out_starts[line], out_starts[line + 1], out_x, out_order, stride[2], x_offsets[0], x_spacing,
+                        tap, min(tap + columns - 1, last_sought), mirrored, table, counts,
+                    )  # fmt: skip
+                ahead += 1
     if mirrored:
         for tap in range((last + 1) // 2):
             counts[chunk, last - tap] = counts[chunk, tap]
