@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numba
-
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _find_differences(chunk, start, stop, weight, axis, differs):
     """differs[chunk] = whether a (C_out, kz, ky, kx, C_in) weight's outputs start to stop change along axis 0, 1 or 2."""
     for output in range(start, stop):
@@ -23,13 +22,13 @@ def _find_differences(chunk, start, stop, weight, axis, differs):
                         return
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find_differences(team, chunks, *args):
     """Runs `_find_differences` on a team."""
     run_team(team, chunks, _find_differences, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _find_columns(chunk, start, stop, table, lines, plane, known):
     """Finds the column that each output from start to stop reads at each place of the plane.
 
@@ -56,13 +55,13 @@ def _find_columns(chunk, start, stop, table, lines, plane, known):
                 known[plane[place, out]] = 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find_columns(team, chunks, *args):
     """Runs `_find_columns` on a team."""
     run_team(team, chunks, _find_columns, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
     """Gives the columns of `find_columns` their numbers, and along[tap, column] the voxels they read, -1 beforehand."""
     for place in range(lines.shape[1]):
@@ -76,7 +75,7 @@ def _fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
                     along[tap, column] = table[lines[tap, place], out]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def fill_columns(team, chunks, *args):
     """Runs `_fill_columns` on a team."""
     run_team(team, chunks, _fill_columns, args)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
@@ -97,7 +97,7 @@ def _prefetch(typingctx, features, row):
     return signature, generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _keep_used(sources, taps, first, last, used, kept, read):
     """Copies those of a row's pairs whose taps are used; returns how many."""
     count = 0
@@ -108,7 +108,7 @@ def _keep_used(sources, taps, first, last, used, kept, read):
     return count
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _weigh_row(features, sources, weight, taps, first, last, row, out):
     channels, vector = out.shape[1], VECTOR_BYTES // features.itemsize
     channel = 0
@@ -131,7 +131,7 @@ def _weigh_row(features, sources, weight, taps, first, last, row, out):
         out[row, c] = total
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight, out):
     """out[o, c] = sum over o's pairs n of features[sources[n], c] * weight[taps[n], c], for rows start to stop.
 
@@ -154,13 +154,13 @@ def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight
             _weigh_row(features, kept, weight, read, np.int64(0), count, row, out)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def depthwise_forward(team, chunks, *args):
     """Runs `_depthwise_forward` on a team."""
     run_team(team, chunks, _depthwise_forward, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
     """partial[chunk, k, c] = sum of gradient[o, c] * features[sources[n], c] over pairs n of tap k of rows o, start to stop."""
     channels = gradient.shape[1]
@@ -186,7 +186,7 @@ def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps
                 sums[taps[n], c] += gradient[row, c] * features[sources[n], c]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def depthwise_weight_gradient(team, chunks, *args):
     """Runs `_depthwise_weight_gradient` on a team."""
     run_team(team, chunks, _depthwise_weight_gradient, args)

@@ -6,12 +6,12 @@ ROWS rows by CHANNELS outputs, whose partial sums over the depth stay in vector 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.matrix import collect_pairs
 from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
@@ -101,7 +101,7 @@ def _add_dot_products(typingctx, features, sources, first, weight, tap, channel,
     return signature, generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, weight, used, out):
     """out[o] += sum over k of features[table[k, o]] times tap taps[k] of weight, for blocks of CHANNELS outputs.
 
@@ -138,7 +138,7 @@ def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, we
                         out[targets[pair + m], channel + j] += scratch[m, j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def multiply_few_rows(team, chunks, *args):
     """Runs `_multiply_few_rows` on a team."""
     run_team(team, chunks, _multiply_few_rows, args)

@@ -8,12 +8,12 @@ High-Performance Matrix Multiplication", ACM TOMS 2008; the rows by pointer are 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 from i2p_zoo._kernels.vectors import AVX512, VECTOR_BYTES, Vectors, element_pointer, row_number
 
@@ -109,7 +109,7 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
     return signature, generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _any_nonzero(weight, tap):
     for output in range(weight.shape[0]):
         found = False
@@ -120,20 +120,20 @@ def _any_nonzero(weight, tap):
     return False
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _find_used_taps(chunk, first, last, weight, taps, used):
     """used[n] = whether any value of tap taps[n] of a (C_out, all taps, C_in / groups) weight is not zero."""
     for number in range(first, last):
         used[number] = _any_nonzero(weight, taps[number])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find_used_taps(team, chunks, *args):
     """Runs `_find_used_taps` on a team."""
     run_team(team, chunks, _find_used_taps, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed):
     """Lays taps of a (C_out, all taps, C_in / groups) weight out as `multiply_rows` reads them, but for those not used.
 
@@ -164,13 +164,13 @@ def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed)
                         packed[number, panel, k, j] = weight[first + j, tap, k]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def pack_weight(team, chunks, *args):
     """Runs `_pack_weight` on a team."""
     run_team(team, chunks, _pack_weight, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def collect_pairs(table, tap, start, stop, sources, targets):
     """Writes the pairs of one tap on outputs start to stop; returns their number."""
     count = 0
@@ -181,7 +181,7 @@ def collect_pairs(table, tap, start, stop, sources, targets):
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _multiply_pairs(features, sources, count, column, depth, panels, place, out, targets, out_column, columns):
     """Adds `count` rows of features times the panel at `place` to the first `columns` of its columns of `out`.
 
@@ -201,7 +201,7 @@ def _multiply_pairs(features, sources, count, column, depth, panels, place, out,
                 out[targets[pair + m], out_column + j] += scratch[m, j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _collect_tiles(table, tap, start, stop, sources, targets, spare):
     """Collects pairs as `collect_pairs` does and fills the last tile up, with products that go to row `spare`."""
     count = collect_pairs(table, tap, start, stop, sources, targets)
@@ -210,7 +210,7 @@ def _collect_tiles(table, tap, start, stop, sources, targets, spare):
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, out):
     """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time, for rows start to stop.
 
@@ -239,13 +239,13 @@ def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, ou
                     )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def multiply_rows(team, chunks, *args):
     """Runs `_multiply_rows` on a team."""
     run_team(team, chunks, _multiply_rows, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, weight, taps, used, out):
     """out[i] += sum over k of gradient[table[k, i]] times tap taps[k] of weight, for the panels first to last of `out`.
 
@@ -284,13 +284,13 @@ def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, wei
                 )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def multiply_few_rows_back(team, chunks, *args):
     """Runs `_multiply_few_rows_back` on a team."""
     run_team(team, chunks, _multiply_few_rows_back, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
     """out[o, tap * C_in / groups + i] += sum over sites of gradient[site, o] * features[table[tap, site], i].
 
@@ -328,7 +328,7 @@ def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, gro
                             out[row + m, place + j] += scratch[row - left + m, column - right + j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def correlate_rows(team, chunks, *args):
     """Runs `_correlate_rows` on a team."""
     run_team(team, chunks, _correlate_rows, args)

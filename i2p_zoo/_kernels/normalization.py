@@ -5,15 +5,15 @@ A bound of NaN is none.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 
 _BLOCK = 64  # rows that are summed in the features' own precision, before their sums are added up in float64
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sum_moments(chunk, start, stop, rows, centre, sums):
     """sums[chunk] = the sums of rows - centre and of their squares over rows start to stop: (2, C) float64."""
     channels = rows.shape[1]
@@ -31,13 +31,13 @@ def _sum_moments(chunk, start, stop, rows, centre, sums):
             sums[chunk, 1, channel] += second[channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def sum_moments(team, chunks, *args):
     """Runs `_sum_moments` on a team."""
     run_team(team, chunks, _sum_moments, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
     """Writes rows * scale + offset, kept within low and high, a NaN staying one, for rows start to stop."""
     for row in range(start, stop):
@@ -47,13 +47,13 @@ def _scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
             out[row, channel] = high if value > high else value
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def scale_and_clamp(team, chunks, *args):
     """Runs `_scale_and_clamp` on a team."""
     run_team(team, chunks, _scale_and_clamp, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high, mean, sums):
     """sums[chunk] = the sums of what passes the clamp of gradient, and of that times rows - mean: (2, C) float64."""
     channels, zero = rows.shape[1], rows.dtype.type(0)
@@ -72,13 +72,13 @@ def _sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high,
             sums[chunk, 1, channel] += second[channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def sum_gradients(team, chunks, *args):
     """Runs `_sum_gradients` on a team."""
     run_team(team, chunks, _sum_gradients, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out):
     """Writes what passes the clamp of gradient, times scale, for rows start to stop."""
     zero = rows.dtype.type(0)
@@ -89,13 +89,13 @@ def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out
             out[row, channel] = passed * scale[channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def pass_back(team, chunks, *args):
     """Runs `_pass_back` on a team."""
     run_team(team, chunks, _pass_back, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, high, slope, level, out):
     """Writes what `_pass_back` does plus rows * slope + level, for rows start to stop."""
     zero = rows.dtype.type(0)
@@ -106,7 +106,7 @@ def _pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, 
             out[row, channel] = passed * scale[channel] + rows[row, channel] * slope[channel] + level[channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def pass_back_of_batch(team, chunks, *args):
     """Runs `_pass_back_of_batch` on a team."""
     run_team(team, chunks, _pass_back_of_batch, args)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numba
-
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _max_forward(chunk, start, stop, features, table, out, source_of):
     """out[o, c] = max over taps of features[table[k, o], c]; source_of[o, c] is the row it came from, or -1 (out 0)."""
     for row in range(start, stop):
@@ -24,13 +23,13 @@ def _max_forward(chunk, start, stop, features, table, out, source_of):
                         source_of[row, channel] = source
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def max_forward(team, chunks, *args):
     """Runs `_max_forward` on a team."""
     run_team(team, chunks, _max_forward, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
     """Gathers, for input rows start to stop, the gradients of the outputs whose maximum each row was."""
     for row in range(start, stop):
@@ -44,7 +43,7 @@ def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
                         out[row, channel] += gradient[target, channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def max_backward(team, chunks, *args):
     """Runs `_max_backward` on a team."""
     run_team(team, chunks, _max_backward, args)

@@ -6,13 +6,13 @@ one walk along two lines, and which two lines is known from far fewer lines than
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from i2p_zoo._kernels.compilation import compiled
 from i2p_zoo._kernels.team import run_team
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find_lines(coords, order, keys, starts, x):
     """Splits (N, 4) sites into lines; returns how many there are.
 
@@ -40,7 +40,7 @@ def find_lines(coords, order, keys, starts, x):
     return lines
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _compare(keys, line, batch, z, y):
     difference = np.int64(keys[line, 0]) - batch
     if difference == 0:
@@ -50,7 +50,7 @@ def _compare(keys, line, batch, z, y):
     return difference
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _find_line(keys, batch, z, y):
     """The first line that does not stand before (batch, z, y)."""
     low, high = 0, keys.shape[0]
@@ -63,12 +63,12 @@ def _find_line(keys, batch, z, y):
     return low
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _spacing(offsets):
     return max((offsets[-1] - offsets[0]) // max(offsets.size - 1, 1), 1)
 
 
-@numba.njit(nogil=True, cache=True, forceinline=True)  # else each call counts references to its arrays
+@compiled(forceinline=True)  # else each call counts references to its arrays
 def _match_sites(
     chunk, site, end, in_x, in_order, out, out_end, out_x, out_order,
     stride, offset, spacing, first_tap, last_tap, mirrored, table, counts,
@@ -96,7 +96,7 @@ def _match_sites(
             ahead += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
     stride, z_offsets, y_offsets, x_offsets, mirrored, table, counts,
@@ -139,13 +139,13 @@ def _match_lines(
             counts[chunk, last - tap] = counts[chunk, tap]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def match_lines(team, chunks, *args):
     """Runs `_match_lines` on a team."""
     run_team(team, chunks, _match_lines, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
     """transposed[tap, table[tap, o]] = o, and -1 where no output reads the input, for taps first to last."""
     for tap in range(first_tap, last_tap):
@@ -155,13 +155,13 @@ def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
                 transposed[tap, table[tap, out]] = out
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def transpose_taps(team, chunks, *args):
     """Runs `_transpose_taps` on a team."""
     run_team(team, chunks, _transpose_taps, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _count_pairs(chunk, start, stop, table, counts):
     """counts[o] = how many taps of a (K, N) table read anything for o, for rows start to stop."""
     for row in range(start, stop):
@@ -171,13 +171,13 @@ def _count_pairs(chunk, start, stop, table, counts):
             counts[row] += table[tap, row] >= 0
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def count_pairs(team, chunks, *args):
     """Runs `_count_pairs` on a team."""
     run_team(team, chunks, _count_pairs, args)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _list_pairs(chunk, start, stop, table, ends, sources, taps):
     """Writes what each row from start to stop reads, and the taps it reads it with, before its `ends`."""
     for row in range(start, stop):
@@ -189,7 +189,7 @@ def _list_pairs(chunk, start, stop, table, ends, sources, taps):
                 place += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def list_pairs(team, chunks, *args):
     """Runs `_list_pairs` on a team."""
     run_team(team, chunks, _list_pairs, args)
