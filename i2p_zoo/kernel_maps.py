@@ -23,6 +23,7 @@ from i2p_zoo._threads import chunk_bounds, run_chunks
 from i2p_zoo.coordinates import SiteCache, Triple, derive_sites
 
 AXES = {"z": 0, "y": 1, "x": 2}
+_LONG_LINE = 4  # sites; lines that are so long on average are walked along once a row of taps, shorter ones once a plane
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,9 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
         return search_table(cache, coords, out, window)
     read, write = lines_of(cache, coords), lines_of(cache, out)
     offsets = window.axis_offsets
-    mirrored = coords is out and all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
+    symmetric = all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
+    mirrored = coords is out and window.stride == (1, 1, 1) and symmetric
+    by_planes = len(read.x) < _LONG_LINE * len(read.keys) and window.dilation[1] <= 2
     table = torch.full((math.prod(window.kernel), len(out)), -1, dtype=torch.int32)
     bounds = chunk_bounds(len(write.keys))
     counts = torch.zeros((len(bounds), len(table)), dtype=torch.int64)
@@ -309,6 +312,7 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
         *(write.keys, write.starts, write.x, write.order),
         np.array(window.stride, dtype=np.int64),
         *(np.array(ascending, dtype=np.int64) for ascending in offsets),
+        window.kernel[1] if by_planes else 1,
         mirrored,
         table.numpy(),
         counts.numpy(),

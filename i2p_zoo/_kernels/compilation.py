@@ -1,7 +1,7 @@
-"""Compiles kernels on first use, by one process at a time, and keeps them on disk.
+"""Compiles kernels on first use and keeps them on disk, where one process at a time reads or writes them.
 
-numba numbers the code that it keeps of a function by an index which it reads beforehand. Processes that do so at once, with
-arguments of other types, give theirs the same number, and a kernel is then called with the other's code: a TypeError, now or
+numba numbers the code that it keeps of a function by an index which it has read before. Of processes that do so at once, for
+arguments of other types, two may take the same number, and a kernel is then called with the other's code: a TypeError, now or
 in every later process (`numba.core.caching.IndexDataCacheFile.save`).
 """
 
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import warnings
 from pathlib import Path
 
 import numba
 from filelock import FileLock
 
-_TIMEOUT = 120  # seconds, more than any kernel takes to compile
-_mutex = threading.RLock()  # taken before a file's: numba has a lock of its own, and two threads might each wait for the other
+_TIMEOUT = 10  # seconds, where reading or writing takes some milliseconds
+_can_lock = True
 
 
 def compiled(function=None, **options):
@@ -31,33 +30,48 @@ def compiled(function=None, **options):
         return functools.partial(compiled, **options)
     try:
         dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
         warnings.warn(
             "Compiled kernels cannot be kept: neither i2p_zoo's folder nor the user's cache can be written. Every process will "
             "compile its own, which takes a minute. Set NUMBA_CACHE_DIR to a folder that can be written.",
-            stacklevel=2,
+            stacklevel=1,  # one place for all kernels, so that it is said once
         )
         return numba.njit(nogil=True, **options)(function)
-    path = Path(dispatcher.stats.cache_path) / f"{function.__module__}.{function.__qualname__}.lock"
-    compile_signature = dispatcher.compile
-
-    def compile_alone(signature):
-        with _mutex, _locked(path):
-            return compile_signature(signature)
-
-    dispatcher.compile = compile_alone
+    cache = getattr(dispatcher, "_cache", None)
+    if cache is not None:  # it is where NUMBA_DISABLE_JIT is set
+        path = Path(cache.cache_path) / f"{function.__module__}.{function.__name__}-{function.__code__.co_firstlineno}.lock"
+        cache.load_overload = _alone(cache.load_overload, path)
+        cache.save_overload = _alone(cache.save_overload, path)
     return dispatcher
+
+
+def _alone(operate, path):
+    """A function that locks a file against other processes while it runs another."""
+
+    @functools.wraps(operate)
+    def operate_alone(*args):
+        with _locked(path):
+            return operate(*args)
+
+    return operate_alone
 
 
 @contextlib.contextmanager
 def _locked(path):
-    """Locks a file against other processes."""
+    global _can_lock
     lock = FileLock(path, timeout=_TIMEOUT)
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):  # nothing can be written there, or a process was stopped while it compiled
-        yield
-        return
+    if _can_lock:
+        try:
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:  # a file system without locks, or a process that was stopped
+            _can_lock = False
+            warnings.warn(
+                f"{path} cannot be locked ({error}). Processes that compile kernels at once may spoil each other's: set "
+                "NUMBA_CACHE_DIR to a local folder.",
+                stacklevel=1,
+            )
     try:
         yield
     finally:

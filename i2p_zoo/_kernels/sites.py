@@ -99,26 +99,28 @@ def _match_sites(
 @compiled
 def _match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
-    stride, z_offsets, y_offsets, x_offsets, mirrored, table, counts,
+    stride, z_offsets, y_offsets, x_offsets, rows, mirrored, table, counts,
 ):  # fmt: skip
     """Writes the pairs of the output lines first to last into a kernel map of -1, and their number into counts[chunk].
 
     An output site o reads the input site o * stride + offset. The offsets of an axis ascend in equal steps; taps are numbered
-    with x fastest. Where the sites are the same and the taps their own mirror image (`mirrored`), only the first half of the
-    taps is looked for: if o reads i, i reads o by the mirrored tap.
+    with x fastest. One walk along the lines finds `rows` offsets in y: one, or all. Where the sites are the same and the taps
+    their own mirror image (`mirrored`), only the first half of the taps is looked for: if o reads i, i reads o by the mirrored
+    tap.
     """
-    rows, columns = y_offsets.size, x_offsets.size
+    columns = x_offsets.size
     y_spacing, x_spacing = _spacing(y_offsets), _spacing(x_offsets)
     last = table.shape[0] - 1
     last_sought = last // 2 if mirrored else last
-    for plane in range(z_offsets.size):
-        if plane * rows * columns > last_sought:
+    for strip in range(0, z_offsets.size * y_offsets.size, rows):
+        if strip * columns > last_sought:
             break
+        plane, first_row = strip // y_offsets.size, strip % y_offsets.size
         nearest = -1
         for line in range(first_line, last_line):
             batch = np.int64(out_keys[line, 0])
             z = np.int64(out_keys[line, 1]) * stride[0] + z_offsets[plane]
-            y = np.int64(out_keys[line, 2]) * stride[1] + y_offsets[0]
+            y = np.int64(out_keys[line, 2]) * stride[1] + y_offsets[first_row]
             if nearest < 0:
                 nearest = _find_line(in_keys, batch, z, y)
             while nearest < in_keys.shape[0] and _compare(in_keys, nearest, batch, z, y) < 0:
@@ -126,7 +128,7 @@ def _match_lines(
             ahead = nearest
             while ahead < in_keys.shape[0] and _compare(in_keys, ahead, batch, z, y + (rows - 1) * y_spacing) <= 0:
                 step = in_keys[ahead, 2] - y
-                tap = (plane * rows + step // y_spacing) * columns
+                tap = (strip + step // y_spacing) * columns
                 if step % y_spacing == 0 and tap <= last_sought:
                     _match_sites(
                         chunk, in_starts[ahead], in_starts[ahead + 1], in_x, in_order,
