@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from i2p_zoo.coordinates import unique_rows
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.finetune import eval_mode
 from i2p_zoo.sparse_tensor import SparseTensor
 
 _ALIGNMENT = 64  # blocks begin at multiples of it, so that no stride of a network (32 mostly) puts two of them in one voxel
@@ -50,20 +52,14 @@ def predict(
         raise InvalidInputError(f"`max_voxels` must be at least 1 or None; got {max_voxels}.")
     if margin < 0:
         raise InvalidInputError(f"`margin` must not be negative; got {margin}.")
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            x: SparseTensor = model.prepare(points)
-            found = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
-            return found if features else model.forward_head(found)
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.no_grad():
+        x: SparseTensor = model.prepare(points)
+        found = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
+        return found if features else model.forward_head(found)
 
 
 def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progress: bool) -> SparseTensor:
-    kept_features, kept_coords = [], []
-    out = x
+    outputs, distances = [], []
     with tqdm(total=len(x.coords), unit="voxel", unit_scale=True, disable=not progress, desc="predicting") as bar:
         for sample in range(x.batch_size):
             rows = (x.coords[:, 0] == sample).nonzero().squeeze(1)
@@ -75,18 +71,27 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 stride = torch.tensor((out.stride,) * 3 if isinstance(out.stride, int) else out.stride, device=near.device)
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")
-                own = _within(out.coords[:, 1:] * stride, low, high)
-                kept_features.append(out.features[own])
-                kept_coords.append(out.coords[own])
+                place = out.coords[:, 1:] * stride
+                outputs.append(out)
+                distances.append(torch.maximum(low - place, place - high + 1).amax(1).clamp(min=0))
                 bar.update(int(_within(x.coords[near, 1:], low, high).sum()))
-    merged = SparseTensor(
-        torch.cat(kept_features),
-        torch.cat(kept_coords),
-        stride=out.stride,
-        batch_size=x.batch_size,
-        spatial_shape=out.spatial_shape,
-    )
-    return merged.with_plan(axis=out.plan.axis, skip_downsamples=out.plan.skip_downsamples, level=out.plan.level)
+    return _merge(outputs, torch.cat(distances), x)
+
+
+def _merge(outputs: list[SparseTensor], distances: Tensor, x: SparseTensor) -> SparseTensor:
+    """Takes each output site from the block that it lies nearest to.
+
+    That is mostly the block it lies in; but where layers shift sites, or strides divide no block, it may be one beside it.
+    """
+    order = distances.argsort(stable=True)
+    coords, row = unique_rows(torch.cat([out.coords for out in outputs])[order])
+    numbers = torch.arange(len(row), device=row.device)
+    first = torch.full_like(numbers[: len(coords)], len(row)).scatter_reduce_(0, row, numbers, "amin")
+    features = torch.cat([out.features for out in outputs])[order[first]]
+    out = outputs[0]
+    merged = SparseTensor(features, coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape)
+    plan = {"axis": out.plan.axis, "skip_downsamples": out.plan.skip_downsamples, "level": out.plan.level}
+    return merged.derive(merged.features, channels_last=out.channels_last).with_plan(**plan)
 
 
 def _within(coords: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -96,8 +101,8 @@ def _within(coords: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _blocks(coords: Tensor, max_voxels: int, margin: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Divides (N, 3) sites into boxes low <= c < high at multiples of the alignment, by halves of the voxels."""
     low, high = torch.aminmax(coords, dim=0)
-    low = (torch.div(low, _ALIGNMENT, rounding_mode="floor") - 1) * _ALIGNMENT  # 'valid' layers shift sites a little
-    high = (torch.div(high, _ALIGNMENT, rounding_mode="floor") + 2) * _ALIGNMENT
+    low = torch.div(low, _ALIGNMENT, rounding_mode="floor") * _ALIGNMENT
+    high = (torch.div(high, _ALIGNMENT, rounding_mode="floor") + 1) * _ALIGNMENT
     pending = [(low, high, coords)]
     while pending:
         low, high, near = pending.pop()

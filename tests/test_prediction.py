@@ -29,7 +29,7 @@ def by_site(x):
     return dict(zip(map(tuple, x.coords.tolist()), x.features, strict=True))
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet_ln"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet_ln", "test_mambaout"])
 @pytest.mark.parametrize("options", [{}, {"stem": "point", "skip_downsamples": 2}], ids=["image stem", "point stem"])
 def test_blocks_give_the_features_and_logits_of_the_whole(name, options):
     model = network(name, **options)
@@ -45,6 +45,18 @@ def test_blocks_give_the_features_and_logits_of_the_whole(name, options):
     logits = model.predict(points, max_voxels=1500, margin=448)
     with torch.no_grad():
         assert torch.allclose(logits, model(points), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"), [("legacy_xception", 0), ("legacy_xception", 448), ("convmixer_768_32", 0), ("convmixer_768_32", 64)]
+)
+def test_no_site_is_lost_where_layers_shift_sites_or_a_stride_divides_no_block(name, margin):
+    model = network(name)
+    points = torch.cat([scene(points=600), torch.tensor([[64.0, 0, 0]]) + torch.rand((300, 3), generator=seeded(3)) * 5])
+    whole, found = (model.predict(points, features=True, **kwargs) for kwargs in ({}, {"max_voxels": 300, "margin": margin}))
+    assert torch.equal(found.coords, whole.coords)
+    if margin == 448:
+        assert torch.allclose(found.features, whole.features, rtol=1e-3, atol=1e-4 * float(whole.features.abs().max()))
 
 
 def test_small_margin_changes_only_what_is_near_a_border():
@@ -87,6 +99,14 @@ def test_mode_and_gradients_are_as_before():
     assert model.training
     assert not logits.requires_grad
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_layers_that_a_user_put_into_eval_mode_stay_in_it():
+    model = network("test_resnet").train()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms[0].eval()
+    model.predict(scene(points=500))
+    assert [norm.training for norm in norms] == [False] + [True] * (len(norms) - 1)
 
 
 def test_mode_is_as_before_after_an_error():
