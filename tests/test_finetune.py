@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches
-from i2p_zoo.finetune import History, evaluate, find_classifier, find_input_layers, freeze, train
+from i2p_zoo.finetune import NORMS, History, evaluate, find_classifier, find_input_layers, freeze, train
+from i2p_zoo.inflation import inflate_structure_
+from i2p_zoo.models import create_timm_model
 from i2p_zoo.point_cloud_model import Settings
 
 # Architecture: the convolutions that read the image, and the classifier, as timm's source names them.
@@ -135,6 +137,25 @@ def test_layer_and_group_norm_follow_the_mode_too(mode):
     added = {f"{norm}_norm.{kind}" for norm in ("layer", "group") for kind in ("weight", "bias")}
     assert added & trained_names(model) == (added if mode == "io+bn" else set())
     assert model.layer_norm.training is model.group_norm.training is (mode == "io+bn")
+
+
+@pytest.mark.parametrize(
+    "name", ["convnext_zepto_rms", "convnext_atto_rms", "convnextv2_atto", "resnetv2_50d_evos", "resnetv2_50d_frn", "resnet18"]
+)
+def test_every_layer_that_timm_calls_a_norm_is_one(name):
+    model = inflate_structure_(create_timm_model(name, structure=True), "center", "z", None)
+    called = [
+        module for module in model.modules() if "Norm" in type(module).__name__ and list(module.parameters(recurse=False))
+    ]
+    assert called
+    assert all(isinstance(module, NORMS) for module in called)
+
+
+def test_norms_without_a_mean_follow_the_mode_too():
+    model = i2p_zoo.create_model("convnext_zepto_rms", num_classes=3)
+    norms = [module for module in model.modules() if type(module).__name__ == "SimpleNorm2d"]
+    added = freeze(model, "io+bn").trained - freeze(model, "io").trained
+    assert added == sum(parameter.numel() for norm in norms for parameter in norm.parameters()) > 0
 
 
 def test_frozen_parameters_get_no_gradient():

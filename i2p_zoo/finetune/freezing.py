@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
 from i2p_zoo.sparse_tensor import SparseTensor
 
 MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
-NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORMS = (
+    *(_BatchNorm, nn.GroupNorm, nn.LayerNorm),
+    *(RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, GlobalResponseNorm),
+    *(SparseEvoNorm, SparseFilterResponseNorm),
+)
 
 
 @dataclass(frozen=True)

@@ -283,8 +283,9 @@ class UNet(nn.Module):
         """Sets training mode; the encoder's normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
         super().train(mode)
         if self.frozen_norms:
+            new = set(self.get_classifier().modules())  # has no image's statistics
             for module in self.encoder.modules():
-                if isinstance(module, NORMS):
+                if isinstance(module, NORMS) and module not in new:
                     module.eval()
         return self
 

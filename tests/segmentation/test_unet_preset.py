@@ -127,6 +127,16 @@ def test_each_mode_trains_all_that_is_new(mode):
     assert all(parameter.grad is not None for parameter in unet.parameters() if parameter.requires_grad)
 
 
+@pytest.mark.parametrize("mode", ["io", "head", "none"])
+def test_norms_that_have_no_images_statistics_learn_the_clouds(mode):
+    unet = make()
+    freeze(unet, mode)
+    unet.train()
+    assert unet.encoder.act1[1].training
+    assert unet.encoder.maxpool[1].training
+    assert not unet.encoder.bn1.training
+
+
 def test_other_networks_are_refused():
     with pytest.raises(UnsupportedError, match="resnet18"):
         create_unet("test_resnet", 3, pretrained=False, preset="image2point")
