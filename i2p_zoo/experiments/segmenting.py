@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ def run_segmentation(
         "options": options.to_dict(),
         "weights": weights_of(setup.model),
         "scenes": {"train": len(train_set), "test": len(test_set)},
+        "sha256": {"train": _fingerprint(train_set), "test": _fingerprint(test_set)},
         "classes": list(train_set.classes),
         "blocks": dataclasses.asdict(blocks),
         "loss": loss,
@@ -168,6 +170,15 @@ def run_segmentation(
     build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
     how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
     return execute(folder, described, options, task, build, measure, write, **how)
+
+
+def _fingerprint(scenes: SceneSet) -> str:
+    """Hashes the names of scenes, their classes, and the first and the last scene: all of them seldom fit into memory."""
+    digest = hashlib.sha256(repr((scenes.names, scenes.classes)).encode())
+    for number in sorted({0, len(scenes) - 1}) if len(scenes) else ():
+        for key, values in sorted(scenes.scene(number).items()):
+            digest.update(f"{key} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks, classes: Sequence[str]) -> None:

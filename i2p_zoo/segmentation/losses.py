@@ -45,10 +45,11 @@ def segmentation_loss(
     if not bool(known.any()):
         return logits.sum() * 0  # of no point; a part of a batch may be so
     logits, labels = logits[known], labels[known]
-    total = logits.new_zeros(())
+    total = logits.sum() * 0
     if loss != "lovasz":
         weights = None if class_weights is None else logits.new_tensor(class_weights)
-        total = total + F.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing)
+        if weights is None or bool(weights[labels].any()):  # else it is 0 / 0
+            total = total + F.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing)
     if loss != "cross-entropy":
         total = total + lovasz_softmax(logits.softmax(1), labels)
     return total

@@ -77,8 +77,8 @@ class Segmentation:
         return {"miou": scores.miou, "accuracy": scores.accuracy}
 
     def fingerprint(self) -> bytes:
-        """Hashes the names of the scenes to train on and to judge by, the classes, and how crops and loss are made."""
-        judged = None if self.monitor is None else self.monitor.names
+        """Hashes the names of the scenes to train on and to judge by, the classes, and how crops, blocks and loss are made."""
+        judged = None if self.monitor is None else (self.monitor.names, self.extent, self.overlap)
         told = repr((self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights))
         return hashlib.sha256(told.encode()).digest()
 

@@ -79,6 +79,19 @@ def test_both_is_the_sum_and_weights_are_the_cross_entropys():
     assert float(found) == pytest.approx(float(entropy + lovasz_softmax(logits.softmax(1), labels)))
 
 
+@pytest.mark.parametrize("loss", ["cross-entropy", "both"])
+def test_classes_of_no_weight_alone_add_nothing_to_the_cross_entropy(loss):
+    probabilities = torch.randn((4, 3), dtype=torch.float64, generator=seeded(1)).requires_grad_()
+    labels = torch.tensor([0, 0, IGNORED, 0])
+    found = segmentation_loss(probabilities, labels, loss, (0.0, 1.0, 2.0))
+    expected = (
+        0 if loss == "cross-entropy" else lovasz_softmax(probabilities[labels == 0].softmax(1), labels[labels == 0]).item()
+    )
+    assert found.item() == expected
+    found.backward()
+    assert torch.isfinite(probabilities.grad).all()
+
+
 def test_points_of_no_class_alone_give_zero_with_a_gradient():
     logits = torch.randn(3, 2, requires_grad=True)
     loss = segmentation_loss(logits, torch.full((3,), IGNORED), "both")

@@ -221,3 +221,9 @@ def test_other_scenes_or_loss_are_another_run(scene_sets, tmp_path):
     for other in (Segmentation(scene_sets[1]), Segmentation(scene_sets[0], loss="lovasz"), judged):
         with pytest.raises(InvalidInputError, match="network or clouds differ"):
             train(make_unet(), other, resume=True, **options)
+
+
+def test_other_blocks_to_judge_by_are_another_run(scene_sets):
+    tasks = [Segmentation(*scene_sets, extent=extent, overlap=overlap) for extent, overlap in ((2, 0.25), (3, 0.25), (2, 0.5))]
+    assert len({task.fingerprint() for task in tasks}) == 3
+    assert Segmentation(*scene_sets, extent=2).fingerprint() == tasks[0].fingerprint()
