@@ -16,6 +16,7 @@ from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.windows import insert_axis
 
 FEATURES = ("xyz", "rgb", "normals", "ones", "extra")
+_MOST_COLUMNS = 16  # of points whose columns beyond x, y, z are not used; what has more is taken for an image
 
 
 @overload
@@ -72,11 +73,12 @@ def voxelize(
     if len({part.shape[1] for part in columns}) > 1:
         raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
     values = torch.cat(columns)
-    coords = torch.cat([_voxel_coords(part["points"], voxel_size, number) for number, part in enumerate(parts)])
+    coords = torch.cat([_voxel_coords(part["positions"], voxel_size, number) for number, part in enumerate(parts)])
     sites, index = unique_rows(coords)
     if reduce == "mean":
-        counts = torch.bincount(index, minlength=len(sites)).to(values.dtype)
-        voxels = values.new_zeros(len(sites), values.shape[1]).index_add(0, index, values) / counts[:, None]
+        counts = torch.bincount(index, minlength=len(sites))
+        sums = values.new_zeros((len(sites), values.shape[1]), dtype=torch.float64).index_add(0, index, values.double())
+        voxels = (sums / counts[:, None]).to(values.dtype)  # in float32 the mean of many points can leave their voxel
     else:
         first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
         first = first.scatter_reduce(0, index, torch.arange(len(index), device=index.device), "amin")
@@ -92,6 +94,11 @@ def split_clouds(points: Any) -> list[Any]:
     if isinstance(points, np.ndarray | Tensor):
         if points.ndim == 2:
             return [points]
+        if points.ndim == 3 and points.dtype in (np.uint8, torch.uint8):
+            raise InvalidInputError(
+                f"`points` are uint8 {tuple(points.shape)}, as images are. `image_to_plane` takes images; give coordinates as "
+                "numbers of more bits."
+            )
         if points.ndim == 3 and len(points):
             return list(points)
         raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}.")
@@ -114,7 +121,7 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     unknown = sorted(set(given) - {"points", "rgb", "normals"})
     if "points" not in given or unknown:
         raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(given)}.")
-    part = {name: _as_float(value, name, number) for name, value in given.items()}
+    part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in given.items()}
     shape = tuple(part["points"].shape)
     if len(shape) != 2 or shape[1] < 3:
         raise InvalidInputError(f"Cloud {number} must be (N, 3 + K) with columns x, y, z; got shape {shape}.")
@@ -123,14 +130,18 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     for name in set(part) - {"points"}:
         if tuple(part[name].shape) != (shape[0], 3):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
-    return part
+    points = _as_tensor(given["points"], "points", number)
+    return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
 
 
-def _as_float(value: Any, name: str, number: int) -> Tensor:
+def _as_tensor(value: Any, name: str, number: int) -> Tensor:
     try:
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        return value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"`{name}` of cloud {number} is not a numeric array: {error}") from error
+
+
+def _as_float(tensor: Tensor, name: str, number: int) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
     scaled = name == "rgb" and tensor.dtype == torch.uint8
@@ -144,16 +155,16 @@ def _as_float(value: Any, name: str, number: int) -> Tensor:
     return tensor / 255 if scaled else tensor
 
 
-def _voxel_coords(points: Tensor, voxel_size: float, number: int) -> Tensor:
-    """(N, 4) int32 from (N, 3 + K) points; float64 inside, so that a border does not depend on the points' dtype."""
-    scaled = torch.floor(points[:, :3].detach().double() / voxel_size)
+def _voxel_coords(positions: Tensor, voxel_size: float, number: int) -> Tensor:
+    """(N, 4) int32 from (N, 3) float64, so that a border does not depend on the points' dtype."""
+    scaled = torch.floor(positions / voxel_size)
     largest = float(scaled.abs().max())
     if largest > MAX_COORDINATE:
         raise InvalidInputError(
             f"Cloud {number} reaches voxel {largest:.3g} at voxel_size={voxel_size}; coordinates must lie within +-2**30. "
             "Use a larger voxel size or move the cloud nearer to the origin."
         )
-    coords = torch.empty((len(points), 4), dtype=torch.int32, device=points.device)
+    coords = torch.empty((len(positions), 4), dtype=torch.int32, device=positions.device)
     coords[:, 0] = number
     coords[:, 1:] = scaled.flip(1)
     return coords
@@ -163,6 +174,11 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
     points = part["points"]
     names = features.split(",") if isinstance(features, str) else features
     if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+        if points.shape[1] > _MOST_COLUMNS and "extra" not in [name.strip() for name in names]:
+            raise InvalidInputError(
+                f"Cloud {number} is {tuple(points.shape)}: points have columns x, y, z, and features {','.join(names)} use no "
+                "others. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
+            )
         return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
     if several and len(features) != count:
@@ -170,7 +186,7 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
     if not several and count > 1:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
     given = features[number] if several else features
-    values = _as_float(given, "features", number)
+    values = _as_float(_as_tensor(given, "features", number), "features", number)
     if values.ndim != 2 or len(values) != len(points):
         raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")
     return values

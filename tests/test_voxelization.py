@@ -120,6 +120,18 @@ def test_points_of_any_real_dtype_fall_in_the_voxels_of_their_exact_values(dtype
     assert x.coords.dtype == torch.int32
 
 
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_large_integers_are_not_rounded_to_single_precision(kind):
+    points = np.array([[500_000_001, 0, 0], [500_000_002, 0, 0], [500_000_033, 0, 0]], kind)
+    assert voxelize(points, 1).coords[:, 3].tolist() == points[:, 0].tolist()
+
+
+def test_the_mean_of_very_many_points_lies_among_them():
+    points = torch.rand((200_000, 3)) + 1000
+    x = voxelize(points, 10_000.0)
+    assert torch.allclose(x.features[0], points.double().mean(0).float(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["reversed", "columns", "Fortran", "read-only", "torch view"])
 def test_arrays_of_any_layout_mean_what_they_show(layout):
     points = random_points(30)
@@ -213,6 +225,9 @@ POINT = [[0.0, 0.0, 0.0]]
         (np.array([[0, 0, 0], [np.inf, 0, -np.inf]]), {}, r"has 2 values.*the first at \(1, 0\)"),
         (np.array([[0, 0, 0, np.nan]]), {}, r"has 1 values.*\(0, 3\)"),
         (POINT, {}, r"Cloud 0.*got shape \(3,\)"),
+        (np.zeros((8, 9, 3), np.uint8), {}, r"uint8 \(8, 9, 3\), as images are"),
+        (np.zeros((3, 100)), {}, r"Cloud 0 is \(3, 100\).*Transpose"),
+        (torch.zeros((3, 32, 32)), {"features": ["xyz", "ones"]}, r"Cloud 0 is \(32, 32\).*image_to_plane"),
         (np.array([[0, 2.0**31, 0]]), {"voxel_size": 1.0}, r"Cloud 0 reaches voxel 2\.15e\+09 at voxel_size=1\.0.*2\*\*30"),
         (np.array([[-1e300, 0, 0]]), {"voxel_size": 1e-300}, r"voxel_size=1e-300.*2\*\*30"),
         (np.array([[-(2.0**29), -(2.0**29), 0], [2.0**29, 2.0**29, 3]]), {"voxel_size": 1.0}, r"2\*\*62"),
