@@ -43,13 +43,15 @@ _PUBLIC = {
     "DivergedError": "errors",
     "MissingExtraError": "errors",
 }
-_MODULES = ("data", "finetune")
+_MODULES = ("analysis", "data", "finetune", "segmentation")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 if TYPE_CHECKING:
+    from i2p_zoo import analysis as analysis
     from i2p_zoo import data as data
     from i2p_zoo import finetune as finetune
+    from i2p_zoo import segmentation as segmentation
     from i2p_zoo.adapter import save_adapter as save_adapter
     from i2p_zoo.certificate import Certificate as Certificate
     from i2p_zoo.certificate import certify as certify

@@ -77,7 +77,8 @@ def certify(
         The figures; `.passed` compares them with `TOLERANCES`.
 
     Raises:
-        InvalidInputError: the 3D network's stem or strides were changed, an unknown dtype, or outputs of unequal shapes.
+        InvalidInputError: no networks or images, a 3D network whose stem or strides were changed, an unknown dtype, or outputs
+            of unequal shapes.
 
     Example:
         >>> from torch import nn
@@ -86,6 +87,9 @@ def certify(
         >>> certify(net, inflate(net), torch.rand(2, 3, 8, 8)).passed
         True
     """
+    for model in (model_2d, model_3d):
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"A 2D network and its inflation are certified; got {type(model).__name__}.")
     axis = "z"
     if isinstance(model_3d, PointCloudModel):
         settings = model_3d.settings
@@ -99,6 +103,9 @@ def certify(
     if unknown or not dtypes:
         raise InvalidInputError(f"`dtypes` must be some of {list(TOLERANCES)}; got {list(dtypes)}.")
     images = example_images(model_2d) if images is None else images
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a floating point (B, C, H, W) tensor; got {found}.")
     errors, agreement = {}, 1.0
     for name in dtypes:
         dtype = getattr(torch, name)

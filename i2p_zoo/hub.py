@@ -134,6 +134,10 @@ def _load(
     def load_base_(described: Mapping[str, Any], inflation: str) -> Any:
         return load_base(described, inflation, options, base)
 
+    if not isinstance(name, str | os.PathLike):
+        raise InvalidInputError(f"A name is a string such as 'i2p-resnet50', or a folder's path; got {type(name).__name__}.")
+    if os.path.isfile(name):
+        raise InvalidInputError(f"{name} is a file; give the checkpoint's folder, which holds config.json and the weights.")
     if os.path.isdir(name):
         model = load_folder(name, load_base_)
     else:

@@ -64,6 +64,8 @@ def inflate_structure(model: nn.Module, inflation: str = "center", axis: str = "
 
     Args, raises: as `inflate`.
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"A 2D network is inflated, such as timm.create_model('resnet50'); got {type(model).__name__}.")
     if isinstance(model, PointCloudModel):
         raise InvalidInputError(f"{type(model).__qualname__} is inflated already; inflate its 2D network.")
     memo: dict[int, Any] = {

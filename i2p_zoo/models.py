@@ -26,11 +26,14 @@ def split_name(name: str) -> tuple[str, str]:
 
     Raises:
         NotFoundError: timm has no such architecture; near names are listed.
+        InvalidInputError: no string.
 
     Example:
         >>> split_name("i2p-resnet50.a1_in1k")
         ('resnet50', 'a1_in1k')
     """
+    if not isinstance(name, str):
+        raise InvalidInputError(f"A name must be a string such as 'i2p-resnet50'; got {type(name).__name__}.")
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     if not timm.is_model(architecture):
         import difflib
@@ -110,7 +113,7 @@ def create_model(
     preset: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Creates a sparse 3D network with random weights; `from_pretrained` takes the same arguments and has image weights.
+    """Creates a sparse 3D network with random weights; `from_pretrained` has image weights.
 
     Args:
         name: a timm architecture, with or without the prefix "i2p-".
@@ -168,9 +171,21 @@ def describe_(model: Any, architecture: str, model_args: dict[str, Any], in_chan
 
 def check_features(features: str | None) -> None:
     """Raises InvalidInputError for names that `voxelize` does not know."""
+    if features is not None and not isinstance(features, str):
+        raise InvalidInputError(f"`features` must be names joined by commas, such as 'xyz,rgb'; got {features!r}.")
     unknown = sorted({name.strip() for name in (features or "xyz").split(",")} - set(FEATURES))
     if unknown:
         raise InvalidInputError(f"`features` must be some of {', '.join(FEATURES)}; got {features!r}.")
+
+
+def _check_channels(features: str, in_chans: int) -> None:
+    """Raises InvalidInputError where named features are of another number of channels than a network reads."""
+    names = [name.strip() for name in features.split(",")]
+    channels = sum(1 if name == "ones" else 3 for name in names)
+    if "extra" not in names and channels != in_chans:
+        raise InvalidInputError(
+            f"The features {features!r} are {channels} channels, and the network reads {in_chans}: give in_chans={channels}."
+        )
 
 
 def adapt_(
@@ -198,11 +213,13 @@ def adapt_(
         raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {stem!r}.")
     if skip_downsamples is not None and (not isinstance(skip_downsamples, int) or skip_downsamples < 0):
         raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {skip_downsamples!r}.")
-    if voxel_size is not None and not 0 < voxel_size < float("inf"):
-        raise InvalidInputError(f"`voxel_size` must be positive; got {voxel_size!r}.")
+    if voxel_size is not None and (not isinstance(voxel_size, int | float) or not 0 < voxel_size < float("inf")):
+        raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size!r}.")
     check_features(features)
     wanted = model.in_chans if in_chans is None else in_chans
     check_in_chans(wanted)
+    if features is not None and features != model.settings.features:
+        _check_channels(features, wanted)
     if stem == "image" and model.settings.stem == "point":
         raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
     if stem == "point" and model.settings.stem == "image":

@@ -424,6 +424,16 @@ def test_network_of_another_classifier_is_refused_with_both_shapes(source, image
         certify(source, net, images)
 
 
+def test_what_is_no_network_or_no_image_is_named(source, images):
+    net = inflate(source)
+    for networks in (("resnet18", net), (source, "i2p-resnet18")):
+        with pytest.raises(InvalidInputError, match="got str"):
+            certify(*networks, images)
+    for bad, found in ((images.numpy(), "ndarray"), (images[0], r"float32 \(3, "), (images.int(), "int32")):
+        with pytest.raises(InvalidInputError, match=rf"`images`.*\(B, C, H, W\).*{found}"):
+            certify(source, net, bad)
+
+
 @pytest.mark.parametrize("bad", [["float16"], ["float32", "double"], []], ids=str)
 def test_unknown_precision_is_quoted(source, images, bad):
     with pytest.raises(InvalidInputError) as caught:

@@ -458,7 +458,7 @@ ADAPTATIONS = {  # arguments, and the names of the tensors that may differ from 
     "channels": ({"in_chans": 6}, {"conv1.0.weight"}),
     "point stem": ({"stem": "point"}, {"conv1.0.weight"}),
     "point stem, channels": ({"stem": "point", "in_chans": 1}, {"conv1.0.weight"}),
-    "settings": ({"skip_downsamples": 2, "voxel_size": 0.2, "features": "ones"}, set()),
+    "settings": ({"skip_downsamples": 2, "voxel_size": 0.2, "features": "rgb"}, set()),
     "everything": (
         {"num_classes": 4, "stem": "point", "in_chans": 6, "skip_downsamples": 3, "features": "xyz,rgb"},
         {"fc.weight", "fc.bias", "conv1.0.weight"},

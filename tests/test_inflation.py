@@ -431,6 +431,12 @@ def test_refusal_names_the_root_where_that_is_the_offender():
         inflate(nn.Embedding(4, 4))
 
 
+@pytest.mark.parametrize(("bad", "kind"), [("resnet18", "str"), ({"weight": torch.zeros(1)}, "dict"), (None, "NoneType")])
+def test_what_is_no_network_is_named(bad, kind):
+    with pytest.raises(InvalidInputError, match=rf"timm\.create_model.*got {kind}"):
+        inflate(bad)
+
+
 def test_network_that_is_3d_already_is_refused():
     # Its kernels are 3D and its settings are those of its making; a second call could keep neither axis nor inflation.
     with pytest.raises(InvalidInputError, match="already"):

@@ -17,6 +17,7 @@ from i2p_zoo import (
     SparseTensor,
     UnsupportedError,
     create_model,
+    from_pretrained,
     inflate,
     list_models,
 )
@@ -388,7 +389,8 @@ def test_transformer_is_refused():
     [
         *(("stem", bad) for bad in ("cloud", "", "Image", 3)),
         *(("skip_downsamples", bad) for bad in (-1, 1.5, "2")),
-        *(("voxel_size", bad) for bad in (0, -0.05, float("nan"), float("inf"))),
+        *(("voxel_size", bad) for bad in (0, -0.05, float("nan"), float("inf"), "0.1")),
+        *(("features", bad) for bad in ("colour", ["xyz", "ones"])),
         *(("in_chans", bad) for bad in (0, -3, 2.0, "3", None)),
         *(("inflation", bad) for bad in ("centre", None)),
         *(("axis", bad) for bad in ("w", 0)),
@@ -401,6 +403,30 @@ def test_bad_argument_is_quoted(option, bad):
         create_model("test_resnet", **{option: bad})
     assert f"`{option}`" in str(caught.value)
     assert repr(bad) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("features", "in_chans", "wanted"), [("xyz,rgb", 3, 6), ("ones", 3, 1), ("rgb, normals,ones", 6, 7), ("xyz,rgb", 4, 6)]
+)
+def test_features_of_another_number_of_channels_are_refused(features, in_chans, wanted):
+    with pytest.raises(
+        InvalidInputError, match=rf"'{features}' are {wanted} channels.*reads {in_chans}: give in_chans={wanted}"
+    ):
+        create_model("test_resnet", in_chans=in_chans, features=features)
+    create_model("test_resnet", in_chans=wanted, features=features)
+    create_model("test_resnet", in_chans=5, features="xyz,extra")
+
+
+@pytest.mark.parametrize("function", [create_model, from_pretrained])
+def test_name_that_is_no_string_is_refused(function):
+    with pytest.raises(InvalidInputError, match=r"i2p-resnet50.*got NoneType"):
+        function(None)
+
+
+def test_file_is_no_checkpoints_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"model\.safetensors is a file; give the checkpoint's folder"):
+        from_pretrained(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
