@@ -11,6 +11,8 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2p_zoo.errors import InvalidInputError
+
 _synchronized = False
 
 
@@ -43,7 +45,15 @@ def normalize_batch(
     """Normalises (N, C) features as `torch.nn.functional.batch_norm` does, whose arguments these are.
 
     Inside `synchronize_norms`, and in training, N counts the rows of all processes, however many each has.
+
+    Raises:
+        InvalidInputError: a single row, in training.
     """
+    if training and not _synchronized and len(x) == 1:
+        raise InvalidInputError(
+            f"BatchNorm of {x.shape[1]} channels met a single voxel in training, which has no variance. Give larger clouds, more "
+            "of them in a batch, or smaller voxels; or run more halvings at stride 1 (`skip_downsamples`)."
+        )
     if not (training and _synchronized):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     rows = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -7,11 +7,12 @@ import torch
 from timm.layers.grn import GlobalResponseNorm
 from timm.layers.layer_scale import LayerScale, LayerScale2d
 from timm.layers.norm import GroupNorm, GroupNorm1, LayerNorm, LayerNorm2d, RmsNorm, RmsNorm2d, SimpleNorm2d
-from timm.layers.norm_act import GroupNorm1Act, GroupNormAct, LayerNormAct2d, RmsNormAct2d
+from timm.layers.norm_act import BatchNormAct2d, GroupNorm1Act, GroupNormAct, LayerNormAct2d, RmsNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane
+from i2p_zoo.layers.batch_norm_act import SparseBatchNormAct2d
 from i2p_zoo.layers.registry import find_builder, is_supported
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
 from tests.oracles import check_channels_last, check_on_samples, first, last, randomised, unequal_cloud
@@ -33,6 +34,16 @@ def test_batch_norm_normalises_over_all_pixels_in_training_and_evaluation():
     twin(image_to_plane(IMAGES))
     assert torch.allclose(twin.running_mean, layer.running_mean, rtol=1e-12)
     assert torch.allclose(twin.running_var, layer.running_var, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), SparseBatchNormAct2d(BatchNormAct2d(4))], ids=["plain", "act"])
+def test_a_single_voxel_has_no_variance_to_train_on(layer):
+    x = random_cloud(4, voxels=1, dtype=torch.float32)
+    before = layer.running_var.clone()
+    with pytest.raises(InvalidInputError, match=r"BatchNorm of 4 channels met a single voxel.*skip_downsamples"):
+        layer.train()(x)
+    assert torch.equal(layer.running_var, before)
+    assert layer.eval()(x).features.shape == (1, 4)
 
 
 def test_prelu_has_one_slope_or_one_a_channel():
