@@ -39,7 +39,7 @@ def predict(
         (B, num_classes) logits; with `features` a SparseTensor.
 
     Raises:
-        InvalidInputError: `max_voxels` below 1 or a negative `margin`.
+        InvalidInputError: `max_voxels` or `margin` out of range.
         UnsupportedError: a network that strides by more than 64.
 
     Example:
@@ -48,10 +48,10 @@ def predict(
         >>> predict(model, torch.rand(5000, 3) * 20, max_voxels=2000).shape
         torch.Size([1, 5])
     """
-    if max_voxels is not None and max_voxels < 1:
-        raise InvalidInputError(f"`max_voxels` must be at least 1 or None; got {max_voxels}.")
-    if margin < 0:
-        raise InvalidInputError(f"`margin` must not be negative; got {margin}.")
+    if max_voxels is not None and (not isinstance(max_voxels, int) or max_voxels < 1):
+        raise InvalidInputError(f"`max_voxels` must be an integer of at least 1, or None; got {max_voxels!r}.")
+    if not isinstance(margin, int) or margin < 0:
+        raise InvalidInputError(f"`margin` must be 0 or a positive integer; got {margin!r}.")
     with eval_mode(model), torch.no_grad():
         x: SparseTensor = model.prepare(points)
         found = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)

@@ -51,8 +51,8 @@ def normalize_batch(
     """
     if training and not _synchronized and len(x) == 1:
         raise InvalidInputError(
-            f"BatchNorm of {x.shape[1]} channels met a single voxel in training, which has no variance. Give larger clouds, more "
-            "of them in a batch, or smaller voxels; or run more halvings at stride 1 (`skip_downsamples`)."
+            f"BatchNorm of {x.shape[1]} channels met a single voxel in training, which has no variance. Give larger clouds, "
+            "more of them in a batch, or smaller voxels; or run more halvings at stride 1 (`skip_downsamples`)."
         )
     if not (training and _synchronized):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)

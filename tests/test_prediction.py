@@ -116,7 +116,9 @@ def test_mode_is_as_before_after_an_error():
     assert model.training
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_voxels", 0), ("max_voxels", -3), ("margin", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_voxels", 0), ("max_voxels", -3), ("max_voxels", "5"), ("margin", -1), ("margin", 0.5)]
+)
 def test_bad_numbers_are_quoted(name, value):
     with pytest.raises(InvalidInputError, match=f"`{name}`.*{value}"):
         network().predict(scene(), **{"max_voxels": 1000, name: value})
