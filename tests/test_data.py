@@ -112,8 +112,40 @@ MALFORMED = {
     "a third split": ({"split": np.array([0, 0, 1, 1, 2, 2])}, "split must be 0 for train or 1 for test"),
     "colours of two bytes": ({"colors": np.zeros((6, 4, 3), np.int16)}, "colors must be of uint8; found int16"),
     "normals of two bytes": ({"normals": np.zeros((6, 4, 3), np.int16)}, "normals must be of int8"),
+    "an infinite scale": ({"scale": np.full(6, np.inf)}, "scale must be positive and finite; found inf"),
+    "a scale beyond float32": ({"scale": np.full(6, 1e39)}, "scale must be positive and finite"),
+    "a scale of text": ({"scale": np.full(6, "a")}, "scale holds values of type"),
     "a scale that is no number": ({"scale": np.full(6, np.nan)}, "scale"),
 }
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"), [([True, False, True, False], [0, 2]), ([3, 1], [3, 1]), ([], []), ([2, 2], [2, 2])]
+)
+def test_a_subset_is_given_by_numbers_or_a_mask(rows, labels):
+    assert make_clouds(4).subset(rows).labels.tolist() == labels
+    assert make_clouds(4).subset(np.array(rows)).labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([True, False], r"integers or a mask \(4,\); got bool \(2,\)"),
+        ([0.0, 1.0], r"got float64 \(2,\)"),
+        ([[0, 1]], r"got int64 \(1, 2\)"),
+        ([-1, 2], "Rows -1 to 2 are wanted of a set of 4"),
+        ([0, 4], "Rows 0 to 4"),
+    ],
+)
+def test_a_subset_of_what_is_not_there_is_refused(rows, message):
+    with pytest.raises(InvalidInputError, match=message):
+        make_clouds(4).subset(rows)
+
+
+@pytest.mark.parametrize("classes", [(), ("chair", "chair")])
+def test_classes_need_different_names(classes):
+    with pytest.raises(InvalidInputError, match="at least one class and different names"):
+        CloudSet(np.zeros((0, 5, 3), np.float32), np.zeros(0, np.int64), classes)
 
 
 @pytest.mark.parametrize(("changes", "message"), MALFORMED.values(), ids=MALFORMED.keys())

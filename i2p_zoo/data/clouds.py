@@ -23,13 +23,14 @@ class CloudSet:
         points: M clouds, each (N, 3) float32, within the unit sphere where the data set is one of objects: an (M, N, 3) array,
             or a list of arrays of different lengths.
         labels: (M,) int64, or (M, K) float32 probabilities of the classes, as a teacher gives them.
-        classes: the K class names.
+        classes: the K class names, all different.
         normals: like `points`, unit vectors, or None.
         rgb: like `points`, uint8 or fractions, or None.
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
 
     Raises:
-        InvalidInputError: lengths that differ, an empty cloud, a coordinate that is not finite, a label that is no class.
+        InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite, a
+            label that is no class.
 
     Example:
         >>> clouds = CloudSet(np.zeros((2, 5, 3), np.float32), np.array([0, 1]), ("chair", "table"))
@@ -45,6 +46,8 @@ class CloudSet:
     groups: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise InvalidInputError(f"A cloud set needs at least one class and different names; got {self.classes}.")
         given: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
         for name, values in given.items():
             if values is not None and len(values) != len(self.labels):
@@ -73,8 +76,12 @@ class CloudSet:
         return found
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
-        """Returns the clouds of the given numbers, in their order."""
-        chosen = np.asarray(rows, dtype=np.int64)
+        """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.
+
+        Raises:
+            InvalidInputError: a number that no cloud has, a mask of another length, or neither numbers nor a mask.
+        """
+        chosen = row_numbers(rows, len(self))
 
         def take(values: Any) -> Any:
             return values[chosen] if isinstance(values, np.ndarray) else [values[row] for row in chosen]
@@ -95,6 +102,24 @@ class CloudSet:
         """Returns (M,) the class of each cloud; of soft labels the likeliest."""
         hard: NDArray[np.int64] = (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
         return hard
+
+
+def row_numbers(rows: NDArray[Any] | Sequence[int], count: int) -> NDArray[np.int64]:
+    """Returns the numbers of rows, of a set of so many, that are given as such or as a mask.
+
+    Raises:
+        InvalidInputError: a number that no row has, a mask of another length, or neither numbers nor a mask.
+    """
+    chosen = np.asarray(rows)
+    if chosen.dtype == np.bool_ and chosen.shape == (count,):
+        return np.flatnonzero(chosen)
+    if chosen.shape == (0,):
+        return np.zeros(0, np.int64)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise InvalidInputError(f"Rows must be integers or a mask ({count},); got {chosen.dtype} {chosen.shape}.")
+    if not 0 <= chosen.min() <= chosen.max() < count:
+        raise InvalidInputError(f"Rows {chosen.min()} to {chosen.max()} are wanted of a set of {count}.")
+    return chosen.astype(np.int64)
 
 
 def _check_labels(labels: NDArray[Any], count: int) -> None:

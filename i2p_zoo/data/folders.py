@@ -37,13 +37,18 @@ def load_folder(folder: str | os.PathLike[str], points: int = 2048) -> tuple[Clo
 
     Raises:
         NotFoundError: no such folder.
-        InvalidInputError: a file that cannot be read, or a class without a file to train on.
+        InvalidInputError: no sub-folder, a file that cannot be read, or a class without a file to train on.
     """
     folder = require_folder(folder, "It is to hold a sub-folder of clouds or meshes for each class.")
     listed = _list_files(folder)
     classes = tuple(sorted({name for name, _, _ in listed}))
     bare = sorted(set(classes) - {name for name, split, path in listed if split == "train" and path})
-    if bare or not classes:
+    if not classes:
+        raise InvalidInputError(
+            f"{folder}: it has no class sub-folders; expected files of {', '.join(SUFFIXES)} in each of "
+            "CLASS/train, train/CLASS or CLASS."
+        )
+    if bare:
         raise InvalidInputError(
             f"{folder}: no file to train on in the classes {bare}; expected files of {', '.join(SUFFIXES)} in each of "
             "CLASS/train, train/CLASS or CLASS."

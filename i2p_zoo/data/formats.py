@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
+from i2p_zoo.data.colors import to_bytes
+from i2p_zoo.data.npz import check_kinds, load_arrays, unit_normals
+from i2p_zoo.data.ply import Lists, read_ply, vertex_columns
 from i2p_zoo.errors import InvalidInputError
 
-Found = dict[str, NDArray[Any]]  # `points`; where the file has them `normals`, `rgb`, `intensity` and, of a mesh, `faces`
+# `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, and `intensity`; of a mesh the vertices that
+# its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
+Found = dict[str, NDArray[Any]]
 
 
 def _read_off(file: IO[bytes]) -> Found:
@@ -25,46 +29,62 @@ def _read_off(file: IO[bytes]) -> Found:
     lines = [line for line in text[header.end() :].splitlines() if line.strip()]
     if not count or len(lines) < count + face_count:
         raise InvalidInputError(f"{len(lines)} of the lines of its {count} vertices and {face_count} faces: it is cut short.")
-    vertices = np.loadtxt(lines[:count], np.float64, usecols=(0, 1, 2), ndmin=2)
-    return {"points": vertices, "faces": _triangles(lines[count : count + face_count])}
+    if len(lines) > count + face_count:
+        raise InvalidInputError(f"it has {len(lines)} lines; by its header it has {count} vertices and {face_count} faces.")
+    return {"points": _positions(lines[:count]), **_faces(lines[count:])}
 
 
-def _triangles(lines: list[str]) -> NDArray[np.int64]:
-    """Divides polygons, each a line of its number of corners and their vertices, into triangles (F, 3)."""
+def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
+    return np.loadtxt(lines, np.float64, usecols=(0, 1, 2), ndmin=2)
+
+
+def _faces(lines: Sequence[str]) -> Found:
+    """Returns the polygons, each a line of its number of corners, their vertices and whatever else."""
     if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads them ten times as fast
-        return np.loadtxt(lines, np.int64, usecols=(1, 2, 3), ndmin=2)
-    rows = [[int(word) for word in line.split()[: int(line.split(None, 1)[0]) + 1]] for line in lines]
-    if any(len(row) <= row[0] for row in rows):
+        triangles = np.loadtxt(lines, np.int64, usecols=(1, 2, 3), ndmin=2)
+        return {"corners": triangles.reshape(-1), "sizes": np.full(len(triangles), 3)}
+    rows = [line.split() for line in lines]
+    sizes = np.array([int(row[0]) for row in rows], np.int64)
+    if any(not 0 <= size < len(row) for size, row in zip(sizes, rows, strict=True)):
         raise InvalidInputError("a face has fewer vertices than its line says: the file is cut short.")
-    return np.array([(row[1], *pair) for row in rows for pair in itertools.pairwise(row[2:])], np.int64).reshape(-1, 3)
+    words = [word for size, row in zip(sizes, rows, strict=True) for word in row[1 : size + 1]]
+    return {"corners": np.array(words, np.int64), "sizes": sizes}
+
+
+def _read_obj(file: IO[bytes]) -> Found:
+    text = file.read().decode("latin-1").replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
+    text = re.sub("#.*", "", text)
+    vertices, faces = (list(re.finditer(rf"^[ \t]*{kind}[ \t]+(.*)", text, re.MULTILINE)) for kind in "vf")
+    if not vertices:
+        raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
+    rows = [re.sub(r"/\S*", "", face[1]) for face in faces]
+    found = _faces([f"{len(row.split())} {row}" for row in rows])
+    numbers = found["corners"]  # from 1, or negative, backwards from the last vertex before the face
+    before = np.searchsorted([vertex.start() for vertex in vertices], [face.start() for face in faces])
+    found["corners"] = np.where(numbers < 0, np.repeat(before, found["sizes"]) + numbers, numbers - 1)
+    return {"points": _positions([vertex[1] for vertex in vertices]), **found}
 
 
 def _read_ply(file: IO[bytes]) -> Found:
-    ply = require("trimesh.exchange.ply", "data")
-    loaded = ply.load_ply(file, skip_materials=True)
-    for name, element in loaded["metadata"]["_ply_raw"].items():
-        data = element.get("data", ())
-        rows = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
-        if rows < element["length"]:
-            raise InvalidInputError(f"cut short: {rows} of {element['length']} rows of the element {name!r}.")
-    if "vertices" not in loaded:
+    elements = read_ply(file)
+    found = {"points": np.stack(vertex_columns(elements, "xyz"), 1)}
+    if not len(found["points"]):
         raise InvalidInputError("it has no vertices.")
-    found = {"points": loaded["vertices"]}
-    if loaded.get("faces") is not None:
-        found["faces"] = require("trimesh.geometry", "data").triangulate_quads(loaded["faces"])
-    if loaded.get("vertex_normals") is not None:
-        found["normals"] = loaded["vertex_normals"]
-    if loaded.get("vertex_colors") is not None:
-        found["rgb"] = require("trimesh.visual.color", "data").to_rgba(loaded["vertex_colors"])[:, :3]
+    for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", ("red", "green", "blue"))):
+        if set(columns) <= elements["vertex"].keys():
+            found[name] = np.stack(vertex_columns(elements, columns), 1)
+    lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
+    whole = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
+    polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *whole) if name in lists), None)
+    if polygons and len(polygons.sizes):
+        found["corners"], found["sizes"] = polygons.values.astype(np.int64), polygons.sizes
     return found
 
 
-def _read_mesh(kind: str) -> Callable[[IO[bytes]], Found]:
-    def read(file: IO[bytes]) -> Found:
-        mesh = require("trimesh", "data").load(file, file_type=kind, force="mesh", process=False, skip_materials=True)
-        return {"points": np.asarray(mesh.vertices), "faces": np.asarray(mesh.faces)}
-
-    return read
+def _read_stl(file: IO[bytes]) -> Found:
+    mesh = require("trimesh", "data").load(file, file_type="stl", force="mesh", process=False, skip_materials=True)
+    faces = np.asarray(mesh.faces, np.int64)
+    return {"points": np.asarray(mesh.vertices), "corners": faces.reshape(-1), "sizes": np.full(len(faces), 3)}
 
 
 def _read_pcd(file: IO[bytes]) -> Found:
@@ -89,9 +109,7 @@ def _read_las(file: IO[bytes]) -> Found:
         raise InvalidInputError(f"cut short: {len(las.points)} of {las.header.point_count} points.")
     found = {"points": np.asarray(las.xyz)}
     if "red" in las.point_format.dimension_names:
-        rgb = np.stack([las.red, las.green, las.blue], 1).astype(np.float64)
-        # 16 bits by the standard, which some writers fill with 8-bit values
-        found["rgb"] = np.round(rgb / (257 if rgb.max(initial=0) > 255 else 1)).astype(np.uint8)
+        found["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
     return found
 
 
@@ -112,14 +130,19 @@ def _read_npy(file: IO[bytes]) -> Found:
     array = np.lib.format.read_array(file, allow_pickle=False)
     if array.ndim != 2 or array.shape[1] < 3:
         raise InvalidInputError(f"expected an array (N, 3) or of more columns; found {array.shape}.")
+    if array.shape[0] in (3, 6) and array.shape[1] > array.shape[0]:
+        raise InvalidInputError(f"its shape is {array.shape}, a row for each coordinate; transpose to (N, {array.shape[0]}).")
     return {"points": array[:, :3]}
 
 
 def _read_npz(file: IO[bytes]) -> Found:
-    with np.load(file, allow_pickle=False) as loaded:
-        arrays = {name: loaded[name] for name in loaded.files}
+    arrays = load_arrays(file)
     if "points" in arrays:
-        return {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
+        found: Found = {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
+        check_kinds("its", found)
+        if "normals" in found:
+            found["normals"] = unit_normals(found["normals"])
+        return found
     candidates = {name: array for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 3}
     if len(candidates) != 1:
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -130,8 +153,8 @@ def _read_npz(file: IO[bytes]) -> Found:
 READERS: dict[str, Callable[[IO[bytes]], Found]] = {
     ".ply": _read_ply,
     ".off": _read_off,
-    ".obj": _read_mesh("obj"),
-    ".stl": _read_mesh("stl"),
+    ".obj": _read_obj,
+    ".stl": _read_stl,
     ".pcd": _read_pcd,
     ".las": _read_las,
     ".laz": _read_laz,

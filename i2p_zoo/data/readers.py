@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.colors import to_bytes
 from i2p_zoo.data.formats import READERS as _READERS
 from i2p_zoo.data.formats import Found
+from i2p_zoo.data.polygons import triangulate
 from i2p_zoo.errors import InvalidInputError, MissingExtraError, NotFoundError
 from i2p_zoo.staging import replacing
 
@@ -25,8 +27,8 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
 
     `.off`, `.obj`, `.stl` and a `.ply` with faces are meshes; a sampled point has the normal of its face, and colours of the
     mesh are left out. A `.ply` without faces and `.pcd`, `.las`, `.laz`, `.bin` (KITTI: float32 x, y, z, intensity), `.npy`
-    ((N, 3) or more columns, of which the first three are read) and `.npz` (`points` with `normals` and `rgb`, or its only
-    array of three columns) are clouds and are returned whole.
+    ((N, 3) or more columns, of which the first three are read) and `.npz` (`points` with `normals`, floats or int8 of 127
+    times a unit vector, and `rgb`, or its only array of three columns) are clouds and are returned whole.
 
     Coordinates stay as they are, with one exception: where float32 would round them by more than a 100,000th of the
     cloud's extent, such as metres in UTM, their mean is subtracted first.
@@ -35,7 +37,8 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
         path: one of the endings of `SUFFIXES`, in either case.
         points: how many to sample of a mesh.
         seed: of the sampling.
-        scene: take a mesh's vertices in place of points sampled on it, and the intensity of a `.bin` as a fourth column.
+        scene: take a mesh's vertices, all of them in the file's order, in place of points sampled on it, and the intensity
+            of a `.bin` as a fourth column.
 
     Returns:
         `points` (N, 3) float32, or (N, 4) with an intensity, and, where there are, `normals` (N, 3) float32 and `rgb` (N, 3)
@@ -43,7 +46,8 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
 
     Raises:
         NotFoundError: no such file.
-        InvalidInputError: another ending, or a file that is empty, cut short, without a point or a surface, or not finite.
+        InvalidInputError: another ending, or a file that is empty, cut short or longer than its header says, without a point
+            or a surface, not finite, or with colours of unknown range.
         MissingExtraError: the format's library is not installed.
     """
     path = Path(path)
@@ -56,14 +60,18 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
         raise InvalidInputError(f"{path}: unknown ending {path.suffix!r}; the known ones are {', '.join(SUFFIXES)}.")
     if points < 1:
         raise InvalidInputError(f"`points` must be at least 1; got {points}.")
+    if not path.stat().st_size:
+        raise InvalidInputError(f"{path} is empty (0 bytes).")
     with faults_named(path), path.open("rb") as file, warnings.catch_warnings():
         # by which alone older releases of numpy tell that they stopped at a word among the numbers
         warnings.filterwarnings("error", "string or file could not be read", DeprecationWarning)
         found = reader(file)
-        if "faces" in found and not scene:
-            found = _sample_surface(found["points"], found["faces"], points, seed)
+        if "sizes" in found and not scene:
+            found = _sample_surface(found["points"], found["corners"], found["sizes"], points, seed)
+        if "colors" in found:
+            found["rgb"] = to_bytes(found["colors"])
         intensity = found.pop("intensity", None)
-        checked = _checked({name: values for name, values in found.items() if name != "faces"})
+        checked = _checked(found)
     if scene and intensity is not None:
         checked["points"] = np.concatenate([checked["points"], intensity], 1)
     return checked
@@ -106,12 +114,12 @@ def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: N
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 
-def _sample_surface(vertices: NDArray[Any], faces: NDArray[Any], points: int, seed: int) -> Found:
-    if not len(faces):
+def _sample_surface(vertices: NDArray[Any], named: NDArray[Any], sizes: NDArray[Any], points: int, seed: int) -> Found:
+    if not len(sizes):
         raise InvalidInputError("a mesh without faces; a cloud of points can be a .ply file without any.")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InvalidInputError(f"faces name vertices {faces.min()} to {faces.max()} of {len(vertices)}.")
-    corners = vertices[faces].astype(np.float64)  # (F, 3, 3)
+    vertices = vertices.astype(np.float64)
+    faces = triangulate(vertices, named, sizes)
+    corners = vertices[faces]  # (F, 3, 3)
     if not np.isfinite(corners).all():
         raise InvalidInputError("vertices have coordinates that are NaN or infinite.")
     origins, sides = corners[:, 0], corners[:, 1:] - corners[:, :1]

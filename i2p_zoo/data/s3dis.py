@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.colors import to_bytes
 from i2p_zoo.data.folders import require_folder
 from i2p_zoo.data.readers import faults_named
 from i2p_zoo.data.scenes import Scene, SceneSet
@@ -47,12 +48,15 @@ def load_s3dis(folder: str | os.PathLike[str], test_area: int = 5) -> tuple[Scen
     `Area_5/office_19` and `Area_3/hallway_2` of some copies. Such a character is read with the bit set (byte 0x10 as `0`) if
     this makes a line of six numbers, and else as a space. Whatever else is malformed is an error.
 
+    The colours of an array are numbers of 0 to 255, or floats of 0 to 1.
+
     Args:
         folder: with `Area_1` to `Area_6`, or with `Area_1_conferenceRoom_1.npy` and so on.
         test_area: whose rooms are the test split.
 
     Returns:
-        The train and the test split: rooms in metres with colours.
+        The train and the test split: rooms in metres with colours. As no place is in two rooms, they have no groups: any of
+        them can be held out.
 
     Raises:
         NotFoundError: no such folder, or it lacks an area.
@@ -99,7 +103,7 @@ def _read_array(path: Path) -> Scene:
         if len(faults):
             values = rows[faults[0]].tolist()
             raise InvalidInputError(f"row {faults[0]} is {values}; expected x y z, r g b of 0 to 255 and a class of 0 to 12.")
-        return _scene(rows[:, :6], rows[:, 6])
+        return _scene(np.hstack([rows[:, :3], to_bytes(rows[:, 3:6])]), rows[:, 6])
 
 
 def _read_room(folder: Path) -> Scene:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from i2p_zoo._extras import require
 from i2p_zoo.data.folders import require_folder
+from i2p_zoo.data.ply import read_ply, vertex_columns
 from i2p_zoo.data.readers import faults_named
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -58,12 +58,12 @@ def load_scannet(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneSet]:
         folder: with the two lists and `scans`.
 
     Returns:
-        The train and the validation split, the latter to test on: rooms in metres with colours.
+        The train and the validation split, the latter to test on: rooms in metres with colours. The scans of one room, such as
+        scene0000_00 and scene0000_01, are a group, which `hold_out_scenes` does not divide.
 
     Raises:
         NotFoundError: no such folder, or a list or a file that it names is missing.
         InvalidInputError: a list without names or with one twice; when a room is read, a file that is damaged or does not fit.
-        MissingExtraError: trimesh is not installed; raised when a room is read.
     """
     folder = require_folder(folder, ADVICE)
     train, test = (_list_rooms(folder, folder / f"scannetv2_{split}.txt") for split in ("train", "val"))
@@ -82,7 +82,8 @@ def _list_rooms(folder: Path, listing: Path) -> SceneSet:
         for path in _files(room):
             if not path.is_file():
                 raise NotFoundError(f"{path}: no such file, though {listing.name} names {room.name}. {ADVICE}")
-    return SceneSet(names, CLASSES, partial(_load_room, rooms))
+    groups = tuple(name.rsplit("_", 1)[0] for name in names)
+    return SceneSet(names, CLASSES, partial(_load_room, rooms), groups)
 
 
 def _files(room: Path) -> tuple[Path, Path]:
@@ -105,17 +106,5 @@ def _load_room(rooms: Sequence[Path], number: int) -> Scene:
 
 
 def _read_vertices(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    load_ply = require("trimesh.exchange.ply", "data").load_ply
     with faults_named(path), path.open("rb") as file:
-        elements = load_ply(file, skip_materials=True)["metadata"]["_ply_raw"]
-        for kind, element in elements.items():
-            data = element.get("data", ())
-            rows = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
-            if rows < element["length"]:
-                raise InvalidInputError(f"cut short: {rows} of {element['length']} rows of the element {kind!r}.")
-        found = elements.get("vertex", {}).get("properties", {})
-        missing = [name for name in names if name not in found]
-        if missing:
-            raise InvalidInputError(f"its vertices lack the properties {missing}; they have {list(found)}.")
-        data = elements["vertex"]["data"]
-        return {name: np.asarray(data[name]).reshape(-1) for name in names}
+        return dict(zip(names, vertex_columns(read_ply(file), names), strict=True))

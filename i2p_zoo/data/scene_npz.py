@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2p_zoo.data.npz import check_values, read_arrays
+from i2p_zoo.data.npz import check_positive, check_values, read_arrays, unit_normals
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
@@ -29,7 +29,8 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     Scenes are `points` (S, N, 3) in steps of `unit`, `label` (S, N) and `classes`. Objects have an array `part` (S, N)
     instead, `parts`, its names, and `scale` (S,), the largest norm of each one's points; `coarse_of_part` gives the row of
     `coarse_parts` that each part belongs to. Both have `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3),
-    floats or int8 of 127 times a unit vector, `colors` (S, N, 3) uint8, and `names` (S,).
+    floats or int8 of 127 times a unit vector, `colors` (S, N, 3) uint8, `names` (S,), and `family` (S,), what is not to be
+    divided when a part of the training split is held out.
 
     Args:
         path: an .npz file; pickled arrays are refused.
@@ -54,13 +55,14 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     missing = sorted(set(needed) - arrays.keys())
     if missing:
         raise InvalidInputError(f"{path}: lacks the arrays {missing}; it has {sorted(arrays)}.")
-    fitting = {name: arrays[name] for name in (*needed, "normals", "names") if name in arrays}
+    fitting = {name: arrays[name] for name in (*needed, "normals", "names", "family") if name in arrays}
     _check_arrays(path, fitting)
     labels, classes = _labels(path, fitting)
     names = fitting.get("names", [f"{path.stem} {number}" for number in range(len(labels))])
     kept: dict[str, NDArray[Any]] = {"labels": labels}
     kept |= {name: fitting[name] for name in ("points", "unit", "scale", "normals", "colors") if name in fitting}
-    whole = SceneSet(tuple(map(str, names)), classes, partial(_scene, kept))
+    groups = tuple(map(str, fitting["family"])) if "family" in fitting else None
+    whole = SceneSet(tuple(map(str, names)), classes, partial(_scene, kept), groups)
     train, test = (whole.subset(np.flatnonzero(arrays["split"] == number)) for number in (0, 1))
     return train, test
 
@@ -90,7 +92,7 @@ def _check_arrays(path: Path, arrays: Arrays) -> None:
         raise InvalidInputError(f"{path}: points must be (S, N, 3) with at least one point; found {points.shape}.")
     expected: dict[str, tuple[int, ...]] = {"unit": (), "normals": points.shape, "colors": points.shape}
     expected |= dict.fromkeys(("label", "part"), points.shape[:2])
-    expected |= dict.fromkeys(("scale", "split", "names"), points.shape[:1])
+    expected |= dict.fromkeys(("scale", "split", "names", "family"), points.shape[:1])
     strange = [name for name, shape in expected.items() if name in shapes and shapes[name] != shape]
     strange += [name for name in ("classes", "parts", "coarse_parts") if len(shapes.get(name, (1,))) != 1]
     if strange:
@@ -100,8 +102,8 @@ def _check_arrays(path: Path, arrays: Arrays) -> None:
             raise InvalidInputError(f"{path}: {name} holds values of type {array.dtype}, which cannot be used.")
     check_values(path, arrays)
     for name in ("unit", "scale"):
-        if name in arrays and not (np.isfinite(arrays[name]) & (arrays[name] > 0)).all():
-            raise InvalidInputError(f"{path}: {name} must be positive; found {arrays[name].min()}.")
+        if name in arrays:
+            check_positive(path, name, arrays[name])
 
 
 def _scene(arrays: Arrays, number: int) -> Scene:
@@ -109,8 +111,7 @@ def _scene(arrays: Arrays, number: int) -> Scene:
     points = points * np.float32(arrays["unit"]) if "unit" in arrays else points / np.float32(arrays["scale"][number])
     found: Scene = {"points": points, "labels": arrays["labels"][number].astype(np.int64)}
     if "normals" in arrays:
-        normals = arrays["normals"][number]
-        found["normals"] = normals.astype(np.float32) / np.float32(127 if normals.dtype == np.int8 else 1)
+        found["normals"] = unit_normals(arrays["normals"][number])
     if "colors" in arrays:
         found["rgb"] = arrays["colors"][number].copy()
     return found

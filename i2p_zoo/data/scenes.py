@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from i2p_zoo.data.clouds import row_numbers
 from i2p_zoo.errors import InvalidInputError
 
+_MOST_BLOCKS = 1_000_000  # along an axis
 IGNORED = -1  # the label of a point that belongs to no class: it is neither trained on nor counted
 
 # points: (N, 3) float32, or (N, 4) with an intensity. labels: (N,) int64, IGNORED or a class.
@@ -28,9 +29,10 @@ class SceneSet:
         names: one for each of the M scenes, such as `Area_5/office_1`.
         classes: the K class names, all different.
         load: returns the scene of a number from 0 to M - 1. The loaders' own can be pickled, for processes that load.
+        groups: M names of what must not be divided between training and held-out scenes, such as scans of one room, or None.
 
     Raises:
-        InvalidInputError: no class, or two of one name.
+        InvalidInputError: no class, or two of one name, or another number of groups than of scenes.
 
     Example:
         >>> room = {"points": np.zeros((2, 3), np.float32), "labels": np.array([0, IGNORED])}
@@ -42,10 +44,13 @@ class SceneSet:
     names: tuple[str, ...]
     classes: tuple[str, ...]
     load: Callable[[int], Scene]
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise InvalidInputError(f"A set of scenes needs at least one class and different names; got {self.classes}.")
+        if self.groups is not None and len(self.groups) != len(self.names):
+            raise InvalidInputError(f"A set of scenes has {len(self.names)} names and {len(self.groups)} groups.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,41 +69,59 @@ class SceneSet:
         return scene
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> SceneSet:
-        """Returns the scenes of the given numbers, in their order; none is read.
+        """Returns the scenes of the given numbers, in their order, or those that a mask (M,) selects; none is read.
 
         Raises:
-            InvalidInputError: a number that no scene has.
+            InvalidInputError: a number that no scene has, a mask of another length, or neither numbers nor a mask.
         """
-        chosen = tuple(operator.index(row) for row in rows)
-        if chosen and not 0 <= min(chosen) <= max(chosen) < len(self):
-            raise InvalidInputError(f"Scenes {min(chosen)} to {max(chosen)} are wanted of a set of {len(self)}.")
-        return replace(self, names=tuple(self.names[row] for row in chosen), load=partial(_load_chosen, self.load, chosen))
+        chosen = tuple(row_numbers(rows, len(self)).tolist())
+        names = tuple(self.names[row] for row in chosen)
+        groups = None if self.groups is None else tuple(self.groups[row] for row in chosen)
+        return replace(self, names=names, load=partial(_load_chosen, self.load, chosen), groups=groups)
 
 
 def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[SceneSet, SceneSet]:
-    """Divides a training split into scenes to train on and scenes to choose by.
+    """Divides a training split into scenes to train on and scenes to choose by; a group stays on one side.
 
     Args:
         scenes: the training split.
-        fraction: of the scenes to hold out, at least one.
+        fraction: of the scenes to hold out, as near as groups that are drawn at random come to it, at least one group.
         seed: of the choice.
 
     Returns:
         The scenes to train on and those held out, each in their order.
 
     Raises:
-        InvalidInputError: a fraction outside 0 to 1, or no scene is left to train on.
+        InvalidInputError: a fraction outside 0 to 1, no scene is left to train on, or all are of one group.
 
     Example:
         >>> scenes = SceneSet(("a", "b", "c", "d"), ("floor",), lambda number: {})
         >>> [len(part) for part in hold_out_scenes(scenes, 0.25)]
         [3, 1]
     """
-    held = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
-    if not 0 < held < len(scenes):
-        raise InvalidInputError(f"A fraction of {fraction} of {len(scenes)} scenes cannot be held out and others be left.")
-    rows = np.random.default_rng(seed).permutation(len(scenes))
-    return scenes.subset(np.sort(rows[held:])), scenes.subset(np.sort(rows[:held]))
+    groups = np.arange(len(scenes)) if scenes.groups is None else np.unique(scenes.groups, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    wanted = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
+    if not 0 < wanted < len(scenes) or len(sizes) < 2:
+        told = f"{len(scenes)} scenes" + ("" if scenes.groups is None else f" in {len(sizes)} groups")
+        raise InvalidInputError(f"A fraction of {fraction} of {told} cannot be held out and others be left.")
+    held = np.isin(groups, _draw_groups(sizes, wanted, np.random.default_rng(seed)))
+    return scenes.subset(~held), scenes.subset(held)
+
+
+def _draw_groups(sizes: NDArray[np.int64], wanted: int, random: np.random.Generator) -> list[int]:
+    """Draws groups, at least one and never all, of about as many scenes as wanted, which is fewer than there are."""
+    drawn: list[int] = []
+    lacking = wanted
+    for group in random.permutation(len(sizes)).tolist():
+        if sizes[group] <= lacking:
+            drawn.append(group)
+            lacking -= sizes[group]
+    left = np.setdiff1d(np.arange(len(sizes)), drawn)
+    nearest = int(left[np.abs(sizes[left] - lacking).argmin()])
+    if not drawn or (abs(sizes[nearest] - lacking) < lacking and len(left) > 1):
+        drawn.append(nearest)
+    return drawn
 
 
 def _load_chosen(load: Callable[[int], Scene], chosen: tuple[int, ...], number: int) -> Scene:
@@ -213,7 +236,8 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike, overlap: float =
         An iterator of (n,) int64 row numbers, n > 0, which together name every point at least once.
 
     Raises:
-        InvalidInputError: no point, one that is not finite, an extent that is not positive, or another overlap.
+        InvalidInputError: no point, one that is not finite, an extent that is not positive or far too small, or another
+            overlap.
 
     Example:
         >>> points = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
@@ -234,7 +258,12 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike, overlap: float =
 def _intervals(values: NDArray[Any], edge: float, overlap: float) -> NDArray[np.float64]:
     """Returns (2, n), the ends of the intervals along one axis, between which no gap is left by rounding."""
     low, high = values.min(), values.max()
-    count = 1 + int(np.ceil(max(high - low - edge, 0) / (edge * (1 - overlap))))
+    steps = max(high - low - edge, 0) / (edge * (1 - overlap))
+    if steps > _MOST_BLOCKS:
+        raise InvalidInputError(
+            f"Points from {low:g} to {high:g} take {steps:.2g} blocks of {edge:g}; give larger ones, or remove points far out."
+        )
+    count = 1 + int(np.ceil(steps))
     starts = np.linspace(low, max(low, high - edge), count)
     ends = np.maximum(starts + edge, np.append(starts[1:], high))
     return np.stack([starts, ends])

@@ -137,7 +137,7 @@ def test_other_files_are_left_out_with_a_warning_and_hidden_ones_without(tmp_pat
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     write_layout(tmp_path, "split/CLASS")
     (tmp_path / "train" / "dog" / "0.5.bin").write_bytes(content)
-    with pytest.raises(InvalidInputError, match=r"train.dog.0\.5\.bin cannot be read"):
+    with pytest.raises(InvalidInputError, match=r"train.dog.0\.5\.bin (cannot be read|is empty)"):
         load_folder(tmp_path)
 
 
@@ -182,7 +182,9 @@ STRANGE = {
         lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "valid" / "a.npy")),
         r"dog.*'valid'",
     ),
-    "files alone": (lambda folder: write_cloud(folder / "a.npy"), r"CLASS/train, train/CLASS or CLASS"),
+    "files alone": (lambda folder: write_cloud(folder / "a.npy"), r"no class sub-folders.*CLASS/train, train/CLASS or CLASS"),
+    "nothing": (lambda folder: None, "no class sub-folders"),
+    "splits of nothing": (lambda folder: [(folder / split).mkdir() for split in ("train", "test")], "no class sub-folders"),
 }
 
 

@@ -37,7 +37,7 @@ def off(faces=TRIANGLES, vertices=VERTICES, header="OFF\n{} {} 0\n"):
 
 def obj(faces=TRIANGLES):
     rows = ["v {} {} {}".format(*vertex) for vertex in VERTICES]
-    rows += ["f " + " ".join(str(number + 1) for number in face) for face in faces]
+    rows += ["f " + " ".join(str(number + (number >= 0)) for number in face) for face in faces]
     return "\n".join(rows).encode()
 
 
@@ -107,6 +107,10 @@ MESHES = {
     "UPPER.OFF": off(),
     "triangles.obj": obj(),
     "quads.obj": obj(QUADS),
+    "backwards.obj": obj([[number - 8 for number in face] for face in TRIANGLES]).replace(b"f ", b"  f "),
+    "textured.obj": obj()
+    .replace(b"v 0 0 0", b"vt 0 0\nvn 0 0 1\nv\t0 0 0")
+    .replace(b"f 1 2 3", b"f 1/1/1 2//1 \\\r\n 3/1 # up"),
     "parts.obj": obj().replace(b"f 5", b"o second\nusemtl red\nf 5", 1),
     "binary.stl": mesh(file_type="stl"),
     "text.stl": mesh(file_type="stl_ascii").encode(),
@@ -188,6 +192,8 @@ def save(tmp_path, name):
         las(path, POINTS.astype(np.float64), None if rgb is None else RGB.astype(np.uint16) * 257, **modern)
     elif kind == ".bin":
         path.write_bytes(np.column_stack([POINTS, np.ones(20, np.float32)]).tobytes())
+    elif kind == ".stl":
+        path.write_bytes(MESHES["binary.stl"])
     elif kind == ".npy":
         np.save(path, np.column_stack([POINTS, NORMALS])[:, : 6 if "six" in stem else 3])
     else:
@@ -319,12 +325,15 @@ MALFORMED = {
     "half a polygon.off": ("bad.off", off(QUADS)[:-3], "cut short"),
     "half the vertices.off": ("bad.off", off()[:30], "cut short"),
     "words.off": ("bad.off", off().replace(b"1 1 0\n", b"1 one 0\n"), "one"),
+    "a face more.off": ("bad.off", off() + b"3 0 1 2\n", "13 lines; by its header it has 8 vertices and 4 faces"),
     "a vertex beyond.off": ("bad.off", off([(0, 1, 8)]), "0 to 8 of 8"),
     "a negative vertex.off": ("bad.off", off([(0, 1, -1)]), "-1 to 1 of 8"),
     "nan.off": ("bad.off", off(vertices=[(float("nan"), 0, 0), *VERTICES[1:]]), "NaN"),
     "no faces.obj": ("bad.obj", obj([]), "without faces"),
     "no surface.obj": ("bad.obj", obj([(0, 1, 1)]), "area of 0"),
-    "a vertex beyond.obj": ("bad.obj", obj([(0, 1, 8)]), "IndexError"),
+    "a vertex beyond.obj": ("bad.obj", obj([(0, 1, 8)]), "0 to 8 of 8"),
+    "no vertices.obj": ("bad.obj", b"f 1 2 3\n", "no vertices"),
+    "a vertex before the first.obj": ("bad.obj", b"f -1 -2 -3\n" + obj(), "-3 to 7 of 8"),
     "nan.obj": ("bad.obj", obj().replace(b"v 0 0 0", b"v nan 0 0"), "NaN"),
     "cut.stl": ("bad.stl", MESHES["binary.stl"][:-20], "without faces"),
     "cut text.stl": ("bad.stl", MESHES["text.stl"][:200], "without faces"),
@@ -342,8 +351,8 @@ MALFORMED = {
     "no z.ply": ("bad.ply", PLY_HEADER.replace("property float z\n", "").encode() + b"1 2\n1 2\n", "z"),
     "nan.ply": ("bad.ply", ply(columns(NAN)), "points.*NaN"),
     "nan normals.ply": ("bad.ply", ply(columns(POINTS, NAN)), "normals.*NaN"),
-    "cut.ply": ("bad.ply", cut("little.ply", -5), "length"),
-    "cut cloud.ply": ("bad.ply", cut("binary_little_endian-rgb.ply", -15), "length"),
+    "cut.ply": ("bad.ply", cut("little.ply", -5), "cut short: 3 of 4 rows of the element 'face'"),
+    "cut cloud.ply": ("bad.ply", cut("binary_little_endian-rgb.ply", -15), "cut short: 19 of 20 rows"),
     "a vertex beyond.ply": ("bad.ply", ply(columns(VERTICES), [(0, 1, 8)]), "0 to 8 of 8"),
     "a point missing.pcd": ("bad.pcd", (PCD_HEADER.format("x y z", n=2) + "1 2 3\n").encode(), "1 of 2 points"),
     "no points.pcd": ("bad.pcd", PCD_HEADER.format("x y z", n=0).encode(), "at least one point"),
@@ -364,6 +373,8 @@ MALFORMED = {
     "nan.bin": ("bad.bin", np.full(4, np.nan, np.float32).tobytes(), "NaN"),
     "flat.npy": ("bad.npy", npy(np.zeros(12)), r"\(12,\)"),
     "two columns.npy": ("bad.npy", npy(np.zeros((4, 2))), r"\(4, 2\)"),
+    "three rows.npy": ("bad.npy", npy(np.zeros((3, 4))), r"\(3, 4\).*transpose to \(N, 3\)"),
+    "six rows.npy": ("bad.npy", npy(np.zeros((6, 9))), r"\(6, 9\).*transpose to \(N, 6\)"),
     "a batch.npy": ("bad.npy", npy(np.zeros((2, 4, 3))), r"\(2, 4, 3\)"),
     "no points.npy": ("bad.npy", npy(np.zeros((0, 3))), "at least one point"),
     "words.npy": ("bad.npy", npy(np.full((4, 3), "a")), "no numbers"),
@@ -379,6 +390,8 @@ MALFORMED = {
     "no points.npz": ("bad.npz", npz(points=np.zeros((0, 3))), "at least one point"),
     "short normals.npz": ("bad.npz", npz(points=POINTS, normals=NORMALS[1:]), r"normals.*\(19, 3\) for 20 points"),
     "fractions of colours.npz": ("bad.npz", npz(points=POINTS, rgb=RGB / 255), "rgb are float64"),
+    "wide normals.npz": ("bad.npz", npz(points=POINTS, normals=np.ones((20, 3), np.int16)), "normals must be of int8.*int16"),
+    "text.npz": ("bad.npz", b"x,y,z\n1,2,3\n", r"no \.npz file.*begins with b'x,'"),
     "cut.npz": ("bad.npz", cut("plain.npz", -30), "bad"),
 }
 
@@ -395,6 +408,26 @@ def test_a_faulty_file_is_refused_by_name_and_fault(tmp_path, name, content, mes
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_no_bytes_is_said_to_be_empty(tmp_path, suffix):
+    path = write(tmp_path / f"none{suffix}", b"")
+    with pytest.raises(InvalidInputError) as caught:
+        read_cloud(path)
+    assert str(caught.value) == f"{path} is empty (0 bytes)."
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (6, 6), (6, 4), (4, 3), (5, 7)])
+def test_a_few_points_are_not_taken_for_rows_of_coordinates(tmp_path, shape):
+    rows = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save(tmp_path / "a.npy", rows)
+    assert np.array_equal(read_cloud(tmp_path / "a.npy")["points"], rows[:, :3])
+
+
+def test_normals_of_one_byte_are_unit_vectors(tmp_path):
+    np.savez(tmp_path / "a.npz", points=POINTS, normals=np.round(127 * NORMALS).astype(np.int8))
+    assert np.allclose(read_cloud(tmp_path / "a.npz")["normals"], NORMALS, atol=0.5 / 127)
+
+
 def test_a_warning_of_numpy_that_it_stopped_at_a_word_is_an_error(tmp_path, monkeypatch):
     def read(_):
         warnings.warn("string or file could not be read to its end due to unmatched data", DeprecationWarning, stacklevel=1)
@@ -408,7 +441,7 @@ def test_a_warning_of_numpy_that_it_stopped_at_a_word_is_an_error(tmp_path, monk
             read_cloud(path)
 
 
-GARBAGE = {"empty": b"", "text": b"hello, world\nthis is no cloud\n", "noise": np.random.default_rng(1).bytes(1001)}
+GARBAGE = {"text": b"hello, world\nthis is no cloud\n", "noise": np.random.default_rng(1).bytes(1001)}
 
 
 @pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
@@ -464,7 +497,7 @@ def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("plain.ply", "trimesh.exchange.ply"), ("ascii.pcd", "pypcd4"), ("plain.las", "laspy"), ("plain.laz", "lazrs")],
+    [("binary.stl", "trimesh"), ("ascii.pcd", "pypcd4"), ("plain.las", "laspy"), ("plain.laz", "lazrs")],
 )
 def test_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, name, module):
     path = save(tmp_path, name)
@@ -526,3 +559,23 @@ def test_scene_is_a_meshs_vertices_with_their_colours_and_a_scans_intensity(tmp_
     (tmp_path / "000000.bin").write_bytes(scan.tobytes())
     assert np.array_equal(read_cloud(tmp_path / "000000.bin", scene=True)["points"], scan)
     assert np.array_equal(read_cloud(tmp_path / "000000.bin")["points"], scan[:, :3])
+
+
+SEAM = (
+    b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    + b"".join(b"vt 0 .%d\n" % n for n in range(1, 7))
+    + b"f 1/1 2/2 3/3\nf 1/4 3/5 4/6\n"
+)
+SCENES = {
+    "an unused vertex": (b"v 9 9 9\nv 0 0 0\nv 1 0 0\nv 1 1 0\nf 2 3 4\n", [(9, 9, 9), (0, 0, 0), (1, 0, 0), (1, 1, 0)]),
+    "a seam": (SEAM, VERTICES[:4]),
+    "vertices alone": (obj([]), VERTICES),
+    "weights and colours": (b"v 0 0 1 1\nv 1 0 0 .5 .5 .5\n", [(0, 0, 1), (1, 0, 0)]),
+}
+
+
+@pytest.mark.parametrize(("content", "vertices"), SCENES.values(), ids=SCENES)
+def test_scene_of_an_obj_is_its_vertices_in_the_files_order(tmp_path, content, vertices):
+    found = read_cloud(write(tmp_path / "a.obj", content), scene=True)
+    assert found.keys() == {"points"}
+    assert np.array_equal(found["points"], vertices)

@@ -224,6 +224,13 @@ def test_arrays_are_read_by_column(tmp_path, kind):
     assert train.scene(3)["labels"].tolist() == [4]
 
 
+def test_fractions_of_an_array_are_scaled_to_bytes(tmp_path):
+    rows = ROWS.copy()
+    rows[:, 3:6] /= 255
+    scene = load_s3dis(write_arrays(tmp_path, rows))[1].scene(0)
+    assert scene["rgb"].tolist() == [[10, 20, 30], [255, 0, 31]]
+
+
 def changed(column, value):
     rows = ROWS.copy()
     rows[1, column] = value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scannet import CLASSES, load_scannet
-from i2p_zoo.errors import MissingExtraError, NotFoundError
+from i2p_zoo.data.scenes import hold_out_scenes
+from i2p_zoo.errors import NotFoundError
 
 RANDOM = np.random.default_rng(0)
 POINTS = RANDOM.normal(size=(7, 3)).astype("<f4")
@@ -82,6 +81,14 @@ def test_rooms_are_those_of_the_lists_in_their_order(tmp_path):
     train, test = load_scannet(str(write_release(tmp_path)))
     assert (train.names, test.names) == (("scene0000_01", "scene0000_00"), ("scene0011_00",))
     assert train.classes == test.classes == CLASSES
+
+
+def test_the_scans_of_a_room_are_held_out_together(tmp_path):
+    write_room(write_release(tmp_path), "scene0001_00")
+    (tmp_path / "scannetv2_train.txt").write_text("scene0000_01\nscene0001_00\nscene0000_00\n")
+    for seed in range(8):
+        parts = hold_out_scenes(load_scannet(tmp_path)[0], 0.4, seed)
+        assert {part.names for part in parts} == {("scene0000_01", "scene0000_00"), ("scene0001_00",)}
 
 
 def test_vertices_have_colours_and_the_class_of_their_id(tmp_path):
@@ -162,10 +169,3 @@ def test_a_list_without_names_or_with_one_twice_is_refused(tmp_path, text, messa
 def test_a_folder_with_nothing_of_it_says_where_it_is_to_be_had(tmp_path, name):
     with pytest.raises(NotFoundError, match="authors' page"):
         load_scannet(tmp_path / name)
-
-
-def test_missing_trimesh_is_named_with_its_extra(tmp_path, monkeypatch):
-    test = load_scannet(write_release(tmp_path))[1]
-    monkeypatch.setitem(sys.modules, "trimesh.exchange.ply", None)
-    with pytest.raises(MissingExtraError, match=r"`trimesh.*i2p-zoo\[data\]"):
-        test.scene(0)

@@ -9,6 +9,7 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scene_npz import load_scene_npz
+from i2p_zoo.data.scenes import hold_out_scenes
 from i2p_zoo.errors import NotFoundError
 
 RANDOM = np.random.default_rng(0)
@@ -134,8 +135,12 @@ MALFORMED = {
     "text": (BOARDS, {"points": P.astype(str)}, "points holds values of type <U"),
     "fractional labels": (BOARDS, {"label": L / 2}, "label holds values of type float64"),
     "wide normals": (BOARDS, {"normals": NORMALS.astype(np.int16)}, "normals must be of int8, float16.*found int16"),
-    "no unit at all": (BOARDS, {"unit": np.float32(0)}, "unit must be positive; found 0.0"),
-    "a negative scale": (PARTS, {"scale": np.array([1, 1, -2, 1], np.float32)}, "scale must be positive; found -2.0"),
+    "no unit at all": (BOARDS, {"unit": np.float32(0)}, "unit must be positive and finite; found 0.0"),
+    "a negative scale": (
+        PARTS,
+        {"scale": np.array([1, 1, -2, 1], np.float32)},
+        "scale must be positive and finite; found -2.0",
+    ),
     "a third split": (BOARDS, {"split": np.array([0, 1, 2, 0])}, r"split must be 0 for train or 1 for test; found \[0 1 2\]"),
     "one class twice": (BOARDS, {"classes": np.array(["a", "a", "b"])}, "different names"),
     "objects": (BOARDS, {"classes": np.array([1, "a", None], object)}, "no readable .npz file"),
@@ -153,12 +158,20 @@ def test_wide_colours_are_refused(tmp_path):
         load_scene_npz(write(tmp_path / "a.npz", BOARDS, colors=COLORS / 255), colors=True)
 
 
-@pytest.mark.parametrize("keep", [0, 100, -30])
+@pytest.mark.parametrize("keep", [1, 100, -30])
 def test_a_file_that_is_cut_short_is_named(tmp_path, keep):
     path = write(tmp_path / "a.npz", BOARDS)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InvalidInputError, match=r"a\.npz: no readable \.npz file"):
+    with pytest.raises(InvalidInputError, match=r"a\.npz: no (readable )?\.npz file"):
         load_scene_npz(path)
+
+
+def test_a_family_is_held_out_whole(tmp_path):
+    arrays = {**PARTS, "family": np.array(["a", "b", "a", "c"])}
+    train = load_scene_npz(write(tmp_path / "a.npz", arrays))[0]
+    assert {part.names for part in hold_out_scenes(train, 0.5)} == {("A/a", "C/c"), ("D/d",)}
+    with pytest.raises(InvalidInputError, match=r"\['family'\] do not fit"):
+        load_scene_npz(write(tmp_path / "a.npz", arrays, family=np.array(["a"])))
 
 
 def test_a_missing_file_is_named(tmp_path):

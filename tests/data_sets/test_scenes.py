@@ -58,6 +58,12 @@ def test_a_subset_may_be_empty_or_repeat():
     assert make_set().subset([2, 2]).scene(1) is SCENES[2]
 
 
+def test_a_subset_may_be_a_mask_of_every_scene():
+    assert make_set().subset([False, True, False, True]).names == ("lobby", "stairs")
+    with pytest.raises(InvalidInputError, match=r"integers or a mask \(4,\); got bool \(2,\)"):
+        make_set().subset([False, True])
+
+
 def test_sets_and_subsets_can_go_to_other_processes():
     copy = pickle.loads(pickle.dumps(make_set().subset([2])))
     assert copy.names == ("office",)
@@ -259,6 +265,7 @@ WRONG_BLOCKS = {
     "no extent": ((POINTS, 0, 0.5), "`extent`.*got 0"),
     "whole overlap": ((POINTS, 1, 1), "`overlap` must be at least 0 and less than 1; got 1"),
     "a negative one": ((POINTS, 1, -0.1), "got -0.1"),
+    "a point far out": ((np.array([[0.0] * 3, [4e9, 0, 0]]), 4, 0.5), r"0 to 4e\+09 take 2e\+09 blocks of 4.*far out"),
 }
 
 
@@ -281,6 +288,35 @@ def test_held_out_scenes_are_those_that_are_not_trained_on(count, fraction, held
     assert len(kept.names) + held == count
     assert hold_out_scenes(scenes, fraction, seed=3)[1].names == judged.names
     assert count < 10 or hold_out_scenes(scenes, fraction, seed=4)[1].names != judged.names
+
+
+GROUPS = [
+    ("aabbccddee", 0.1, 2),
+    ("aabbccddee", 0.5, 4),
+    ("abcddddddd", 0.1, 1),
+    ("abcddddddd", 0.3, 3),
+    ("abacbaddba", 0.3, 3),
+    ("aaabbbcccc", 0.01, 3),
+    ("abbbbbbbbb", 0.5, 1),
+]
+
+
+@pytest.mark.parametrize(("groups", "fraction", "count"), GROUPS)
+def test_no_group_is_divided_and_about_the_fraction_held_out(groups, fraction, count):
+    scenes = SceneSet(tuple(map(str, range(10))), ("floor",), lambda number: {}, tuple(groups))
+    for seed in range(10):
+        kept, held = hold_out_scenes(scenes, fraction, seed)
+        assert sorted([*kept.names, *held.names]) == list(scenes.names)
+        assert not set(kept.groups) & set(held.groups)
+        assert [groups[int(name)] for name in held.names] == list(held.groups)
+        assert len(held) == count
+
+
+def test_scenes_of_one_group_and_groups_of_other_scenes_are_refused():
+    with pytest.raises(InvalidInputError, match=r"0\.5 of 4 scenes in 1 groups cannot be held out"):
+        hold_out_scenes(SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 4), 0.5)
+    with pytest.raises(InvalidInputError, match="4 names and 3 groups"):
+        SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 3)
 
 
 @pytest.mark.parametrize(("count", "fraction"), [(4, 0.0), (4, 1.0), (4, float("nan")), (1, 0.5), (4, 0.9)])

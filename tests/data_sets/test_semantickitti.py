@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.data.scenes import hold_out_scenes
 from i2p_zoo.data.semantickitti import CLASSES, load_semantickitti
 from i2p_zoo.errors import NotFoundError
 
@@ -47,6 +48,17 @@ def test_scans_are_listed_by_the_official_sequences(tmp_path, sequences):
     assert test.names == ("08/000000", "08/000012")
     assert load_semantickitti(tmp_path / "dataset")[1].names == test.names
     assert train.classes == test.classes == CLASSES
+
+
+def test_a_sequence_is_held_out_whole(tmp_path, sequences):
+    for number in range(1, 4):
+        write_scan(sequences / "00", number)
+        write_scan(sequences / "05", number)
+    train = load_semantickitti(tmp_path)[0]
+    for seed in range(8):
+        kept, held = hold_out_scenes(train, 0.5, seed)
+        assert not {name[:2] for name in kept.names} & {name[:2] for name in held.names}
+        assert len(held) == 8
 
 
 def test_official_classes_are_these():

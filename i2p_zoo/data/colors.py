@@ -1,0 +1,33 @@
+"""Colours of the types and ranges that files have them in, as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo.errors import InvalidInputError
+
+
+def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns uint8 of floats within 0 to 1, of numbers within 0 to 255, and of uint16 that fill their range.
+
+    Raises:
+        InvalidInputError: numbers beyond these ranges or none.
+
+    Example:
+        >>> to_bytes(np.array([[0.0, 0.2, 1.0]])).tolist(), to_bytes(np.array([[0, 257, 65535]], np.uint16)).tolist()
+        ([[0, 51, 255]], [[0, 1, 255]])
+    """
+    low, high = colors.min(initial=0), colors.max(initial=0)
+    is_wide = colors.dtype == np.uint16 and high > 255  # some writers fill 16 bits with 8-bit values
+    if colors.dtype.kind not in "iuf" or not (low >= 0 and (high <= 255 or is_wide)):
+        raise InvalidInputError(
+            f"its colours are {colors.dtype} from {low} to {high}; expected 0 to 255, fractions of 0 to 1, or uint16."
+        )
+    if is_wide:
+        colors = colors / 257
+    elif colors.dtype.kind == "f" and high <= 1:
+        colors = colors * 255
+    return np.round(colors).astype(np.uint8)

@@ -1,0 +1,199 @@
+"""PLY files, as text or in either byte order: what each property of their elements holds, as it is written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo.errors import InvalidInputError
+
+_KINDS = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}
+_KINDS |= {str(np.dtype(kind)): kind for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")}
+_ORDERS = {b"ascii": "=", b"binary_little_endian": "<", b"binary_big_endian": ">"}
+
+
+class Lists(NamedTuple):
+    """A list for each row: the values of all, one list behind the other, and how many each has."""
+
+    values: NDArray[Any]
+    sizes: NDArray[np.int64]
+
+
+Properties = dict[str, "NDArray[Any] | Lists"]
+
+
+class _Property(NamedTuple):
+    name: str
+    kind: np.dtype[Any]
+    size_kind: np.dtype[Any] | None  # of a list
+
+
+class _Element(NamedTuple):
+    name: str
+    length: int
+    properties: list[_Property]
+
+
+def read_ply(file: IO[bytes]) -> dict[str, Properties]:
+    """Returns the properties of each element by name.
+
+    Raises:
+        InvalidInputError: no PLY file, or one with fewer or more rows or values than its header says, or a value that its
+            type cannot hold.
+    """
+    is_text, elements = _read_header(file)
+    content = file.read()
+    found: dict[str, Properties] = {}
+    if is_text:
+        lines = [line for line in content.decode("latin-1").splitlines() if line.strip()]
+        for element in elements:
+            part, lines = lines[: element.length], lines[element.length :]
+            if len(part) < element.length:
+                raise _cut_short(element, len(part))
+            found[element.name] = _by_name(element, _read_text(element, part))
+        if lines:
+            raise InvalidInputError(f"it has {len(lines)} lines more than its header says, the first {lines[0][:80]!r}.")
+        return found
+    start = 0
+    for element in elements:
+        lists, start = _read_binary(element, content, start)
+        found[element.name] = _by_name(element, lists)
+    if start < len(content):
+        raise InvalidInputError(f"it has {len(content) - start} bytes more than its header says.")
+    return found
+
+
+def vertex_columns(elements: dict[str, Properties], names: Sequence[str]) -> list[NDArray[Any]]:
+    """Returns the columns of the vertices that the names give.
+
+    Raises:
+        InvalidInputError: the vertices lack one of them.
+    """
+    columns = {name: values for name, values in elements.get("vertex", {}).items() if not isinstance(values, Lists)}
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise InvalidInputError(f"its vertices lack the properties {missing}; they have {list(columns)}.")
+    return [columns[name] for name in names]
+
+
+def _read_header(file: IO[bytes]) -> tuple[bool, list[_Element]]:
+    encoding = file.readline().split()[1:2] if file.readline(8).strip() == b"ply" else []
+    if encoding not in ([order] for order in _ORDERS):
+        raise InvalidInputError(
+            f"a PLY file begins with the lines `ply` and `format`, of {', '.join(map(bytes.decode, _ORDERS))}."
+        )
+    order = _ORDERS[encoding[0]]
+    elements: list[_Element] = []
+    while line := file.readline():
+        match line.decode("latin-1").split():
+            case ["end_header"]:
+                return encoding == [b"ascii"], elements
+            case ["element", name, length] if length.isdecimal():
+                elements.append(_Element(name, int(length), []))
+            case ["property", kind, name] if elements and kind in _KINDS:
+                elements[-1].properties.append(_Property(name, np.dtype(order + _KINDS[kind]), None))
+            case ["property", "list", size_kind, kind, name] if elements and {size_kind, kind} <= _KINDS.keys():
+                kinds = [np.dtype(order + _KINDS[word]) for word in (kind, size_kind)]
+                elements[-1].properties.append(_Property(name, *kinds))
+            case ["comment" | "obj_info", *_] | []:
+                pass
+            case _:
+                raise InvalidInputError(f"its header has the line {line[:80]!r}, which is none of a PLY file.")
+    raise InvalidInputError("its header has no end, a line `end_header`.")
+
+
+def _by_name(element: _Element, lists: Sequence[Lists]) -> Properties:
+    pairs = zip(element.properties, lists, strict=True)
+    return {each.name: found if each.size_kind else found.values for each, found in pairs}
+
+
+def _cut_short(element: _Element, rows: int) -> InvalidInputError:
+    return InvalidInputError(f"cut short: {rows} of {element.length} rows of the element {element.name!r}.")
+
+
+def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
+    if lines and not any(each.size_kind for each in element.properties):
+        # numpy reads them ten times as fast, but only one by one it can be told which row is at fault
+        with contextlib.suppress(ValueError):
+            table = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+            ones = np.ones(len(lines), np.int64)
+            return [Lists(_held(each, column), ones) for each, column in zip(element.properties, table.T, strict=True)]
+    words: list[list[str]] = [[] for _ in element.properties]
+    sizes: list[list[int]] = [[] for _ in element.properties]
+    for line in lines:
+        row, start = line.split(), 0
+        for each, its_words, its_sizes in zip(element.properties, words, sizes, strict=True):
+            size = 1
+            if each.size_kind:
+                size, start = (int(row[start]) if start < len(row) else 0), start + 1
+            if size < 0:
+                raise InvalidInputError(f"a list of the element {element.name!r} has {size} values.")
+            its_words += row[start : start + size]
+            its_sizes.append(size)
+            start += size
+        if start != len(row):
+            raise InvalidInputError(
+                f"a row of the element {element.name!r} has {len(row)} numbers, {line[:80]!r}; by the header it has {start}."
+            )
+    values = [_held(each, np.array(its_words, np.float64)) for each, its_words in zip(element.properties, words, strict=True)]
+    return [Lists(found, np.array(its_sizes, np.int64)) for found, its_sizes in zip(values, sizes, strict=True)]
+
+
+def _held(each: _Property, values: NDArray[np.float64]) -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = values.astype(each.kind)
+    if each.kind.kind in "iu" and not np.array_equal(held, values):
+        value = values[held != values][0]
+        raise InvalidInputError(f"its property {each.name!r} has the value {value:g}, which its type {each.kind} cannot hold.")
+    return held
+
+
+def _read_binary(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
+    """Returns the properties and where the next element begins."""
+    # as if the lists of every row were as long as those of the first, and only else one by one
+    lists, _ = _read_rows(element._replace(length=min(1, element.length)), content, start)
+    fields: list[Any] = []
+    for number, (each, first) in enumerate(zip(element.properties, lists, strict=True)):
+        fields += [(f"size {number}", each.size_kind)] if each.size_kind else []
+        fields += [(f"values {number}", each.kind, (len(first.values),))]
+    kind = np.dtype(fields)
+    end = start + element.length * kind.itemsize
+    listed = [number for number, each in enumerate(element.properties) if each.size_kind]
+    if end > len(content):
+        if not listed:
+            raise _cut_short(element, (len(content) - start) // kind.itemsize)
+        return _read_rows(element, content, start)
+    rows = np.frombuffer(content, kind, element.length, start)
+    if any((rows[f"size {number}"] != len(lists[number].values)).any() for number in listed):
+        return _read_rows(element, content, start)
+    values = [rows[f"values {number}"].reshape(-1) for number in range(len(lists))]
+    sizes = [np.full(element.length, len(first.values), np.int64) for first in lists]
+    return [Lists(_native(found), its_sizes) for found, its_sizes in zip(values, sizes, strict=True)], end
+
+
+def _read_rows(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
+    parts: list[list[NDArray[Any]]] = [[np.zeros(0, each.kind)] for each in element.properties]
+    for row in range(element.length):
+        for each, its_parts in zip(element.properties, parts, strict=True):
+            size = 1
+            if each.size_kind:
+                size = int(_take(each.size_kind, content, start, 1, element, row)[0])
+                start += each.size_kind.itemsize
+            its_parts.append(_take(each.kind, content, start, size, element, row))
+            start += its_parts[-1].nbytes
+    sizes = [np.array(list(map(len, its_parts[1:])), np.int64) for its_parts in parts]
+    return [Lists(_native(np.concatenate(found)), its_sizes) for found, its_sizes in zip(parts, sizes, strict=True)], start
+
+
+def _take(kind: np.dtype[Any], content: bytes, start: int, size: int, element: _Element, row: int) -> NDArray[Any]:
+    if not 0 <= size * kind.itemsize <= len(content) - start:
+        raise _cut_short(element, row)
+    return np.frombuffer(content, kind, size, start)
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("="))
