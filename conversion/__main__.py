@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 import click
 import timm
@@ -15,7 +16,19 @@ from i2p_zoo.errors import I2PError
 from i2p_zoo.sources import read_state
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OneLineErrors(click.Group):
+    """Prints this package's errors and those of the file system in one line, and exits with code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # a reader that stops reading: click ends quietly
+            raise
+        except (I2PError, OSError) as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Make the zoo: certify timm's architectures, convert, publish."""
 
@@ -36,7 +49,7 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
     names = [name for name in timm.list_models() if any(fnmatch.fnmatch(name, pattern) for pattern in chosen)]
     if not names:
         raise click.UsageError(f"No architecture of timm {timm.__version__} matches {patterns}; give patterns or --all.")
-    ledger = update_ledger(names, processes=processes, fresh=fresh)
+    ledger = update_ledger(names, processes=processes, fresh=fresh, everything=everything)
     write_table(ledger)
     passed = sum(record.get("passed", False) for record in ledger["models"].values())
     refused = sum("refused" in record for record in ledger["models"].values())
@@ -54,18 +67,16 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
 
     Example: python -m conversion torchvision resnet50 resnet50-11ad3fa6.pth --out i2p-resnet50
     """
-    from conversion.from_torchvision import convert_state
+    from conversion.from_torchvision import convert_state, find_architecture
     from i2p_zoo.checkpoint import save_pretrained
     from i2p_zoo.hub import convert_network
     from i2p_zoo.weight_files import sha256_of
 
-    try:
-        source, architecture, model_args = convert_state(name, read_state(weights))
-        origin = {"file": weights.name, "sha256": sha256_of(weights), "license": "bsd-3-clause"}
-        model, certificate = convert_network(source, origin, architecture, model_args)
-        save_pretrained(model, out)
-    except I2PError as error:
-        raise click.ClickException(str(error)) from error
+    find_architecture(name)  # before a large file is read
+    source, architecture, model_args = convert_state(name, read_state(weights))
+    origin = {"file": weights.name, "sha256": sha256_of(weights), "license": "bsd-3-clause"}
+    model, certificate = convert_network(source, origin, architecture, model_args)
+    save_pretrained(model, out)
     click.echo(f"{model.report.summary()}\ncertificate {certificate}\nsaved in {out}")
 
 
@@ -88,14 +99,11 @@ def publish(names: tuple[str, ...], file: Path, part: str, organisation: str, wo
 
     from conversion.publish import publish as publish_recipes
 
-    try:
-        recipes = load_recipes(file)
-        chosen = [r for r in recipes if not names or any(fnmatch.fnmatch(r.name, name) for name in names)]
-        if not chosen:
-            raise click.UsageError(f"No recipe of {file} matches {', '.join(names)}.")
-        chosen = shard(chosen, part)
-    except I2PError as error:
-        raise click.ClickException(str(error)) from error
+    recipes = load_recipes(file)
+    chosen = [r for r in recipes if not names or any(fnmatch.fnmatch(r.name, name) for name in names)]
+    if not chosen:
+        raise click.UsageError(f"No recipe of {file} matches {', '.join(names)}.")
+    chosen = shard(chosen, part)
     failed = []
     with tqdm(total=len(chosen), desc="publishing", unit="model") as bar:
         for outcome in publish_recipes(chosen, work, organisation, push=yes, processes=processes):
@@ -115,10 +123,7 @@ def cards() -> None:
     """
     from conversion.cards import write_cards
 
-    try:
-        write_cards()
-    except I2PError as error:
-        raise click.ClickException(str(error)) from error
+    write_cards()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError
+from i2p_zoo.sources import describe_misfit
 
 TOLERANCE = 1e-5
 
@@ -54,7 +55,8 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     try:
         source.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"The weights do not fit {type(source).__name__}: {error}") from error
+        misfit = describe_misfit(source, state)
+        raise CheckpointError(f"The weights do not fit {type(source).__name__}: {misfit}.") from error
     names = pair_layers(run_layers(source, images), run_layers(target, images))
     result: dict[str, Tensor] = {}
     for theirs, ours in names.items():

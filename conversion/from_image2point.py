@@ -12,6 +12,7 @@ from torch import Tensor
 
 from i2p_zoo import create_model
 from i2p_zoo.errors import CheckpointError
+from i2p_zoo.sources import describe_misfit
 
 ARCHITECTURES = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -90,5 +91,6 @@ def load_image2point(state: dict[str, Tensor]) -> Any:
     try:
         model.load_state_dict(ours, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {error}") from error
+        misfit = describe_misfit(model, ours)
+        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {misfit}.") from error
     return model.eval()

@@ -46,6 +46,13 @@ ARCHITECTURES = {**{name: name for name in SAME_NAME}, **OTHER_NAME}
 """timm's architecture for each of torchvision's."""
 
 
+def find_architecture(name: str) -> str:
+    """Returns timm's architecture of torchvision's network; raises NotFoundError where it is not known."""
+    if name not in ARCHITECTURES:
+        raise NotFoundError(f"timm's counterpart of torchvision's {name!r} is not known. Known: {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name]
+
+
 def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, dict[str, Any]]:
     """Builds timm's network with torchvision's weights.
 
@@ -60,9 +67,7 @@ def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, 
         NotFoundError: timm has no such network.
         CheckpointError: the weights do not fit, or the two networks compute different functions.
     """
-    if name not in ARCHITECTURES:
-        raise NotFoundError(f"timm's counterpart of torchvision's {name!r} is not known. Known: {', '.join(ARCHITECTURES)}.")
-    architecture = ARCHITECTURES[name]
+    architecture = find_architecture(name)
     matrices = [tensor for tensor in state.values() if tensor.ndim == 2]
     if not matrices:
         raise CheckpointError(f"The state dict of {name} has no classifier.")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import i2p_zoo
 from i2p_zoo.certificate import TOLERANCES, certify
-from i2p_zoo.errors import I2PError, UnsupportedError
+from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation import inflate, inflate_structure
 from i2p_zoo.random_models import create_random_model, example_images
 
@@ -163,7 +163,9 @@ def archetype(model: nn.Module) -> str:
     return f"{type(model).__name__}-{hashlib.sha256(' '.join(leaves).encode()).hexdigest()[:6]}"
 
 
-def update_ledger(architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False) -> dict[str, Any]:
+def update_ledger(
+    architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False, everything: bool = False
+) -> dict[str, Any]:
     """Measures architectures and writes the ledger after each, so that an interrupted run is taken up where it stood.
 
     Args:
@@ -171,13 +173,23 @@ def update_ledger(architectures: Iterable[str], path: Path = LEDGER, processes: 
         path: of the ledger.
         processes: how many measure side by side, one thread each.
         fresh: measure again what the ledger has.
+        everything: the architectures are all of timm's, so that a ledger of another timm may be begun anew.
 
     Returns:
         The ledger.
+
+    Raises:
+        InvalidInputError: the ledger is of another timm, and only some architectures are to be measured.
     """
-    ledger = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if ledger.get("timm") != timm.__version__:
-        ledger = {"timm": timm.__version__, "models": {}}
+    empty = {"timm": timm.__version__, "models": {}}
+    ledger = json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+    if ledger["timm"] != timm.__version__:
+        if not everything:
+            raise InvalidInputError(
+                f"{path} holds {len(ledger['models'])} architectures of timm {ledger['timm']!r}, and timm {timm.__version__!r} "
+                "is installed; a ledger is of one version. Install that one, or measure every architecture anew with --all."
+            )
+        ledger = empty
     wanted = [name for name in architectures if fresh or name not in ledger["models"]]
     bar = tqdm(_measure_all(wanted, processes), total=len(wanted), desc="certifying", unit="model")
     for name, record in bar:

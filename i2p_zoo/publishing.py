@@ -122,11 +122,11 @@ def push_folder(
             "and save the adapter again."
         )
     api = HfApi(token=token)
-    with _hub_errors(repo, _UNCHANGED):
+    with _hub_errors(repo, "comparing", _UNCHANGED):
         plan = _plan(api, local, repo, revision)
     if dry_run or not plan.changes:
         return plan
-    with _hub_errors(repo, _UNKNOWN):
+    with _hub_errors(repo, "pushing", _UNKNOWN):
         parent = plan.head
         if parent is None:
             api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
@@ -257,8 +257,8 @@ def _is_same(file: _LocalFile, remote: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _hub_errors(repo: str, outcome: str) -> Iterator[None]:
-    """Raises this package's errors in place of the client's; `outcome` tells what a failure leaves on the Hub."""
+def _hub_errors(repo: str, doing: str, outcome: str) -> Iterator[None]:
+    """Raises this package's errors in place of the client's, with what was done and what a failure leaves on the Hub."""
     from huggingface_hub import errors
 
     try:
@@ -281,5 +281,5 @@ def _hub_errors(repo: str, outcome: str) -> Iterator[None]:
             reason = f"refused ({status}, {first_line(cause.server_message or cause)})"
             outcome = _ADVICE.get(status, outcome)
         else:
-            reason = f"pushing failed ({first_line(cause)})"
+            reason = f"{doing} failed ({first_line(cause)})"
         raise HubError(f"{repo}: {reason}. {outcome}") from error

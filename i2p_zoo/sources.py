@@ -6,7 +6,8 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,28 @@ def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Modul
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit timm's {architecture}: {error}") from error
+        raise CheckpointError(f"{path}: does not fit timm's {architecture}:\n{describe_misfit(model, state)}.") from error
     return model.eval(), {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
+
+
+def describe_misfit(model: nn.Module, state: dict[str, Tensor]) -> str:
+    """Returns in which tensors a state dict differs from a network's, by their number and the first three of each kind."""
+    wanted = model.state_dict()
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    kinds: dict[str, Sequence[str]] = {
+        "missing": [key for key in wanted if key not in state],
+        "unknown": [key for key in state if key not in wanted],
+        "of other shapes": shapes,
+    }
+    return "; ".join(
+        f"{len(found)} {kind}: {', '.join(found[:3])}{' and so on' if len(found) > 3 else ''}"
+        for kind, found in kinds.items()
+        if found
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -156,8 +177,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if all(isinstance(tensor, Tensor) for tensor in state.values()):
             return state
     except Exception as error:  # the readers of damaged files raise anything
-        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors alone: {error}") from error
+        if "weights_only" in str(error) and _is_pickled(path):
+            raise CheckpointError(
+                f"{path}: cannot be read: it pickles a whole network, or other objects, and no code of a file is run. Save "
+                "`model.state_dict()` in its place."
+            ) from error
+        raise CheckpointError(
+            f"{path}: cannot be read: no checkpoint, or a damaged one ({type(error).__name__}). Expected a state dict in a "
+            ".safetensors, .pth, .pt or .bin file."
+        ) from error
     raise CheckpointError(f"{path}: holds more than a state dict of tensors. Save `model.state_dict()`.")
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether torch wrote the file, a zip or, in older versions, a bare pickle."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"
 
 
 _BLOCK_LAYERS = {

@@ -123,9 +123,9 @@ PATTERNS = {
 def test_list_prints_the_names_that_match_a_line_each_or_as_json(ledger, arguments, names):
     lines = succeed("list", *arguments)
     assert lines.stdout.split() == names
-    assert lines.stdout.count("\n") == max(len(names), 1)
+    assert lines.stdout.count("\n") == len(names)
     assert json.loads(succeed("list", *arguments, "--json").stdout) == names
-    assert lines.stderr == ""
+    assert lines.stderr == ("" if names else "Nothing matches 'vgg*'; `i2p-zoo list` names every network.\n")
 
 
 def test_listed_names_are_architectures_of_timm():
@@ -309,6 +309,12 @@ def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     assert torch.allclose(middle, expected)
 
 
+@pytest.mark.parametrize(("inflation", "told"), [("average", " (of its center-inflated twin)"), ("copy", "")])
+def test_convert_says_whose_certificate_it_is(small_weights, inflation, told):
+    lines = succeed("convert", "test_efficientnet", "--out", "net", "--inflation", inflation).stdout.splitlines()
+    assert lines[-3].startswith(f"certificate{told}: relative error float32 ")
+
+
 # Errors
 
 
@@ -346,7 +352,74 @@ def test_weights_that_cannot_be_had_are_told_with_what_was_tried_and_nothing_is_
     assert not (tmp_path / "net").exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nobody/writes/here"])
+OWN_WEIGHTS = {
+    "another network": (
+        lambda path: torch.save(timm.create_model("test_resnet").state_dict(), path),
+        r"does not fit timm's test_efficientnet: \d+ missing: conv_stem\.weight, \S+, \S+ and so on; \d+ unknown: conv1\.",
+    ),
+    "other shapes": (
+        lambda path: torch.save(reshaped("test_efficientnet", "conv_stem.weight"), path),
+        r"test_efficientnet: 1 of other shapes: conv_stem\.weight \(1,\) for \(\d+, 3, 3, 3\)\.$",
+    ),
+    "a whole network": (
+        lambda path: torch.save(timm.create_model("test_efficientnet"), path),
+        r"cannot be read: it pickles a whole network.*Save `model\.state_dict\(\)` in its place\.$",
+    ),
+    "a text": (
+        lambda path: path.write_text("no weights"),
+        r"cannot be read: no checkpoint.*Expected a state dict in a \.safetensors, \.pth, \.pt or \.bin file\.$",
+    ),
+}
+
+
+def reshaped(architecture, name):
+    return {**timm.create_model(architecture).state_dict(), name: torch.ones(1)}
+
+
+@pytest.mark.parametrize(("write", "words"), OWN_WEIGHTS.values(), ids=OWN_WEIGHTS.keys())
+def test_own_weights_that_do_not_fit_are_told_briefly(tmp_path, write, words):
+    write(tmp_path / "mine.pth")
+    message = fail("convert", "test_efficientnet", "--weights", "mine.pth", "--out", "net")
+    assert re.search(words, message), message
+    assert len(message) < 400
+    assert "weights_only" not in message
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A folder as runs leave it, whose checkpoint is one level below."""
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "run" / "model")
+    (tmp_path / "weights.pth").touch()
+    return tmp_path / "run"
+
+
+SLIPS = {
+    "the run's folder": ("run", r"did you mean run/model\?"),
+    "a file of a checkpoint": ("run/model/model.safetensors", r"is a file of a checkpoint; give its folder, run/model\."),
+    "a file of weights": ("weights.pth", "is a file, and a network is a folder: .*i2p-zoo convert NAME --weights weights.pth"),
+}
+LOADING = {
+    "info": ["info", "PLACE"],
+    "predict": ["predict", "PLACE", "cloud.npy"],
+    "collapse": ["collapse", "PLACE", "--data", "npz:missing.npz"],
+    "finetune": ["finetune", "--model", "PLACE", "--data", "npz:missing.npz", "--out", "out"],
+    "fewshot": ["fewshot", "--model", "PLACE", "--data", "npz:missing.npz", "--out", "out"],
+    "segment train": ["segment", "train", "--model", "PLACE", "--data", "scenes:missing.npz", "--out", "out"],
+    "segment eval": ["segment", "eval", "PLACE", "--data", "scenes:missing.npz"],
+}
+
+
+@pytest.mark.parametrize(("place", "words"), SLIPS.values(), ids=SLIPS.keys())
+@pytest.mark.parametrize("command", LOADING.values(), ids=LOADING.keys())
+def test_place_beside_the_checkpoint_is_told_with_the_right_one(run_folder, command, place, words):
+    assert re.search(words, fail(*[place if word == "PLACE" else word for word in command]))
+
+
+def test_push_of_a_runs_folder_names_the_checkpoint_in_it(run_folder):
+    assert "did you mean run/model?" in fail("push", "run", "me/net")
+
+
+@pytest.mark.parametrize("place", ["file/below", "/proc/nobody/writes/here"])
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(small_weights, tmp_path, place):
     write_file(tmp_path / "file")
     message = fail("convert", "test_efficientnet", "--out", place)
@@ -404,6 +477,13 @@ MISUSES = {
     "no seeds": ["demo", "--seeds", "0"],
     "an unknown option": ["list", "--frobnicate"],
     "a folder as the report": ["convert", "resnet18", "--report", "."],
+    "a file as the folder": ["convert", "resnet18", "--out", sys.executable],
+    "a seed that is too large": ["finetune", "--model", "a", "--data", "b", "--out", "c", "--seed", "99999999999999999999"],
+    "passes over few clouds": ["fewshot", "--model", "a", "--data", "b", "--out", "c", "--epochs", "1"],
+    "a negative block": ["segment", "predict", "a", "b.npy", "--block", "-1"],
+    "no block": ["segment", "train", "--model", "a", "--data", "b", "--out", "c", "--block", "0"],
+    "no crop": ["segment", "train", "--model", "a", "--data", "b", "--out", "c", "--crop", "0"],
+    "blocks that are all overlap": ["segment", "eval", "a", "--data", "b", "--overlap", "1"],
 }
 
 

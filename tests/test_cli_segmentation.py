@@ -14,7 +14,7 @@ from i2p_zoo.cli import main
 from i2p_zoo.segmentation.unet import create_unet
 from tests.segmentation.conftest import CLASSES, make_scene
 from tests.segmentation.conftest import scenes_npz as scenes_npz
-from tests.test_cli import fail, offline_in_an_empty_folder, succeed
+from tests.test_cli import fail, offline_in_an_empty_folder, run, succeed
 
 __all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "2"]
@@ -145,14 +145,41 @@ def test_files_whose_results_would_have_one_name_are_refused(finished, tmp_path)
     assert not (tmp_path / "classes").exists()
 
 
-@pytest.mark.parametrize(("arguments", "words"), [(["--block", 0], "must be positive; got 0"), (["--overlap", 1], "overlap")])
-def test_blocks_are_checked_before_training(network, scenes_npz, tmp_path, arguments, words):
-    options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST]
-    assert words in fail("segment", "train", *options, *arguments, "--out", "run")
+def test_encoder_that_cannot_be_is_refused_with_what_to_do(finished, scenes_npz, tmp_path):
+    i2p_zoo.create_model("test_resnet", stem="point").save_pretrained(tmp_path / "pointed")
+    data = ["--data", f"scenes:{scenes_npz}", *FAST, "--out", "run"]
+    message = fail("segment", "train", "--model", finished[0] / "model", *data)
+    assert "is a U-Net" in message
+    assert "Give the name of a zoo network" in message
+    message = fail("segment", "train", "--model", "pointed", *data)
+    assert "pointed has a point stem" in message
+    assert "a folder that was finetuned with `--stem image`" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_figures_outlive_a_picture_that_cannot_be_drawn(network, scenes_npz, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("i2p_zoo.experiments.segmenting.draw_scene", full)
+    result = run("segment", "train", "--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--out", "run")
+    assert "i2p-zoo: [Errno 28] No space left on device" in result.stderr
+    assert len(json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]) == 2
+
+
+def test_colours_of_a_file_are_read_where_features_want_them(network, scenes_npz, tmp_path):
+    data = ["--data", f"scenes:{scenes_npz}"]
+    succeed("segment", "train", "--model", network, *data, *FAST, "--features", "xyz, rgb", "--out", "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert json.loads(succeed("segment", "eval", "run/model", *data, "--json").stdout) == metrics["test"]
+
+
+@pytest.mark.parametrize(("kind", "arrays"), [("scenes", "unit, label (S, N)"), ("parts", "part (S, N), parts")])
+def test_missing_file_is_told_with_the_arrays_it_would_have(network, kind, arrays):
+    assert arrays in fail("segment", "train", "--model", network, "--data", f"{kind}:missing.npz", "--out", "run")
 
 
 def test_adapter_of_random_weights_is_refused_before_training(network, scenes_npz, tmp_path):
     options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--scratch", "--adapter"]
-    assert "image weights" in fail("segment", "train", *options, "--out", "run")
+    assert "--adapter saves what differs from image weights" in fail("segment", "train", *options, "--out", "run")
     assert not (tmp_path / "run").exists()

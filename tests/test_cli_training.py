@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.cli.networks import load_network
+from i2p_zoo.data import scene_specs, specs
+from i2p_zoo.experiments import Setup
+from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
 from tests.test_cli import fail, offline_in_an_empty_folder, succeed
 from tests.test_finetune import shapes
@@ -67,7 +71,6 @@ def test_epochs_are_counted_in_clouds(network, data, tmp_path):
     assert len(json.loads((tmp_path / "few" / "metrics.json").read_text())["history"]) == 1, "six clouds are trained on"
     for value in (-3, "nan", 0):
         assert "--epochs must be a positive number" in fail("finetune", *options, "--epochs", value, "--out", "other")
-    assert "in place of --epochs" in fail("fewshot", *options, "--out", "other")
 
 
 def test_json_is_one_object_without_the_history(network, data):
@@ -128,9 +131,16 @@ def test_ablation_prints_its_table(network, data):
 
 MISUSES = {
     "steps and epochs": (["--steps", 2, "--epochs", 1], "--steps or --epochs, not both"),
+    "adapter of random weights": (["--scratch", "--adapter"], "leave one of them out"),
+    "threshold of no teacher": (["--threshold", 0.5], "give --teacher FOLDER"),
     "AdamW without a rate": (["--optimizer", "adamw"], "the default learning rates are SGD's"),
-    "best of nothing": (["--keep", "best"], "need clouds to `monitor`"),
-    "best of the test split": (["--keep", "best", "--monitor-test"], "never on the test split"),
+    "best of nothing": (["--keep", "best"], "--keep best needs a part of the training split to judge by: give --hold-out 0.2"),
+    "target of nothing": (["--target", 0.9], "--target 0.9 needs a part"),
+    "best of the test split": (
+        ["--keep", "best", "--monitor-test"],
+        "never on the test split: leave out --monitor-test, and give --hold-out 0.2 for --keep best.",
+    ),
+    "both splits": (["--hold-out", 0.2, "--monitor-test"], "never on the test split: leave out --monitor-test."),
     "too many shots": (["--shots", 99], "99 shots a class are wanted"),
     "features that are not there": (["--features", "xyz,normals"], "normals"),
     "unknown features": (["--features", "smell"], "'smell'"),
@@ -141,6 +151,67 @@ MISUSES = {
 def test_misuse_is_one_line_and_leaves_no_figures(network, data, tmp_path, arguments, words):
     assert words in fail("finetune", "--model", network, "--data", data, *arguments, "--out", "run")
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+REAL_DEFAULTS = {
+    "finetune": "by default 300",
+    "fewshot": "by default 100",
+    "speedup": "by default 300",
+    "ablate": "by default 300",
+    "segment train": "by default 0.01 with adamw and 0.2 with sgd",
+}
+
+
+@pytest.mark.parametrize(("command", "words"), REAL_DEFAULTS.items(), ids=REAL_DEFAULTS.keys())
+def test_help_and_options_have_the_defaults_that_runs_have(command, words):
+    text = " ".join(succeed(*command.split(), "--help").stdout.split())
+    assert words in text
+    assert f"By default {DEFAULT_INFLATION}, and of a folder its own" in text
+    skipped = 1 if command == "segment train" else Setup("a").skip_downsamples
+    for default in (skipped, Setup("a").voxel_size, Setup("a").features):
+        assert f"[default: {default}" in text
+    if command != "segment train":
+        assert f"by default {LEARNING_RATES['all']} for mode all and from scratch, and {LEARNING_RATES['io']} for other" in text
+        assert {LEARNING_RATES["all"], SCRATCH_LEARNING_RATE} == {0.05}
+        assert {rate for mode, rate in LEARNING_RATES.items() if mode != "all"} == {LEARNING_RATES["io"]}
+
+
+@pytest.mark.parametrize(
+    ("command", "loaders"), [("finetune", specs), ("segment train", scene_specs)], ids=["clouds", "scenes"]
+)
+def test_help_describes_every_kind_of_data(command, loaders):
+    lines = succeed(*command.split(), "--help").stdout.splitlines()
+    assert all(any(line.strip().startswith(f"{kind}:") for line in lines) for kind in loaders._LOADERS)
+
+
+def test_probe_of_a_finetuned_network_is_refused_before_any_run(data, finished, tmp_path):
+    options = ["--model", finished[0] / "adapter", "--data", data, *FAST, "--shots", 1, "--out", "few"]
+    assert "leave probe out of the methods" in fail("fewshot", *options)
+    assert not (tmp_path / "few").exists()
+
+
+def test_image_stem_that_a_folder_lost_is_told_with_what_to_do(data, finished):
+    message = fail("finetune", "--model", finished[0] / "adapter", "--data", data, *FAST, "--stem", "image", "--out", "run")
+    assert "a folder that was finetuned with `--stem image`" in message
+
+
+def test_values_to_vary_are_told_by_their_kind(network, data):
+    for wrong in ("voxel_size=a", "features=5"):
+        message = fail("ablate", "--model", network, "--data", data, "--vary", wrong, *FAST, "--out", "ablation")
+        assert "each by values of its kind" in message
+
+
+PICTURES = {
+    "predict": ["predict", "missing/network", "missing.npy"],
+    "collapse": ["collapse", "missing/network", "--data", "npz:missing.npz"],
+}
+
+
+@pytest.mark.parametrize("command", PICTURES.values(), ids=PICTURES.keys())
+def test_picture_that_cannot_be_drawn_is_told_before_the_work_begins(command, monkeypatch):
+    assert "nofolder is no folder" in fail(*command, "--picture", "nofolder/a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install 'i2p-zoo[finetune]'" in fail(*command, "--picture", "a.png")
 
 
 def test_predict_names_classes_and_draws(finished, tmp_path):

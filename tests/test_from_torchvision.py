@@ -102,4 +102,22 @@ def test_command_reports_a_misfit_in_one_line(tmp_path):
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "weights.pth")
     result = CliRunner().invoke(workshop.main, ["torchvision", "resnet18", str(tmp_path / "weights.pth"), "--out", "out"])
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: The weights do not fit ResNet")
+    missing = "122 missing: conv1.weight, bn1.weight, bn1.bias and so on"
+    assert result.stderr == f"Error: The weights do not fit ResNet: {missing}; 1 unknown: weight.\n"
+
+
+REFUSED = {
+    "an unknown name before the file is read": (["googlenet", "text.pth", "--out", "out"], "'googlenet' is not known"),
+    "a folder that cannot be written": (["mobilenet_v3_small", "ok.pth", "--out", "/proc/tv"], "/proc/tv"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_command_tells_what_cannot_be_in_one_line(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    torch.save(random_network("mobilenet_v3_small", classes=4).state_dict(), "ok.pth")
+    result = CliRunner().invoke(workshop.main, ["torchvision", *arguments])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("Error: ")
+    assert words in result.stderr

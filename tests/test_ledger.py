@@ -15,7 +15,7 @@ from conversion import __main__ as workshop
 from conversion import ledger
 from conversion.ledger import MemoryBudget, archetype, measure, peak_memory, reason, update_ledger
 from i2p_zoo.certificate import TOLERANCES
-from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation import inflate_structure
 from tests.helpers import random_cloud
 
@@ -162,10 +162,16 @@ def test_fresh_measures_again_and_keeps_the_rest(tmp_path, measured):
     assert {name: r["number"] for name, r in found["models"].items()} == {"a": 3, "b": 2}
 
 
-def test_ledger_of_another_timm_is_begun_anew(tmp_path, measured):
+def test_ledger_of_another_timm_is_begun_anew_for_every_architecture_alone(tmp_path, measured):
     path = tmp_path / "zoo.json"
-    path.write_text(json.dumps({"timm": "0.0.1", "models": {"old": {"passed": True}}}))
-    assert update_ledger(["a"], path) == {"timm": timm.__version__, "models": {"a": {"passed": True, "number": 1}}}
+    path.write_text(text := json.dumps({"timm": "0.0.1", "models": {"old": {"passed": True}}}))
+    with pytest.raises(InvalidInputError, match=rf"1 architectures of timm '0\.0\.1', and timm '{timm.__version__}'.*--all"):
+        update_ledger(["a"], path, fresh=True)
+    assert (path.read_text(), measured) == (text, [])
+    assert update_ledger(["a"], path, everything=True) == {
+        "timm": timm.__version__,
+        "models": {"a": {"passed": True, "number": 1}},
+    }
 
 
 def test_processes_measure_side_by_side(tmp_path):
@@ -174,19 +180,45 @@ def test_processes_measure_side_by_side(tmp_path):
     assert "refused" in found["models"]["vit_tiny_patch16_224"]
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command hands on; nothing is measured or written."""
+    found = []
+    record = {"timm": timm.__version__, "models": {}}
+    monkeypatch.setattr(workshop, "update_ledger", lambda names, **options: found.append((names, options)) or record)
+    monkeypatch.setattr(workshop, "write_table", lambda ledger: None)
+    return found
+
+
+@pytest.mark.parametrize(("arguments", "everything"), [(["resnet18"], False), (["--all"], True)])
+def test_command_begins_anew_with_all_alone(asked, arguments, everything):
+    assert CliRunner().invoke(workshop.main, ["certify", *arguments]).exit_code == 0
+    ((names, options),) = asked
+    assert names == (timm.list_models() if everything else ["resnet18"])
+    assert options == {"processes": 2, "fresh": False, "everything": everything}
+
+
+@pytest.mark.parametrize("error", [InvalidInputError("two\nlines"), OSError("two\nlines")], ids=["ours", "the system's"])
+def test_command_tells_an_error_in_one_line(monkeypatch, error):
+    def broken(names, **options):
+        raise error
+
+    monkeypatch.setattr(workshop, "update_ledger", broken)
+    result = CliRunner().invoke(workshop.main, ["certify", "resnet18"])
+    assert (result.exit_code, result.stderr) == (1, "Error: two lines\n")
+
+
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
 def test_command_ends_with_an_error_where_a_certificate_does_not_hold(monkeypatch, passed, code):
-    written, asked = [], []
+    written = []
 
     def update(names, **options):
-        asked.append((names, options))
         return {"timm": timm.__version__, "models": {"resnet18": {"passed": passed}, "vit": {"refused": "why"}}}
 
     monkeypatch.setattr(workshop, "update_ledger", update)
     monkeypatch.setattr(workshop, "write_table", written.append)
     result = CliRunner().invoke(workshop.main, ["certify", "resnet1?"])
     assert result.exit_code == code
-    assert asked == [(["resnet18"], {"processes": 2, "fresh": False})]
     assert len(written) == 1
     assert ("resnet18" in result.stderr) is not passed
 

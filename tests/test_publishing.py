@@ -625,6 +625,6 @@ def test_damaged_folder_is_not_pushed(hub, client, folder, damage, words):
 
 @pytest.mark.parametrize("error", [CheckpointError("mine"), HubError("mine"), InvalidInputError("metadata")])
 def test_errors_of_this_package_pass_as_they_are(error):
-    with pytest.raises(type(error)) as caught, _hub_errors(REPO, ""):
+    with pytest.raises(type(error)) as caught, _hub_errors(REPO, "", ""):
         raise error
     assert caught.value is error

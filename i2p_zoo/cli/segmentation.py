@@ -9,21 +9,31 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.networks import load_network
-from i2p_zoo.cli.training import decorate, network_options, read_options, run_options
+from i2p_zoo.cli.networks import check_place, load_network
+from i2p_zoo.cli.training import check_run_options, decorate, network_options, read_options, run_options
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
 
+_EDGE = click.FloatRange(min=0, min_open=True)
 _block_options = decorate(
     [
-        click.option("--block", type=float, help="Edge of the blocks in which scenes are segmented; by default whole scenes."),
+        click.option("--block", type=_EDGE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."),
         click.option(
-            "--overlap", type=float, default=0.25, show_default=True, help="Fraction that a block shares with the next."
+            "--overlap",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.25,
+            show_default=True,
+            help="Fraction that a block shares with the next.",
         ),
     ]
+)
+_scene_options = network_options(
+    data="Labelled scenes: SPEC as above.",
+    voxel_size="Edge of a voxel, in the scenes' unit.",
+    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
 )
 
 
@@ -36,10 +46,12 @@ def segment() -> None:
 
 
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
-@network_options
+@_scene_options
 @_block_options
-@click.option("--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True)
-@click.option("--crop", type=float, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
+@click.option(
+    "--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True, help="What trains."
+)
+@click.option("--crop", type=_EDGE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="both", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
@@ -67,8 +79,13 @@ def train_command(
       s3dis:FOLDER            Area_* folders, or the usual .npy files; Area 5 is the test split
       semantickitti:FOLDER    dataset/sequences; sequence 08 is the test split
       scannet:FOLDER          scans and the lists of splits
-      scenes:FILE             an .npz of scenes, as boards.npz
-      parts:FILE              an .npz of objects with classes of points, as kicad-parts.npz
+      scenes:FILE             an .npz of scenes, as boards.npz: points (S, N, 3) in steps of unit,
+                              label (S, N), classes, and split (S,), 0 train and 1 test
+      parts:FILE              an .npz of objects in parts, as kicad-parts.npz: points (S, N, 3),
+                              scale (S,), the largest norm of each, part (S, N), parts,
+                              coarse_of_part, coarse_parts, and split (S,)
+
+    An .npz may also have normals and colors, (S, N, 3), which --features normals and rgb read.
 
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
     """  # noqa: D301
@@ -78,7 +95,9 @@ def train_command(
 
     if given["learning_rate"] is None:
         given["learning_rate"] = LEARNING_RATES[given["optimizer"]]
-    train_set, test_set = load_scenes(given["data"])
+    check_run_options(given, held_out, monitor_test, adapter)
+    check_place(given["model"])
+    train_set, test_set = load_scenes(given["data"], colors=_reads_colors(given["features"]))
     setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run_segmentation(
         setup,
@@ -105,6 +124,10 @@ def train_command(
         click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
 
 
+def _reads_colors(features: str) -> bool:
+    return "rgb" in [name.strip() for name in features.split(",")]
+
+
 def _tell(scores: dict[str, Any], as_json: bool, whole: Any) -> None:
     if as_json:
         click.echo(json.dumps(whole))
@@ -128,8 +151,9 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
     from i2p_zoo.data.scene_specs import load_scenes
     from i2p_zoo.segmentation.task import score
 
-    _, test_set = load_scenes(data)
-    scores = score(_require_unet(load_network(model), model), test_set, block, overlap, progress="scene").to_dict()
+    network = _require_unet(load_network(model), model)
+    _, test_set = load_scenes(data, colors=_reads_colors(network.settings.features))
+    scores = score(network, test_set, block, overlap, progress="scene").to_dict()
     _tell(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.networks import load_network
+from i2p_zoo.cli.networks import check_place, load_network
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
 _WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
+_FEW_STEPS = 100
 _MODES = ["all", "io+bn", "io+stats", "io", "head"]
 
 
@@ -30,33 +31,58 @@ def decorate(options: list[Any]) -> Callable[[Any], Any]:
     return give
 
 
-network_options = decorate(
-    [
-        click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
-        click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`."),
-        click.option("--inflation", type=click.Choice(["center", "average", "copy"]), help="Of a zoo network."),
-        click.option("--axis", type=click.Choice(["z", "y", "x"]), help="Of the inflation."),
-        click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
-        click.option(
-            "--skip-downsamples",
-            type=click.IntRange(min=0),
-            show_default=True,
-            help="How many of the first halvings run at stride 1.",
-        ),
-        click.option("--voxel-size", type=float, help="Edge of a voxel; objects fill the unit sphere."),
-        click.option("--features", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."),
-        click.option("--steps", type=click.IntRange(min=1), help="Batches to train on; by default 300."),
-        click.option("--epochs", type=float, help="The same, in passes over the training clouds."),
-        click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
-        click.option("--lr", "learning_rate", type=float, help="Peak learning rate; by default the best measured."),
-        click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
-        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
-        click.option("--label-smoothing", type=float, default=0.0, show_default=True),
-        click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True),
-        click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."),
-        json_option,
+def network_options(
+    *,
+    data: str = "Labelled clouds: see `i2p-zoo finetune --help`.",
+    voxel_size: str = "Edge of a voxel; objects fill the unit sphere.",
+    learning_rate: str = "by default 0.05 for mode all and from scratch, and 0.2 for other modes; adamw has no default.",
+    steps: int = 300,
+    epochs: bool = True,
+) -> Callable[[Any], Any]:
+    """Returns a decorator that gives a command the options of a network and its training.
+
+    Args:
+        data, voxel_size, learning_rate: texts of the help that differ between clouds and scenes.
+        steps: how many there are by default.
+        epochs: whether they can be told in passes over the training data.
+    """
+    inflations, axes = click.Choice(["center", "average", "copy"]), click.Choice(["z", "y", "x"])
+    lengths = [
+        click.option("--steps", type=click.IntRange(min=1), help=f"Batches to train on; by default {steps}."),
+        click.option("--epochs", type=float, help="The same, in passes over the training data."),
     ]
-)
+    return decorate(
+        [
+            click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
+            click.option("--data", required=True, metavar="SPEC", help=data),
+            click.option("--inflation", type=inflations, help="By default average, and of a folder its own."),
+            click.option("--axis", type=axes, help="Of the inflation; by default z, and of a folder its own."),
+            click.option("--stem", type=click.Choice(["point", "image"]), default="point", show_default=True),
+            click.option(
+                "--skip-downsamples",
+                type=click.IntRange(min=0),
+                default=3,
+                show_default=True,
+                help="How many of the first halvings run at stride 1.",
+            ),
+            click.option("--voxel-size", type=float, default=0.07, show_default=True, help=voxel_size),
+            click.option(
+                "--features",
+                default="xyz",
+                show_default=True,
+                help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas.",
+            ),
+            *(lengths if epochs else lengths[:1]),
+            click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
+            click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
+            click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
+            click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
+            click.option("--label-smoothing", type=float, default=0.0, show_default=True),
+            click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True),
+            click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."),
+            json_option,
+        ]
+    )
 
 
 run_options = decorate(
@@ -72,7 +98,7 @@ run_options = decorate(
         click.option(
             "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
         ),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
         click.option("--adapter", is_flag=True, help="Save only what was trained."),
         click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
         click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped."),
@@ -81,7 +107,11 @@ run_options = decorate(
 
 
 def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
-    """Splits a command's options into a setup and the training's options, for `count` samples that are trained on."""
+    """Splits a command's options into a setup and the training's options, for `count` samples that are trained on.
+
+    Raises:
+        InvalidInputError: options that exclude each other or are out of range.
+    """
     from i2p_zoo.experiments import Setup
     from i2p_zoo.finetune import Options
 
@@ -101,23 +131,45 @@ def read_options(given: dict[str, Any], count: int) -> tuple[Any, Any]:
     return setup, Options(**{f.name: values[f.name] for f in dataclasses.fields(Options) if f.name in values})
 
 
+def check_run_options(given: dict[str, Any], held_out: float | None, monitor_test: bool, adapter: bool) -> None:
+    """Makes sure, before any data are read, that the options of a run go together.
+
+    Raises:
+        InvalidInputError: weights are to be chosen, or the run to be stopped, by nothing or by the test split; or an adapter is
+            to be saved of random weights.
+    """
+    chooses = "--keep best" if given["keep"] == "best" else "" if given["target"] is None else f"--target {given['target']}"
+    if monitor_test and (chooses or held_out is not None):
+        raise InvalidInputError(
+            "Which weights to keep and when to stop is chosen on what is held out of training, never on the test split: leave "
+            f"out --monitor-test{f', and give --hold-out 0.2 for {chooses}' if held_out is None else ''}."
+        )
+    if chooses and held_out is None:
+        raise InvalidInputError(f"{chooses} needs a part of the training split to judge by: give --hold-out 0.2, for example.")
+    if given["scratch"] and adapter:
+        raise InvalidInputError(
+            "--adapter saves what differs from image weights, and --scratch has none: leave one of them out."
+        )
+
+
 def _read(given: dict[str, Any], held_out: float = 0.0) -> tuple[Any, Any, Any, Any]:
     from i2p_zoo.data.specs import load_data
 
+    check_place(given["model"])
     train_set, test_set = load_data(given["data"])
     setup, options = read_options(given, round(len(train_set) * (1 - held_out)))
     return setup, train_set, test_set, options
 
 
 @click.command()
-@network_options
+@network_options()
 @click.option("--mode", type=click.Choice(_MODES), default="all", show_default=True, help="What trains.")
 @click.option("--shots", type=click.IntRange(min=1), help="Train on this many clouds of each class alone.")
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of a teacher's soft labels.")
-@click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure.")
+@click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure; others are left out.")
 @run_options
 def finetune(
     shots: int | None,
@@ -136,12 +188,14 @@ def finetune(
 
     \b
     SPEC is one of
-      kicad-mini                  the clouds that a checkout carries
-      modelnet40:FOLDER           PointNet's HDF5 files or Princeton's meshes
-      scanobjectnn:FOLDER         h5_files, the hardest variant
-      shapenet55:FOLDER           Point-BERT's files
-      npz:FILE                    points, label, split, classes and, optionally, normals and colors
-      folder:FOLDER               a folder a class, of meshes or clouds
+      kicad-mini                      the clouds that a checkout carries
+      modelnet40:FOLDER               PointNet's HDF5 files or Princeton's meshes
+      scanobjectnn:FOLDER             h5_files, the hardest variant
+      scanobjectnn-objects:FOLDER     h5_files, the objects alone
+      scanobjectnn-background:FOLDER  h5_files, the objects and what is around them
+      shapenet55:FOLDER               Point-BERT's files
+      npz:FILE                        points, label, split, classes and, optionally, normals and colors
+      folder:FOLDER                   a folder a class, of meshes or clouds
 
     With several GPUs or machines: accelerate launch -m i2p_zoo finetune ...
 
@@ -152,6 +206,10 @@ def finetune(
     from i2p_zoo.experiments import run
     from i2p_zoo.finetune import label_by_teacher
 
+    check_run_options(given, held_out, monitor_test, adapter)
+    if threshold is not None and teacher is None:
+        raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
+    check_place(given["model"])
     train_set, test_set = load_data(given["data"])
     if shots is not None:
         train_set = choose_shots(train_set, shots, given["seed"])
@@ -196,7 +254,7 @@ def _numbers(text: str) -> list[int]:
 
 
 @click.command()
-@network_options
+@network_options(steps=_FEW_STEPS, epochs=False)
 @click.option("--shots", default="1,5,10", show_default=True, help="Clouds of each class.")
 @click.option("--trials", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--methods", default="scratch,probe,io,io+bn,all", show_default=True)
@@ -210,9 +268,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
     from i2p_zoo.experiments.fewshot import format_table, run_fewshot
 
     rate = given["learning_rate"]
-    if given["epochs"] is not None:
-        raise InvalidInputError("Give --steps in place of --epochs: the runs have different numbers of clouds.")
-    given = {**given, "steps": given["steps"] or 100}
+    given = {**given, "steps": given["steps"] or _FEW_STEPS}
     setup, train_set, test_set, options = _read(given)
     result = run_fewshot(
         setup,
@@ -231,7 +287,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
 
 
 @click.command()
-@network_options
+@network_options()
 @click.option("--mode", type=click.Choice(_MODES), default="all", show_default=True, help="What trains of the image network.")
 @click.option("--evaluate-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between points.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
@@ -277,7 +333,7 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 
 
 @click.command()
-@network_options
+@network_options()
 @click.option("--mode", type=click.Choice(_MODES), default="io+bn", show_default=True, help="What trains.")
 @click.option("--vary", multiple=True, metavar="SETTING=A;B;...", help="A setting and its values; by default all that matter.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)

@@ -7,9 +7,19 @@ from pathlib import Path
 
 import click
 
-from i2p_zoo.cli.networks import load_network
+from i2p_zoo._extras import require
+from i2p_zoo.cli.networks import check_place, load_network
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
+
+
+def _check_picture(picture: Path | None) -> None:
+    """Makes sure, before anything is measured, that a picture can be drawn and has a folder to stand in."""
+    if picture is None:
+        return
+    if not picture.parent.is_dir():
+        raise InvalidInputError(f"--picture {picture}: {picture.parent} is no folder.")
+    require("matplotlib.figure", "finetune")
 
 
 @click.command()
@@ -30,8 +40,7 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     from i2p_zoo.experiments.prediction import classify, normalize
     from i2p_zoo.pictures import draw_clouds
 
-    if picture is not None and not picture.parent.is_dir():
-        raise InvalidInputError(f"--picture {picture}: {picture.parent} is no folder.")
+    _check_picture(picture)
     network = load_network(model)
     found, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
@@ -65,6 +74,9 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     from i2p_zoo.analysis import draw_collapse, measure_collapse
     from i2p_zoo.data.specs import load_data
 
+    _check_picture(picture)
+    for name in models:
+        check_place(name)
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
     found = {name: measure_collapse(load_network(name), clouds) for name in models}
     if picture is not None:

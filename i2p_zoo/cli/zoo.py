@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from i2p_zoo.cli.networks import check_place
 from i2p_zoo.errors import InvalidInputError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -30,7 +31,10 @@ def list_command(pattern: str, as_json: bool) -> None:
     from i2p_zoo.models import list_models
 
     names = list_models(pattern)
-    click.echo(json.dumps(names) if as_json else "\n".join(names))
+    if as_json or names:
+        click.echo(json.dumps(names) if as_json else "\n".join(names))
+    else:
+        click.echo(f"Nothing matches {pattern!r}; `i2p-zoo list` names every network.", err=True)
 
 
 @click.command()
@@ -43,6 +47,7 @@ def info(name: str, as_json: bool) -> None:
     """
     from i2p_zoo.hub import describe
 
+    check_place(name)
     facts = describe(name)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -53,7 +58,7 @@ def info(name: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; by default the zoo name.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; by default the zoo name.")
 @click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -109,8 +114,10 @@ def convert(
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
-    figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in model.source["certificate"]["errors"].items())
-    click.echo(f"certificate: relative error {figures}")
+    certificate = model.source["certificate"]
+    figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
+    whose = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
+    click.echo(f"certificate{whose}: relative error {figures}")
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
@@ -162,6 +169,7 @@ def push(
 
     from i2p_zoo.publishing import push_folder
 
+    check_place(folder)
     plan = push_folder(folder, repo, private=private, revision=revision, message=message, dry_run=not yes)
     if as_json:
         click.echo(json.dumps({**asdict(plan), "pushed": yes and plan.changes}))

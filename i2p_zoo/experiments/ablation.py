@@ -15,7 +15,7 @@ from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.experiments.runs import run
-from i2p_zoo.experiments.setup import Setup
+from i2p_zoo.experiments.setup import Setup, check_folder, is_of_kind, stem_of
 from i2p_zoo.finetune import Options
 
 VARIATIONS: dict[str, tuple[Any, ...]] = {
@@ -56,10 +56,11 @@ def run_ablation(
         place: as `run`.
 
     Returns:
-        What ablation.json holds: for each setting and value the held-out accuracies of the seeds.
+        What ablation.json holds: for each setting and value the held-out accuracies of the seeds, with the weights kept.
 
     Raises:
-        InvalidInputError: an unknown setting, a value that is none of its kind, or fewer than 1 seed.
+        InvalidInputError: an unknown setting, a value that is none of its kind or that the model's folder cannot have, or
+            fewer than 1 seed.
         I2PError, OSError: as `run`.
     """
     varied = dict(default_variations(setup, train_set) if variations is None else variations)
@@ -81,21 +82,32 @@ def run_ablation(
             progress=f"{label}, seed {trained.seed}" if progress else None,
             place=place,
         )
-        last = metrics["evaluations"][-1]
+        judged = _kept(metrics, trained)
         kept = found[name].setdefault(str(value), {"top1": [], "mean_class": [], "seconds": []})
         for key in ("top1", "mean_class"):
-            kept[key].append(last[key])
+            kept[key].append(judged[key])
         kept["seconds"].append(metrics["seconds"])
         write_json(folder / "ablation.json", found)  # what there is, after each run
         (folder / "ablation.md").write_text(format_ablation(found), encoding="utf-8")
     return found
 
 
+def _kept(metrics: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Returns the evaluation of the weights that a run kept: the last one, or the first of the best."""
+    evaluations: list[dict[str, Any]] = metrics["evaluations"]
+    return max(evaluations, key=lambda entry: float(entry["top1"])) if options.keep == "best" else evaluations[-1]
+
+
 def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, ...]]:
-    """Returns `VARIATIONS` without those that cannot be run: an axis of a folder, which has its own, and normals of none."""
+    """Returns `VARIATIONS` without those that cannot be run.
+
+    These are another axis than a folder's own, an image stem that a folder's network has lost, and normals that no cloud has.
+    """
     found = dict(VARIATIONS)
     if os.path.isdir(setup.model):
         del found["axis"]
+    if stem_of(setup.model) == "point":
+        del found["stem"]
     if clouds.normals is None:
         found["features"] = tuple(value for value in found["features"] if "normals" not in value)
     return found
@@ -111,6 +123,7 @@ def _list_runs(
         for name, values in varied.items():
             for value in values:
                 chosen, trained = _change(setup, base, name, value)
+                check_folder(chosen)
                 is_base = chosen == setup and trained == base
                 runs.append((name, value, "base" if is_base else f"{name}={value}", chosen, trained))
     return runs
@@ -120,16 +133,10 @@ def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setu
     """Returns both with one setting changed; raises InvalidInputError for an unknown one or a value of another kind."""
     owners: dict[str, Any] = {field.name: setup for field in dataclasses.fields(Setup)}
     owners |= {field.name: options for field in dataclasses.fields(Options)}
-    cause = None
-    if name in owners and isinstance(getattr(owners[name], name), bool) == isinstance(value, bool):
-        try:
-            changed = dataclasses.replace(owners[name], **{name: value})
-            return (changed, options) if owners[name] is setup else (setup, changed)
-        except TypeError as error:
-            cause = error
-    raise InvalidInputError(
-        f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}."
-    ) from cause
+    if name not in owners or not is_of_kind(type(owners[name]), name, value):
+        raise InvalidInputError(f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}.")
+    changed = dataclasses.replace(owners[name], **{name: value})
+    return (changed, options) if owners[name] is setup else (setup, changed)
 
 
 def format_ablation(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:

@@ -15,7 +15,7 @@ from i2p_zoo.data import CloudSet, choose_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.experiments.runs import check_rate, run
-from i2p_zoo.experiments.setup import Setup
+from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
 from i2p_zoo.finetune import Options
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -61,13 +61,22 @@ def run_fewshot(
         What fewshot.json holds: for each method and number of shots the accuracies of the trials.
 
     Raises:
-        InvalidInputError: an unknown method, more shots than a class has clouds, or AdamW without a rate.
+        InvalidInputError: an unknown method, a linear probe of a folder whose network lost its image stem, more shots than a
+            class has clouds, or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
     check_rate(options, learning_rate)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
+    blind = [name for name in methods if METHODS[name].get("stem") == "image"]
+    if blind and stem_of(setup.model) == "point":
+        raise InvalidInputError(
+            f"{setup.model} has a point stem, and {', '.join(blind)} trains a classifier on the image stem: leave "
+            f"{', '.join(blind)} out of the methods, or give the name of a zoo network."
+        )
+    for name in methods:
+        check_folder(dataclasses.replace(setup, **METHODS[name]))
     folder = Path(folder)
     drawn = {(count, trial): choose_shots(train_set, count, trial) for count in shots for trial in range(trials)}
     found: dict[str, Any] = {name: {} for name in methods}

@@ -34,6 +34,7 @@ def execute(
     measure: Callable[[Any, Any], tuple[dict[str, Any], Any]],
     save: Callable[[Any], object],
     *,
+    draw: Callable[[Any], object] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
     progress: str | None = None,
@@ -48,6 +49,7 @@ def execute(
         build: makes the network, and counts its parameters.
         measure: called with the network and the accelerator, gives the scores of the test split and their confusion.
         save: writes the network, on the CPU.
+        draw: draws more pictures of it, after the figures are written.
         resume: go on with a run that was stopped; one that is finished is not run again.
         tensorboard: write its event files too.
         progress: label of a progress bar.
@@ -59,6 +61,7 @@ def execute(
     Raises:
         InvalidInputError: the folder holds a finished run that is not to be resumed, or one of other settings, or another
             process is at it.
+        MissingExtraError: what trains or draws is not installed.
         I2PError, OSError: as `i2p_zoo.finetune.train` and the given functions.
     """
     accelerator = make_accelerator(options.precision, place)
@@ -66,6 +69,7 @@ def execute(
         finished = find_finished(folder, described, resume)
         if finished is not None:
             return finished
+        require("matplotlib.figure", "finetune")  # before the training whose figures it draws
         if accelerator.is_main_process:
             _note_settings(folder / TRAINING, described)
         model, count = build()
@@ -86,9 +90,11 @@ def execute(
         metrics["environment"] = _describe_environment(accelerator)
         if accelerator.is_main_process:
             save(model.cpu())
-            _draw(folder, metrics, confusion)
-            write_json(folder / METRICS, metrics)
+            write_json(folder / METRICS, metrics)  # before the pictures, which may fail
             shutil.rmtree(folder / TRAINING, ignore_errors=True)
+            _draw(folder, metrics, confusion)
+            if draw is not None:
+                draw(model)
         accelerator.wait_for_everyone()
         return metrics
 

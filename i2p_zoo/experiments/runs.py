@@ -12,7 +12,7 @@ from i2p_zoo.checkpoint import save_pretrained
 from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
-from i2p_zoo.experiments.setup import Setup, build_model, weights_of
+from i2p_zoo.experiments.setup import Setup, build_model, check_folder, weights_of
 from i2p_zoo.finetune import Classification, Options
 from i2p_zoo.finetune.processes import evaluate_together
 from i2p_zoo.finetune.tasks import check_classes
@@ -54,11 +54,12 @@ def run(
 
     Raises:
         InvalidInputError: weights are to be chosen by the test split, the test split has other classes or no cloud, an adapter
-            of random weights, or as `execute`.
+            of random weights, or as `check_folder` and `execute`.
         I2PError, OSError: as the parts.
     """
     folder = Path(folder)
     check_choice(options, held_out, monitor_test)
+    check_folder(setup)
     check_classes(train_set.classes, test_set.classes)
     if not len(test_set) or (save == "adapter" and setup.scratch):
         raise InvalidInputError(

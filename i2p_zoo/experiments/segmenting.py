@@ -22,7 +22,7 @@ from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.runs import check_choice
-from i2p_zoo.experiments.setup import Setup, architecture_of, structure_of, weights_of
+from i2p_zoo.experiments.setup import Setup, architecture_of, check_folder, structure_of, weights_of
 from i2p_zoo.finetune import Options, ParameterCount, freeze
 from i2p_zoo.finetune.tasks import check_classes
 from i2p_zoo.segmentation.batches import Cropping
@@ -132,11 +132,13 @@ def run_segmentation(
         `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
-        InvalidInputError: weights are to be chosen by the test split, or the folder holds a run already.
+        InvalidInputError: weights are to be chosen by the test split, the model's folder holds a U-Net or a network without
+            its image stem, or `folder` holds a run already.
         I2PError, OSError: as the parts.
     """
     folder, blocks = Path(folder), blocks or Blocks()
     check_choice(options, held_out, monitor_test)
+    check_folder(setup, segmented=True)
     check_classes(train_set.classes, test_set.classes)
     if save == "adapter" and setup.scratch:
         raise InvalidInputError("An adapter needs image weights; a network from scratch is saved whole.")
@@ -163,12 +165,14 @@ def run_segmentation(
 
     def write(model: Any) -> None:
         (save_adapter if save == "adapter" else save_pretrained)(model, folder / save)
+
+    def draw(model: Any) -> None:
         draw_scene(folder / "scene.png", model, test_set.scene(0), blocks, train_set.classes)
 
     monitor = test_set if monitor_test else held
     task = Segmentation(chosen, monitor, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
     build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
-    how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place}
+    how: dict[str, Any] = {"resume": resume, "tensorboard": tensorboard, "progress": progress, "place": place, "draw": draw}
     return execute(folder, described, options, task, build, measure, write, **how)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import typing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from i2p_zoo.finetune import MODES, ParameterCount, freeze
 from i2p_zoo.hub import from_pretrained
 from i2p_zoo.models import create_model, split_name
 from i2p_zoo.staging import locate
+from i2p_zoo.weights import INFLATIONS
 
 LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
+_CHOICES = {"mode": MODES, "inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("point", "image")}
 _WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1, "extra": 1}
 
 
@@ -41,7 +45,8 @@ class Setup:
         features: what a voxel carries.
 
     Raises:
-        InvalidInputError: an unknown mode, or features that data sets do not have.
+        InvalidInputError: a value of another type, an unknown mode, inflation, axis or stem, a number out of range, or
+            features that data sets do not have.
     """
 
     model: str
@@ -55,8 +60,17 @@ class Setup:
     features: str = "xyz"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {self.mode!r}.")
+        for name, value in self.to_dict().items():
+            if not is_of_kind(Setup, name, value):
+                raise InvalidInputError(f"`{name}` must be of type {Setup.__annotations__[name]}; got {value!r}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in (None, *choices):
+                raise InvalidInputError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if self.skip_downsamples < 0 or not 0 < self.voxel_size < math.inf:
+            raise InvalidInputError(
+                f"`skip_downsamples` must be 0 or more and `voxel_size` a positive number; got {self.skip_downsamples} and "
+                f"{self.voxel_size}."
+            )
         unknown = [name for name in self.features.split(",") if name.strip() not in _WIDTHS]
         if unknown:
             raise InvalidInputError(
@@ -76,6 +90,45 @@ class Setup:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""
         return asdict(self)
+
+
+def is_of_kind(owner: type, name: str, value: Any) -> bool:
+    """Whether a dataclass's field may have a value, by its annotation: a whole number is a fraction too, and no truth value."""
+    annotated = typing.get_type_hints(owner)[name]
+    kinds = typing.get_args(annotated) or (annotated,)
+    if isinstance(value, bool) and bool not in kinds:
+        return False
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+def check_folder(setup: Setup, segmented: bool = False) -> None:
+    """Makes sure, before anything is trained, that a checkpoint's folder holds a network that the setup can be made of.
+
+    Args:
+        setup: which; names and networks from scratch are passed over.
+        segmented: whether the network becomes a U-Net's encoder.
+
+    Raises:
+        InvalidInputError: it is a U-Net, or has a point stem in place of the image stem that is needed.
+        CheckpointError: its config.json is missing or damaged.
+    """
+    if setup.scratch or not os.path.isdir(setup.model):
+        return
+    if read_config(locate(Path(setup.model), CONFIG))["i2p"]["unet"] is not None:
+        raise InvalidInputError(
+            f"{setup.model} is a U-Net, of which no other network is made. Give the name of a zoo network, or the folder of a "
+            "classifier."
+        )
+    if (segmented or setup.stem == "image") and stem_of(setup.model) == "point":
+        raise InvalidInputError(
+            f"{setup.model} has a point stem, and its image stem is gone. Give the name of a zoo network, or a folder that was "
+            "finetuned with `--stem image`."
+        )
+
+
+def stem_of(model: str) -> str | None:
+    """Returns the stem of a checkpoint folder's network, "point" or "image"; None for a name."""
+    return read_config(locate(Path(model), CONFIG))["i2p"]["settings"]["stem"] if os.path.isdir(model) else None
 
 
 def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[Any, ParameterCount]:

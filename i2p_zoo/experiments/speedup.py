@@ -55,7 +55,8 @@ def run_speedup(
         accuracies at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
 
     Raises:
-        InvalidInputError: fewer than 1 seed, no `evaluate_every`, a target at which runs stop, or AdamW without a rate.
+        InvalidInputError: fewer than 1 seed, a budget of fewer than 1 step, no `evaluate_every`, a target at which runs stop,
+            or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
     check_rate(options, learning_rate)
@@ -63,6 +64,8 @@ def run_speedup(
         raise InvalidInputError("Runs go on to the end: give `target` to `run_speedup`, not among the options.")
     if seeds < 1 or options.evaluate_every is None:
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
+    if any(steps < 1 for steps in budgets):
+        raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {list(budgets)}.")
     folder = Path(folder)
     kinds = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in kinds}

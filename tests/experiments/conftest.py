@@ -17,6 +17,12 @@ def network(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def pointed(tmp_path_factory):
+    """The folder of a network with a point stem, as finetuning leaves it."""
+    return i2p_zoo.create_model("test_resnet", stem="point").save_pretrained(tmp_path_factory.mktemp("pointed"))
+
+
+@pytest.fixture(scope="session")
 def splits():
     return shapes(24), shapes(15)
 

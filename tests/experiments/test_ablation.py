@@ -64,7 +64,10 @@ def test_table_marks_the_best_value_of_each_setting():
     ]
 
 
-BAD = [{"variations": v} for v in ({"colour": [1]}, {"steps": ["x"]}, {"augmented": ["no"]}, {"seed": [True]})]
+BAD = [{"variations": v} for v in (
+    {"colour": [1]}, {"steps": ["x"]}, {"augmented": ["no"]}, {"seed": [True]}, {"voxel_size": ["a"]}, {"features": [5]},
+    {"steps": [1.5]}, {"ema": ["none"]},
+)]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [*BAD, {"seeds": 0}], ids=str)
@@ -81,6 +84,21 @@ def test_default_settings_are_those_that_can_be_run(network, splits):
     assert found["features"] == ("xyz", "ones")
     with_normals = dataclasses.replace(splits[0], normals=splits[0].points)
     assert default_variations(Setup(str(network)), with_normals)["features"] == VARIATIONS["features"]
+
+
+@pytest.mark.parametrize(("keep", "top1"), [("last", 0.5), ("best", 0.8)])
+def test_figures_are_of_the_weights_kept(splits, tmp_path, monkeypatch, keep, top1):
+    points = [{"top1": value, "mean_class": mean} for value, mean in ((0.4, 0.4), (0.8, 0.7), (0.8, 0.6), (0.5, 0.5))]
+    monkeypatch.setattr(ablation, "run", lambda *args, **kwargs: {"evaluations": points, "seconds": 1.0})
+    result = run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"keep": [keep]}, seeds=1)
+    assert result["keep"][keep] == {"top1": [top1], "mean_class": [{0.5: 0.5, 0.8: 0.7}[top1]], "seconds": [1.0]}
+
+
+def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_path):
+    assert "stem" not in default_variations(Setup(str(pointed)), splits[0])
+    with pytest.raises(InvalidInputError, match=r"has a point stem.*zoo network"):
+        run_ablation(Setup(str(pointed)), *splits, OPTIONS, tmp_path, variations={"stem": ["point", "image"]}, seeds=1)
+    assert seen == []
 
 
 def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):

@@ -51,6 +51,12 @@ def test_table_has_mean_and_deviation_in_percent():
     assert table.splitlines() == ["| | 1-shot | 5-shot |", "|---|--:|--:|", "| all | 30.0 ± 10.0 | 50.0 ± 0.0 |"]
 
 
+def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointed, splits, tmp_path):
+    with pytest.raises(InvalidInputError, match="leave probe out of the methods"):
+        run_fewshot(Setup(str(pointed)), *splits, OPTIONS, tmp_path / "out", shots=(1,), methods=("scratch", "probe"))
+    assert not (tmp_path / "out").exists()
+
+
 REFUSED = {
     "unknown method": ({"methods": ("all", "magic")}, "magic"),
     "no trials": ({"trials": 0}, "trials 1 or more"),

@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, InvalidInputError
+from i2p_zoo import CheckpointError, InvalidInputError, MissingExtraError
 from i2p_zoo.data import hold_out
 from i2p_zoo.experiments import Setup, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
@@ -94,6 +94,23 @@ def test_pictures_and_event_files_are_there(finished):
 def test_adapter_holds_what_was_trained(network, splits, tmp_path):
     metrics = run(setup_of(network, mode="io+bn"), *splits, OPTIONS, tmp_path, save="adapter")
     assert evaluate(i2p_zoo.from_pretrained(tmp_path / "adapter"), splits[1]).to_dict() == metrics["test"]
+
+
+def test_what_draws_is_missed_before_training_and_figures_outlive_the_pictures(network, splits, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        patch.setattr(run_folder, "train", lambda *args, **kwargs: pytest.fail("the training has begun"))
+        with pytest.raises(MissingExtraError, match=r"i2p-zoo\[finetune\]"):
+            run(setup_of(network), *splits, OPTIONS, tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder.pictures, "draw_curves", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(setup_of(network), *splits, replace(OPTIONS, steps=1), tmp_path)
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["history"]) == 1
+    assert (tmp_path / "model").is_dir()
 
 
 def test_weights_are_never_chosen_on_the_test_split(network, splits, tmp_path):

@@ -54,6 +54,14 @@ def test_every_mode_that_trains_has_a_learning_rate(network):
 REFUSED = {
     "mode": ({"mode": "half"}, "all, io.*got 'half'"),
     "features": ({"features": "xyz,smell"}, "xyz, rgb, normals, ones, extra.*got 'xyz,smell'"),
+    "no text": ({"features": 5}, "`features` must be of type str; got 5"),
+    "no number": ({"voxel_size": "a"}, "`voxel_size` must be of type float; got 'a'"),
+    "a truth value": ({"skip_downsamples": True}, "`skip_downsamples` must be of type int; got True"),
+    "no size": ({"voxel_size": 0}, "positive number; got 3 and 0"),
+    "a negative count": ({"skip_downsamples": -1}, "0 or more.*got -1"),
+    "inflation": ({"inflation": "fancy"}, "center, average, copy; got 'fancy'"),
+    "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
+    "stem": ({"stem": "brain"}, "point, image; got 'brain'"),
 }
 
 
