@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def predict(
 
     Raises:
         InvalidInputError: `max_voxels` or `margin` out of range.
-        UnsupportedError: a network that strides by more than 64.
+        UnsupportedError: a network that strides or shifts sites by more than 64.
 
     Example:
         >>> import i2p_zoo, torch
@@ -48,9 +49,9 @@ def predict(
         >>> predict(model, torch.rand(5000, 3) * 20, max_voxels=2000).shape
         torch.Size([1, 5])
     """
-    if max_voxels is not None and (not isinstance(max_voxels, int) or max_voxels < 1):
-        raise InvalidInputError(f"`max_voxels` must be an integer of at least 1, or None; got {max_voxels!r}.")
-    if not isinstance(margin, int) or margin < 0:
+    if max_voxels is not None and (not isinstance(max_voxels, Real) or max_voxels < 1):
+        raise InvalidInputError(f"`max_voxels` must be a number of at least 1, or None; got {max_voxels!r}.")
+    if not isinstance(margin, Integral) or margin < 0:
         raise InvalidInputError(f"`margin` must be 0 or a positive integer; got {margin!r}.")
     with eval_mode(model), torch.no_grad():
         x: SparseTensor = model.prepare(points)
@@ -59,7 +60,8 @@ def predict(
 
 
 def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progress: bool) -> SparseTensor:
-    outputs, distances = [], []
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    far, out = [], x
     with tqdm(total=len(x.coords), unit="voxel", unit_scale=True, disable=not progress, desc="predicting") as bar:
         for sample in range(x.batch_size):
             rows = (x.coords[:, 0] == sample).nonzero().squeeze(1)
@@ -72,26 +74,31 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")
                 place = out.coords[:, 1:] * stride
-                outputs.append(out)
-                distances.append(torch.maximum(low - place, place - high + 1).amax(1).clamp(min=0))
+                distance = torch.maximum(low - place, place - high + 1).amax(1).clamp(min=0)
+                usable = distance <= _ALIGNMENT  # a site belongs to a block beside its own at most
+                kept.append((out.features[usable], out.coords[usable], distance[usable]))
+                far.append(out.coords[~usable])
                 bar.update(int(_within(x.coords[near, 1:], low, high).sum()))
-    return _merge(outputs, torch.cat(distances), x)
+    features, coords, distances = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    sites = len(unique_rows(coords)[0]) if len(coords) else 0
+    if len(unique_rows(torch.cat([coords, *far]))[0]) > sites:
+        raise UnsupportedError(f"{type(model).__qualname__} shifts sites by more than {_ALIGNMENT} voxels, which blocks allow.")
+    return _merge(features, coords, distances, out, x.batch_size)
 
 
-def _merge(outputs: list[SparseTensor], distances: Tensor, x: SparseTensor) -> SparseTensor:
+def _merge(features: Tensor, coords: Tensor, distances: Tensor, like: SparseTensor, batch_size: int) -> SparseTensor:
     """Takes each output site from the block that it lies nearest to.
 
     That is mostly the block it lies in; but where layers shift sites, or strides divide no block, it may be one beside it.
     """
     order = distances.argsort(stable=True)
-    coords, row = unique_rows(torch.cat([out.coords for out in outputs])[order])
+    sites, row = unique_rows(coords[order])
     numbers = torch.arange(len(row), device=row.device)
-    first = torch.full_like(numbers[: len(coords)], len(row)).scatter_reduce_(0, row, numbers, "amin")
-    features = torch.cat([out.features for out in outputs])[order[first]]
-    out = outputs[0]
-    merged = SparseTensor(features, coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape)
-    plan = {"axis": out.plan.axis, "skip_downsamples": out.plan.skip_downsamples, "level": out.plan.level}
-    return merged.derive(merged.features, channels_last=out.channels_last).with_plan(**plan)
+    first = torch.full_like(numbers[: len(sites)], len(row)).scatter_reduce_(0, row, numbers, "amin")
+    rows = features[order[first]]
+    merged = SparseTensor(rows, sites, stride=like.stride, batch_size=batch_size, spatial_shape=like.spatial_shape)
+    plan = {"axis": like.plan.axis, "skip_downsamples": like.plan.skip_downsamples, "level": like.plan.level}
+    return merged.derive(merged.features, channels_last=like.channels_last).with_plan(**plan)
 
 
 def _within(coords: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import i2p_zoo
-from i2p_zoo import InvalidInputError, UnsupportedError
+from i2p_zoo import InvalidInputError, UnsupportedError, prediction
 from i2p_zoo.prediction import _blocks, _within
 from tests.helpers import property_test, randomise_norms_, seeded
 
@@ -122,6 +125,44 @@ def test_mode_is_as_before_after_an_error():
 def test_bad_numbers_are_quoted(name, value):
     with pytest.raises(InvalidInputError, match=f"`{name}`.*{value}"):
         network().predict(scene(), **{"max_voxels": 1000, name: value})
+
+
+@pytest.mark.parametrize("numbers", [{"max_voxels": np.int64(2000)}, {"max_voxels": 2e3, "margin": np.int32(64)}])
+def test_numbers_of_any_kind_are_taken(numbers):
+    assert network().predict(scene(points=500), **numbers).shape == (1, 5)
+
+
+def test_network_that_shifts_sites_by_more_than_a_block_is_refused():
+    model = network("test_resnet")
+    forward = model.forward_features
+
+    def shifted(x):
+        out = forward(x)
+        return out.derive(out.features, coords=out.coords + torch.tensor([0, 0, 0, 9], dtype=torch.int32))
+
+    model.forward_features = shifted
+    with pytest.raises(UnsupportedError, match="shifts sites by more than 64 voxels"):
+        model.predict(scene(), max_voxels=1500, margin=16)
+
+
+def test_blocks_keep_no_more_than_their_features():
+    model = network("test_resnet")
+    kept = []
+    forward = model.forward_features
+
+    def forward_and_watch(x):
+        out = forward(x)
+        kept.append(weakref.ref(out.cache))
+        return out
+
+    model.forward_features = forward_and_watch
+    alive = []
+    merge = prediction._merge
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "_merge", lambda *args: alive.append(sum(ref() is not None for ref in kept)) or merge(*args))
+        model.predict(scene(), max_voxels=1500, margin=64)
+    assert len(kept) > 5
+    assert alive == [1], "of the last block alone"
 
 
 def test_network_that_strides_by_more_than_a_block_is_refused():

@@ -21,7 +21,7 @@ Found = dict[str, NDArray[Any]]
 
 
 def _read_off(file: IO[bytes]) -> Found:
-    text = re.sub("#.*", "", file.read().decode("latin-1"))
+    text = _uncommented(file.read().decode("latin-1"))
     header = re.match(r"\s*[A-Z]*OFF\s*(\d+)\s+(\d+).*", text)  # some of ModelNet's have the counts right behind `OFF`
     if header is None:
         raise InvalidInputError("an OFF file begins with `OFF` and the counts of its vertices and faces.")
@@ -34,14 +34,19 @@ def _read_off(file: IO[bytes]) -> Found:
     return {"points": _positions(lines[:count]), **_faces(lines[count:])}
 
 
+def _uncommented(text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
+    return re.sub(r"(?<!\S)#.*", "", text)  # 1.#INF, as older runtimes of Microsoft print it, is no number with a comment
+
+
 def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
-    return np.loadtxt(lines, np.float64, usecols=(0, 1, 2), ndmin=2)
+    return np.loadtxt(lines, np.float64, comments=None, usecols=(0, 1, 2), ndmin=2)
 
 
 def _faces(lines: Sequence[str]) -> Found:
     """Returns the polygons, each a line of its number of corners, their vertices and whatever else."""
     if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads them ten times as fast
-        triangles = np.loadtxt(lines, np.int64, usecols=(1, 2, 3), ndmin=2)
+        triangles = np.loadtxt(lines, np.int64, comments=None, usecols=(1, 2, 3), ndmin=2)
         return {"corners": triangles.reshape(-1), "sizes": np.full(len(triangles), 3)}
     rows = [line.split() for line in lines]
     sizes = np.array([int(row[0]) for row in rows], np.int64)
@@ -52,8 +57,9 @@ def _faces(lines: Sequence[str]) -> Found:
 
 
 def _read_obj(file: IO[bytes]) -> Found:
-    text = file.read().decode("latin-1").replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
-    text = re.sub("#.*", "", text)
+    text = _uncommented(file.read().removeprefix(b"\xef\xbb\xbf").decode("latin-1"))
+    joined = re.compile(r"^[ \t]*[vf][ \t](?:.*\\\n)*.*", re.MULTILINE)  # elsewhere a backslash is part of a name
+    text = joined.sub(lambda line: line[0].replace("\\\n", " "), text)
     vertices, faces = (list(re.finditer(rf"^[ \t]*{kind}[ \t]+(.*)", text, re.MULTILINE)) for kind in "vf")
     if not vertices:
         raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
@@ -67,6 +73,8 @@ def _read_obj(file: IO[bytes]) -> Found:
 
 def _read_ply(file: IO[bytes]) -> Found:
     elements = read_ply(file)
+    if "tristrips" in elements and "face" not in elements:
+        raise InvalidInputError("its faces are strips of triangles (`tristrips`); write them as faces.")
     found = {"points": np.stack(vertex_columns(elements, "xyz"), 1)}
     if not len(found["points"]):
         raise InvalidInputError("it has no vertices.")

@@ -139,6 +139,8 @@ def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
             raise InvalidInputError(
                 f"a row of the element {element.name!r} has {len(row)} numbers, {line[:80]!r}; by the header it has {start}."
             )
+    if any("_" in word for its_words in words for word in its_words):
+        raise InvalidInputError(f"the element {element.name!r} has numbers with underscores.")  # which Python would read
     values = [_held(each, np.array(its_words, np.float64)) for each, its_words in zip(element.properties, words, strict=True)]
     return [Lists(found, np.array(its_sizes, np.int64)) for found, its_sizes in zip(values, sizes, strict=True)]
 

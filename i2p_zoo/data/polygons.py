@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from i2p_zoo.errors import InvalidInputError
 
 Triangles = NDArray[np.int64]
 
+_TOUCHING = 1e-9  # of a polygon's extent: a corner so near an ear's edge may lie on it
 _ROUNDING = 1e-6  # of a polygon's area: a corner on a straight edge may lie as far inside as numbers in a text are rounded
 
 
@@ -59,24 +62,28 @@ def _normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 def _cut_ears(polygon: NDArray[np.float64], normal: NDArray[np.float64]) -> Triangles:
     axes = np.roll(np.arange(3), -1 - int(np.abs(normal).argmax()))[:2]  # seen along the axis that the normal is nearest to
     flat = polygon[:, axes] * (1, np.sign(normal[3 - axes.sum()]))
+    slack = _TOUCHING * np.ptp(flat, axis=0).prod()
     left = np.arange(len(flat))
     found = []
     while len(left) > 3:
         before, after = np.roll(left, 1), np.roll(left, -1)
-        ears = np.flatnonzero(_turn(flat[before], flat[left], flat[after]) > 0)
-        # a polygon that crosses itself may have no ear, and any division of it is as good
-        ear = next((ear for ear in ears if _is_empty(flat, before[ear], left[ear], after[ear], left)), 0)
+        turns = _turn(flat[before], flat[left], flat[after])
+        ears, others = np.flatnonzero(turns > 0), flat[left[turns <= slack]]  # only such corners can lie in an ear
+        corners = flat[np.stack([before, left, after], 1)]
+        tries = ((ear, allowed) for allowed in (slack, 0.0) for ear in ears)
+        ear = next((ear for ear, allowed in tries if _is_empty(corners[ear], others, allowed)), -1)
+        if ear < 0:  # it crosses itself, and any division is as good
+            found += [(left[0], second, third) for second, third in itertools.pairwise(left[1:])]
+            return np.array(found)
         found.append((before[ear], left[ear], after[ear]))
         left = np.delete(left, ear)
     return np.array([*found, left])
 
 
-def _is_empty(flat: NDArray[np.float64], first: int, second: int, third: int, others: NDArray[np.int64]) -> bool:
-    corners = flat[[first, second, third]]
-    points = flat[others]
-    inside = np.all([_turn(corners[k], corners[(k + 1) % 3], points) >= 0 for k in range(3)], 0)
-    is_corner = (points[:, None] == corners).all(2).any(1)
-    return not (inside & ~is_corner).any()
+def _is_empty(corners: NDArray[np.float64], points: NDArray[np.float64], slack: float) -> bool:
+    """Whether no point lies in a triangle or, within a slack of twice an area, on it, but for its own corners."""
+    inside = np.all([_turn(corners[k], corners[(k + 1) % 3], points) >= -slack for k in range(3)], 0)
+    return bool((points[inside][:, None] == corners).all(2).any(1).all())
 
 
 def _turn(first: NDArray[np.float64], second: NDArray[np.float64], third: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -121,7 +121,8 @@ def _draw_groups(sizes: NDArray[np.int64], wanted: int, random: np.random.Genera
     nearest = int(left[np.abs(sizes[left] - lacking).argmin()])
     if not drawn or (abs(sizes[nearest] - lacking) < lacking and len(left) > 1):
         drawn.append(nearest)
-    return drawn
+    alone = int(np.abs(sizes - wanted).argmin())
+    return [alone] if abs(sizes[alone] - wanted) < abs(sizes[drawn].sum() - wanted) else drawn
 
 
 def _load_chosen(load: Callable[[int], Scene], chosen: tuple[int, ...], number: int) -> Scene:
@@ -277,10 +278,11 @@ def _blocks(
         return
     ordered = rows[np.argsort(coordinates[rows, 3 - len(intervals)])]
     values = coordinates[ordered, 3 - len(intervals)]
-    firsts, lasts = np.searchsorted(values, intervals[0][0], "left"), np.searchsorted(values, intervals[0][1], "right")
-    for first, last in zip(firsts, lasts, strict=True):
-        if first < last:
-            yield from _blocks(coordinates, ordered[first:last], intervals[1:])
+    starts, ends = intervals[0]
+    near = slice(np.searchsorted(ends, values[0]), np.searchsorted(starts, values[-1], "right"))  # there may be very many
+    firsts, lasts = np.searchsorted(values, starts[near], "left"), np.searchsorted(values, ends[near], "right")
+    for number in np.flatnonzero(firsts < lasts):
+        yield from _blocks(coordinates, ordered[firsts[number] : lasts[number]], intervals[1:])
 
 
 def _edges(extent: ArrayLike) -> NDArray[np.float64]:

@@ -69,6 +69,7 @@ COLORS = {
     "fractions in double": ("double", [0, 0.25, 0.5], [0, 64, 128]),
     "bytes in float": ("float", [0, 44, 255], [0, 44, 255]),
     "bytes in int": ("int", [0, 1, 255], [0, 1, 255]),
+    "fractions blended beyond one": ("float", [0, 0.25, 1.0000001], [0, 64, 255]),
     "only ones in int": ("int", [0, 1, 1], [0, 1, 1]),
 }
 
@@ -84,6 +85,7 @@ WRONG_COLORS = {
     "int beyond": ("binary_little_endian", "int", 300, "colours are int32 from 0 to 300; expected 0 to 255"),
     "int below": ("binary_little_endian", "int", -1, "from -1 to 0"),
     "float beyond": ("binary_little_endian", "float", 300, "colours are float32 from 0.0 to 300.0"),
+    "a fraction far beyond one": ("ascii", "float", 1.5, "from 0.0 to 1.5"),
     "nan": ("ascii", "float", "nan", "from nan to nan"),
     "uchar beyond": ("ascii", "uchar", 300, "'red' has the value 300, which its type uint8 cannot hold"),
     "uchar below": ("ascii", "uchar", -1, "'red' has the value -1"),
@@ -120,6 +122,8 @@ MALFORMED = {
     "a byte fewer": (BINARY[:-1], "cut short: 0 of 1 rows of the element 'face'"),
     "a mixed face cut": (MIXED[:-1], "cut short: 1 of 2 rows of the element 'face'"),
     "vertices cut": (BINARY[:-35], "cut short: 2 of 4 rows of the element 'vertex'"),
+    "strips of triangles": (TEXT.replace(b"element face", b"element tristrips"), "strips of triangles.*write them as faces"),
+    "underscores": (TEXT.replace(b"3 0 1 2", b"3 0 1 0_2"), "numbers with underscores"),
     "an unknown format": (TEXT.replace(b"ascii", b"utf8"), "of ascii, binary_little_endian"),
     "an unknown type": (TEXT.replace(b"float z", b"real z"), "line b'property real z"),
     "a list for z": (TEXT.replace(b"float z", b"list uchar int z"), "lack the properties .'z'"),

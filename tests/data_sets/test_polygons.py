@@ -47,13 +47,27 @@ def test_triangles_cover_the_polygon_once_from_any_corner_and_side(shape):
             assert np.array_equal(covered, winding(flat, points))
 
 
+def test_corners_on_a_line_between_others_are_met_by_no_triangle_in_any_plane():
+    comb = [(0, 0), (10, 0), *(corner for tooth in range(9, -1, -1) for corner in ((tooth + 0.9, 1), (tooth + 0.5, 0.3)))]
+    for _ in range(100):
+        flat = np.roll(comb, RANDOM.integers(len(comb)), 0)
+        turned = np.hstack([flat, np.zeros((len(flat), 1))]) @ np.linalg.qr(RANDOM.normal(size=(3, 3)))[0] * 10
+        triangles = turned[triangulate(turned, np.arange(len(flat)), np.array([len(flat)]))]
+        areas = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]), axis=1) / 2
+        assert np.isclose(areas.sum(), abs(area(comb)) * 100, rtol=1e-3)
+
+
 def test_polygons_keep_their_order_and_smaller_ones_have_no_triangle():
     vertices = np.array([(*corner, 0) for corner in [*SHAPES["arrow"], *SHAPES["square"]]], float)
     triangles = triangulate(vertices, np.array([4, 5, 6, 0, 1, 0, 1, 2, 3, 5, 4, 5, 6, 7]), np.array([3, 2, 4, 1, 4]))
     assert [sorted(triangle) for triangle in triangles.tolist()] == [[4, 5, 6], [0, 1, 3], [1, 2, 3], [4, 5, 6], [4, 6, 7]]
 
 
-@pytest.mark.parametrize("shape", [[(0, 0), (1, 1), (1, 0), (0, 1), (2, 3)], [(0, 0)] * 6], ids=["crossing", "a point"])
+@pytest.mark.parametrize(
+    "shape",
+    [[(0, 0), (1, 1), (1, 0), (0, 1), (2, 3)], [(0, 0)] * 6, RANDOM.random((600, 2))],
+    ids=["crossing", "a point", "a scrawl"],
+)
 def test_any_polygon_has_two_triangles_fewer_than_corners(shape):
     vertices = np.array([(*corner, 0) for corner in shape], float)
     assert len(triangulate(vertices, np.arange(len(shape)), np.array([len(shape)]))) == len(shape) - 2

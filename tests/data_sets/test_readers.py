@@ -312,6 +312,8 @@ PCD_HEADER = "VERSION 0.7\nFIELDS {}\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH
 PLY_HEADER = "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
 FLAT = off([(0, 0, 1), (1, 1, 1)])
 MALFORMED = {
+    "infinity of old runtimes in obj": ("a.obj", b"v 0 0 1.#INF\nv 1 0 0\nv 1 1 0\nf 1 2 3\n", "1.#INF"),
+    "infinity of old runtimes in off": ("a.off", b"OFF\n3 1 0\n0 0 1.#INF\n1 0 0\n1 1 0\n3 0 1 2\n", "1.#INF"),
     "an unknown ending": ("bad.xyz", b"1 2 3\n", r"'\.xyz'.*\.ply"),
     "no ending": ("bad", b"1 2 3\n", r"ending"),
     "no vertices.off": ("bad.off", b"OFF\n0 0 0\n", "0 vertices"),
@@ -570,6 +572,12 @@ SCENES = {
     "an unused vertex": (b"v 9 9 9\nv 0 0 0\nv 1 0 0\nv 1 1 0\nf 2 3 4\n", [(9, 9, 9), (0, 0, 0), (1, 0, 0), (1, 1, 0)]),
     "a seam": (SEAM, VERTICES[:4]),
     "vertices alone": (obj([]), VERTICES),
+    "a backslash in a comment": (b"# from C:\\models\\\nv 0 0 0\nv 1 0 0\n", [(0, 0, 0), (1, 0, 0)]),
+    "a backslash in a name": (b"mtllib C:\\models\\\r\nv 0 0 0\r\nv 1 0 0\r\n", [(0, 0, 0), (1, 0, 0)]),
+    "a line in two": (b"v 0 0 \\\n7\nv 1 0 0\n", [(0, 0, 7), (1, 0, 0)]),
+    "a byte order mark": (b"\xef\xbb\xbfv 0 0 0\nv 1 0 0\n", [(0, 0, 0), (1, 0, 0)]),
+    "a form feed": (b"v 0 0 0\n\fv 1 0 0\n", [(0, 0, 0), (1, 0, 0)]),
+    "a comment behind": (b"v 0 0 0 # origin\nv 1 0 0 #\n", [(0, 0, 0), (1, 0, 0)]),
     "weights and colours": (b"v 0 0 1 1\nv 1 0 0 .5 .5 .5\n", [(0, 0, 1), (1, 0, 0)]),
 }
 

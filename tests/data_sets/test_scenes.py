@@ -275,6 +275,15 @@ def test_blocks_that_make_no_sense_are_refused_at_once(arguments, message):
         overlapping_blocks(*arguments)
 
 
+def test_a_point_far_out_costs_no_time_for_the_empty_blocks_between():
+    points = np.vstack([np.random.default_rng(0).uniform(0, 100, (2000, 3)), np.full((1, 3), 1e6)])
+    near = [rows.tolist() for rows in overlapping_blocks(points[:-1], 4, 0.5)]
+    found = [rows.tolist() for rows in overlapping_blocks(points, 4, 0.5)]
+    assert found[-1] == [2000]
+    assert {row for rows in found for row in rows} == set(range(2001))
+    assert len(near) < 2 * len(found)
+
+
 def test_ignored_is_no_class():
     assert IGNORED == -1
 
@@ -299,6 +308,13 @@ GROUPS = [
     ("aaabbbcccc", 0.01, 3),
     ("abbbbbbbbb", 0.5, 1),
 ]
+
+
+@pytest.mark.parametrize(("sizes", "fraction", "held"), [((1, 9), 0.8, 9), ((1, 1, 1, 7), 0.6, 7), ((1, 2), 0.5, 2)])
+def test_one_group_is_held_out_where_it_comes_nearest(sizes, fraction, held):
+    groups = tuple(str(number) for number, size in enumerate(sizes) for _ in range(size))
+    scenes = SceneSet(tuple(map(str, range(len(groups)))), ("floor",), lambda number: {}, groups)
+    assert {len(hold_out_scenes(scenes, fraction, seed)[1]) for seed in range(20)} == {held}
 
 
 @pytest.mark.parametrize(("groups", "fraction", "count"), GROUPS)
