@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,8 +60,8 @@ def predict(
 
 
 def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progress: bool) -> SparseTensor:
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    far, out = [], x
+    kept: list[_Sites] = []
+    far, out, most = [], x, 0
     with tqdm(total=len(x.coords), unit="voxel", unit_scale=True, disable=not progress, desc="predicting") as bar:
         for sample in range(x.batch_size):
             rows = (x.coords[:, 0] == sample).nonzero().squeeze(1)
@@ -76,29 +76,43 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 place = out.coords[:, 1:] * stride
                 distance = torch.maximum(low - place, place - high + 1).amax(1).clamp(min=0)
                 usable = distance <= _ALIGNMENT  # a site belongs to a block beside its own at most
-                kept.append((out.features[usable], out.coords[usable], distance[usable]))
+                kept.append(_Sites(out.features[usable], out.coords[usable], distance[usable]))
                 far.append(out.coords[~usable])
+                if sum(len(sites.coords) for sites in kept) > most:  # seldom, so that it costs little beside the network
+                    kept = [_nearest(kept)]
+                    most = 2 * len(kept[0].coords)
                 bar.update(int(_within(x.coords[near, 1:], low, high).sum()))
-    features, coords, distances = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    sites = len(unique_rows(coords)[0]) if len(coords) else 0
-    if len(unique_rows(torch.cat([coords, *far]))[0]) > sites:
+    found = _nearest(kept)
+    if len(unique_rows(torch.cat([found.coords, *far]))[0]) > len(found.coords):
         raise UnsupportedError(f"{type(model).__qualname__} shifts sites by more than {_ALIGNMENT} voxels, which blocks allow.")
-    return _merge(features, coords, distances, out, x.batch_size)
+    merged = SparseTensor(
+        found.features, found.coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape
+    )
+    levels = {"axis": out.plan.axis, "skip_downsamples": out.plan.skip_downsamples, "level": out.plan.level}
+    return merged.derive(merged.features, channels_last=out.channels_last).with_plan(**levels)
 
 
-def _merge(features: Tensor, coords: Tensor, distances: Tensor, like: SparseTensor, batch_size: int) -> SparseTensor:
+class _Sites(NamedTuple):
+    """Output sites with their features (N, ...), coordinates (N, 4) and distances (N,) from the block that gave them."""
+
+    features: Tensor
+    coords: Tensor
+    distances: Tensor
+
+
+def _nearest(parts: list[_Sites]) -> _Sites:
     """Takes each output site from the block that it lies nearest to.
 
     That is mostly the block it lies in; but where layers shift sites, or strides divide no block, it may be one beside it.
     """
+    features, coords, distances = (torch.cat([part[field] for part in parts]) for field in range(3))
+    if not len(coords):
+        return _Sites(features, coords, distances)
     order = distances.argsort(stable=True)
     sites, row = unique_rows(coords[order])
     numbers = torch.arange(len(row), device=row.device)
-    first = torch.full_like(numbers[: len(sites)], len(row)).scatter_reduce_(0, row, numbers, "amin")
-    rows = features[order[first]]
-    merged = SparseTensor(rows, sites, stride=like.stride, batch_size=batch_size, spatial_shape=like.spatial_shape)
-    plan = {"axis": like.plan.axis, "skip_downsamples": like.plan.skip_downsamples, "level": like.plan.level}
-    return merged.derive(merged.features, channels_last=like.channels_last).with_plan(**plan)
+    first = order[torch.full_like(numbers[: len(sites)], len(row)).scatter_reduce_(0, row, numbers, "amin")]
+    return _Sites(features[first], sites, distances[first])
 
 
 def _within(coords: Tensor, low: Tensor, high: Tensor) -> Tensor:
