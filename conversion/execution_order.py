@@ -55,7 +55,7 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     try:
         source.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        misfit = describe_misfit(source, state)
+        misfit = describe_misfit(source, state, error)
         raise CheckpointError(f"The weights do not fit {type(source).__name__}: {misfit}.") from error
     names = pair_layers(run_layers(source, images), run_layers(target, images))
     result: dict[str, Tensor] = {}

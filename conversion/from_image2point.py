@@ -91,6 +91,6 @@ def load_image2point(state: dict[str, Tensor]) -> Any:
     try:
         model.load_state_dict(ours, strict=True)
     except RuntimeError as error:
-        misfit = describe_misfit(model, ours)
+        misfit = describe_misfit(model, ours, error)
         raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {misfit}.") from error
     return model.eval()

@@ -183,11 +183,12 @@ def update_ledger(
     """
     empty = {"timm": timm.__version__, "models": {}}
     ledger = json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
-    if ledger["timm"] != timm.__version__:
+    if ledger.get("timm") != timm.__version__:
         if not everything:
+            count = len(ledger.get("models", ()))
             raise InvalidInputError(
-                f"{path} holds {len(ledger['models'])} architectures of timm {ledger['timm']!r}, and timm {timm.__version__!r} "
-                "is installed; a ledger is of one version. Install that one, or measure every architecture anew with --all."
+                f"{path} holds {count} architectures of timm {ledger.get('timm')!r}, and timm {timm.__version__!r} is "
+                "installed; a ledger is of one version. Install that one, or measure every architecture anew with --all."
             )
         ledger = empty
     wanted = [name for name in architectures if fresh or name not in ledger["models"]]

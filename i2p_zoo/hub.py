@@ -136,7 +136,7 @@ def _load(
 
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"A name is a string such as 'i2p-resnet50', or a folder's path; got {type(name).__name__}.")
-    if os.path.isfile(name):
+    if os.path.isfile(name) and (os.path.dirname(name) or Path(name).suffix == ".safetensors"):
         raise InvalidInputError(f"{name} is a file; give the checkpoint's folder, which holds config.json and the weights.")
     if os.path.isdir(name):
         model = load_folder(name, load_base_)

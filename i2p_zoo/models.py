@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.inflation import inflate
+from i2p_zoo.point_cloud_model import Settings
 from i2p_zoo.presets import check_preset, set_preset_
 from i2p_zoo.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
 from i2p_zoo.voxelization import FEATURES
@@ -213,12 +215,12 @@ def adapt_(
         raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {stem!r}.")
     if skip_downsamples is not None and (not isinstance(skip_downsamples, int) or skip_downsamples < 0):
         raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {skip_downsamples!r}.")
-    if voxel_size is not None and (not isinstance(voxel_size, int | float) or not 0 < voxel_size < float("inf")):
+    if voxel_size is not None and (not isinstance(voxel_size, int | float | np.number) or not 0 < voxel_size < float("inf")):
         raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size!r}.")
     check_features(features)
     wanted = model.in_chans if in_chans is None else in_chans
     check_in_chans(wanted)
-    if features is not None and features != model.settings.features:
+    if features is not None and features != Settings.features:  # by default they are free: a SparseTensor has its own
         _check_channels(features, wanted)
     if stem == "image" and model.settings.stem == "point":
         raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
@@ -231,7 +233,8 @@ def adapt_(
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     model.in_chans = wanted
-    changes = {"skip_downsamples": skip_downsamples, "voxel_size": voxel_size, "features": features}
+    size = None if voxel_size is None else float(voxel_size)
+    changes = {"skip_downsamples": skip_downsamples, "voxel_size": size, "features": features}
     model.settings = model.settings.changed(**{key: value for key, value in changes.items() if value is not None})
     if preset and not model.settings.preset:
         set_preset_(model, preset)

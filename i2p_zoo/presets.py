@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers import SparseConv3d
-from i2p_zoo.synchronized_norm import normalize_batch
+from i2p_zoo.synchronized_norm import is_synchronized, normalize_batch
 
 PRESETS = ("image2point",)
 ARCHITECTURES = ("resnet18", "resnet50", "resnet101", "resnet152")
@@ -20,7 +20,9 @@ class LogitNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, K) logits, over all processes where they train together."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Normalises (B, K) logits; in training a batch of 1 raises ValueError, as torch does."""
+        """Normalises (B, K) logits; raises InvalidInputError for a batch of 1 in training."""
+        if self.training and len(logits) == 1 and not is_synchronized():
+            raise InvalidInputError("This network normalises its logits over a batch: train it on two clouds or more at once.")
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         momentum = 0.1 if self.momentum is None else self.momentum

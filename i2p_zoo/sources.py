@@ -144,12 +144,17 @@ def load_file(architecture: str, path: str | os.PathLike[str]) -> tuple[nn.Modul
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit timm's {architecture}:\n{describe_misfit(model, state)}.") from error
+        raise CheckpointError(
+            f"{path}: does not fit timm's {architecture}:\n{describe_misfit(model, state, error)}."
+        ) from error
     return model.eval(), {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
 
 
-def describe_misfit(model: nn.Module, state: dict[str, Tensor]) -> str:
-    """Returns in which tensors a state dict differs from a network's, by their number and the first three of each kind."""
+def describe_misfit(model: nn.Module, state: dict[str, Tensor], error: Exception) -> str:
+    """Returns in which tensors a state dict differs from a network's, by their number and the first three of each kind.
+
+    Where these agree, it is what torch says.
+    """
     wanted = model.state_dict()
     shapes = [
         f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
@@ -157,25 +162,28 @@ def describe_misfit(model: nn.Module, state: dict[str, Tensor]) -> str:
         if key in state and state[key].shape != tensor.shape
     ]
     kinds: dict[str, Sequence[str]] = {
-        "missing": [key for key in wanted if key not in state],
+        "missing": [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")],  # torch adds it
         "unknown": [key for key in state if key not in wanted],
         "of other shapes": shapes,
     }
-    return "; ".join(
+    told = "; ".join(
         f"{len(found)} {kind}: {', '.join(found[:3])}{' and so on' if len(found) > 3 else ''}"
         for kind, found in kinds.items()
         if found
     )
+    return told or " ".join(str(error).split())
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads the state dict of a .safetensors, .pth, .pt or .bin file; raises as `load_file`."""
+    """Reads the state dict of a .safetensors, .pth, .pt or .bin file; raises as `load_file`, and OSError where it cannot."""
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file.")
     try:
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
         if all(isinstance(tensor, Tensor) for tensor in state.values()):
             return state
+    except OSError:
+        raise
     except Exception as error:  # the readers of damaged files raise anything
         if "weights_only" in str(error) and _is_pickled(path):
             raise CheckpointError(

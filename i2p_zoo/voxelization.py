@@ -16,7 +16,7 @@ from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.windows import insert_axis
 
 FEATURES = ("xyz", "rgb", "normals", "ones", "extra")
-_MOST_COLUMNS = 16  # of points whose columns beyond x, y, z are not used; what has more is taken for an image
+_MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 
 
 @overload
@@ -53,7 +53,8 @@ def voxelize(
 
     Raises:
         InvalidInputError: an empty cloud, NaN or infinite values, points too far out for the voxel size, a wrong number of
-            columns, unknown features, or arrays on several devices; the message says which cloud and what.
+            columns, what looks like an image, unknown features, or arrays on several devices; the message says which cloud
+            and what.
 
     Example:
         >>> import torch
@@ -174,10 +175,11 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
     points = part["points"]
     names = features.split(",") if isinstance(features, str) else features
     if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-        if points.shape[1] > _MOST_COLUMNS and "extra" not in [name.strip() for name in names]:
+        wide = points.shape[1] > _MOST_COLUMNS and points.shape[1] >= points.shape[0]
+        if wide and "extra" not in [name.strip() for name in names]:
             raise InvalidInputError(
-                f"Cloud {number} is {tuple(points.shape)}: points have columns x, y, z, and features {','.join(names)} use no "
-                "others. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
+                f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
+                "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
         return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3

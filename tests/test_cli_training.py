@@ -153,6 +153,25 @@ def test_misuse_is_one_line_and_leaves_no_figures(network, data, tmp_path, argum
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+BEFORE_DATA = {
+    "misspelt network": (["--model", "i2p-test_resnte"], "Did you mean i2p-test_resnet"),
+    "negative voxel": (["--voxel-size", "-1"], "--voxel-size"),
+    "unknown features": (["--features", "smell"], "smell"),
+    "smoothing of two": (["--label-smoothing", "2"], "--label-smoothing"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BEFORE_DATA.values(), ids=BEFORE_DATA)
+@pytest.mark.parametrize("command", [["finetune"], ["fewshot"], ["segment", "train"]], ids=" ".join)
+def test_what_needs_no_data_is_told_before_they_are_read(command, arguments, words):
+    data = "scenes:missing.npz" if "segment" in command else "npz:missing.npz"
+    model = [] if "--model" in arguments else ["--model", "i2p-test_resnet"]
+    result = CliRunner().invoke(main, [*command, *model, "--data", data, *arguments, "--out", "run"])
+    assert result.exit_code in (1, 2)
+    assert words in result.stderr
+    assert "missing.npz" not in result.stderr
+
+
 REAL_DEFAULTS = {
     "finetune": "by default 300",
     "fewshot": "by default 100",

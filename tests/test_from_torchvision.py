@@ -102,7 +102,7 @@ def test_command_reports_a_misfit_in_one_line(tmp_path):
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "weights.pth")
     result = CliRunner().invoke(workshop.main, ["torchvision", "resnet18", str(tmp_path / "weights.pth"), "--out", "out"])
     assert result.exit_code == 1
-    missing = "122 missing: conv1.weight, bn1.weight, bn1.bias and so on"
+    missing = "102 missing: conv1.weight, bn1.weight, bn1.bias and so on"
     assert result.stderr == f"Error: The weights do not fit ResNet: {missing}; 1 unknown: weight.\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -421,6 +422,11 @@ def test_features_of_another_number_of_channels_are_refused(features, in_chans, 
 def test_name_that_is_no_string_is_refused(function):
     with pytest.raises(InvalidInputError, match=r"i2p-resnet50.*got NoneType"):
         function(None)
+
+
+def test_numbers_of_numpy_are_sizes():
+    for size in (np.float32(0.5), np.int64(1)):
+        assert type(create_model("test_resnet", voxel_size=size).settings.voxel_size) is float
 
 
 def test_file_is_no_checkpoints_folder(tmp_path):

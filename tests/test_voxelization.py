@@ -189,6 +189,11 @@ def test_given_feature_values_are_reduced(reduce):
     check(list(batch), list(both), 0.8, reduce, given_clouds=batch, features=both)
 
 
+def test_points_may_have_many_columns():
+    points = torch.rand((100, 62))
+    assert torch.equal(voxelize(points, 0.1).features, voxelize(points[:, :3], 0.1).features)
+
+
 def test_extra_columns_are_ignored_unless_named():
     points = random_points(10, 6)
     assert voxelize(points, 0.5).features.shape[1] == 3
@@ -226,7 +231,7 @@ POINT = [[0.0, 0.0, 0.0]]
         (np.array([[0, 0, 0, np.nan]]), {}, r"has 1 values.*\(0, 3\)"),
         (POINT, {}, r"Cloud 0.*got shape \(3,\)"),
         (np.zeros((8, 9, 3), np.uint8), {}, r"uint8 \(8, 9, 3\), as images are"),
-        (np.zeros((3, 100)), {}, r"Cloud 0 is \(3, 100\).*Transpose"),
+        (np.zeros((3, 100)), {}, r"Cloud 0 is \(3, 100\), of more columns than points.*Transpose"),
         (torch.zeros((3, 32, 32)), {"features": ["xyz", "ones"]}, r"Cloud 0 is \(32, 32\).*image_to_plane"),
         (np.array([[0, 2.0**31, 0]]), {"voxel_size": 1.0}, r"Cloud 0 reaches voxel 2\.15e\+09 at voxel_size=1\.0.*2\*\*30"),
         (np.array([[-1e300, 0, 0]]), {"voxel_size": 1e-300}, r"voxel_size=1e-300.*2\*\*30"),

@@ -9,18 +9,27 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.networks import check_place, load_network
-from i2p_zoo.cli.training import check_run_options, decorate, network_options, read_options, run_options
+from i2p_zoo.cli.networks import load_network
+from i2p_zoo.cli.training import (
+    POSITIVE,
+    check_network,
+    check_run_options,
+    decorate,
+    network_options,
+    read_options,
+    run_options,
+)
 from i2p_zoo.cli.zoo import json_option
 from i2p_zoo.errors import InvalidInputError
 
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
 
-_EDGE = click.FloatRange(min=0, min_open=True)
 _block_options = decorate(
     [
-        click.option("--block", type=_EDGE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."),
+        click.option(
+            "--block", type=POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
+        ),
         click.option(
             "--overlap",
             type=click.FloatRange(0, 1, max_open=True),
@@ -51,7 +60,7 @@ def segment() -> None:
 @click.option(
     "--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True, help="What trains."
 )
-@click.option("--crop", type=_EDGE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
+@click.option("--crop", type=POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="both", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
@@ -96,7 +105,7 @@ def train_command(
     if given["learning_rate"] is None:
         given["learning_rate"] = LEARNING_RATES[given["optimizer"]]
     check_run_options(given, held_out, monitor_test, adapter)
-    check_place(given["model"])
+    check_network(given)
     train_set, test_set = load_scenes(given["data"], colors=_reads_colors(given["features"]))
     setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
     metrics = run_segmentation(

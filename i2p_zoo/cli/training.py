@@ -17,6 +17,8 @@ from i2p_zoo.errors import InvalidInputError
 
 _WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
 _FEW_STEPS = 100
+_FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 _MODES = ["all", "io+bn", "io+stats", "io", "head"]
 
 
@@ -65,7 +67,7 @@ def network_options(
                 show_default=True,
                 help="How many of the first halvings run at stride 1.",
             ),
-            click.option("--voxel-size", type=float, default=0.07, show_default=True, help=voxel_size),
+            click.option("--voxel-size", type=POSITIVE, default=0.07, show_default=True, help=voxel_size),
             click.option(
                 "--features",
                 default="xyz",
@@ -77,7 +79,7 @@ def network_options(
             click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
             click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
-            click.option("--label-smoothing", type=float, default=0.0, show_default=True),
+            click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True),
             click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True),
             click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write."),
             json_option,
@@ -88,12 +90,20 @@ def network_options(
 run_options = decorate(
     [
         click.option("--scratch", is_flag=True, help="Random weights instead of the image's."),
-        click.option("--hold-out", "held_out", type=float, help="Fraction of the training split to monitor, not to train on."),
+        click.option(
+            "--hold-out", "held_out", type=_FRACTION, help="Fraction of the training split to monitor, not to train on."
+        ),
         click.option("--monitor-test", is_flag=True, help="Measure the test split along the way, for a learning curve."),
         click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps between measurements of what is monitored."),
         click.option("--keep", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Which weights."),
-        click.option("--target", type=float, help="Stop at this accuracy, or mIoU, a fraction, of what is monitored."),
-        click.option("--ema", type=float, help="Decay of an average of the weights, which is kept instead."),
+        click.option(
+            "--target", type=click.FloatRange(0, 1), help="Stop at this accuracy, or mIoU, a fraction, of what is monitored."
+        ),
+        click.option(
+            "--ema",
+            type=click.FloatRange(0, 1, max_open=True),
+            help="Decay of an average of the weights, which is kept instead.",
+        ),
         click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch."),
         click.option(
             "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
@@ -152,10 +162,26 @@ def check_run_options(given: dict[str, Any], held_out: float | None, monitor_tes
         )
 
 
+def check_network(given: dict[str, Any]) -> None:
+    """Makes sure, before any data are read, that there is such a network, and that its options are in range.
+
+    Raises:
+        NotFoundError: a name that is none of timm's.
+        InvalidInputError: as `check_place` and `read_options`.
+    """
+    from i2p_zoo.models import split_name
+
+    name = given["model"]
+    check_place(name)
+    if "/" not in name and not Path(name).is_dir():
+        split_name(name.partition("@")[0])
+    read_options(given, 1)
+
+
 def _read(given: dict[str, Any], held_out: float = 0.0) -> tuple[Any, Any, Any, Any]:
     from i2p_zoo.data.specs import load_data
 
-    check_place(given["model"])
+    check_network(given)
     train_set, test_set = load_data(given["data"])
     setup, options = read_options(given, round(len(train_set) * (1 - held_out)))
     return setup, train_set, test_set, options
@@ -209,7 +235,7 @@ def finetune(
     check_run_options(given, held_out, monitor_test, adapter)
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
-    check_place(given["model"])
+    check_network(given)
     train_set, test_set = load_data(given["data"])
     if shots is not None:
         train_set = choose_shots(train_set, shots, given["seed"])
@@ -269,6 +295,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
 
     rate = given["learning_rate"]
     given = {**given, "steps": given["steps"] or _FEW_STEPS}
+    counts = _numbers(shots)
     setup, train_set, test_set, options = _read(given)
     result = run_fewshot(
         setup,
@@ -276,7 +303,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **g
         test_set,
         options,
         out,
-        shots=_numbers(shots),
+        shots=counts,
         trials=trials,
         methods=[name.strip() for name in methods.split(",")],
         learning_rate=rate,
@@ -302,8 +329,8 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
     """
     from i2p_zoo.experiments.speedup import run_speedup
 
-    setup, train_set, test_set, options = _read(given)
     lengths = _numbers(budgets) if budgets else ()
+    setup, train_set, test_set, options = _read(given)
     result = run_speedup(
         setup,
         train_set,
@@ -337,7 +364,7 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 @click.option("--mode", type=click.Choice(_MODES), default="io+bn", show_default=True, help="What trains.")
 @click.option("--vary", multiple=True, metavar="SETTING=A;B;...", help="A setting and its values; by default all that matter.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--hold-out", "held_out", type=float, default=0.25, show_default=True, help="Fraction to judge by.")
+@click.option("--hold-out", "held_out", type=_FRACTION, default=0.25, show_default=True, help="Fraction to judge by.")
 def ablate(vary: tuple[str, ...], seeds: int, held_out: float, out: Path, as_json: bool, **given: Any) -> None:
     """Change one setting at a time and judge each on clouds held out of the training split.
 

@@ -101,16 +101,22 @@ def _kept(metrics: dict[str, Any], options: Options) -> dict[str, Any]:
 def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, ...]]:
     """Returns `VARIATIONS` without those that cannot be run.
 
-    These are another axis than a folder's own, an image stem that a folder's network has lost, and normals that no cloud has.
+    These are another axis than a folder's own; an image stem that a folder's network has lost, and then another inflation and
+    other numbers of channels too; and normals that no cloud has.
     """
     found = dict(VARIATIONS)
     if os.path.isdir(setup.model):
         del found["axis"]
     if stem_of(setup.model) == "point":
-        del found["stem"]
+        del found["stem"], found["inflation"]
+        found["features"] = tuple(value for value in found["features"] if _channels(setup, value) == setup.in_chans)
     if clouds.normals is None:
         found["features"] = tuple(value for value in found["features"] if "normals" not in value)
-    return found
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _channels(setup: Setup, features: str) -> int:
+    return dataclasses.replace(setup, features=features).in_chans
 
 
 def _list_runs(

@@ -91,10 +91,10 @@ def execute(
         if accelerator.is_main_process:
             save(model.cpu())
             write_json(folder / METRICS, metrics)  # before the pictures, which may fail
-            shutil.rmtree(folder / TRAINING, ignore_errors=True)
             _draw(folder, metrics, confusion)
             if draw is not None:
                 draw(model)
+            shutil.rmtree(folder / TRAINING, ignore_errors=True)  # until then, resuming measures and draws again
         accelerator.wait_for_everyone()
         return metrics
 
@@ -141,7 +141,7 @@ def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:
 
 
 def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Returns the metrics of a run that is finished, or None where a folder holds none.
+    """Returns the metrics of a run that is finished, or None where a folder holds none, or one to be resumed lacks pictures.
 
     Args:
         folder: of the run.
@@ -158,7 +158,7 @@ def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict
         raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
     metrics = _read_json(folder / METRICS)
     _check_settings(folder, metrics, described, "a finished run")
-    return metrics
+    return None if has_training_state(folder / TRAINING) else metrics
 
 
 @contextlib.contextmanager
@@ -183,7 +183,7 @@ def _check_settings(folder: Path, found: dict[str, Any], described: dict[str, An
     told = [
         f"{key} was {old!r} and is {new!r}"
         for key, new in wanted.items()
-        if (old := found.get(key)) != new and key != "options"
+        if (old := found.get(key, new)) != new and key != "options"  # an older version noted fewer
     ]
     options = found.get("options", {})
     told += [

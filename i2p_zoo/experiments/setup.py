@@ -109,17 +109,28 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
         segmented: whether the network becomes a U-Net's encoder.
 
     Raises:
-        InvalidInputError: it is a U-Net, or has a point stem in place of the image stem that is needed.
+        InvalidInputError: it is a U-Net, has a point stem in place of the image stem that is needed, or has another axis, or,
+            with a point stem, another inflation or number of channels than are wanted.
         CheckpointError: its config.json is missing or damaged.
     """
     if setup.scratch or not os.path.isdir(setup.model):
         return
-    if read_config(locate(Path(setup.model), CONFIG))["i2p"]["unet"] is not None:
+    config = read_config(locate(Path(setup.model), CONFIG))["i2p"]
+    if config["unet"] is not None:
         raise InvalidInputError(
             f"{setup.model} is a U-Net, of which no other network is made. Give the name of a zoo network, or the folder of a "
             "classifier."
         )
-    if (segmented or setup.stem == "image") and stem_of(setup.model) == "point":
+    fixed: dict[str, tuple[Any, Any]] = {"axis": (setup.axis, config["settings"]["axis"])}
+    if config["settings"]["stem"] == "point":
+        fixed["inflation"] = (setup.inflation, config["settings"]["inflation"])
+        fixed["channels of a voxel"] = (setup.in_chans, config["in_chans"])
+    for name, (wanted, found) in fixed.items():
+        if wanted not in (None, found):
+            raise InvalidInputError(
+                f"{setup.model} has the {name} {found!r}, which cannot become {wanted!r}. Give the name of a zoo network."
+            )
+    if (segmented or setup.stem == "image") and config["settings"]["stem"] == "point":
         raise InvalidInputError(
             f"{setup.model} has a point stem, and its image stem is gone. Give the name of a zoo network, or a folder that was "
             "finetuned with `--stem image`."

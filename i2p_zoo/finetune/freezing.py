@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import timm.layers.norm
 import torch
-from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,8 +21,8 @@ from i2p_zoo.sparse_tensor import SparseTensor
 MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
 NORMS = (
     *(_BatchNorm, nn.GroupNorm, nn.LayerNorm),
-    *(RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, GlobalResponseNorm),
-    *(SparseEvoNorm, SparseFilterResponseNorm),
+    *(kind for name, kind in vars(timm.layers.norm).items() if name.startswith(("RmsNorm", "SimpleNorm"))),
+    *(GlobalResponseNorm, SparseEvoNorm, SparseFilterResponseNorm),
 )
 
 

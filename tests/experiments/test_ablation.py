@@ -10,6 +10,7 @@ import pytest
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments import Setup, ablation
 from i2p_zoo.experiments.ablation import VARIATIONS, default_variations, format_ablation, run_ablation
+from i2p_zoo.experiments.setup import build_model
 from i2p_zoo.finetune import Options
 
 OPTIONS = Options(steps=2, batch_size=6, learning_rate=0.4)
@@ -95,7 +96,13 @@ def test_figures_are_of_the_weights_kept(splits, tmp_path, monkeypatch, keep, to
 
 
 def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_path):
-    assert "stem" not in default_variations(Setup(str(pointed)), splits[0])
+    setup = Setup(str(pointed), inflation=None, axis=None)
+    varied = default_variations(setup, splits[0])
+    assert {"learning_rate", "voxel_size"} <= varied.keys()
+    for name, values in varied.items():
+        for value in values:
+            if name in setup.to_dict():
+                build_model(dataclasses.replace(setup, **{name: value}), splits[0].classes)
     with pytest.raises(InvalidInputError, match=r"has a point stem.*zoo network"):
         run_ablation(Setup(str(pointed)), *splits, OPTIONS, tmp_path, variations={"stem": ["point", "image"]}, seeds=1)
     assert seen == []

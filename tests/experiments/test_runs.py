@@ -109,8 +109,14 @@ def test_what_draws_is_missed_before_training_and_figures_outlive_the_pictures(n
     monkeypatch.setattr(run_folder.pictures, "draw_curves", full)
     with pytest.raises(OSError, match="No space left"):
         run(setup_of(network), *splits, replace(OPTIONS, steps=1), tmp_path)
-    assert len(json.loads((tmp_path / "metrics.json").read_text())["history"]) == 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(metrics["history"]) == 1
     assert (tmp_path / "model").is_dir()
+    monkeypatch.undo()
+    again = run(setup_of(network), *splits, replace(OPTIONS, steps=1), tmp_path, resume=True)
+    assert again["test"] == metrics["test"]
+    assert {"curves.png", "confusion.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "training").exists()
 
 
 def test_weights_are_never_chosen_on_the_test_split(network, splits, tmp_path):
