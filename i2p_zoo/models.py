@@ -18,7 +18,7 @@ from i2p_zoo.inflation import inflate
 from i2p_zoo.point_cloud_model import Settings
 from i2p_zoo.presets import check_preset, set_preset_
 from i2p_zoo.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
-from i2p_zoo.voxelization import FEATURES
+from i2p_zoo.voxelization import CHANNELS, FEATURES
 
 PREFIX = "i2p-"
 
@@ -183,8 +183,10 @@ def check_features(features: str | None) -> None:
 def _check_channels(features: str, in_chans: int) -> None:
     """Raises InvalidInputError where named features are of another number of channels than a network reads."""
     names = [name.strip() for name in features.split(",")]
-    channels = sum(1 if name == "ones" else 3 for name in names)
-    if "extra" not in names and channels != in_chans:
+    if "extra" in names:
+        return
+    channels = sum(CHANNELS[name] for name in names)
+    if channels != in_chans:
         raise InvalidInputError(
             f"The features {features!r} are {channels} channels, and the network reads {in_chans}: give in_chans={channels}."
         )

@@ -23,7 +23,8 @@ def predict(
 ) -> Any:
     """Runs a network in eval mode and without gradients, in blocks of at most `max_voxels` voxels each.
 
-    Each block is run with the voxels around it up to `margin`, of which nothing is kept. Results agree with those of the
+    Each block is run with the voxels around it up to `margin`; an output site is taken from the block it lies in, or where
+    that has none, as where layers shift sites, from the nearest. Results agree with those of the
     whole scene where the network looks no further than that, but for layers that average over a whole sample, such as
     squeeze-and-excitation, which see a block with its margin. The head sees the features of all blocks together.
 
@@ -37,7 +38,7 @@ def predict(
         progress: show a progress bar.
 
     Returns:
-        (B, num_classes) logits; with `features` a SparseTensor.
+        (B, num_classes) logits; with `features` a SparseTensor of (N, C) features on the network's last sites.
 
     Raises:
         InvalidInputError: `max_voxels` or `margin` out of range.

@@ -15,7 +15,9 @@ from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.sparse_tensor import SparseTensor
 from i2p_zoo.windows import insert_axis
 
-FEATURES = ("xyz", "rgb", "normals", "ones", "extra")
+CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
+"""How many channels a named feature has."""
+FEATURES = (*CHANNELS, "extra")  # of the last as many as a cloud has further columns
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 
 

@@ -25,6 +25,9 @@ def compiled(function=None, **options):
     Args:
         function: the kernel.
         **options: more of `numba.njit`.
+
+    Returns:
+        numba's dispatcher; without arguments to decorate, the decorator.
     """
     if function is None:
         return functools.partial(compiled, **options)
@@ -40,7 +43,7 @@ def compiled(function=None, **options):
         )
         return numba.njit(nogil=True, **options)(function)
     cache = getattr(dispatcher, "_cache", None)
-    if cache is not None:  # it is where NUMBA_DISABLE_JIT is set
+    if cache is not None:  # None with NUMBA_DISABLE_JIT, which leaves the function as it is
         path = Path(cache.cache_path) / f"{function.__module__}.{function.__name__}-{function.__code__.co_firstlineno}.lock"
         cache.load_overload = _alone(cache.load_overload, path)
         cache.save_overload = _alone(cache.save_overload, path)
@@ -60,6 +63,7 @@ def _alone(operate, path):
 
 @contextlib.contextmanager
 def _locked(path):
+    """Keeps other processes from the same block; where the file cannot be locked, it warns once and locks no more."""
     global _can_lock
     lock = FileLock(path, timeout=_TIMEOUT)
     if _can_lock:

@@ -13,7 +13,7 @@ _OVERSHOOT = 1e-3  # beyond 1, of fractions that were blended
 
 
 def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
-    """Returns uint8 of floats within 0 to 1, of numbers within 0 to 255, and of uint16 that fill their range.
+    """Returns uint8 of the same shape, of floats within 0 to 1, numbers within 0 to 255, or uint16 that fill their range.
 
     Raises:
         InvalidInputError: numbers beyond these ranges or none.

@@ -17,6 +17,7 @@ from i2p_zoo.finetune import MODES, ParameterCount, freeze
 from i2p_zoo.hub import from_pretrained
 from i2p_zoo.models import create_model, split_name
 from i2p_zoo.staging import locate
+from i2p_zoo.voxelization import CHANNELS
 from i2p_zoo.weights import INFLATIONS
 
 LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
@@ -25,7 +26,7 @@ SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
 _CHOICES = {"mode": MODES, "inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("point", "image")}
-_WIDTHS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1, "extra": 1}
+_WIDTHS = {**CHANNELS, "extra": 1}
 
 
 @dataclass(frozen=True)
