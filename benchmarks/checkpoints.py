@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import i2p_zoo
 from benchmarks.timing import Result, compare, take_turns
-from i2p_zoo.hub import convert_network
-from i2p_zoo.models import describe_
-from i2p_zoo.random_models import create_random_model
+from i2p_zoo.networks.models import describe_
+from i2p_zoo.zoo.pretrained import convert_network
+from i2p_zoo.zoo.random_models import create_random_model
 
 
 def loading(quick: bool = False) -> Iterator[Result]:

@@ -12,8 +12,8 @@ from benchmarks.peers import exact_convolution, gather_scatter, spconv_convoluti
 from benchmarks.shapes import real_surface
 from benchmarks.timing import Result, compare, take_turns
 from i2p_zoo import SparseTensor
-from i2p_zoo.convolution import convolve
-from i2p_zoo.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse.sparse_convolution import convolve
 
 WINDOW = Window((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1), new_axis=0)
 

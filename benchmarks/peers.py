@@ -11,9 +11,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from i2p_zoo import SparseConv3d, SparseTensor, convolution, pooling
-from i2p_zoo.kernel_maps import KernelMap
+from i2p_zoo import SparseConv3d, SparseTensor
 from i2p_zoo.layers import batch_norm_act
+from i2p_zoo.sparse import pooling
+from i2p_zoo.sparse import sparse_convolution as convolution
+from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def _convert(name: str) -> dict[str, float]:
     import timm
 
     import i2p_zoo
-    from i2p_zoo.models import describe_
+    from i2p_zoo.networks.models import describe_
 
     with tempfile.TemporaryDirectory() as temporary:
         for network in ("test_resnet", name):  # the first brings in what Python imports on the way

@@ -12,8 +12,8 @@ from benchmarks.layers import WINDOW
 from benchmarks.shapes import sphere
 from benchmarks.timing import Result, compare, take_turns
 from i2p_zoo import voxelize
-from i2p_zoo.coordinates import SiteCache
-from i2p_zoo.kernel_maps import KernelMap, window_sites
+from i2p_zoo.sparse.coordinates import SiteCache
+from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 
 
 def kernel_maps(quick: bool = False) -> Iterator[Result]:

@@ -13,7 +13,7 @@ from conversion.ledger import update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
 from i2p_zoo.errors import I2PError
-from i2p_zoo.sources import read_state
+from i2p_zoo.zoo.sources import read_state
 
 
 class _OneLineErrors(click.Group):
@@ -41,7 +41,7 @@ def main() -> None:
     "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Side by side; they share a budget of memory."
 )
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
-    """Measure the architectures that match PATTERNS into i2p_zoo/zoo.json and docs/architectures.md.
+    """Measure the architectures that match PATTERNS into i2p_zoo/zoo/ledger.json and docs/architectures.md.
 
     Example: python -m conversion certify 'resnet*' --fresh
     """
@@ -68,9 +68,9 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
     Example: python -m conversion torchvision resnet50 resnet50-11ad3fa6.pth --out i2p-resnet50
     """
     from conversion.from_torchvision import convert_state, find_architecture
-    from i2p_zoo.checkpoint import save_pretrained
-    from i2p_zoo.hub import convert_network
-    from i2p_zoo.weight_files import sha256_of
+    from i2p_zoo.checkpoints.saving import save_pretrained
+    from i2p_zoo.checkpoints.weight_files import sha256_of
+    from i2p_zoo.zoo.pretrained import convert_network
 
     find_architecture(name)  # before a large file is read
     source, architecture, model_args = convert_state(name, read_state(weights))

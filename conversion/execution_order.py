@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError
-from i2p_zoo.sources import describe_misfit
+from i2p_zoo.zoo.sources import describe_misfit
 
 TOLERANCE = 1e-5
 

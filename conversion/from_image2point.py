@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2p_zoo import create_model
 from i2p_zoo.errors import CheckpointError
-from i2p_zoo.sources import describe_misfit
+from i2p_zoo.zoo.sources import describe_misfit
 
 ARCHITECTURES = {
     (False, (2, 2, 2, 2)): "resnet18",

@@ -1,4 +1,4 @@
-"""The ledger: every timm architecture, certified with random weights or refused with the reason, in i2p_zoo/zoo.json."""
+"""The ledger: every timm architecture, certified with random weights or refused with the reason, in i2p_zoo/zoo/ledger.json."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import i2p_zoo
-from i2p_zoo.certificate import TOLERANCES, certify
 from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
-from i2p_zoo.inflation import inflate, inflate_structure
-from i2p_zoo.random_models import create_random_model, example_images
+from i2p_zoo.inflation.structure import inflate, inflate_structure
+from i2p_zoo.zoo.certificate import TOLERANCES, certify
+from i2p_zoo.zoo.random_models import create_random_model, example_images
 
-LEDGER = Path(i2p_zoo.__file__).with_name("zoo.json")
+LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that the ledger's certificates are measured on, where the architecture takes any size."""
 

@@ -16,17 +16,17 @@ import torch
 from filelock import FileLock
 
 from conversion.recipes import Recipe
-from i2p_zoo.card import write_card
-from i2p_zoo.certificate import TOLERANCES
-from i2p_zoo.checkpoint import CARD, is_edited_card, load_folder, sha256_of_tensors
-from i2p_zoo.checkpoint_config import CONFIG, read_config
+from i2p_zoo.checkpoints.card import write_card
+from i2p_zoo.checkpoints.config import CONFIG, read_config
+from i2p_zoo.checkpoints.downloading import first_line
+from i2p_zoo.checkpoints.publishing import PICTURE, push_folder
+from i2p_zoo.checkpoints.saving import CARD, is_edited_card, load_folder, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, CheckpointError, I2PError, InvalidInputError
-from i2p_zoo.hub import convert
-from i2p_zoo.hub_files import first_line
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.pictures import draw_kernels
-from i2p_zoo.publishing import PICTURE, push_folder
 from i2p_zoo.staging import staged_folder
+from i2p_zoo.zoo.certificate import TOLERANCES
+from i2p_zoo.zoo.pretrained import convert
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i2p_zoo.card import is_noncommercial
+from i2p_zoo.checkpoints.card import is_noncommercial
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.models import PREFIX
-from i2p_zoo.weights import INFLATIONS
+from i2p_zoo.layers.kernel_inflation import INFLATIONS
+from i2p_zoo.networks.models import PREFIX
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,27 +9,27 @@ __version__ = "0.1.0"
 
 # name: the module it lives in. torch is imported when the first of them is used (PEP 562).
 _PUBLIC = {
-    "SparseTensor": "sparse_tensor",
-    "voxelize": "voxelization",
-    "image_to_plane": "voxelization",
-    "sparse_op": "torch_functions.registry",
+    "SparseTensor": "sparse.tensor",
+    "voxelize": "sparse.voxelization",
+    "image_to_plane": "sparse.voxelization",
+    "sparse_op": "sparse.dispatch",
     "replaces": "layers.registry",
     "keep": "layers.registry",
     "SparseConv3d": "layers.convolution",
-    "inflate": "inflation",
-    "inflate_weight": "weights",
-    "InflationReport": "report",
-    "certify": "certificate",
-    "Certificate": "certificate",
-    "PointCloudModel": "point_cloud_model",
-    "create_model": "models",
-    "list_models": "models",
-    "from_pretrained": "hub",
-    "convert": "hub",
-    "save_pretrained": "checkpoint",
-    "save_adapter": "adapter",
-    "push_folder": "publishing",
-    "use_engine": "engines",
+    "inflate": "inflation.structure",
+    "inflate_weight": "layers.kernel_inflation",
+    "InflationReport": "inflation.report",
+    "certify": "zoo.certificate",
+    "Certificate": "zoo.certificate",
+    "PointCloudModel": "networks.point_cloud_model",
+    "create_model": "networks.models",
+    "list_models": "networks.models",
+    "from_pretrained": "zoo.pretrained",
+    "convert": "zoo.pretrained",
+    "save_pretrained": "checkpoints.saving",
+    "save_adapter": "checkpoints.adapters",
+    "push_folder": "checkpoints.publishing",
+    "use_engine": "sparse.engines",
     "I2PError": "errors",
     "InvalidInputError": "errors",
     "CoordinateMismatchError": "errors",
@@ -52,11 +52,9 @@ if TYPE_CHECKING:
     from i2p_zoo import data as data
     from i2p_zoo import finetune as finetune
     from i2p_zoo import segmentation as segmentation
-    from i2p_zoo.adapter import save_adapter as save_adapter
-    from i2p_zoo.certificate import Certificate as Certificate
-    from i2p_zoo.certificate import certify as certify
-    from i2p_zoo.checkpoint import save_pretrained as save_pretrained
-    from i2p_zoo.engines import use_engine as use_engine
+    from i2p_zoo.checkpoints.adapters import save_adapter as save_adapter
+    from i2p_zoo.checkpoints.publishing import push_folder as push_folder
+    from i2p_zoo.checkpoints.saving import save_pretrained as save_pretrained
     from i2p_zoo.errors import CacheError as CacheError
     from i2p_zoo.errors import CertificateError as CertificateError
     from i2p_zoo.errors import CheckpointError as CheckpointError
@@ -69,22 +67,24 @@ if TYPE_CHECKING:
     from i2p_zoo.errors import MissingMethodError as MissingMethodError
     from i2p_zoo.errors import NotFoundError as NotFoundError
     from i2p_zoo.errors import UnsupportedError as UnsupportedError
-    from i2p_zoo.hub import convert as convert
-    from i2p_zoo.hub import from_pretrained as from_pretrained
-    from i2p_zoo.inflation import inflate as inflate
+    from i2p_zoo.inflation.report import InflationReport as InflationReport
+    from i2p_zoo.inflation.structure import inflate as inflate
     from i2p_zoo.layers.convolution import SparseConv3d as SparseConv3d
+    from i2p_zoo.layers.kernel_inflation import inflate_weight as inflate_weight
     from i2p_zoo.layers.registry import keep as keep
     from i2p_zoo.layers.registry import replaces as replaces
-    from i2p_zoo.models import create_model as create_model
-    from i2p_zoo.models import list_models as list_models
-    from i2p_zoo.point_cloud_model import PointCloudModel as PointCloudModel
-    from i2p_zoo.publishing import push_folder as push_folder
-    from i2p_zoo.report import InflationReport as InflationReport
-    from i2p_zoo.sparse_tensor import SparseTensor as SparseTensor
-    from i2p_zoo.torch_functions.registry import sparse_op as sparse_op
-    from i2p_zoo.voxelization import image_to_plane as image_to_plane
-    from i2p_zoo.voxelization import voxelize as voxelize
-    from i2p_zoo.weights import inflate_weight as inflate_weight
+    from i2p_zoo.networks.models import create_model as create_model
+    from i2p_zoo.networks.models import list_models as list_models
+    from i2p_zoo.networks.point_cloud_model import PointCloudModel as PointCloudModel
+    from i2p_zoo.sparse.dispatch import sparse_op as sparse_op
+    from i2p_zoo.sparse.engines import use_engine as use_engine
+    from i2p_zoo.sparse.tensor import SparseTensor as SparseTensor
+    from i2p_zoo.sparse.voxelization import image_to_plane as image_to_plane
+    from i2p_zoo.sparse.voxelization import voxelize as voxelize
+    from i2p_zoo.zoo.certificate import Certificate as Certificate
+    from i2p_zoo.zoo.certificate import certify as certify
+    from i2p_zoo.zoo.pretrained import convert as convert
+    from i2p_zoo.zoo.pretrained import from_pretrained as from_pretrained
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import eval_mode, find_classifier
+from i2p_zoo.networks.presets import NormalizedLinear
 from i2p_zoo.pictures import _COLORS, _figure
-from i2p_zoo.presets import NormalizedLinear
 
 Floats = NDArray[np.float64]
 

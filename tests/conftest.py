@@ -227,7 +227,7 @@ def _convert(name: str, folder: str) -> dict[str, Any]:
 
 
 def _fetch(repo: str, names: list[str], **options: Any) -> dict[str, Any]:
-    from i2p_zoo.hub_files import HubOptions, fetch_files
+    from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 
     tried: list[str] = []
     commit, paths = fetch_files(repo, names, HubOptions(**options), tried) or (None, [])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2p_zoo import SparseTensor, image_to_plane
-from i2p_zoo.kernel_maps import Window
+from i2p_zoo.sparse.kernel_maps import Window
 
 # The same examples in every run and no file on disk; the first example pays for compilation, hence no deadline.
 property_test = settings(
@@ -120,8 +120,9 @@ def randomise_norms_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def force_torch_path(monkeypatch) -> None:
     """Runs what other devices run: no numba kernels, and kernel maps by binary search."""
-    from i2p_zoo import convolution, kernel_maps, pooling
     from i2p_zoo.layers import batch_norm_act
+    from i2p_zoo.sparse import kernel_maps, pooling
+    from i2p_zoo.sparse import sparse_convolution as convolution
 
     for module in (convolution, pooling, batch_norm_act):
         monkeypatch.setattr(module, "has_kernel", lambda tensor: False)

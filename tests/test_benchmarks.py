@@ -15,9 +15,10 @@ from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.layers import WINDOW
 from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
 from benchmarks.timing import compare, take_turns
-from i2p_zoo import SparseTensor, convolution
-from i2p_zoo.convolution import convolve
-from i2p_zoo.kernel_maps import window_sites
+from i2p_zoo import SparseTensor
+from i2p_zoo.sparse import sparse_convolution as convolution
+from i2p_zoo.sparse.kernel_maps import window_sites
+from i2p_zoo.sparse.sparse_convolution import convolve
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from i2p_zoo import I2PError, MissingExtraError, photographs, pictures
+from i2p_zoo import I2PError, MissingExtraError, pictures
 from i2p_zoo._extras import require
+from i2p_zoo.experiments import photographs
 
 BROUGHT = {
     extra: [line for line in metadata.requires("i2p-zoo") if f"extra == '{extra}'" in line] for extra in ("demo", "finetune")

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.pictures import (
     draw_accuracies,
     draw_clouds,
@@ -19,7 +20,6 @@ from i2p_zoo.pictures import (
     draw_planes,
     draw_scenes,
 )
-from i2p_zoo.weights import inflate_weight
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, checkpoint
-from i2p_zoo.checkpoint import CARD, load_folder, save_pretrained
-from i2p_zoo.checkpoint_config import CONFIG
+from i2p_zoo import CheckpointError
+from i2p_zoo.checkpoints import saving as checkpoint
+from i2p_zoo.checkpoints.config import CONFIG
+from i2p_zoo.checkpoints.saving import CARD, load_folder, save_pretrained
+from i2p_zoo.checkpoints.weight_files import WEIGHTS, is_weights_name
 from i2p_zoo.staging import locate, staged_folder
-from i2p_zoo.weight_files import WEIGHTS, is_weights_name
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_
 
@@ -73,8 +74,8 @@ kill_everywhere(sys.argv[1], sys.argv[2], write)
 """
 SAVED = """
 import torch
-from i2p_zoo import weight_files
-from i2p_zoo.checkpoint import load_folder, save_pretrained
+from i2p_zoo.checkpoints import weight_files
+from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
 
 torch.set_num_threads(1)
 model = load_folder(sys.argv[3])
@@ -92,7 +93,7 @@ save_pretrained(model, shutil.copytree(sys.argv[1], sys.argv[2] + "/half"))
 
 ALTERNATING = """
 import itertools, sys, time, torch
-from i2p_zoo.checkpoint import load_folder, save_pretrained
+from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
 
 torch.set_num_threads(1)
 models = [load_folder(path) for path in sys.argv[1:3]]

@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from i2p_zoo import __version__
-from i2p_zoo.cli import segmentation, training, using, zoo
+from i2p_zoo.cli import catalog as zoo
+from i2p_zoo.cli import inspection as using
+from i2p_zoo.cli import segment as segmentation
+from i2p_zoo.cli import training
 from i2p_zoo.errors import I2PError
 
 

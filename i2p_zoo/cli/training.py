@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.networks import check_place, load_network
-from i2p_zoo.cli.zoo import json_option
+from i2p_zoo.cli.catalog import json_option
+from i2p_zoo.cli.checkpoint_folders import check_place, load_network
 from i2p_zoo.errors import InvalidInputError
 
 _WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
@@ -169,7 +169,7 @@ def check_network(given: dict[str, Any]) -> None:
         NotFoundError: a name that is none of timm's.
         InvalidInputError: as `check_place` and `read_options`.
     """
-    from i2p_zoo.models import split_name
+    from i2p_zoo.networks.models import split_name
 
     name = given["model"]
     check_place(name)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from i2p_zoo.data.augmentation import augment
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.voxelization import voxelize
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.voxelization import voxelize
 
 Cloud = dict[str, NDArray[Any]]
 

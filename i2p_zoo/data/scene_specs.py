@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from i2p_zoo.data.s3dis import load_s3dis
-from i2p_zoo.data.scannet import load_scannet
-from i2p_zoo.data.scene_npz import load_scene_npz
 from i2p_zoo.data.scenes import SceneSet
-from i2p_zoo.data.semantickitti import load_semantickitti
+from i2p_zoo.data.sets.s3dis import load_s3dis
+from i2p_zoo.data.sets.scannet import load_scannet
+from i2p_zoo.data.sets.scene_npz import load_scene_npz
+from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 Splits = tuple[SceneSet, SceneSet]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
-from i2p_zoo.data.folders import load_folder
-from i2p_zoo.data.modelnet40 import load_modelnet40
-from i2p_zoo.data.npz import load_npz
-from i2p_zoo.data.scanobjectnn import load_scanobjectnn
-from i2p_zoo.data.shapenet55 import load_shapenet55
+from i2p_zoo.data.sets.folders import load_folder
+from i2p_zoo.data.sets.modelnet40 import load_modelnet40
+from i2p_zoo.data.sets.npz import load_npz
+from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
+from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 Splits = tuple[CloudSet, CloudSet]

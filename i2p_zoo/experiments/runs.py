@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from i2p_zoo.adapter import save_adapter
-from i2p_zoo.checkpoint import save_pretrained
+from i2p_zoo.checkpoints.adapters import save_adapter
+from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute

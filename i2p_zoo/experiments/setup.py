@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from i2p_zoo.checkpoint_config import CONFIG, read_config
+from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import MODES, ParameterCount, freeze
-from i2p_zoo.hub import from_pretrained
-from i2p_zoo.models import create_model, split_name
+from i2p_zoo.layers.kernel_inflation import INFLATIONS
+from i2p_zoo.networks.models import create_model, split_name
+from i2p_zoo.sparse.voxelization import CHANNELS
 from i2p_zoo.staging import locate
-from i2p_zoo.voxelization import CHANNELS
-from i2p_zoo.weights import INFLATIONS
+from i2p_zoo.zoo.pretrained import from_pretrained
 
 LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
 """Peak of SGD's learning rate by mode, for batches of 32."""

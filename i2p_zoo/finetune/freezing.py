@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse.tensor import SparseTensor
 
 MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
 NORMS = (

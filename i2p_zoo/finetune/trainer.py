@@ -27,7 +27,7 @@ from i2p_zoo.finetune.options import Options
 from i2p_zoo.finetune.processes import make_accelerator, share_of
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
-from i2p_zoo.synchronized_norm import synchronize_norms
+from i2p_zoo.sparse.batch_norm import synchronize_norms
 
 
 def train(

@@ -8,11 +8,11 @@ import torch
 from timm.layers.non_local_attn import BilinearAttnTransform
 from torch import Tensor, nn
 
-from i2p_zoo.coordinates import unique_rows
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.tensor import SparseTensor
 
 
 class SparseBilinearAttention(nn.Module):

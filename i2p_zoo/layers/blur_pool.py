@@ -6,14 +6,14 @@ import torch
 from timm.layers.blur_pool import BlurPool2d
 from torch import Tensor, nn
 
-from i2p_zoo.convolution import convolve, sparse_convolution, with_window
-from i2p_zoo.coordinates import SiteCache, Triple
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.kernel_maps import AXES, Window, kernel_map, window_sites
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.torch_functions.windows import apply_padding
-from i2p_zoo.windows import as_pair, plan_window
+from i2p_zoo.sparse.coordinates import SiteCache, Triple
+from i2p_zoo.sparse.functions.resampling import apply_padding
+from i2p_zoo.sparse.kernel_maps import AXES, Window, kernel_map, window_sites
+from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution, with_window
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.windows import as_pair, plan_window
 
 
 class SparseBlurPool3d(nn.Module):

@@ -8,13 +8,13 @@ import torch
 from timm.layers.cond_conv2d import CondConv2d
 from torch import Tensor, nn
 
-from i2p_zoo.convolution import sparse_convolution
-from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
+from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.weights import deflate_weight, inflate_weight
-from i2p_zoo.windows import plan_window
+from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.sparse_convolution import sparse_convolution
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.windows import plan_window
 
 
 class SparseCondConv3d(SparseConv3d):

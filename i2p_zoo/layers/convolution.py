@@ -8,13 +8,13 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from i2p_zoo.convolution import sparse_convolution
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.kernel_maps import AXES
+from i2p_zoo.layers.kernel_inflation import check_axis, deflate_weight, inflate_weight
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.weights import check_axis, deflate_weight, inflate_weight
-from i2p_zoo.windows import Pair, as_pair, insert_axis, plan_window
+from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.sparse_convolution import sparse_convolution
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.windows import Pair, as_pair, insert_axis, plan_window
 
 
 class SparseConv3d(nn.Module):

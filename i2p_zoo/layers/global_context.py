@@ -9,7 +9,7 @@ from timm.layers.global_context import GlobalContext
 from torch import nn
 
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse.tensor import SparseTensor
 
 
 class SparseGlobalContext(nn.Module):

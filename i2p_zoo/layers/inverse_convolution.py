@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2p_zoo.convolution import convolve
-from i2p_zoo.coordinates import Triple
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError
-from i2p_zoo.kernel_maps import Window, kernel_map
-from i2p_zoo.sparse_tensor import SparseTensor
+from i2p_zoo.sparse.coordinates import Triple
+from i2p_zoo.sparse.kernel_maps import Window, kernel_map
+from i2p_zoo.sparse.sparse_convolution import convolve
+from i2p_zoo.sparse.tensor import SparseTensor
 
 
 class InverseConv3d(nn.Module):

@@ -10,7 +10,7 @@ from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResp
 from torch import Tensor, nn
 
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.pooling import in_single
+from i2p_zoo.sparse.pooling import in_single
 
 
 class SparseEvoNorm(nn.Module):

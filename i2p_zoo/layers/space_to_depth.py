@@ -8,13 +8,13 @@ import torch
 from timm.layers.space_to_depth import SpaceToDepth
 from torch import nn
 
-from i2p_zoo.convolution import with_window
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.kernel_maps import AXES, window_sites
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse_tensor import SparseTensor
-from i2p_zoo.torch_functions.windows import apply_padding
-from i2p_zoo.windows import insert_axis, plan_window
+from i2p_zoo.sparse.functions.resampling import apply_padding
+from i2p_zoo.sparse.kernel_maps import AXES, window_sites
+from i2p_zoo.sparse.sparse_convolution import with_window
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.windows import insert_axis, plan_window
 
 
 class SparseSpaceToDepth(nn.Module):

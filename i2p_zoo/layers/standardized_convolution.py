@@ -8,10 +8,10 @@ import torch
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
-from i2p_zoo.kernel_maps import AXES
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
+from i2p_zoo.layers.kernel_inflation import plane_shares
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.weights import plane_shares
+from i2p_zoo.sparse.kernel_maps import AXES
 
 
 class SparseStdConv3d(SparseConv3d):

@@ -15,10 +15,10 @@ from i2p_zoo._extras import require
 from i2p_zoo.data.scenes import IGNORED, SceneSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
-from i2p_zoo.segmentation.batches import Cropping, SceneBatches
+from i2p_zoo.segmentation.crops import Cropping, SceneBatches
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.metrics import ConfusionCounter, Scores
-from i2p_zoo.segmentation.prediction import segment
+from i2p_zoo.segmentation.voting import segment
 
 
 @dataclass

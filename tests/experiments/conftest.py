@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import i2p_zoo
-from tests.test_finetune import shapes
+from tests.finetune.test_freezing import shapes
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.finetune import label_by_teacher
 from i2p_zoo.finetune.evaluation import predict_logits
+from tests.finetune.test_freezing import shapes
 from tests.helpers import randomise_norms_
-from tests.test_finetune import shapes
 
 
 def make_teacher(num_classes=3, names=None):

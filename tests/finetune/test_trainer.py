@@ -26,7 +26,7 @@ from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.finetune.processes import make_accelerator
 from i2p_zoo.finetune.training_state import STATE, TENSORS
-from tests.test_finetune import shapes, tiny
+from tests.finetune.test_freezing import shapes, tiny
 
 ROOT = Path(__file__).parents[2]
 

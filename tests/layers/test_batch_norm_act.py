@@ -12,7 +12,7 @@ from torch import nn
 from i2p_zoo import SparseTensor, UnsupportedError
 from i2p_zoo.layers import batch_norm_act, find_builder
 from i2p_zoo.layers.batch_norm_act import SparseBatchNormAct2d
-from i2p_zoo.synchronized_norm import synchronize_norms
+from i2p_zoo.sparse.batch_norm import synchronize_norms
 from tests.helpers import random_cloud, relative_error, seeded
 
 LEAVES = {

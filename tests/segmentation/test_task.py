@@ -13,12 +13,12 @@ from i2p_zoo.data.scene_specs import load_scenes
 from i2p_zoo.data.scenes import IGNORED, SceneSet, overlapping_blocks
 from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Options, train
-from i2p_zoo.segmentation import batches
-from i2p_zoo.segmentation.batches import Cropping, SceneBatches, as_cloud, center, turn
+from i2p_zoo.networks.unet import create_unet
+from i2p_zoo.segmentation import crops as batches
+from i2p_zoo.segmentation.crops import Cropping, SceneBatches, as_cloud, center, turn
 from i2p_zoo.segmentation.losses import segmentation_loss
-from i2p_zoo.segmentation.prediction import segment
 from i2p_zoo.segmentation.task import Segmentation, score
-from i2p_zoo.segmentation.unet import create_unet
+from i2p_zoo.segmentation.voting import segment
 from tests.segmentation.conftest import CLASSES, make_scene, make_set
 
 

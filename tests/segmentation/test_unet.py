@@ -12,8 +12,8 @@ import torch
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, voxelize
 from i2p_zoo.finetune import freeze
-from i2p_zoo.segmentation.unet import UNet, create_unet, find_levels
-from tests.test_archetypes import CERTIFIED, real_clouds
+from i2p_zoo.networks.unet import UNet, create_unet, find_levels
+from tests.zoo.test_archetypes import CERTIFIED, real_clouds
 
 # Those whose convolutions without padding shift the sites, which `create_unet` refuses.
 SHIFTED = {"inception_v3", "inception_v4", "inception_resnet_v2", "legacy_xception"}

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
 from i2p_zoo.finetune import freeze
-from i2p_zoo.segmentation.unet import create_unet
+from i2p_zoo.networks.unet import create_unet
 from tests.helpers import randomise_norms_, relative_error
-from tests.test_presets import Dense, cloud
+from tests.networks.test_presets import Dense, cloud
 
 
 def make(**kwargs):

@@ -1,0 +1,281 @@
+"""The model card that stands beside a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import timm
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from i2p_zoo.networks.point_cloud_model import Settings
+
+# https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with any other.
+_HUB_LICENSES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
+    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
+    cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0
+    odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr unknown other
+    """.split()
+)
+# The last one is that of Meta's SEER models, "solely for your non-commercial research purposes".
+_NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|^seer-license$")
+
+_PLACEHOLDER = "my-model"
+_FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size=0.07'  # as `i2p_zoo.experiments.Setup`
+_CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
+
+_INTRODUCTION = """
+# {title}
+
+timm's `{timm_name}` as a sparse 3D network for point clouds, by [Image2Point](https://arxiv.org/abs/2106.04180):
+every 2D kernel is inflated to 3D ({inflation}, along {axis}), everything else is copied.
+"""
+_ADAPTER = """
+This is an adapter: it holds only what finetuning changed in its base, {base}. `from_pretrained` fetches the base by
+itself and checks its sha256.
+"""
+_WARNING = """
+> **Not for commercial use**: the licence of the source weights is {license}.
+"""
+_TABLE = """
+| | |
+|---|---|
+| parameters | {parameters:,d} |
+| classes | {num_classes} |
+| stem | {stem}, {in_chans} channels |
+| halvings run at stride 1 | {skip_downsamples} |
+| inflation | {inflation}, axis {axis} |
+| kernels in the file | {storage} |
+| voxel size | {voxel_size}, in the clouds' unit |
+| voxel features | {features} |
+| source of the 2D weights | {source} |
+| licence of the source | {license} |
+| certificate (relative error to the 2D network on images) | {certificate} |
+"""
+_PICTURE = """
+![Inflated kernels]({picture})
+"""
+_USE = """
+## Use
+
+```python
+import numpy as np
+import i2p_zoo
+
+model = i2p_zoo.from_pretrained("{name}"){comment}
+{outputs} = model([{cloud}])  # a list of clouds
+```
+"""
+_FINETUNE = """
+## Finetune
+
+By Image2Point's FIP-IO+BN, which trains the input, output and normalisation layers; `"all"` trains everything:
+
+```python
+from i2p_zoo import data, finetune
+
+train_set, test_set = data.load_npz("clouds.npz")  # points (M, N, 3), label (M,), split (M,) 0 train and 1 test, classes
+model = i2p_zoo.from_pretrained({arguments})
+finetune.freeze(model, "io+bn")
+finetune.train(model, train_set, steps=300, learning_rate=0.2, progress="finetuning")
+print(finetune.evaluate(model, test_set))
+```
+"""
+_CITATION = """
+## Citation
+
+```bibtex
+@inproceedings{xu2022image2point,
+  title = {Image2Point: 3D Point-Cloud Understanding with 2D Image Pretrained Models},
+  author = {Xu, Chenfeng and Yang, Shijia and Galanti, Tomer and Wu, Bichen and Yue, Xiangyu and Zhai, Bohan and Zhan, Wei
+            and Vajda, Peter and Keutzer, Kurt and Tomizuka, Masayoshi},
+  booktitle = {European Conference on Computer Vision},
+  year = {2022}
+}
+@misc{rw2019timm,
+  author = {Ross Wightman},
+  title = {PyTorch Image Models},
+  year = {2019},
+  howpublished = {https://github.com/huggingface/pytorch-image-models}
+}
+```
+"""
+
+
+def write_card(config: Mapping[str, Any], parameters: int, picture: str | None = None) -> str:
+    """Returns the text of a card.
+
+    Args:
+        config: as `i2p_zoo.checkpoints.saving.describe_model` returns it. Without `weights` it is the card of a network yet
+            to be converted, whose certificate was measured with random weights.
+        parameters: of the 3D network.
+        picture: name of a file beside the card that shows inflated kernels.
+    """
+    i2p, settings = config["i2p"], config["i2p"]["settings"]
+    licence = _licence(config)
+    name = _zoo_name(config)
+    architecture = config["architecture"].removeprefix("i2p-")
+    tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
+    facts = {
+        **settings,
+        "title": f"Adapter of {config['architecture']}" if i2p["base"] else name or config["architecture"],
+        "timm_name": f"{architecture}.{tag}" if tag else architecture,
+        "base": _describe_base(i2p["base"] or {}),
+        "license": _cell(licence or "not stated"),
+        "parameters": parameters,
+        "num_classes": config["num_classes"],
+        "in_chans": i2p["in_chans"],
+        "inflation": settings["inflation"] + (f" to depth {settings['depth']}" if settings["depth"] else ""),
+        "storage": "2D where they are pure inflations" if i2p["compact"] else "3D: output channels, z, y, x, input channels",
+        "source": _cell(_describe_source(i2p["source"], bool(i2p["weights"]))),
+        "certificate": _describe_certificate(config),
+        "name": name or _PLACEHOLDER,
+        "comment": "" if name else "  # the repository, or a folder with its files",
+        "outputs": "logits" if config["num_classes"] else "features",
+        "cloud": _example_cloud(_features(config), i2p["in_chans"]),
+        "arguments": _finetune_arguments(config, name or _PLACEHOLDER),
+        "picture": quote(picture or ""),
+    }
+    sections = [
+        _INTRODUCTION,
+        _ADAPTER if i2p["base"] else "",
+        _WARNING if is_noncommercial(licence) else "",
+        _TABLE,
+        _PICTURE if picture else "",
+        _USE,
+        _FINETUNE if _has_finetune(config) else "",
+    ]
+    text = "".join(section.format(**facts) for section in sections)
+    return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{text}{_CITATION}")
+
+
+def _has_finetune(config: Mapping[str, Any]) -> bool:
+    """Whether the example of finetuning fits: a U-Net is finetuned otherwise, and a feature extractor has no classifier."""
+    return _features(config) <= {"xyz", "ones"} and config["num_classes"] is not None and not config["i2p"]["unet"]
+
+
+def is_noncommercial(licence: str | None) -> bool:
+    """Whether a licence's identifier says that it forbids commercial use."""
+    return bool(licence) and _NONCOMMERCIAL.search(str(licence).lower()) is not None
+
+
+def is_edited(text: str) -> bool:
+    """Whether a card is not, to the letter, one that `write_card` wrote."""
+    return text != _mark(text.rpartition("<!-- Written by i2p-zoo")[0])
+
+
+def _mark(body: str) -> str:
+    digest = hashlib.sha256(body.encode()).hexdigest()[:16]
+    return f"{body}<!-- Written by i2p-zoo, text {digest}. An edited card is never overwritten. -->\n"
+
+
+def _metadata(config: Mapping[str, Any]) -> ModelCardData:
+    """The front matter: what the Hub knows goes in as it is, another licence as "other" with its name."""
+    licence, base = _licence(config), config["i2p"]["base"]
+    known = licence is None or licence.lower() in _HUB_LICENSES
+    return ModelCardData(
+        library_name="i2p-zoo",
+        license=licence.lower() if licence and known else None if licence is None else "other",
+        license_name=None if known else licence,
+        base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
+        pipeline_tag=_pipeline(config),
+        tags=["point-cloud", "3d", "timm", "sparse-convolution"],
+    )
+
+
+def _pipeline(config: Mapping[str, Any]) -> str:
+    if config["i2p"]["unet"]:
+        return "image-segmentation"
+    return "image-classification" if config["num_classes"] else "image-feature-extraction"
+
+
+def _repository(name: str | None) -> str | None:
+    """The name, where a repository of the Hub can have it: a base may be a folder."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return None
+    return name if "/" in (name or "") else None
+
+
+def _licence(config: Mapping[str, Any]) -> str | None:
+    found = config["i2p"]["source"].get("license") or config["pretrained_cfg"].get("license")
+    return str(found) if found else None
+
+
+def _zoo_name(config: Mapping[str, Any]) -> str | None:
+    """The name that `from_pretrained` finds the network under, if it is one of the zoo as converted."""
+    i2p, name, tag = config["i2p"], config["architecture"], config["pretrained_cfg"].get("tag")
+    architecture = name.removeprefix("i2p-")
+    default = timm.get_pretrained_cfg(architecture)
+    named = "repo" in i2p["source"] and tag and (default is None or default.tag != tag)
+    try:
+        pretrained = timm.get_pretrained_cfg(f"{architecture}.{tag}") if named else default
+    except RuntimeError:  # a tag that this timm does not have
+        return None
+    if pretrained is None or i2p["base"] or config["model_args"] or not {"repo", "package"} & i2p["source"].keys():
+        return None
+    converted = (Settings(inflation="center").to_dict(), pretrained.input_size[0], pretrained.num_classes)
+    if (i2p["settings"], i2p["in_chans"], config["num_classes"]) != converted:
+        return None
+    return f"{name}.{tag}" if named else str(name)
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _describe_base(base: Mapping[str, Any]) -> str:
+    name, commit = base.get("name", ""), base.get("commit")
+    return f"`{name}`" + (f" at {commit}" if commit else "")
+
+
+def _describe_source(source: Mapping[str, Any], converted: bool) -> str:
+    if not source:
+        return "not stated"
+    name = source.get("repo") or source.get("package") or source.get("file") or "a timm model in hand"
+    if not converted:
+        return f"{name}; commit and sha256 are filled in on publishing"
+    commit = source.get("commit") or source.get("version")
+    return f"{name}{f' at {commit}' if commit else ''}, sha256 {source.get('sha256', 'not known')}"
+
+
+def _describe_certificate(config: Mapping[str, Any]) -> str:
+    certificate = config["i2p"]["certificate"]
+    if not certificate:
+        return "not measured"
+    errors = {dtype: error for dtype, error in certificate["errors"].items() if error is not None}
+    figures = ", ".join(f"{dtype} {error:.1e}" for dtype, error in errors.items())
+    measured = certificate.get("inflation", config["i2p"]["settings"]["inflation"])
+    if measured != config["i2p"]["settings"]["inflation"]:
+        figures += f" (its {measured}-inflated twin)"
+    if certificate.get("finetuned"):
+        figures += " (of the network it was finetuned from)"
+    return figures if config["i2p"]["weights"] else f"{figures} with random weights; measured with the real ones on publishing"
+
+
+def _features(config: Mapping[str, Any]) -> set[str]:
+    return {name.strip() for name in config["i2p"]["settings"]["features"].split(",")}
+
+
+def _example_cloud(features: set[str], in_chans: int) -> str:
+    """A cloud that a network with these voxel features takes, as code."""
+    extra = in_chans - sum(_CHANNELS[name] for name in features - {"extra"}) if "extra" in features else 0
+    points = f"np.random.rand(1000, {3 + extra})"
+    named = [f'"{name}": np.random.rand(1000, 3)' for name in sorted(features & {"rgb", "normals"})]
+    return "{" + ", ".join([f'"points": {points}', *named]) + "}" if named else points
+
+
+def _finetune_arguments(config: Mapping[str, Any], name: str) -> str:
+    classes = f'"{name}", num_classes=len(train_set.classes)'
+    return classes if config["i2p"]["settings"]["stem"] == "point" else f"\n    {classes}, {_FOR_CLOUDS}\n"

@@ -1,0 +1,205 @@
+"""Commands about the zoo: list | info | convert | certify | push | demo."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from i2p_zoo.cli.checkpoint_folders import check_place
+from i2p_zoo.errors import InvalidInputError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+inflation_option = click.option(
+    "--inflation", type=click.Choice(["center", "average", "copy"]), default="center", show_default=True
+)
+axis_option = click.option("--axis", type=click.Choice(["z", "y", "x"]), default="z", show_default=True)
+depth_option = click.option("--depth", type=click.IntRange(min=1), help="Longest kernel along the new axis.")
+
+
+@click.command("list")
+@click.argument("pattern", default="*")
+@json_option
+def list_command(pattern: str, as_json: bool) -> None:
+    """List the zoo's networks whose name matches PATTERN.
+
+    Example: i2p-zoo list 'resnet*'
+    """
+    from i2p_zoo.networks.models import list_models
+
+    names = list_models(pattern)
+    if as_json or names:
+        click.echo(json.dumps(names) if as_json else "\n".join(names))
+    else:
+        click.echo(f"Nothing matches {pattern!r}; `i2p-zoo list` names every network.", err=True)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """Describe a network by NAME (a zoo or timm name) or a checkpoint's FOLDER.
+
+    Example: i2p-zoo info resnet50
+    """
+    from i2p_zoo.zoo.pretrained import describe
+
+    check_place(name)
+    facts = describe(name)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        width = max(map(len, facts))
+        click.echo("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; by default the zoo name.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Your own .safetensors or .pth of that timm network; by default timm's weights.",
+)
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the map of parameters as JSON.")
+@click.option("--table", is_flag=True, help="Print the map of parameters, a line for each tensor.")
+@inflation_option
+@axis_option
+@depth_option
+@json_option
+def convert(
+    name: str,
+    out: Path | None,
+    weights: Path | None,
+    report: Path | None,
+    table: bool,
+    inflation: str,
+    axis: str,
+    depth: int | None,
+    as_json: bool,
+) -> None:
+    """Convert image weights of the timm network NAME into a certified 3D checkpoint folder.
+
+    Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0 --report report.json
+    """
+    from tqdm import tqdm
+
+    from i2p_zoo.checkpoints.saving import describe_weights
+    from i2p_zoo.networks.models import PREFIX
+    from i2p_zoo.zoo.pretrained import convert as convert_to_folder
+
+    if report is not None and not report.parent.is_dir():
+        raise InvalidInputError(f"--report {report}: {report.parent} is no folder.")
+    folder = out or Path(PREFIX + name.removeprefix(PREFIX))
+    done = itertools.count()
+    with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
+
+        def progress(step: str) -> None:
+            bar.n = next(done)
+            bar.set_description(step)
+
+        model = convert_to_folder(name, folder, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
+        bar.update()
+        bar.set_description("done")
+    origins, whole = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
+    if report is not None:
+        report.write_text(json.dumps({**origins, **whole}, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        shown = whole if table else {key: value for key, value in whole.items() if key != "parameters"}
+        click.echo(json.dumps({"folder": str(folder), **origins, "report": shown}))
+        return
+    if table:
+        click.echo(model.report.table())
+    click.echo(model.report.summary())
+    certificate = model.source["certificate"]
+    figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
+    whose = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
+    click.echo(f"certificate{whose}: relative error {figures}")
+    for file in origins["result"]:
+        click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
+    click.echo(f"saved in {folder}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True)
+@axis_option
+@depth_option
+@json_option
+def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool) -> None:
+    """Measure how exactly the center-inflated timm architectures NAMES compute their 2D functions.
+
+    Weights and BatchNorm statistics are random: the certificate is about structure, whatever the weights.
+
+    Example: i2p-zoo certify resnet18 densenet121
+    """
+    from tqdm import tqdm
+
+    from i2p_zoo.zoo.certificate import certify_architecture
+
+    records = {}
+    for name in tqdm(names, desc="certifying", file=sys.stderr, disable=len(names) == 1):
+        records[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
+        if not as_json:
+            tqdm.write(f"{name}: {certificate}")
+    if as_json:
+        click.echo(json.dumps({name: certificate.to_dict() for name, certificate in records.items()}))
+    if not all(certificate.passed for certificate in records.values()):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("repo")
+@click.option("--yes", is_flag=True, help="Push. Without it nothing is changed: you see what would be.")
+@click.option("--private", is_flag=True, default=None, help="Of a new repository.")
+@click.option("--revision", help="A branch; by default main.")
+@click.option("--message", help="Of the commit.")
+@json_option
+def push(
+    folder: Path, repo: str, yes: bool, private: bool | None, revision: str | None, message: str | None, as_json: bool
+) -> None:
+    """Put the checkpoint or adapter in FOLDER on the Hub as REPO ("organisation/name").
+
+    Example: i2p-zoo push lite0 me/i2p-tf_efficientnet_lite0 --yes
+    """
+    from dataclasses import asdict
+
+    from i2p_zoo.checkpoints.publishing import push_folder
+
+    check_place(folder)
+    plan = push_folder(folder, repo, private=private, revision=revision, message=message, dry_run=not yes)
+    if as_json:
+        click.echo(json.dumps({**asdict(plan), "pushed": yes and plan.changes}))
+        return
+    click.echo(plan.summary())
+    if not plan.changes:
+        click.echo("Nothing to do: the repository has these files.")
+    elif yes:
+        click.echo(f"pushed; load it with i2p_zoo.from_pretrained({repo!r})")
+    else:
+        click.echo(f"\n{plan.card}\nNothing was changed. Push with --yes.")
+
+
+@click.command()
+@click.option(
+    "--data",
+    "data_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="tests/data/kicad-mini.npz",
+    show_default=True,
+    help="Labelled clouds.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="out/demo", show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True, help="Training steps a run.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
+def demo(data_file: Path, out: Path, steps: int, seeds: int) -> None:
+    """Convert a real network, prove it on photographs, finetune it on real shapes, and draw pictures.
+
+    Example: i2p-zoo demo --out demo --seeds 3
+    """
+    from i2p_zoo.experiments.demonstration import run_demo
+
+    run_demo(data_file, out, steps, seeds, say=click.echo)

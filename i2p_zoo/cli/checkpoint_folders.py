@@ -1,0 +1,43 @@
+"""Networks as commands load them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from i2p_zoo.errors import InvalidInputError, NotFoundError
+
+
+def check_place(name: str | os.PathLike[str]) -> None:
+    """Makes sure that a text which is a file or a folder is not a slip for the checkpoint's folder near it.
+
+    Raises:
+        InvalidInputError: it is a file, where a folder is wanted.
+        NotFoundError: it is the folder of a run, whose checkpoint is one level below.
+    """
+    from i2p_zoo.checkpoints.config import CONFIG
+    from i2p_zoo.staging import locate
+
+    path = Path(name)
+    if path.is_file() and (len(path.parts) > 1 or path.suffix in (".safetensors", ".json", ".pth", ".pt", ".bin")):
+        if locate(path.parent, CONFIG).is_file():
+            raise InvalidInputError(f"{name} is a file of a checkpoint; give its folder, {path.parent}.")
+        raise InvalidInputError(
+            f"{name} is a file, and a network is a folder: convert weights of a timm network with `i2p-zoo convert NAME "
+            f"--weights {name}`, and give the folder that it writes."
+        )
+    if path.is_dir() and not locate(path, CONFIG).is_file():
+        below = [str(path / kind) for kind in ("model", "adapter") if locate(path / kind, CONFIG).is_file()]
+        if below:
+            raise NotFoundError(f"{name} holds no checkpoint itself ({CONFIG} is not there); did you mean {below[0]}?")
+
+
+def load_network(name: str) -> Any:
+    """Loads a network onto the GPU, where there is one; raises as `check_place` and `i2p_zoo.from_pretrained`."""
+    import torch
+
+    from i2p_zoo import from_pretrained
+
+    check_place(name)
+    return from_pretrained(name).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,209 @@
+"""Commands about classes of points: segment train | eval | predict."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo.cli.catalog import json_option
+from i2p_zoo.cli.checkpoint_folders import load_network
+from i2p_zoo.cli.training import (
+    POSITIVE,
+    check_network,
+    check_run_options,
+    decorate,
+    network_options,
+    read_options,
+    run_options,
+)
+from i2p_zoo.errors import InvalidInputError
+
+_DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
+"""Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
+
+_block_options = decorate(
+    [
+        click.option(
+            "--block", type=POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
+        ),
+        click.option(
+            "--overlap",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.25,
+            show_default=True,
+            help="Fraction that a block shares with the next.",
+        ),
+    ]
+)
+_scene_options = network_options(
+    data="Labelled scenes: SPEC as above.",
+    voxel_size="Edge of a voxel, in the scenes' unit.",
+    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
+)
+
+
+@click.group()
+def segment() -> None:
+    """Train, measure and use networks that give each point of a scene a class.
+
+    Example: i2p-zoo segment train --model i2p-tf_efficientnet_lite0 --data scenes:boards.npz --voxel-size 1 --out run
+    """
+
+
+@segment.command("train", context_settings={"default_map": _DEFAULTS})
+@_scene_options
+@_block_options
+@click.option(
+    "--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True, help="What trains."
+)
+@click.option("--crop", type=POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
+@click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
+@click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="both", show_default=True)
+@click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
+@run_options
+def train_command(
+    block: float | None,
+    overlap: float,
+    crop: float | None,
+    max_points: int,
+    loss: str,
+    dropout: float,
+    held_out: float | None,
+    monitor_test: bool,
+    adapter: bool,
+    tensorboard: bool,
+    resume: bool,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a U-Net on labelled scenes; writes the network, metrics.json, curves.png, confusion.png and scene.png.
+
+    \b
+    SPEC is one of
+      s3dis:FOLDER            Area_* folders, or the usual .npy files; Area 5 is the test split
+      semantickitti:FOLDER    dataset/sequences; sequence 08 is the test split
+      scannet:FOLDER          scans and the lists of splits
+      scenes:FILE             an .npz of scenes, as boards.npz: points (S, N, 3) in steps of unit,
+                              label (S, N), classes, and split (S,), 0 train and 1 test
+      parts:FILE              an .npz of objects in parts, as kicad-parts.npz: points (S, N, 3),
+                              scale (S,), the largest norm of each, part (S, N), parts,
+                              coarse_of_part, coarse_parts, and split (S,)
+
+    An .npz may also have normals and colors, (S, N, 3), which --features normals and rgb read.
+
+    Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
+    """  # noqa: D301
+    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.experiments.scene_runs import LEARNING_RATES, Blocks, run_segmentation
+    from i2p_zoo.segmentation.crops import Cropping
+
+    if given["learning_rate"] is None:
+        given["learning_rate"] = LEARNING_RATES[given["optimizer"]]
+    check_run_options(given, held_out, monitor_test, adapter)
+    check_network(given)
+    train_set, test_set = load_scenes(given["data"], colors=_reads_colors(given["features"]))
+    setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
+    metrics = run_segmentation(
+        setup,
+        train_set,
+        test_set,
+        options,
+        out,
+        blocks=Blocks(Cropping(crop, max_points), block, overlap),
+        loss=loss,
+        dropout=dropout,
+        held_out=held_out,
+        monitor_test=monitor_test,
+        resume=resume,
+        save="adapter" if adapter else "model",
+        tensorboard=tensorboard,
+        progress="training",
+        place=True,
+    )
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
+        return
+    _tell(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
+    if not as_json:
+        click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
+        click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
+
+
+def _reads_colors(features: str) -> bool:
+    return "rgb" in [name.strip() for name in features.split(",")]
+
+
+def _tell(scores: dict[str, Any], as_json: bool, whole: Any) -> None:
+    if as_json:
+        click.echo(json.dumps(whole))
+        return
+    click.echo(f"test mIoU {100 * scores['miou']:.1f} %, accuracy of points {100 * scores['accuracy']:.1f} %")
+    width = max(map(len, scores["per_class"]))
+    for name, value in scores["per_class"].items():
+        click.echo(f"  {name:<{width}}  {'-' if value is None else f'{100 * value:5.1f} %'}")
+
+
+@segment.command("eval")
+@click.argument("model")
+@click.option("--data", required=True, metavar="SPEC", help="Labelled scenes: see `i2p-zoo segment train --help`.")
+@_block_options
+@json_option
+def eval_command(model: str, data: str, block: float | None, overlap: float, as_json: bool) -> None:
+    """Measure MODEL, a folder or a name, on the test scenes.
+
+    Example: i2p-zoo segment eval run/model --data scenes:boards.npz
+    """
+    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.segmentation.task import score
+
+    network = _require_unet(load_network(model), model)
+    _, test_set = load_scenes(data, colors=_reads_colors(network.settings.features))
+    scores = score(network, test_set, block, overlap, progress="scene").to_dict()
+    _tell(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
+
+
+@segment.command("predict")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder of the results.")
+@_block_options
+def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
+    """Give each point of FILES, or vertex of a mesh, a class by MODEL; writes NAME-classes.ply, coloured, and -classes.npy.
+
+    Example: i2p-zoo segment predict run/model scan.ply --block 8 --out classes
+    """
+    import numpy as np
+
+    from i2p_zoo.data.files.readers import read_cloud
+    from i2p_zoo.experiments.classification import check_features
+    from i2p_zoo.experiments.scene_runs import write_classes
+    from i2p_zoo.segmentation.voting import segment as segment_scene
+    from i2p_zoo.staging import replacing
+
+    network = _require_unet(load_network(model), model)
+    names = network.pretrained_cfg.get("label_names") or list(map(str, range(network.num_classes)))
+    twice = sorted({file.stem for file in files if sum(file.stem == other.stem for other in files) > 1})
+    if twice:
+        raise InvalidInputError(f"The results of several files would be {', '.join(twice)}-classes.npy; run them one by one.")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        scene = read_cloud(file, scene=True)
+        check_features(network, scene)
+        labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
+        write_classes(out / f"{file.stem}-classes.ply", scene, labels)
+        with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, labels.astype(np.int32))
+        shares = np.bincount(labels, minlength=len(names)) / len(labels)
+        told = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
+        click.echo(f"{file}: {len(labels):,d} points; {told}")
+    click.echo(f"in {out}: -classes.ply, coloured, and -classes.npy, for each")
+
+
+def _require_unet(network: Any, name: str) -> Any:
+    if not hasattr(network, "decoder_channels"):
+        raise InvalidInputError(f"{name} classifies whole clouds; `i2p-zoo segment train` makes networks that class points.")
+    return network

@@ -1,0 +1,1 @@
+"""Files of meshes and point clouds, one file a format."""

@@ -1,0 +1,172 @@
+"""The formats of files of clouds and meshes, each read from an open file as its library gives it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo._extras import require
+from i2p_zoo.data.files.colors import to_bytes
+from i2p_zoo.data.files.ply import Lists, read_ply, vertex_columns
+from i2p_zoo.data.sets.npz import check_kinds, load_arrays, unit_normals
+from i2p_zoo.errors import InvalidInputError
+
+# `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, and `intensity`; of a mesh the vertices that
+# its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
+Found = dict[str, NDArray[Any]]
+
+
+def _read_off(file: IO[bytes]) -> Found:
+    text = _uncommented(file.read().decode("latin-1"))
+    header = re.match(r"\s*[A-Z]*OFF\s*(\d+)\s+(\d+).*", text)  # some of ModelNet's have the counts right behind `OFF`
+    if header is None:
+        raise InvalidInputError("an OFF file begins with `OFF` and the counts of its vertices and faces.")
+    count, face_count = int(header[1]), int(header[2])
+    lines = [line for line in text[header.end() :].splitlines() if line.strip()]
+    if not count or len(lines) < count + face_count:
+        raise InvalidInputError(f"{len(lines)} of the lines of its {count} vertices and {face_count} faces: it is cut short.")
+    if len(lines) > count + face_count:
+        raise InvalidInputError(f"it has {len(lines)} lines; by its header it has {count} vertices and {face_count} faces.")
+    return {"points": _positions(lines[:count]), **_faces(lines[count:])}
+
+
+def _uncommented(text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
+    return re.sub(r"(?<!\S)#.*", "", text)  # 1.#INF, as older runtimes of Microsoft print it, is no number with a comment
+
+
+def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
+    return np.loadtxt(lines, np.float64, comments=None, usecols=(0, 1, 2), ndmin=2)
+
+
+def _faces(lines: Sequence[str]) -> Found:
+    """Returns the polygons, each a line of its number of corners, their vertices and whatever else."""
+    if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads them ten times as fast
+        triangles = np.loadtxt(lines, np.int64, comments=None, usecols=(1, 2, 3), ndmin=2)
+        return {"corners": triangles.reshape(-1), "sizes": np.full(len(triangles), 3)}
+    rows = [line.split() for line in lines]
+    sizes = np.array([int(row[0]) for row in rows], np.int64)
+    if any(not 0 <= size < len(row) for size, row in zip(sizes, rows, strict=True)):
+        raise InvalidInputError("a face has fewer vertices than its line says: the file is cut short.")
+    words = [word for size, row in zip(sizes, rows, strict=True) for word in row[1 : size + 1]]
+    return {"corners": np.array(words, np.int64), "sizes": sizes}
+
+
+def _read_obj(file: IO[bytes]) -> Found:
+    text = _uncommented(file.read().removeprefix(b"\xef\xbb\xbf").decode("latin-1"))
+    joined = re.compile(r"^[ \t]*[vf][ \t](?:.*\\\n)*.*", re.MULTILINE)  # elsewhere a backslash is part of a name
+    text = joined.sub(lambda line: line[0].replace("\\\n", " "), text)
+    vertices, faces = (list(re.finditer(rf"^[ \t]*{kind}[ \t]+(.*)", text, re.MULTILINE)) for kind in "vf")
+    if not vertices:
+        raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
+    rows = [re.sub(r"/\S*", "", face[1]) for face in faces]
+    found = _faces([f"{len(row.split())} {row}" for row in rows])
+    numbers = found["corners"]  # from 1, or negative, backwards from the last vertex before the face
+    before = np.searchsorted([vertex.start() for vertex in vertices], [face.start() for face in faces])
+    found["corners"] = np.where(numbers < 0, np.repeat(before, found["sizes"]) + numbers, numbers - 1)
+    return {"points": _positions([vertex[1] for vertex in vertices]), **found}
+
+
+def _read_ply(file: IO[bytes]) -> Found:
+    elements = read_ply(file)
+    if "tristrips" in elements and "face" not in elements:
+        raise InvalidInputError("its faces are strips of triangles (`tristrips`); write them as faces.")
+    found = {"points": np.stack(vertex_columns(elements, "xyz"), 1)}
+    if not len(found["points"]):
+        raise InvalidInputError("it has no vertices.")
+    for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", ("red", "green", "blue"))):
+        if set(columns) <= elements["vertex"].keys():
+            found[name] = np.stack(vertex_columns(elements, columns), 1)
+    lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
+    whole = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
+    polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *whole) if name in lists), None)
+    if polygons and len(polygons.sizes):
+        found["corners"], found["sizes"] = polygons.values.astype(np.int64), polygons.sizes
+    return found
+
+
+def _read_stl(file: IO[bytes]) -> Found:
+    mesh = require("trimesh", "data").load(file, file_type="stl", force="mesh", process=False, skip_materials=True)
+    faces = np.asarray(mesh.faces, np.int64)
+    return {"points": np.asarray(mesh.vertices), "corners": faces.reshape(-1), "sizes": np.full(len(faces), 3)}
+
+
+def _read_pcd(file: IO[bytes]) -> Found:
+    cloud = require("pypcd4", "data").PointCloud.from_fileobj(file)
+    rows = np.atleast_1d(cloud.pc_data)
+    if len(rows) < cloud.metadata.points:
+        raise InvalidInputError(f"cut short: {len(rows)} of {cloud.metadata.points} points.")
+    found = {"points": np.stack([rows[name] for name in "xyz"], 1)}
+    names = rows.dtype.names or ()
+    normals = ("normal_x", "normal_y", "normal_z")
+    if set(normals) <= set(names):
+        found["normals"] = np.stack([rows[name] for name in normals], 1)
+    packed = next((name for name in ("rgb", "rgba") if name in names), None)
+    if packed:  # four bytes, blue first, also where they are declared as a float
+        found["rgb"] = np.array(rows[packed]).view(np.uint8).reshape(-1, 4)[:, 2::-1]
+    return found
+
+
+def _read_las(file: IO[bytes]) -> Found:
+    las = require("laspy", "data").read(file, closefd=False)
+    if len(las.points) < las.header.point_count:
+        raise InvalidInputError(f"cut short: {len(las.points)} of {las.header.point_count} points.")
+    found = {"points": np.asarray(las.xyz)}
+    if "red" in las.point_format.dimension_names:
+        found["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
+    return found
+
+
+def _read_laz(file: IO[bytes]) -> Found:
+    require("lazrs", "data")  # which laspy looks for by itself
+    return _read_las(file)
+
+
+def _read_kitti(file: IO[bytes]) -> Found:
+    content = file.read()
+    if len(content) % 16:
+        raise InvalidInputError(f"expected 16 bytes a point (float32 x, y, z, intensity); found {len(content)} bytes.")
+    rows = np.frombuffer(content, "<f4").reshape(-1, 4)
+    return {"points": rows[:, :3], "intensity": rows[:, 3:]}
+
+
+def _read_npy(file: IO[bytes]) -> Found:
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if array.ndim != 2 or array.shape[1] < 3:
+        raise InvalidInputError(f"expected an array (N, 3) or of more columns; found {array.shape}.")
+    if array.shape[0] in (3, 6) and array.shape[1] > array.shape[0]:
+        raise InvalidInputError(f"its shape is {array.shape}, a row for each coordinate; transpose to (N, {array.shape[0]}).")
+    return {"points": array[:, :3]}
+
+
+def _read_npz(file: IO[bytes]) -> Found:
+    arrays = load_arrays(file)
+    if "points" in arrays:
+        found: Found = {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
+        check_kinds("its", found)
+        if "normals" in found:
+            found["normals"] = unit_normals(found["normals"])
+        return found
+    candidates = {name: array for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 3}
+    if len(candidates) != 1:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise InvalidInputError(f"expected an array `points`, or one array (N, 3); found {shapes}.")
+    return {"points": next(iter(candidates.values()))}
+
+
+READERS: dict[str, Callable[[IO[bytes]], Found]] = {
+    ".ply": _read_ply,
+    ".off": _read_off,
+    ".obj": _read_obj,
+    ".stl": _read_stl,
+    ".pcd": _read_pcd,
+    ".las": _read_las,
+    ".laz": _read_laz,
+    ".bin": _read_kitti,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+}

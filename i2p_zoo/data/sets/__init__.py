@@ -1,0 +1,1 @@
+"""Data sets of labelled clouds and scenes, one file a set."""

@@ -1,0 +1,126 @@
+"""SemanticKITTI: LiDAR scans of the streets of KITTI's odometry sequences, with a class for each point."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
+from i2p_zoo.data.sets.folders import require_folder
+from i2p_zoo.errors import InvalidInputError, NotFoundError
+
+CLASSES = tuple(
+    "car bicycle motorcycle truck other-vehicle person bicyclist motorcyclist road parking sidewalk other-ground building "
+    "fence vegetation trunk terrain pole traffic-sign".split()
+)
+TRAIN, TEST = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10), (8,)
+ADVICE = (
+    "SemanticKITTI is to be had at semantic-kitti.org, its scans by KITTI's page on odometry; give the folder with "
+    "dataset/sequences/00/velodyne and dataset/sequences/00/labels and so on."
+)
+# The official learning map: the ids of the label files, those from 252 on of what moves, and the class that each counts as.
+_IDS = {
+    **dict.fromkeys((0, 1, 52, 99), ""),  # unlabelled, outlier, other structure, other object
+    **dict.fromkeys((10, 252), "car"),
+    11: "bicycle",
+    15: "motorcycle",
+    **dict.fromkeys((18, 258), "truck"),
+    **dict.fromkeys((13, 16, 20, 256, 257, 259), "other-vehicle"),  # bus, on rails, other
+    **dict.fromkeys((30, 254), "person"),
+    **dict.fromkeys((31, 253), "bicyclist"),
+    **dict.fromkeys((32, 255), "motorcyclist"),
+    **dict.fromkeys((40, 60), "road"),  # and lane marking
+    44: "parking",
+    48: "sidewalk",
+    49: "other-ground",
+    50: "building",
+    51: "fence",
+    70: "vegetation",
+    71: "trunk",
+    72: "terrain",
+    80: "pole",
+    81: "traffic-sign",
+}
+_UNKNOWN = -2
+_CLASS_OF_ID = np.full(2**16, _UNKNOWN, np.int64)
+_CLASS_OF_ID[list(_IDS)] = [CLASSES.index(name) if name else IGNORED for name in _IDS.values()]
+
+
+def load_semantickitti(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneSet]:
+    """Lists the scans of sequences 00 to 07, 09 and 10 to train on, and of 08, the validation sequence, to test on.
+
+    A scan is `dataset/sequences/NN/velodyne/*.bin`, float32 of x, y, z and intensity, and `labels/*.label`, uint32 whose
+    lower 16 bits are the class and the upper ones an instance. The sequences from 11 on have no public labels.
+
+    Args:
+        folder: with `dataset/sequences`, or `dataset` itself.
+
+    Returns:
+        The train and the test split: scans in metres about the sensor, (N, 4) with an intensity from 0 to 1. A scan without
+        a point is left out, with a warning. A sequence is a group, which `hold_out_scenes` does not divide.
+
+    Raises:
+        NotFoundError: no such folder, or it lacks a sequence or the labels of a scan.
+        InvalidInputError: a scan that is cut short or has another number of labels than points; when a scan is read, an id
+            that the official map lacks.
+    """
+    folder = require_folder(folder, ADVICE)
+    root = next((path for path in (folder / "dataset" / "sequences", folder / "sequences") if path.is_dir()), None)
+    if root is None:
+        raise NotFoundError(f"{folder}: neither dataset/sequences nor sequences. {ADVICE}")
+    train, test = (_list_scans(root, sequences) for sequences in (TRAIN, TEST))
+    return train, test
+
+
+def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
+    found: list[Path] = []
+    empty: list[Path] = []
+    for sequence in sequences:
+        velodyne = root / f"{sequence:02d}" / "velodyne"
+        scans = sorted(velodyne.glob("[!.]*.bin"))
+        if not scans:
+            raise NotFoundError(f"{velodyne}: no such scans as 000000.bin. {ADVICE}")
+        for scan in scans:
+            if not _labels(scan).is_file():
+                raise NotFoundError(f"{_labels(scan)}: the scan {scan} has no labels. {ADVICE}")
+            (found if _count(scan) else empty).append(scan)
+    if empty:
+        warnings.warn(f"{root}: {len(empty)} scans such as {empty[0]} have no points and are left out.", stacklevel=4)
+    names = tuple(f"{scan.parents[1].name}/{scan.stem}" for scan in found)
+    # Neighbouring scans are a tenth of a second apart, and most sequences come through the same streets again: what is held out
+    # of a sequence has been trained on, however it is cut. The ten sequences still add up to any usual fraction within 3 %.
+    groups = tuple(scan.parents[1].name for scan in found)
+    return SceneSet(names, CLASSES, partial(_load_scan, tuple(found)), groups)
+
+
+def _load_scan(scans: Sequence[Path], number: int) -> Scene:
+    scan = scans[number]
+    _count(scan)
+    points, ids = np.fromfile(scan, "<f4").reshape(-1, 4), np.fromfile(_labels(scan), "<u4") & 0xFFFF
+    labels = _CLASS_OF_ID[ids]
+    if (labels == _UNKNOWN).any():
+        row = int((labels == _UNKNOWN).argmax())
+        raise InvalidInputError(
+            f"{_labels(scan)}: the label of point {row} is {ids[row]}; the map has {', '.join(map(str, sorted(_IDS)))}."
+        )
+    return {"points": points.astype(np.float32), "labels": labels}
+
+
+def _labels(scan: Path) -> Path:
+    return scan.parents[1] / "labels" / f"{scan.stem}.label"
+
+
+def _count(scan: Path) -> int:
+    """Returns the number of points by the sizes of a scan's two files."""
+    size, label_size = scan.stat().st_size, _labels(scan).stat().st_size
+    for path, found, unit in ((scan, size, 16), (_labels(scan), label_size, 4)):
+        if found % unit:
+            raise InvalidInputError(f"{path}: {found:,} bytes are no multiple of the {unit} of a point: it is cut short.")
+    if size // 16 != label_size // 4:
+        raise InvalidInputError(f"{scan} has {size // 16:,} points and {_labels(scan)} has {label_size // 4:,} labels.")
+    return size // 16

@@ -1,0 +1,129 @@
+"""The paper's own networks: timm's ResNets with Image2Point's stems, shortcuts and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.sparse.batch_norm import is_synchronized, normalize_batch
+
+PRESETS = ("image2point",)
+ARCHITECTURES = ("resnet18", "resnet50", "resnet101", "resnet152")
+"""Those of the paper that timm has too; its "R34" is no ResNet-34."""
+
+
+class LogitNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, K) logits, over all processes where they train together."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Normalises (B, K) logits; raises InvalidInputError for a batch of 1 in training."""
+        if self.training and len(logits) == 1 and not is_synchronized():
+            raise InvalidInputError("This network normalises its logits over a batch: train it on two clouds or more at once.")
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return normalize_batch(
+            logits, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
+        )
+
+
+class NormalizedLinear(nn.Linear):
+    """A classifier whose logits are normalised."""
+
+    def __init__(self, in_features: int, out_features: int, **kwargs: Any) -> None:
+        super().__init__(in_features, out_features, **kwargs)
+        self.norm = LogitNorm(out_features, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, K) logits of (B, C) features."""
+        logits: Tensor = self.norm(super().forward(x))
+        return logits
+
+
+def check_preset(preset: str | None, architecture: str) -> None:
+    """Raises InvalidInputError for an unknown preset, UnsupportedError for an architecture that it does not have."""
+    if preset and preset not in PRESETS:
+        raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    if preset and architecture not in ARCHITECTURES:
+        raise UnsupportedError(f"preset={preset!r} has the networks {', '.join(ARCHITECTURES)}; got {architecture!r}.")
+
+
+def set_preset_(model: Any, preset: str) -> None:
+    """Makes the paper's network of an inflated ResNet with a point stem, in place.
+
+    Each stage's 1x1 shortcut becomes a 2x2x2 one whose taps repeat its weight, undivided. A classifier has no activation
+    behind the stem and BatchNorm on the logits; its stages run at strides 1, 2, 4 and 8. A feature extractor, for a U-Net, has
+    a stem of two 3x3x3 convolutions and a 2x2x2 one of stride 2, each with BatchNorm and ReLU; its stages run at strides 2, 4,
+    8 and 16. (Image2Point, section 3, and its published code.)
+
+    Args:
+        model: inflated by "copy", with a point stem.
+        preset: "image2point".
+
+    Raises:
+        InvalidInputError: an unknown preset, another inflation or an image stem.
+        UnsupportedError: an architecture that the paper does not have.
+    """
+    check_preset(preset, model.architecture)
+    if model.settings.inflation != "copy" or model.settings.stem != "point":
+        found = f"inflation={model.settings.inflation!r} and stem={model.settings.stem!r}"
+        raise InvalidInputError(f"preset={preset!r} needs inflation='copy' and stem='point'; got {found}.")
+    is_extractor = bool(model.model_args.get("features_only"))
+    if is_extractor:
+        _set_scene_stem_(model)
+    else:
+        model.act1 = nn.Identity()
+    for name, module in list(model.named_modules()):
+        if name.endswith("downsample.0"):
+            model.get_submodule(name.rpartition(".")[0])[0] = _make_shortcut(module)
+            _report(model, f"{name}.", "shortcut of 2x2x2 copies", model.get_submodule(name))
+    model.settings = model.settings.changed(preset=preset)
+    if not is_extractor:
+        normalize_classifier_(model)
+
+
+def new_stem_layers(model: Any) -> list[nn.Module]:
+    """Returns the layers of a preset's feature extractor, behind the first convolution, that have no image weights."""
+    return [model.act1, model.maxpool] if model.settings.preset else []
+
+
+def _set_scene_stem_(model: Any) -> None:
+    first = model.conv1
+    how: dict[str, Any] = {"bias": False, "axis": first.axis, "device": first.weight.device, "dtype": first.weight.dtype}
+    norm = {key: how[key] for key in ("device", "dtype")}
+    width = first.out_channels
+    strided = SparseConv3d(width, width, 2, 2, ((0, 0), (0, 0)), **how)
+    for name, convolution in (("act1", SparseConv3d(width, width, 3, **how)), ("maxpool", strided)):
+        layers = [convolution, nn.BatchNorm2d(width, **norm), nn.ReLU(inplace=True)]
+        new = nn.Sequential(*([nn.ReLU(inplace=True)] if name == "act1" else []), *layers).train(model.training)
+        setattr(model, name, new)
+        _report(model, f"{name}.", "Image2Point's stem for scenes", new)
+
+
+def normalize_classifier_(model: Any) -> None:
+    """Puts BatchNorm on the logits of a classifier that has none, in place, and keeps its weights."""
+    old = model.get_classifier()
+    if not isinstance(old, nn.Linear) or isinstance(old, NormalizedLinear):
+        return
+    new = NormalizedLinear(old.in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
+    new.weight, new.bias = old.weight, old.bias
+    new.train(old.training)
+    model.fc = new
+    _report(model, "fc.norm.", "BatchNorm on the logits", new.norm)
+
+
+def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
+    with torch.device("meta"):
+        new = SparseConv3d(old.in_channels, old.out_channels, 2, old.stride, ((0, 0), (0, 0)), bias=False, axis=old.axis)
+    new.weight = nn.Parameter(old.weight.detach().expand(-1, 2, 2, 2, -1).contiguous())
+    return new.train(old.training)
+
+
+def _report(model: Any, prefix: str, why: str, module: nn.Module) -> None:
+    if model.report is not None:
+        shapes = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        model.report = model.report.changed(prefix, "replaced", why, shapes)

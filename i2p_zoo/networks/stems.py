@@ -1,0 +1,197 @@
+"""The point stem: the image stem's convolutions replaced by new 3x3x3 ones at stride 1, its pooling dropped."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers.blur_pool import BlurPool2d
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+from timm.layers.space_to_depth import SpaceToDepth
+from torch import Tensor, nn
+
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.layers import SparseConv3d, keep
+from i2p_zoo.sparse.tensor import Padding, SparseTensor
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The layers of a 2D network that read the image or pool right behind them.
+
+    Attributes:
+        convolutions: qualified names of those that read the image, with the halvings each does.
+        pools: likewise the pooling layers that follow before the second halving is over, and a space-to-depth before.
+    """
+
+    convolutions: dict[str, int]
+    pools: dict[str, int]
+
+
+def image_channels(model: nn.Module) -> int:
+    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
+    noted = getattr(model, "in_chans", None)
+    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
+def find_stem(model: nn.Module) -> Stem:
+    """Finds the stem of a 2D network by one forward pass on the meta device, which computes shapes only.
+
+    Args:
+        model: the 2D network; untouched.
+
+    Raises:
+        UnsupportedError: no convolution reads the image itself.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    twin: nn.Module = copy.deepcopy(model, memo).to("meta").eval()
+    channels = image_channels(model)
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
+    image = torch.empty(1, channels, size, size, device="meta", dtype=next(twin.parameters()).dtype)
+    convolutions: dict[str, int] = {}
+    pools: dict[str, int] = {}
+    rearranged: dict[str, int] = {}
+    images = [image]  # itself, and as rearranged by space-to-depth
+    rivals: list[str] = []  # convolutions that do the second halving, beside which a pool is a branch and no stem
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            (given, *_rest) = inputs
+            halvings = round(math.log2(given.shape[-1] / output.shape[-1]))
+            if isinstance(module, SpaceToDepth):
+                if given is image:
+                    rearranged[name] = halvings
+                    images.append(output)
+            elif isinstance(module, nn.Conv2d):
+                if any(given is one for one in images):
+                    convolutions[name] = halvings
+                elif halvings and round(math.log2(size / given.shape[-1])) == 1:
+                    rivals.append(name)
+            elif any(convolutions.values()) and round(math.log2(size / given.shape[-1])) == 1:
+                pools[name] = halvings
+
+        module.register_forward_hook(hook)
+
+    for name, module in twin.named_modules():
+        if isinstance(module, (nn.Conv2d, SpaceToDepth, *_POOLS)):
+            watch(name, module)
+    with torch.no_grad():
+        twin(image)
+    if not convolutions:
+        raise UnsupportedError(f"stem='point': no convolution of {type(model).__qualname__} reads the image itself.")
+    if rivals or not any(pools.values()):
+        pools = {}
+    return Stem(convolutions, {**rearranged, **pools})
+
+
+class PointStemConv3d(SparseConv3d):
+    """A stem convolution at stride 1 that counts the halvings of the strided image stem it replaced.
+
+    Args:
+        halvings: of the 2D network's convolution, for `Plan.level`.
+        **kwargs: as `SparseConv3d`.
+    """
+
+    def __init__(self, *, halvings: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.halvings = halvings
+
+    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+        """Convolves (N, C) features on their own sites."""
+        out = super().forward(x)
+        return out.with_plan(level=out.plan.level + self.halvings) if isinstance(out, SparseTensor) else out
+
+
+keep(PointStemConv3d)
+
+
+class DroppedPool(nn.Module):
+    """Stands where a stem's pooling was dropped: hands its input on and counts the halvings of the 2D layer."""
+
+    def __init__(self, halvings: int) -> None:
+        super().__init__()
+        self.halvings = halvings
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Returns the same sites and features; a padding that was meant for the pool is dropped with it."""
+        return x.derive(x.features, padding=Padding()).with_plan(level=x.plan.level + self.halvings)
+
+    def extra_repr(self) -> str:
+        """Describes the layer in `print(model)`."""
+        return f"halvings={self.halvings}"
+
+
+def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
+    """Gives an inflated network a new point stem, in place.
+
+    Args:
+        model: a PointCloudModel with its image stem.
+        stem: of its 2D source.
+        in_chans: channels of the voxels.
+    """
+    for name, halvings in stem.convolutions.items():
+        old = model.get_submodule(name)
+        layer = PointStemConv3d(
+            halvings=halvings,
+            in_channels=in_chans,
+            out_channels=old.out_channels,
+            kernel_size=3 if max(old.kernel_size) > 1 else 1,
+            bias=old.bias is not None,
+            axis=old.axis,
+            device=old.weight.device,
+            dtype=old.weight.dtype,
+        )
+        _set_submodule(model, name, layer)
+        if model.report is not None:
+            shapes = {f"{name}.{key}": tuple(t.shape) for key, t in layer.state_dict().items()}
+            model.report = model.report.changed(f"{name}.", "replaced", "point stem", shapes)
+    for name, halvings in stem.pools.items():
+        _set_submodule(model, name, DroppedPool(halvings))
+    model.settings = model.settings.changed(stem="point")
+
+
+def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
+    """Adapts the image stem's weights to another number of channels as timm does: summed for one, repeated for more.
+
+    Args:
+        model: a PointCloudModel with its image stem, in place.
+        stem: of its 2D source.
+        in_chans: channels of the voxels.
+
+    Raises:
+        InvalidInputError: the stem does not read three channels, red, green and blue.
+    """
+    for name in stem.convolutions:
+        found = model.get_submodule(name).in_channels
+        if found != 3:
+            raise InvalidInputError(
+                f"An image stem of {found} channels has no adaption to in_chans={in_chans}; use stem='point'."
+            )
+    for name in stem.convolutions:
+        layer = model.get_submodule(name)
+        weight = layer.weight.detach()  # (C_out, kz, ky, kx, 3)
+        if in_chans == 1:
+            adapted = weight.sum(4, keepdim=True)
+        else:
+            adapted = weight.repeat(1, 1, 1, 1, -(-in_chans // 3))[..., :in_chans] * (3 / in_chans)
+        layer.weight = nn.Parameter(adapted.contiguous(), layer.weight.requires_grad)
+        layer.in_channels = in_chans
+        if model.report is not None:
+            shapes = {f"{name}.weight": tuple(layer.weight.shape)}
+            model.report = model.report.changed(f"{name}.weight", "replaced", f"stem of {in_chans} channels", shapes)
+
+
+def check_in_chans(in_chans: int) -> None:
+    """Raises InvalidInputError unless `in_chans` is a positive integer."""
+    if not isinstance(in_chans, int) or in_chans < 1:
+        raise InvalidInputError(f"`in_chans` must be a positive integer; got {in_chans!r}.")
+
+
+def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

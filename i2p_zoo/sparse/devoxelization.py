@@ -1,0 +1,56 @@
+"""From voxels back to points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.kernel_maps import Window, kernel_map
+from i2p_zoo.sparse.tensor import SparseTensor
+
+
+def devoxelize(x: SparseTensor, positions: Tensor, index: Tensor | None = None, mode: str = "trilinear") -> Tensor:
+    """Gives each point the features of its voxel, or interpolates between the voxels around it.
+
+    Args:
+        x: (N, C) features.
+        positions: (P, 4) points: the number of the cloud, then z, y, x in voxels of `x`, so that voxel c is centred on c + 0.5.
+        index: (P,) int64 row of each point's voxel, as `i2p_zoo.voxelize(..., return_index=True)` gives it; needed for
+            "nearest", and by "trilinear" for points none of whose eight neighbours exists.
+        mode: "nearest" or "trilinear". Voxels that do not exist are left out of a mean, whose weights then sum to 1 again.
+
+    Returns:
+        (P, C).
+
+    Raises:
+        InvalidInputError: an unknown mode, or no `index`.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0.0], [1.0]]), torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]]))
+        >>> devoxelize(x, torch.tensor([[0.0, 0.5, 0.5, 0.75]]), torch.tensor([0])).item()
+        0.25
+    """
+    if mode not in ("nearest", "trilinear") or index is None:
+        raise InvalidInputError(f"`mode` must be 'nearest' or 'trilinear' and `index` be given; got {mode!r} and {index}.")
+    if mode == "nearest":
+        return x.features[index]
+    corner = torch.floor(positions[:, 1:].double() - 0.5)
+    part = positions[:, 1:].double() - 0.5 - corner  # (P, 3), how far towards the upper neighbour
+    coords = torch.cat([positions[:, :1].int(), corner.int()], dim=1)
+    corners, row = unique_rows(coords)
+    cube = Window((2, 2, 2), (1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), new_axis=0)
+    kmap = kernel_map(x.cache, x.coords, corners.contiguous(), cube)
+    out = x.features.new_zeros((len(positions), x.features.shape[1]))
+    total = x.features.new_zeros((len(positions), 1))
+    for tap, table in zip(kmap.taps, kmap.table, strict=True):
+        bits = ((tap >> 2) & 1, (tap >> 1) & 1, tap & 1)
+        weight = torch.stack([part[:, a] if bit else 1 - part[:, a] for a, bit in enumerate(bits)], 1).prod(1)
+        source = table.long()[row]
+        known = (source >= 0).to(x.features.dtype)
+        weight = (weight.to(x.features.dtype) * known)[:, None]
+        out = out + weight * x.features[source.clamp(min=0)]
+        total = total + weight
+    lone = total < 1e-6
+    return torch.where(lone, x.features[index], out / total.clamp(min=1e-6))

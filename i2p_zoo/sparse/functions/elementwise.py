@@ -1,0 +1,44 @@
+"""Functions of each value alone, which act on the features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.dispatch import methods, sparse_op
+from i2p_zoo.sparse.tensor import SparseTensor
+
+
+def _register_elementwise(function: Any) -> None:
+    @sparse_op(function)
+    def elementwise(x: Any, *args: Any, **kwargs: Any) -> SparseTensor:
+        if not isinstance(x, SparseTensor) or any(isinstance(a, SparseTensor) for a in (*args, *kwargs.values())):
+            raise UnsupportedError(f"`{function.__name__}` takes one sparse tensor, its first argument, and numbers.")
+        result = function(x.features, *args, **kwargs)
+        return x if result is x.features else x.derive(result)
+
+    elementwise.__qualname__ = f"elementwise {function.__name__}"
+
+
+_ELEMENTWISE = """
+    relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
+    celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
+    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num to type_as __neg__ __pow__ pow
+""".split()
+for _function in methods(*_ELEMENTWISE):
+    if _function not in (torch.Tensor.to,):
+        _register_elementwise(_function)
+
+
+@sparse_op(*methods("contiguous"), takes_padding=True)
+def contiguous(x: SparseTensor, memory_format: Any = None) -> SparseTensor:
+    """Lays the features out row by row; torch's memory formats are of images and mean nothing here."""
+    return x.derive(x.features.contiguous())
+
+
+@sparse_op(*methods("is_contiguous"), takes_padding=True)
+def is_contiguous(x: SparseTensor, memory_format: Any = None) -> bool:
+    """Whether the features lie row by row."""
+    return x.features.is_contiguous()

@@ -1,0 +1,342 @@
+"""Kernel maps: for each tap of a window and each output site, which input site it reads.
+
+A map depends only on the sites and the window's geometry, never on channels or weights, so that every layer that can share
+one does (it lives in the input's `SiteCache`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from i2p_zoo.sparse.coordinates import SiteCache, Triple, derive_sites
+from i2p_zoo.sparse.kernels import columns as _columns
+from i2p_zoo.sparse.kernels import sites as _sites
+from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
+
+AXES = {"z": 0, "y": 1, "x": 2}
+_LONG_LINE = 4  # sites; lines that are so long on average are walked along once a row of taps, shorter ones once a plane
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of a convolution's or pool's window; triples are (z, y, x) in voxels of the input.
+
+    `new_axis` is the axis the 2D window did not have: padding there is centred and its extent shrinks by the stride alone.
+    `given_before` and `given_after` are the parts of the padding that a 2D network put there itself and takes for image;
+    `zeros` says that it holds zeros.
+    """
+
+    kernel: Triple
+    stride: Triple
+    before: Triple
+    after: Triple
+    dilation: Triple
+    new_axis: int
+    ceil_mode: bool = False
+    given_before: Triple = (0, 0, 0)
+    given_after: Triple = (0, 0, 0)
+    zeros: bool = False
+
+    @property
+    def offsets(self) -> list[Triple]:
+        """Each tap's offset from the stride-scaled output site, taps in (z, y, x) order, x fastest."""
+        z, y, x = self.axis_offsets
+        return list(itertools.product(z, y, x))
+
+    @property
+    def axis_offsets(self) -> list[list[int]]:
+        """The taps' offsets along z, y and x, ascending."""
+        return [[tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)]
+
+    @property
+    def shift(self) -> Triple:
+        """How far a stride-1 axis of the image moves its sites back because its padding is not the centred one."""
+        shifts = []
+        for axis in range(3):
+            before, span = self.before[axis], (self.kernel[axis] - 1) * self.dilation[axis]
+            keeps = axis == self.new_axis or self.stride[axis] > 1 or before in (span // 2, -(-span // 2))
+            shifts.append(0 if keeps else span // 2 - before)
+        return (shifts[0], shifts[1], shifts[2])
+
+    def out_shape(self, shape: Triple) -> Triple:
+        """Returns the output extent that torch gives for an input extent (torch.nn.Conv2d, MaxPool2d: "Shape")."""
+        extents = []
+        for axis in range(3):
+            kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
+            if axis == self.new_axis:
+                extents.append(-(-shape[axis] // stride))
+                continue
+            room = shape[axis] + self.before[axis] + self.after[axis] - dilation * (kernel - 1) - 1
+            extent = (-(-room // stride) if self.ceil_mode else room // stride) + 1
+            if self.ceil_mode and (extent - 1) * stride >= shape[axis] + self.before[axis] + self.given_after[axis]:
+                extent -= 1
+            extents.append(extent)
+        return (extents[0], extents[1], extents[2])
+
+
+class PairLists(NamedTuple):
+    """The pairs of each row, row after row, by rising tap.
+
+    Attributes:
+        ends: (N,) int64, where each row's pairs end.
+        sources, taps: (P,) int32, the site that is read and the number of its tap among the map's.
+    """
+
+    ends: NDArray[np.int64]
+    sources: NDArray[np.int32]
+    taps: NDArray[np.int32]
+
+
+@dataclass
+class KernelMap:
+    """Which input site each tap of each output site reads.
+
+    Attributes:
+        taps: the K tap numbers, of all in the window, that read anything.
+        table: (K, N_out) int32, the input row of each of those taps and outputs, -1 where there is none.
+        num_inputs: number of input sites.
+        kernel: extent (z, y, x) of the window.
+        num_pairs: number of pairs of an input and an output site, over all taps.
+    """
+
+    taps: list[int]
+    table: Tensor
+    num_inputs: int
+    kernel: Triple
+    num_pairs: int
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of output sites."""
+        return int(self.table.shape[1])
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, Tensor | None, Tensor | None]]:
+        """For each tap its number, input rows (n,) and output rows (n,) int64; both None where they are all, in order."""
+        result: list[tuple[int, Tensor | None, Tensor | None]] = []
+        same = self.num_inputs == self.num_outputs
+        identity = torch.arange(self.num_outputs, dtype=torch.int32, device=self.table.device) if same else None
+        for tap, row in zip(self.taps, self.table, strict=True):
+            if identity is not None and torch.equal(row, identity):
+                result.append((tap, None, None))
+                continue
+            outputs = (row >= 0).nonzero().squeeze(1)
+            result.append((tap, row[outputs].long(), outputs))
+        return result
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """(K, N_in) int32: for each tap and input row the output that reads it, -1 where there is none."""
+        table = self.table.new_empty((len(self.taps), self.num_inputs))
+        if table.device.type == "cpu":
+            run_chunks(_sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table.numpy(), table.numpy())
+            return table
+        table.fill_(-1)
+        for number, (_, inputs, outputs) in enumerate(self.pairs):
+            if inputs is None or outputs is None:
+                table[number] = torch.arange(self.num_inputs, dtype=torch.int32, device=table.device)
+            else:
+                table[number, inputs] = outputs.int()
+        return table
+
+    @cached_property
+    def pairs_by_output(self) -> PairLists:
+        """What each output site reads, on the CPU."""
+        return _list_pairs(self.table)
+
+    @cached_property
+    def pairs_by_input(self) -> PairLists:
+        """Which output sites read each input site, on the CPU."""
+        return _list_pairs(self.transposed)
+
+    @cached_property
+    def inverse(self) -> KernelMap:
+        """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
+        return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel, self.num_pairs)
+
+    @cached_property
+    def pair_table(self) -> tuple[Tensor, Tensor]:
+        """Spconv's form: (2, taps, N) int32 input and output rows, -1 behind the last, and (taps,) int32 their numbers."""
+        taps = math.prod(self.kernel)
+        table = self.table.new_full((2, taps, max(self.num_inputs, self.num_outputs)), -1)
+        counts = torch.zeros(taps, dtype=torch.int32)
+        for tap, row in zip(self.taps, self.table, strict=True):
+            outputs = (row >= 0).nonzero().squeeze(1)
+            counts[tap] = len(outputs)
+            table[0, tap, : len(outputs)] = row[outputs]
+            table[1, tap, : len(outputs)] = outputs.int()
+        return table, counts.to(table.device)
+
+    def split(self, axis: int) -> tuple[KernelMap, KernelMap]:
+        """Splits the map in two: a sum along `axis` onto columns, and the window's plane over those columns.
+
+        A column is what one output reads along the axis at one place of the plane; outputs that read the same voxels with
+        the same taps share it. Where a kernel repeats along the axis, the two maps in turn give what this one does.
+
+        On the CPU.
+
+        Args:
+            axis: 0, 1 or 2 for z, y, x.
+
+        Returns:
+            The map from inputs to columns (a kernel of `kernel[axis]` taps), and that from columns to outputs, whose taps
+            are those of this one's kernel that stand first on the axis.
+        """
+        if axis not in self._splits:
+            self._splits[axis] = _split(self, axis)
+        return self._splits[axis]
+
+    @cached_property
+    def _splits(self) -> dict[int, tuple[KernelMap, KernelMap]]:
+        return {}
+
+
+def _list_pairs(table: Tensor) -> PairLists:
+    counts = np.empty(table.shape[1], np.int64)
+    run_chunks(_sites.count_pairs, chunk_bounds(len(counts)), table.numpy(), counts)
+    ends = counts.cumsum()
+    pairs = int(ends[-1]) if len(ends) else 0
+    sources, taps = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    run_chunks(_sites.list_pairs, chunk_bounds(len(ends)), table.numpy(), ends, sources, taps)
+    return PairLists(ends, sources, taps)
+
+
+def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
+    length, places = kmap.kernel[axis], math.prod(kmap.kernel) // kmap.kernel[axis]
+    rows = np.full(math.prod(kmap.kernel), -1)
+    rows[kmap.taps] = np.arange(len(kmap.taps))
+    numbers = np.arange(len(rows))
+    lines, taps = (np.moveaxis(a.reshape(kmap.kernel), axis, 0).reshape(length, places) for a in (rows, numbers))
+    plane = torch.empty((places, kmap.num_outputs), dtype=torch.int32)
+    known = torch.zeros(kmap.num_inputs * length, dtype=torch.int32)
+    bounds = chunk_bounds(kmap.num_outputs)
+    run_chunks(_columns.find_columns, bounds, kmap.table.numpy(), lines, plane.numpy(), known.numpy())
+    ends = known.cumsum(0, dtype=torch.int32)
+    along = torch.full((length, int(ends[-1])), -1, dtype=torch.int32)
+    arrays = (kmap.table.numpy(), lines, (ends - 1).numpy(), plane.numpy(), along.numpy())
+    run_chunks(_columns.fill_columns, bounds, *arrays)
+    line = (length if axis == 0 else 1, length if axis == 1 else 1, length if axis == 2 else 1)
+    return (
+        KernelMap(list(range(length)), along, kmap.num_inputs, line, int((along >= 0).sum())),
+        KernelMap(taps[0].tolist(), plane, along.shape[1], kmap.kernel, int((plane >= 0).sum())),
+    )
+
+
+def window_sites(
+    cache: SiteCache, coords: Tensor, shape: Triple | None, window: Window
+) -> tuple[Tensor, Triple | None, KernelMap]:
+    """Applies a window's geometry to sites.
+
+    Args:
+        cache: cache of the input.
+        coords: (N, 4) int32 input sites.
+        shape: extent (z, y, x) of the input, or None for no border.
+        window: the window.
+
+    Returns:
+        Output sites (M, 4) int32, their extent, and the kernel map between the two.
+    """
+    out_shape = None if shape is None else window.out_shape(shape)
+    out = derive_sites(cache, coords, shape, window.stride, window.shift, out_shape)
+    return out, out_shape, kernel_map(cache, coords, out, window)
+
+
+def kernel_map(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> KernelMap:
+    """Returns the map of `window` from input sites `coords` (N, 4) to output sites `out` (M, 4), built once a cache."""
+    key = ("map", cache.key(coords), cache.key(out), window.kernel, window.stride, window.before, window.dilation)
+    if key not in cache.derived:
+        table, counts = build_table(cache, coords, out, window)
+        taps = counts.nonzero().squeeze(1)
+        table = table if len(taps) == len(table) else table[taps]
+        cache.derived[key] = KernelMap(taps.tolist(), table, len(coords), window.kernel, int(counts.sum()))
+    result: KernelMap = cache.derived[key]
+    return result
+
+
+@dataclass
+class Lines:
+    """Sorted sites as runs that differ in x alone.
+
+    Attributes:
+        keys: (L, 3) int32, batch, z, y of each line.
+        starts: (L + 1,) int64, each line's first site, and the number of sites.
+        x: (N,) int32 of each site, in sorted order.
+        order: (N,) int64 row of each site, or (0,) where rows stand in sorted order.
+    """
+
+    keys: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    x: NDArray[np.int32]
+    order: NDArray[np.int64]
+
+
+def lines_of(cache: SiteCache, coords: Tensor) -> Lines:
+    """Returns the lines of (N, 4) int32 sites on the CPU, found once a cache."""
+    key = ("lines", cache.key(coords))
+    if key not in cache.derived:
+        order = cache.order(coords)
+        rows = np.empty(0, dtype=np.int64) if order is None else order.numpy()
+        keys, starts = np.empty((len(coords), 3), np.int32), np.empty(len(coords) + 1, np.int64)
+        x = np.empty(len(coords), np.int32)
+        count = _sites.find_lines(coords.numpy(), rows, keys, starts, x)
+        cache.derived[key] = Lines(keys[:count].copy(), starts[: count + 1].copy(), x, rows)
+    result: Lines = cache.derived[key]
+    return result
+
+
+def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Returns which input row each tap of each output reads, (taps, N_out) int32, -1 for none, and each tap's pairs."""
+    if coords.device.type != "cpu":
+        return search_table(cache, coords, out, window)
+    read, write = lines_of(cache, coords), lines_of(cache, out)
+    offsets = window.axis_offsets
+    symmetric = all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
+    mirrored = coords is out and window.stride == (1, 1, 1) and symmetric
+    by_planes = len(read.x) < _LONG_LINE * len(read.keys) and window.dilation[1] <= 2
+    table = torch.full((math.prod(window.kernel), len(out)), -1, dtype=torch.int32)
+    bounds = chunk_bounds(len(write.keys))
+    counts = torch.zeros((len(bounds), len(table)), dtype=torch.int64)
+    run_chunks(
+        _sites.match_lines,
+        bounds,
+        *(read.keys, read.starts, read.x, read.order),
+        *(write.keys, write.starts, write.x, write.order),
+        np.array(window.stride, dtype=np.int64),
+        *(np.array(ascending, dtype=np.int64) for ascending in offsets),
+        window.kernel[1] if by_planes else 1,
+        mirrored,
+        table.numpy(),
+        counts.numpy(),
+    )
+    return table, counts.sum(0)
+
+
+def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Builds the same as `build_table` on any device, by a binary search in packed keys."""
+    wide = coords.long()
+    low, high = torch.aminmax(wide, dim=0)
+    extents = high - low + 1
+    weights = torch.stack([extents[1:].prod(), extents[2:].prod(), extents[3], torch.ones_like(extents[0])])
+    keys = ((wide - low) * weights).sum(1)
+    order = cache.order(coords)
+    rows = torch.arange(len(coords), device=coords.device) if order is None else order
+    keys = keys[rows]
+    stride = torch.tensor([1, *window.stride], device=out.device)
+    table = torch.empty((len(window.offsets), len(out)), dtype=torch.int32, device=out.device)
+    for tap, offset in enumerate(window.offsets):
+        wanted = out.long() * stride + torch.tensor([0, *offset], device=out.device)
+        reachable = ((wanted >= low) & (wanted <= high)).all(1)
+        query = ((wanted - low) * weights).sum(1)
+        position = torch.searchsorted(keys, query).clamp_(max=len(keys) - 1)
+        found = reachable & (keys[position] == query)
+        table[tap] = torch.where(found, rows[position], -1)
+    return table, (table >= 0).sum(1)

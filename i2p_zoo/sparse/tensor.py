@@ -1,0 +1,411 @@
+"""SparseTensor: features on integer voxels, seen by a 2D network as a (batch, channels, height, width) tensor."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+
+from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
+from i2p_zoo.sparse.coordinates import SiteCache, Triple, batch_counts, check_coords
+
+UNBOUNDED = 2**30
+"""The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
+
+_handlers: dict[Any, Callable[..., Any]] = {}
+_padding_takers: set[Any] = set()
+
+
+def find_handler(function: Any) -> Callable[..., Any] | None:
+    """Returns the handler that `i2p_zoo.sparse.functions` registered for a torch function object, or None."""
+    import i2p_zoo.sparse.functions  # noqa: F401  (fills the table; it imports this module)
+
+    return _handlers.get(function)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the 2D network's geometry runs in 3D.
+
+    Attributes:
+        axis: 0, 1 or 2 (z, y, x): the axis that the 2D network did not have.
+        skip_downsamples: how many of its first halvings run at stride 1.
+        level: how many halvings lie behind this tensor, the skipped ones included.
+    """
+
+    axis: int = 0
+    skip_downsamples: int = 0
+    level: int = 0
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """The two axes (indices into z, y, x) on which the image's height and width lie."""
+        return ((1, 2), (0, 2), (0, 1))[self.axis]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What a 2D network put around the image, or cut off where negative, for the next window to see; sites stay until then.
+
+    Attributes:
+        rows: at the top and the bottom.
+        columns: at the left and the right.
+        zeros: whether zeros were put there, of which a maximum takes notice.
+    """
+
+    rows: tuple[int, int] = (0, 0)
+    columns: tuple[int, int] = (0, 0)
+    zeros: bool = False
+
+
+class SparseTensor:
+    """Features on the active voxels of a batch of point clouds.
+
+    Args:
+        features: (N, C) floating point, one row a voxel. Inside a network also (N, C1, C2, ...).
+        coords: (N, 4) integers, columns batch, z, y, x, in voxels at this stride; any row order, no voxel twice.
+        stride: input voxels a voxel of this tensor, one number or (z, y, x).
+        batch_size: number of samples; by default the largest batch id plus one.
+        spatial_shape: extent (z, y, x) in voxels of this stride. With it, borders act as they do in 2D: 'valid' layers
+            crop and averages count padding. A point cloud has no border and leaves it out.
+
+    Raises:
+        InvalidInputError: shapes, dtypes, devices or values that do not fit; the message quotes them.
+
+    Example:
+        >>> import torch
+        >>> x = SparseTensor(torch.ones(2, 3), torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]]))
+        >>> x.features.shape, x.batch_size
+        (torch.Size([2, 3]), 1)
+    """
+
+    features: Tensor
+    coords: Tensor
+    stride: int | Triple
+    batch_size: int
+    spatial_shape: Triple | None
+    plan: Plan
+    cache: SiteCache
+    channels_last: bool
+    padding: Padding
+
+    def __init__(
+        self,
+        features: Tensor,
+        coords: Tensor,
+        stride: int | Triple = 1,
+        batch_size: int | None = None,
+        spatial_shape: Triple | None = None,
+    ) -> None:
+        if not isinstance(features, Tensor) or features.ndim < 2:
+            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise InvalidInputError(f"`features` must be a (N, C) tensor; got {found}.")
+        if not features.is_floating_point():
+            raise InvalidInputError(f"`features` must be floating point; got {features.dtype}. Call `.float()` on it.")
+        if spatial_shape is not None:
+            spatial_shape = check_shape(spatial_shape, "spatial_shape")
+        if isinstance(coords, Tensor) and features.device != coords.device:
+            raise InvalidInputError(
+                f"`features` is on {features.device} and `coords` on {coords.device}: move both to one device."
+            )
+        coords, size, order = check_coords(coords, batch_size, spatial_shape)
+        if len(features) != len(coords):
+            raise InvalidInputError(
+                f"`features` has {len(features)} rows and `coords` {len(coords)}: each voxel needs one row of each."
+            )
+        self.features = features
+        self.coords = coords
+        self.stride = simplify_stride(check_shape(stride, "stride"))
+        self.batch_size = size
+        self.spatial_shape = spatial_shape
+        self.plan = Plan()
+        self.channels_last = False
+        self.padding = Padding()
+        self.cache = SiteCache()
+        self.cache.orders[self.cache.key(coords)] = order
+
+    def derive(self, features: Tensor, **changes: Any) -> SparseTensor:
+        """Returns a tensor of new (N, ...) features on the same sites, or with other attributes given by name.
+
+        It trusts its arguments: coordinates given here come from `i2p_zoo.sparse.coordinates` and are not checked again.
+        """
+        result = object.__new__(SparseTensor)
+        result.__dict__.update(self.__dict__)
+        result.features = features
+        result.__dict__.update(changes)
+        return result
+
+    def with_plan(self, **changes: Any) -> SparseTensor:
+        """Returns the same tensor with some fields of its `Plan` changed."""
+        return self.derive(self.features, plan=replace(self.plan, **changes))
+
+    @property
+    def batch_rows(self) -> Tensor:
+        """(N,) int64, the sample each voxel belongs to."""
+        return batch_counts(self.cache, self.coords, self.batch_size)[0]
+
+    @property
+    def sample_counts(self) -> Tensor:
+        """(batch_size,) int64, the number of voxels of each sample."""
+        return batch_counts(self.cache, self.coords, self.batch_size)[1]
+
+    def dense(self) -> Tensor:
+        """Returns a (B, C, Z, Y, X) tensor with zeros where no voxel is, differentiable in the features.
+
+        Its origin is the voxel (0, 0, 0) where a `spatial_shape` is given, else the least coordinate of each axis.
+        """
+        from i2p_zoo.sparse.functions.resampling import apply_padding
+
+        if self.padding != Padding():
+            return apply_padding(self).dense()
+        coords = self.coords.long()
+        if self.spatial_shape is None:
+            low, high = torch.aminmax(coords[:, 1:], dim=0)
+            extent = (high - low + 1).tolist()
+        else:
+            low, extent = torch.zeros_like(coords[0, 1:]), list(self.spatial_shape)
+        z, y, x = (coords[:, 1:] - low).unbind(1)
+        out = self.features.new_zeros((self.batch_size, *extent, *self.features.shape[1:]))
+        out = out.index_put((coords[:, 0], z, y, x), self.features)
+        return out.permute(0, *range(4, out.ndim), 1, 2, 3)
+
+    @classmethod
+    def from_dense(cls, dense: Tensor, *, keep_zeros: bool = False) -> SparseTensor:
+        """Turns a (B, C, Z, Y, X) volume into a sparse tensor with that `spatial_shape`.
+
+        Args:
+            dense: the volume, floating point.
+            keep_zeros: keep voxels whose features are all zero.
+
+        Raises:
+            InvalidInputError: not five dimensions, or no voxel left.
+        """
+        if dense.ndim != 5:
+            raise InvalidInputError(f"`dense` must be (B, C, Z, Y, X); got shape {tuple(dense.shape)}.")
+        last = dense.permute(0, 2, 3, 4, 1)
+        active = torch.ones_like(last[..., 0], dtype=torch.bool) if keep_zeros else (last != 0).any(-1)
+        coords = active.nonzero().int().contiguous()
+        shape = (int(dense.shape[2]), int(dense.shape[3]), int(dense.shape[4]))
+        return cls(last[active], coords, batch_size=int(dense.shape[0]), spatial_shape=shape)
+
+    @classmethod
+    def from_spconv(cls, tensor: Any, stride: int | Triple = 1) -> SparseTensor:
+        """Takes the features and indices of a `spconv.pytorch.SparseConvTensor`; its extent, a bound, is not a border."""
+        return cls(tensor.features, tensor.indices, stride=stride, batch_size=int(tensor.batch_size))
+
+    def to_spconv(self) -> Any:
+        """Returns a `spconv.pytorch.SparseConvTensor` with the same features and indices.
+
+        Raises:
+            MissingExtraError: spconv is not installed.
+            InvalidInputError: a coordinate is negative, which spconv cannot hold.
+        """
+        from i2p_zoo._extras import require
+
+        require_unpadded(self, "to_spconv")
+        spconv = require("spconv.pytorch", extra="spconv")
+        low, high = torch.aminmax(self.coords[:, 1:].long(), dim=0)
+        if int(low.min()) < 0:
+            raise InvalidInputError(f"spconv takes no negative coordinates; the least (z, y, x) is {low.tolist()}.")
+        shape = self.spatial_shape or tuple((high + 1).tolist())
+        return spconv.SparseConvTensor(self.features, self.coords, list(shape), self.batch_size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(batch, channels, height, width) as the 2D network sees it; from `UNBOUNDED`, halved, where there is no border.
+
+        After a permutation (`channels_last`) it is (batch, height, width, channels).
+        """
+        if self.spatial_shape is None:
+            height = width = UNBOUNDED >> self.plan.level
+        else:
+            height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
+            height, width = height + sum(self.padding.rows), width + sum(self.padding.columns)
+        batch, channels = self.batch_size, self.features.shape[1:]
+        return (batch, height, width, *channels) if self.channels_last else (batch, *channels, height, width)
+
+    @property
+    def site_dims(self) -> tuple[int, int]:
+        """The dimensions of `shape` that are height and width."""
+        return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
+
+    def size(self, dim: int | None = None) -> Any:
+        """Returns `shape`, or one entry of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Returns the number of dimensions of `shape`."""
+        return self.features.ndim + 2
+
+    ndim = property(dim)
+
+    def __len__(self) -> int:
+        return self.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Device of features and coordinates."""
+        return self.features.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the features."""
+        return self.features.dtype
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to the features."""
+        return self.features.requires_grad
+
+    is_cuda = property(lambda self: self.features.is_cuda)
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
+        """Moves or casts as `torch.Tensor.to` does; coordinates stay int32 and follow the device."""
+        features = self.features.to(*args, **kwargs)
+        if features.device == self.coords.device:
+            return self if features is self.features else self.derive(features)
+        return self.derive(features, coords=self.coords.to(features.device), cache=SiteCache())
+
+    def float(self) -> SparseTensor:
+        """Casts the features to float32."""
+        return self.to(torch.float32)
+
+    def double(self) -> SparseTensor:
+        """Casts the features to float64."""
+        return self.to(torch.float64)
+
+    def half(self) -> SparseTensor:
+        """Casts the features to float16."""
+        return self.to(torch.float16)
+
+    def cpu(self) -> SparseTensor:
+        """Moves to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self) -> SparseTensor:
+        """Moves to the current CUDA device."""
+        return self.to("cuda")
+
+    def detach(self) -> SparseTensor:
+        """Returns the same tensor cut from the autograd graph."""
+        return self.derive(self.features.detach())
+
+    def new_empty(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns an empty dense tensor of this dtype and device (`torch.Tensor.new_empty`)."""
+        return self.features.new_empty(*args, **kwargs)
+
+    def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns a dense tensor of zeros of this dtype and device (`torch.Tensor.new_zeros`)."""
+        return self.features.new_zeros(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return (
+            f"SparseTensor(voxels={len(self.coords)}, features={tuple(self.features.shape[1:])}, "
+            f"batch_size={self.batch_size}, stride={self.stride}, spatial_shape={self.spatial_shape}, "
+            f"dtype={self.dtype}, device={self.device})"
+        )
+
+    # A 2D network's own code calls torch functions and tensor methods on what it thinks is a tensor; both go to one table.
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = find_handler(func)
+        if handler is None:
+            raise UnsupportedError(_describe_miss(func, args, kwargs or {}))
+        if func not in _padding_takers:
+            for x in (*args, *(kwargs or {}).values()):
+                if isinstance(x, SparseTensor):
+                    require_unpadded(x, _name_of(func))
+        try:
+            return handler(*args, **(kwargs or {}))
+        except TypeError as error:
+            try:
+                inspect.signature(handler).bind(*args, **(kwargs or {}))
+            except TypeError:
+                raise UnsupportedError(f"{_describe_call(func, args, kwargs or {})}: {error}.") from None
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        message = f"'SparseTensor' object has no attribute '{name}'"
+        if not hasattr(Tensor, name):
+            raise AttributeError(f"{message}.", name=name, obj=self)
+        if find_handler(getattr(Tensor, name)) is None:
+            hint = f"Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
+            raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}")
+        return functools.partial(_make_method(name), self)
+
+
+def _make_method(name: str) -> Callable[..., Any]:
+    def method(self: SparseTensor, *args: Any, **kwargs: Any) -> Any:
+        return SparseTensor.__torch_function__(getattr(Tensor, name), (SparseTensor,), (self, *args), kwargs)
+
+    method.__name__ = name
+    return method
+
+
+for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem matmul".split():
+    setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
+
+
+@functools.cache
+def _name_of(function: Any) -> str:
+    name = resolve_name(function) or f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+    return str(name)
+
+
+def _describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    name = _name_of(function)
+    given = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
+    return f"`{name}` was called on a sparse tensor with ({', '.join(given)})"
+
+
+def _describe_miss(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in _handlers})
+    return (
+        f"{_describe_call(function, args, kwargs)}; that function has no handler. "
+        f"Register one with `@i2p_zoo.sparse_op({resolve_name(function) or function})`. "
+        f"Supported: {', '.join(supported)}."
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, SparseTensor | Tensor):
+        return f"{type(value).__name__}{tuple(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(_describe(v) for v in value)})"
+    return repr(value)
+
+
+def require_channels_first(x: SparseTensor, name: str) -> None:
+    """Raises UnsupportedError where a 2D network permuted the channels to the end before a function that wants them first."""
+    if x.channels_last:
+        raise UnsupportedError(f"`{name}` of {x!r}, which is seen as {x.shape}: it wants channels before height and width.")
+
+
+def require_unpadded(x: SparseTensor, name: str) -> None:
+    """Raises UnsupportedError where padding was put around the image and no convolution or pool has taken it up."""
+    if x.padding != Padding():
+        raise UnsupportedError(f"`{name}` of {x!r} behind {x.padding}: only convolutions and pools can follow a padding.")
+
+
+def check_shape(value: Any, name: str) -> Triple:
+    """Returns one positive int or three as a (z, y, x) triple; raises InvalidInputError that quotes `name`."""
+    try:
+        z, y, x = (operator.index(v) for v in (value if isinstance(value, list | tuple) else (value,) * 3))
+    except (TypeError, ValueError):
+        z = y = x = 0
+    if min(z, y, x) < 1 or isinstance(value, bool):
+        raise InvalidInputError(f"`{name}` must be one positive integer or three (z, y, x); got {value!r}.")
+    return (z, y, x)
+
+
+def simplify_stride(stride: Triple) -> int | Triple:
+    """Returns one number for a stride that is the same along all axes, as torch's modules take it."""
+    return stride[0] if stride[0] == stride[1] == stride[2] else stride

@@ -1,0 +1,250 @@
+"""Point clouds and images to sparse tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
+from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.windows import insert_axis
+
+CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
+"""How many channels a named feature has."""
+FEATURES = (*CHANNELS, "extra")  # of the last as many as a cloud has further columns
+_MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
+
+
+@overload
+def voxelize(
+    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[False] = ...
+) -> SparseTensor: ...
+@overload
+def voxelize(
+    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[True]
+) -> tuple[SparseTensor, Tensor]: ...
+def voxelize(
+    points: Any,
+    voxel_size: float = 0.05,
+    features: Any = "xyz",
+    *,
+    reduce: str = "mean",
+    return_index: bool = False,
+) -> SparseTensor | tuple[SparseTensor, Tensor]:
+    """Gathers points into voxels: a point at p lies in the voxel floor(p / voxel_size).
+
+    Args:
+        points: one cloud, a list of clouds, or a (B, N, 3 + K) array. A cloud is a numpy or torch array (N, 3 + K), columns
+            x, y, z and K extra ones, in the units of `voxel_size`; or a mapping with `points` and, as (N, 3), `rgb` (uint8
+            is divided by 255) and `normals`.
+        voxel_size: edge of a voxel.
+        features: what a point carries: names among "xyz", "rgb", "normals", "ones", "extra", as a list or joined by
+            commas; or the values themselves, (N, C), for a list of clouds a list of them.
+        reduce: "mean" of a voxel's points, or its "first" point.
+        return_index: also return which voxel each point is in.
+
+    Returns:
+        A SparseTensor with float32 features (float64 for float64 points), voxels sorted by batch, z, y, x. With
+        `return_index` also (total points,) int64, the row of each point's voxel, clouds one after the other.
+
+    Raises:
+        InvalidInputError: an empty cloud, NaN or infinite values, points too far out for the voxel size, a wrong number of
+            columns, what looks like an image, unknown features, or arrays on several devices; the message says which cloud
+            and what.
+
+    Example:
+        >>> import torch
+        >>> cloud = torch.tensor([[0.01, 0.0, 0.0], [0.02, 0.0, 0.0], [0.2, 0.1, 0.0]])
+        >>> x, index = voxelize(cloud, voxel_size=0.1, return_index=True)
+        >>> x.coords.tolist(), index.tolist()
+        ([[0, 0, 0, 0], [0, 0, 1, 2]], [0, 0, 1])
+    """
+    if not isinstance(voxel_size, int | float | np.number) or not 0 < voxel_size < float("inf"):
+        raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size}.")
+    if reduce not in ("mean", "first"):
+        raise InvalidInputError(f"`reduce` must be 'mean' or 'first'; got {reduce!r}.")
+    clouds = split_clouds(points)
+    _check_devices([*(v for c in clouds for v in (c.values() if isinstance(c, Mapping) else (c,))), features])
+    parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
+    columns = [_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)]
+    if len({part.shape[1] for part in columns}) > 1:
+        raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
+    values = torch.cat(columns)
+    coords = torch.cat([_voxel_coords(part["positions"], voxel_size, number) for number, part in enumerate(parts)])
+    sites, index = unique_rows(coords)
+    if reduce == "mean":
+        counts = torch.bincount(index, minlength=len(sites))
+        sums = values.new_zeros((len(sites), values.shape[1]), dtype=torch.float64).index_add(0, index, values.double())
+        voxels = (sums / counts[:, None]).to(values.dtype)  # in float32 the mean of many points can leave their voxel
+    else:
+        first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
+        first = first.scatter_reduce(0, index, torch.arange(len(index), device=index.device), "amin")
+        voxels = values[first]
+    x = SparseTensor(voxels, sites, batch_size=len(parts))
+    return (x, index) if return_index else x
+
+
+def split_clouds(points: Any) -> list[Any]:
+    """Returns the clouds that `voxelize` is given, one by one; raises InvalidInputError for anything else."""
+    if isinstance(points, Mapping):
+        return [points]
+    if isinstance(points, np.ndarray | Tensor):
+        if points.ndim == 2:
+            return [points]
+        if points.ndim == 3 and points.dtype in (np.uint8, torch.uint8):
+            raise InvalidInputError(
+                f"`points` are uint8 {tuple(points.shape)}, as images are. `image_to_plane` takes images; give coordinates as "
+                "numbers of more bits."
+            )
+        if points.ndim == 3 and len(points):
+            return list(points)
+        raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}.")
+    if isinstance(points, Sequence) and not isinstance(points, str) and len(points):
+        return list(points)
+    raise InvalidInputError(f"`points` must be an array, a mapping or a non-empty list of them; got {type(points).__name__}.")
+
+
+def _check_devices(arrays: list[Any]) -> None:
+    flat = [a for given in arrays for a in (given if isinstance(given, list | tuple) else [given])]
+    devices = {a.device for a in flat if isinstance(a, Tensor)}
+    if any(isinstance(a, np.ndarray) for a in flat):
+        devices.add(torch.device("cpu"))
+    if len(devices) > 1:
+        raise InvalidInputError(f"All clouds and features must be on one device; got {sorted(map(str, devices))}.")
+
+
+def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
+    given = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
+    unknown = sorted(set(given) - {"points", "rgb", "normals"})
+    if "points" not in given or unknown:
+        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(given)}.")
+    part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in given.items()}
+    shape = tuple(part["points"].shape)
+    if len(shape) != 2 or shape[1] < 3:
+        raise InvalidInputError(f"Cloud {number} must be (N, 3 + K) with columns x, y, z; got shape {shape}.")
+    if shape[0] == 0:
+        raise InvalidInputError(f"Cloud {number} is empty: every cloud needs at least one point.")
+    for name in set(part) - {"points"}:
+        if tuple(part[name].shape) != (shape[0], 3):
+            raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
+    points = _as_tensor(given["points"], "points", number)
+    return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
+
+
+def _as_tensor(value: Any, name: str, number: int) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"`{name}` of cloud {number} is not a numeric array: {error}") from error
+
+
+def _as_float(tensor: Tensor, name: str, number: int) -> Tensor:
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
+    scaled = name == "rgb" and tensor.dtype == torch.uint8
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    bad = (~torch.isfinite(tensor)).nonzero()
+    if len(bad):
+        at = tuple(bad[0].tolist())
+        raise InvalidInputError(
+            f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}."
+        )
+    return tensor / 255 if scaled else tensor
+
+
+def _voxel_coords(positions: Tensor, voxel_size: float, number: int) -> Tensor:
+    """(N, 4) int32 from (N, 3) float64, so that a border does not depend on the points' dtype."""
+    scaled = torch.floor(positions / voxel_size)
+    largest = float(scaled.abs().max())
+    if largest > MAX_COORDINATE:
+        raise InvalidInputError(
+            f"Cloud {number} reaches voxel {largest:.3g} at voxel_size={voxel_size}; coordinates must lie within +-2**30. "
+            "Use a larger voxel size or move the cloud nearer to the origin."
+        )
+    coords = torch.empty((len(positions), 4), dtype=torch.int32, device=positions.device)
+    coords[:, 0] = number
+    coords[:, 1:] = scaled.flip(1)
+    return coords
+
+
+def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
+    points = part["points"]
+    names = features.split(",") if isinstance(features, str) else features
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+        wide = points.shape[1] > _MOST_COLUMNS and points.shape[1] >= points.shape[0]
+        if wide and "extra" not in [name.strip() for name in names]:
+            raise InvalidInputError(
+                f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
+                "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
+            )
+        return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
+    several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
+    if several and len(features) != count:
+        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
+    if not several and count > 1:
+        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
+    given = features[number] if several else features
+    values = _as_float(_as_tensor(given, "features", number), "features", number)
+    if values.ndim != 2 or len(values) != len(points):
+        raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")
+    return values
+
+
+def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
+    points = part["points"]
+    if name == "xyz":
+        return points[:, :3]
+    if name == "ones":
+        return torch.ones_like(points[:, :1])
+    if name == "extra":
+        if points.shape[1] == 3:
+            raise InvalidInputError(f"Feature 'extra' of cloud {number}: its points have no column beyond x, y, z.")
+        return points[:, 3:]
+    if name in ("rgb", "normals"):
+        if name not in part:
+            raise InvalidInputError(
+                f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'."
+            )
+        return part[name].to(points.dtype)
+    raise InvalidInputError(f"Unknown feature {name!r}; choose among {', '.join(FEATURES)}.")
+
+
+def image_to_plane(images: Tensor, axis: str = "z") -> SparseTensor:
+    """Lays images on a plane of voxels, one voxel a pixel, at coordinate 0 of `axis`.
+
+    Args:
+        images: (B, C, H, W), any floating dtype.
+        axis: the plane's normal. Height and width lie on the other two axes, in the order z, y, x.
+
+    Returns:
+        A SparseTensor of B * H * W voxels with the images' extent as `spatial_shape`.
+
+    Raises:
+        InvalidInputError: not a floating (B, C, H, W) tensor with pixels, or an unknown axis.
+
+    Example:
+        >>> import torch
+        >>> image_to_plane(torch.zeros(2, 3, 4, 5)).spatial_shape
+        (1, 4, 5)
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or images.numel() == 0:
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a non-empty floating point (B, C, H, W) tensor; got {found}.")
+    if axis not in AXES:
+        raise InvalidInputError(f"`axis` must be 'z', 'y' or 'x'; got {axis!r}.")
+    batch, channels, height, width = images.shape
+    ranges = [torch.arange(n, dtype=torch.int32, device=images.device) for n in (batch, height, width)]
+    b, h, w = torch.meshgrid(*ranges, indexing="ij")
+    columns = [h, w]
+    columns.insert(AXES[axis], torch.zeros_like(h))
+    coords = torch.stack([b, *columns], dim=-1).reshape(-1, 4)
+    features = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    shape = insert_axis((height, width), 1, AXES[axis])
+    x = SparseTensor(features, coords, batch_size=batch, spatial_shape=shape)
+    return x.with_plan(axis=AXES[axis])

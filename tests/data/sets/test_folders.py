@@ -1,0 +1,201 @@
+"""Folders of files: the layouts, the division by a hash, normalisation, and every fault by name."""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+import pytest
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.data.sets.folders import load_folder
+from i2p_zoo.errors import NotFoundError
+
+TRIANGLES = "OFF\n4 2 0\n0 0 {z}\n2 0 {z}\n2 1 {z}\n0 1 {z}\n3 0 1 2\n3 0 2 3\n"
+
+
+def write_cloud(path, count=5, offset=10.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.random.default_rng(count).normal(size=(count, 3)) * 4 + offset)
+
+
+def write_mesh(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TRIANGLES.format(z=7))
+
+
+def write_layout(folder, layout):
+    """Two clouds to train on and one to test on of each of two classes, whose numbers of points tell them apart."""
+    for label, name in enumerate(("cat", "dog")):
+        for number, split in enumerate(("train", "train", "test")):
+            place = folder / (f"{name}/{split}" if layout == "CLASS/split" else f"{split}/{name}")
+            write_cloud(place / f"{number}.npy", 10 * label + number + 3)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["CLASS/split", "split/CLASS"])
+def test_splits_are_read_from_either_layout(tmp_path, layout):
+    train, test = load_folder(str(write_layout(tmp_path, layout)))
+    assert train.classes == test.classes == ("cat", "dog")
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert test.labels.tolist() == [0, 1]
+    assert train.labels.dtype == np.int64
+    assert [len(points) for points in train.points] == [3, 4, 13, 14]
+    assert [len(points) for points in test.points] == [5, 15]
+
+
+def names_of_test(folder, names):
+    """Which of the files of one class are in the test split: each cloud's number of points tells its file."""
+    _, test = load_folder(folder)
+    return {name for name, count in names.items() if count in {len(points) for points in test.points}}
+
+
+def test_a_plain_layout_is_divided_four_to_one_and_stays_so_when_files_are_added(tmp_path):
+    names = {f"scan {number}.npy": number + 1 for number in range(250)}
+    for name, count in names.items():
+        write_cloud(tmp_path / "cat" / name, count)
+    before = names_of_test(tmp_path, names)
+    assert abs(len(before) - 50) < 4.5 * np.sqrt(250 * 0.16)
+    for name in ("a new one.npy", "scan 0b.npy"):
+        write_cloud(tmp_path / "cat" / name, 300)
+    assert names_of_test(tmp_path, names) == before
+
+
+# The names of a to z whose SHA-256, its first eight bytes as a number, is divisible by five.
+EXPECTED_TEST = {"e.npy", "t.npy", "u.npy", "y.npy"}
+
+
+def test_the_division_is_this_one_on_every_machine(tmp_path):
+    names = {f"{letter}.npy": number + 1 for number, letter in enumerate(string.ascii_lowercase)}
+    for name, count in names.items():
+        write_cloud(tmp_path / "cat" / name, count)
+    assert names_of_test(tmp_path, names) == EXPECTED_TEST
+
+
+def test_each_object_is_centred_and_scaled_to_the_unit_sphere(tmp_path):
+    write_cloud(tmp_path / "train" / "a" / "cloud.npy", 50)
+    write_cloud(tmp_path / "test" / "a" / "cloud.npy", 1)
+    write_mesh(tmp_path / "train" / "a" / "mesh.off")
+    train, test = load_folder(tmp_path, points=100)
+    assert [len(points) for points in train.points] == [50, 100]
+    for points in train.points:
+        assert points.dtype == np.float32
+        assert np.allclose(points.mean(0), 0, atol=1e-6)
+        assert np.isclose(np.linalg.norm(points, axis=1).max(), 1, atol=1e-6)
+    assert np.array_equal(test.points, np.zeros((1, 1, 3))), "a single point has no size to scale"
+
+
+def test_large_clouds_are_drawn_down_and_equal_sizes_make_one_array(tmp_path):
+    for split, counts in (("train", (500, 300)), ("test", (200, 100))):
+        for count in counts:
+            write_cloud(tmp_path / split / "a" / f"{count}.npy", count)
+    train, test = load_folder(tmp_path, points=100)
+    assert isinstance(train.points, np.ndarray)
+    assert train.points.shape == test.points.shape == (2, 100, 3)
+    assert all(len(np.unique(points, axis=0)) == 100 for points in train.points), "no point comes twice"
+
+
+def test_the_draw_is_the_same_each_time(tmp_path):
+    write_cloud(tmp_path / "train" / "a" / "1.npy", 500)
+    write_mesh(tmp_path / "train" / "a" / "2.off")
+    write_cloud(tmp_path / "test" / "a" / "3.npy", 100)
+    (first, _), (again, _) = load_folder(tmp_path, points=100), load_folder(tmp_path, points=100)
+    assert np.array_equal(first.points, again.points)
+    assert np.array_equal(first.normals or [], again.normals or [])
+
+
+def test_normals_and_colours_come_where_every_file_has_them(tmp_path):
+    rgb = np.arange(150, dtype=np.uint8).reshape(50, 3)
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        np.savez(tmp_path / split / "a" / "full.npz", points=points, normals=points, rgb=rgb)
+    for clouds in load_folder(tmp_path, points=20):
+        # the same rows of each array
+        rows = [int(colour[0]) // 3 for colour in clouds.rgb[0]]
+        assert np.allclose(clouds.normals[0], points[rows], atol=1e-6)
+        unscaled = clouds.points[0] * np.linalg.norm(points[rows] - points[rows].mean(0), axis=1).max() + points[rows].mean(0)
+        assert np.allclose(unscaled, points[rows], atol=1e-5)
+    np.savez(tmp_path / "train" / "a" / "partial.npz", points=points, normals=points)
+    for clouds in load_folder(tmp_path):
+        assert clouds.rgb is None
+        assert len(clouds.normals) == len(clouds)
+
+
+def test_other_files_are_left_out_with_a_warning_and_hidden_ones_without(tmp_path):
+    write_layout(tmp_path, "split/CLASS")
+    (tmp_path / "train" / "cat" / ".DS_Store").write_text("")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "README.txt").write_text("about")
+    assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
+    (tmp_path / "train" / "cat" / "paint.mtl").write_text("")
+    with pytest.warns(UserWarning, match=r"cat: 1 files such as 'paint\.mtl'"):
+        assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"words\n", np.full(8, np.nan, np.float32).tobytes()], ids=["empty", "text", "nan"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
+    write_layout(tmp_path, "split/CLASS")
+    (tmp_path / "train" / "dog" / "0.5.bin").write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"train.dog.0\.5\.bin (cannot be read|is empty)"):
+        load_folder(tmp_path)
+
+
+def remove(folder, pattern):
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
+BARE = {
+    "an empty train folder of a class": ("CLASS/split", lambda folder: remove(folder, "dog/train/*"), r"\['dog'\]"),
+    "a class to test on alone": ("split/CLASS", lambda folder: write_cloud(folder / "test" / "elk" / "a.npy"), r"\['elk'\]"),
+    "an empty class": ("split/CLASS", lambda folder: (folder / "train" / "elk").mkdir(), r"\['elk'\]"),
+    "nothing to train on": ("split/CLASS", lambda folder: remove(folder, "train/*/*"), r"\['cat', 'dog'\]"),
+}
+
+
+@pytest.mark.parametrize(("layout", "change", "message"), BARE.values(), ids=BARE)
+def test_a_class_without_a_file_to_train_on_is_named(tmp_path, layout, change, message):
+    change(write_layout(tmp_path, layout))
+    with pytest.raises(InvalidInputError, match=f"no file to train on in the classes {message}"):
+        load_folder(tmp_path)
+
+
+def test_a_class_of_which_the_hash_leaves_nothing_to_train_on_is_named(tmp_path):
+    write_cloud(tmp_path / "cat" / "a.npy")
+    write_cloud(tmp_path / "dog" / min(EXPECTED_TEST))
+    with pytest.raises(InvalidInputError, match=r"\['dog'\]"):
+        load_folder(tmp_path)
+
+
+STRANGE = {
+    "train without test": (lambda folder: write_cloud(folder / "train" / "cat" / "a.npy"), "lacks \\['test'\\]"),
+    "a class beside the splits": (
+        lambda folder: (write_layout(folder, "split/CLASS"), write_cloud(folder / "elk" / "a.npy")),
+        r"has \['elk'\] besides",
+    ),
+    "a class without splits": (
+        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "elk" / "a.npy")),
+        "some classes are divided",
+    ),
+    "folders in a class": (
+        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "valid" / "a.npy")),
+        r"dog.*'valid'",
+    ),
+    "files alone": (lambda folder: write_cloud(folder / "a.npy"), r"no class sub-folders.*CLASS/train, train/CLASS or CLASS"),
+    "nothing": (lambda folder: None, "no class sub-folders"),
+    "splits of nothing": (lambda folder: [(folder / split).mkdir() for split in ("train", "test")], "no class sub-folders"),
+}
+
+
+@pytest.mark.parametrize(("write", "message"), STRANGE.values(), ids=STRANGE)
+def test_other_layouts_are_refused(tmp_path, write, message):
+    write(tmp_path)
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        load_folder(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(NotFoundError, match=r"none: no such folder\. .*sub-folder"):
+        load_folder(tmp_path / "none")

@@ -1,0 +1,236 @@
+"""Kernel maps against a search by Python's integers, and windows' geometry against torch's own output shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from i2p_zoo.sparse import kernel_maps
+from i2p_zoo.sparse.coordinates import SiteCache
+from i2p_zoo.sparse.kernel_maps import KernelMap, Window, kernel_map, window_sites
+from tests.helpers import force_torch_path, make_window, property_test, random_cloud, strided_sites, window_rows
+
+
+def sites_of(coords):
+    return [tuple(site) for site in coords.tolist()]
+
+
+def whole_table(kmap, window):
+    """The map as one list of input rows an output site, the taps that read nothing put back."""
+    table = torch.full((len(window.offsets), kmap.num_outputs), -1, dtype=torch.int32)
+    table[kmap.taps] = kmap.table
+    return table.t().tolist()
+
+
+@pytest.mark.parametrize("path", ["numba", "torch"])
+@given(
+    kernel=st.tuples(*[st.integers(1, 4)] * 3),
+    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    dilation=st.tuples(*[st.integers(1, 3)] * 3),
+    padding=st.tuples(*[st.integers(0, 3)] * 3),
+    voxels=st.integers(1, 40),
+    low=st.integers(-9, 3),
+    seed=st.integers(0, 100),
+)
+@property_test
+def test_every_tap_reads_the_site_at_o_s_minus_p_plus_k_d(path, kernel, stride, dilation, padding, voxels, low, seed):
+    x = random_cloud(1, voxels=voxels, batch_size=3, extent=5, low=low, seed=seed)
+    window = make_window(kernel, stride, dilation, padding)
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "torch":
+            force_torch_path(patch)
+        out, shape, kmap = window_sites(x.cache, x.coords, None, window)
+    assert shape is None
+    unshifted = out + torch.tensor([0, *window.shift], dtype=torch.int32)
+    assert sorted(sites_of(unshifted)) == strided_sites(x.coords, stride)
+    assert whole_table(kmap, window) == window_rows(x.coords, out, window)
+    assert kmap.num_inputs == len(x.coords)
+
+
+@given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
+@property_test
+def test_pairs_are_listed_row_after_row_by_rising_tap(kernel, stride, seed):
+    x = random_cloud(1, voxels=700, extent=9, seed=seed)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+    for pairs, table in ((kmap.pairs_by_output, kmap.table), (kmap.pairs_by_input, kmap.transposed)):
+        rows = [[(source, tap) for tap, source in enumerate(column) if source >= 0] for column in table.t().tolist()]
+        starts = [0, *pairs.ends.tolist()]
+        listed = list(zip(pairs.sources.tolist(), pairs.taps.tolist(), strict=True))
+        assert [listed[a:b] for a, b in itertools.pairwise(starts)] == rows
+        assert len(listed) == starts[-1] == kmap.num_pairs
+
+
+@given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
+@property_test
+def test_pairs_and_transposed_say_what_the_table_says(kernel, stride, seed):
+    x = random_cloud(1, voxels=30, extent=4, seed=seed)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+    table = kmap.table.tolist()
+    assert all(max(row) >= 0 for row in table), "a tap that reads nothing is left out"
+    for (tap, inputs, outputs), number, row in zip(kmap.pairs, kmap.taps, table, strict=True):
+        assert tap == number
+        read = zip(outputs.tolist(), inputs.tolist(), strict=True) if inputs is not None else enumerate(range(len(row)))
+        found = dict(read)
+        assert found == {output: source for output, source in enumerate(row) if source >= 0}
+    for row, transposed in zip(table, kmap.transposed.tolist(), strict=True):
+        expected = [-1] * len(x.coords)
+        for output, source in enumerate(row):
+            if source >= 0:
+                expected[source] = output
+        assert transposed == expected
+
+
+@given(
+    kernel=st.tuples(*[st.integers(1, 4)] * 3),
+    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    dilation=st.tuples(*[st.integers(1, 2)] * 3),
+    axis=st.integers(0, 2),
+    voxels=st.integers(1, 60),
+    seed=st.integers(0, 100),
+)
+@property_test
+def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilation, axis, voxels, seed):
+    x = random_cloud(1, voxels=voxels, extent=5, seed=seed)
+    window = make_window(kernel, stride, dilation)
+    _, _, kmap = window_sites(x.cache, x.coords, None, window)
+    along, plane = kmap.split(axis)
+    step = math.prod(kernel[axis + 1 :])  # from a tap to the next along the axis
+    found = [[-1] * math.prod(kernel) for _ in range(kmap.num_outputs)]
+    for tap, row in zip(plane.taps, plane.table.tolist(), strict=True):
+        for output, column in enumerate(row):
+            for number, voxels in enumerate(along.table.tolist()):
+                found[output][tap + number * step] = voxels[column] if column >= 0 else -1
+    assert found == whole_table(kmap, window)
+    assert (along.num_pairs, plane.num_pairs) == (int((along.table >= 0).sum()), int((plane.table >= 0).sum()))
+    used = {c for row in plane.table.tolist() for c in row if c >= 0}
+    assert used == set(range(plane.num_inputs)), "every column is read"
+    assert len(along.table.t().unique(dim=0)) == plane.num_inputs, "and stands once"
+
+
+def test_only_the_identity_is_written_as_none():
+    identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
+    swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
+    fewer = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 4, (1, 1, 1), 3)
+    assert identity.pairs == [(0, None, None)]
+    assert swapped.pairs[0][1].tolist() == [1, 0, 2]
+    assert fewer.pairs[0][1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["numba", "torch"])
+def test_two_distant_voxels_read_nothing_but_themselves(path, monkeypatch):
+    if path == "torch":
+        force_torch_path(monkeypatch)
+    coords = torch.tensor([[0, 0, 0, 0], [0, 2**29, -(2**29), 7]], dtype=torch.int32)
+    kmap = kernel_map(SiteCache(), coords, coords, make_window((3, 3, 3)))
+    assert kmap.taps == [13]
+    assert kmap.table.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("path", ["numba", "torch"])
+def test_taps_at_the_ends_of_int32_do_not_wrap_around(path, monkeypatch):
+    if path == "torch":
+        force_torch_path(monkeypatch)
+    coords = torch.tensor([[0, 0, 0, -(2**30)], [0, 0, 0, 2**30]], dtype=torch.int32)
+    window = make_window((1, 1, 3), dilation=(1, 1, 2**30))
+    assert window_rows(coords, coords, window) == [[-1, 0, -1], [-1, 1, -1]]
+    kmap = kernel_map(SiteCache(), coords, coords, window)
+    assert whole_table(kmap, window) == [[-1, 0, -1], [-1, 1, -1]]
+
+
+@pytest.mark.parametrize("path", ["numba", "torch"])
+def test_a_map_of_taps_that_all_miss_is_empty(path, monkeypatch):
+    if path == "torch":
+        force_torch_path(monkeypatch)
+    odd = torch.tensor([[0, 1, 1, 1]], dtype=torch.int32)
+    out, _, kmap = window_sites(SiteCache(), odd, None, make_window((1, 1, 1), (2, 2, 2)))
+    assert out.tolist() == [[0, 0, 0, 0]]
+    assert (kmap.taps, tuple(kmap.table.shape)) == ([], (0, 1))
+    assert (kmap.pairs, tuple(kmap.transposed.shape)) == ([], (0, 1))
+
+
+def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
+    built = []
+    original = kernel_maps.build_table
+    monkeypatch.setattr(kernel_maps, "build_table", lambda *a: built.append(a) or original(*a))
+    x = random_cloud(1)
+    window = make_window((3, 3, 3))
+    maps = [kernel_map(x.cache, x.coords, x.coords, w) for w in (window, dataclasses.replace(window, ceil_mode=True))]
+    assert maps[0] is maps[1]
+    others = [
+        make_window((3, 3, 1)),
+        make_window((3, 3, 3), dilation=(1, 1, 2), padding=(1, 1, 1)),
+        make_window((3, 3, 3), padding=(0, 1, 1)),
+    ]
+    for other in others:
+        assert whole_table(kernel_map(x.cache, x.coords, x.coords, other), other) == window_rows(x.coords, x.coords, other)
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "before", "dilation", "shift"),
+    [
+        (3, 1, 1, 1, 0),
+        (3, 1, 0, 1, 1),
+        (5, 1, 0, 1, 2),
+        (3, 1, 2, 1, -1),
+        (3, 1, 0, 2, 2),
+        (3, 1, 2, 2, 0),
+        (1, 1, 0, 1, 0),
+        (2, 1, 0, 1, 0),  # an even kernel has two centres
+        (2, 1, 1, 1, 0),
+        (4, 1, 0, 1, 1),
+        (4, 1, 3, 1, -2),
+        (3, 2, 0, 1, 0),  # a strided axis keeps the rule floor(c / s)
+    ],
+)
+def test_sites_shift_by_what_the_padding_lacks(kernel, stride, before, dilation, shift):
+    window = Window((9, kernel, 1), (1, stride, 1), (0, before, 0), (0, before, 0), (1, dilation, 1), new_axis=0)
+    assert window.shift == (0, shift, 0)
+
+
+@given(
+    extents=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    before=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    after=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+@property_test
+def test_output_extent_is_that_of_conv2d(extents, kernel, stride, dilation, before, after):
+    padded = [e + b + a for e, b, a in zip(extents, before, after, strict=True)]
+    assume(all(p >= (k - 1) * d + 1 for p, k, d in zip(padded, kernel, dilation, strict=True)))
+    image = torch.empty(1, 1, *padded, device="meta")
+    expected = F.conv2d(image, torch.empty(1, 1, *kernel, device="meta"), stride=stride, dilation=dilation).shape[2:]
+    window = Window((5, *kernel), (2, *stride), (2, *before), (2, *after), (1, *dilation), new_axis=0)
+    assert window.out_shape((7, *extents)) == (4, *expected)
+
+
+@given(
+    extents=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    dilation=st.integers(1, 2),
+    ceil_mode=st.booleans(),
+    data=st.data(),
+)
+@property_test
+def test_output_extent_is_that_of_max_pool2d(extents, kernel, stride, dilation, ceil_mode, data):
+    padding = data.draw(st.integers(0, kernel // 2))
+    assume(min(extents) + 2 * padding >= (kernel - 1) * dilation + 1)
+    expected = F.max_pool2d(torch.zeros(1, 1, *extents), kernel, stride, padding, dilation, ceil_mode).shape[2:]
+    triples = [(value,) * 3 for value in (kernel, stride, padding, padding, dilation)]
+    window = Window(*triples, new_axis=2, ceil_mode=ceil_mode)
+    assert window.out_shape((*extents, 5)) == (*expected, -(-5 // stride))
+
+
+def test_offsets_run_over_x_fastest():
+    window = Window((2, 1, 3), (1, 1, 1), (1, 0, 2), (0, 0, 0), (3, 1, 2), new_axis=0)
+    assert window.offsets == [(-1, 0, -2), (-1, 0, 0), (-1, 0, 2), (2, 0, -2), (2, 0, 0), (2, 0, 2)]

@@ -1,0 +1,132 @@
+"""One network of each structure that the ledger lists, the smallest: certificates, and training on real clouds."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from conversion.ledger import measure
+from i2p_zoo import SparseTensor, create_model, voxelize
+from i2p_zoo.data import load_npz
+from i2p_zoo.zoo.certificate import TOLERANCES
+from i2p_zoo.zoo.ledger import load_ledger
+
+KICAD = Path(__file__).parents[1] / "data" / "kicad-mini.npz"
+
+
+@functools.cache
+def smallest_of_each_archetype(kind: str) -> list[str]:
+    """The smallest network of each archetype whose record has `kind`, "passed" or "refused"."""
+    smallest: dict[str, tuple[int, str]] = {}
+    for name, record in load_ledger()["models"].items():
+        if record.get(kind):
+            size = (record["parameters"], name)
+            smallest[record["archetype"]] = min(size, smallest.get(record["archetype"], size))
+    return sorted(name for _, name in smallest.values())
+
+
+def sized(name: str, *values: object) -> object:
+    """A row of a table of tests; that of a network of more than 8 million parameters is marked long."""
+    large = load_ledger()["models"][name]["parameters"] > 8e6
+    return pytest.param(name, *values, marks=pytest.mark.long if large else ())
+
+
+CERTIFIED = smallest_of_each_archetype("passed")
+STEMS = [(stem, channels) for channels in (1, 3, 4, 6) for stem in ("image", "point")]
+
+
+@functools.cache
+def real_clouds(channels: int) -> SparseTensor:
+    """Two clouds of kicad-mini with channels of coordinates and their products."""
+    train, _ = load_npz(KICAD)
+    points = [np.asarray(train.points[i], dtype=np.float32) for i in (0, len(train) // 2)]
+    x = voxelize(points, voxel_size=0.1, features="xyz")
+    z, y, x_ = x.features.unbind(1)
+    columns = torch.stack([z, y, x_, z * y, y * x_, z * x_], 1)
+    return x.derive(columns[:, :channels].contiguous())
+
+
+def check_training(name: str, stem: str, channels: int) -> None:
+    """Asserts a finite gradient for every parameter in a training step, and then finite outputs in evaluation."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=5, in_chans=channels, stem=stem)
+    cloud = real_clouds(channels)
+    logits = model.train()(cloud)
+    assert logits.shape == (2, 5)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([1, 3])).backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None]
+    broken = [key for key, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    assert not without, f"no gradient: {without}"
+    assert not broken, f"gradients that are not finite: {broken}"
+    with torch.no_grad():
+        assert bool(torch.isfinite(model.eval()(cloud)).all())
+
+
+def test_archetypes_are_many_and_the_smallest_of_each_is_taken():
+    assert len(CERTIFIED) > 130
+    assert "test_resnet" in CERTIFIED
+    assert "resnet152" not in CERTIFIED
+
+
+@pytest.mark.parametrize("name", [sized(name) for name in CERTIFIED])
+def test_certificate_of_each_archetype_holds_as_recorded(name):
+    recorded = load_ledger()["models"][name]
+    found = measure(name)
+    assert found["passed"]
+    assert found["unmapped"] == 0
+    for key in ("class", "archetype", "parameters", "inflated", "copied", "unmapped", "images"):
+        assert found[key] == recorded[key], key
+    assert max(found["float32"] * 1e-6, found["float64"] or 0) < 1e-3 * found["response"], (
+        "outputs that hardly move prove little"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "channels"), [sized(name, *STEMS[i % len(STEMS)]) for i, name in enumerate(CERTIFIED)]
+)
+def test_each_archetype_trains_on_real_clouds_with_one_of_the_stems(name, stem, channels):
+    check_training(name, stem, channels)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stem", "channels"), STEMS)
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_each_archetype_trains_on_real_clouds_with_every_stem(name, stem, channels):
+    check_training(name, stem, channels)
+
+
+QUICK = [name for name in smallest_of_each_archetype("refused") if load_ledger()["models"][name]["parameters"] < 3e6]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_each_refused_archetype_raises_the_recorded_error(name):
+    assert measure(name)["refused"] == load_ledger()["models"][name]["refused"]
+
+
+def test_ledger_covers_timm_and_every_convolution_and_batch_norm_network_is_certified():
+    models = load_ledger()["models"]
+    if load_ledger()["timm"] == timm.__version__:  # `python -m conversion certify --all` begins anew for another
+        assert list(models) == sorted(timm.list_models())
+    certified = [record for record in models.values() if record.get("passed")]
+    assert len(certified) >= 600
+    assert sum("refused" in record for record in models.values()) == len(models) - len(certified), "none fails"
+    assert all(record["unmapped"] == 0 for record in certified)
+    assert max(record["float32"] for record in certified) <= TOLERANCES["float32"]
+    assert max(record["float64"] or 0 for record in certified) <= TOLERANCES["float64"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, record in load_ledger()["models"].items() if record.get("passed")])
+def test_certificate_of_every_network_holds(name):
+    assert measure(name)["passed"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, record in load_ledger()["models"].items() if "refused" in record])
+def test_every_refused_network_raises_the_recorded_error(name):
+    assert measure(name)["refused"] == load_ledger()["models"][name]["refused"]

@@ -1,0 +1,94 @@
+"""Random networks to certify: every branch alive, outputs that move with the image, rounding that does not grow."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from i2p_zoo import NotFoundError
+from i2p_zoo.zoo.random_models import create_random_model, example_images, randomize_constants_, randomize_statistics_
+from tests.helpers import relative_error
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_nfnet", "test_mambaout"])
+def test_no_parameter_of_a_random_network_is_a_constant(name):
+    for key, parameter in create_random_model(name).named_parameters():
+        assert parameter.numel() == 1 or parameter.std() > 0, key
+
+
+def test_gates_that_timm_starts_at_nothing_are_alive():
+    source, model = timm.create_model("test_convnext"), create_random_model("test_convnext")
+    gates = [key for key, p in source.named_parameters() if key.endswith("gamma")]
+    assert gates
+    for key in gates:
+        assert source.get_parameter(key).abs().max() < 1e-3
+        assert model.get_parameter(key).abs().max() > 0.1
+
+
+def test_constants_are_drawn_about_their_value_and_weights_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.GroupNorm(2, 64))
+    with torch.no_grad():
+        model[1].weight.fill_(-2)
+    weight = model[0].weight.clone()
+    randomize_constants_(model)
+    assert torch.equal(model[0].weight, weight)
+    scale = model[1].weight.detach()
+    assert -3 <= float(scale.min()) < float(scale.max()) <= -1
+    assert float(model[1].bias.detach().std()) == pytest.approx(0.3, rel=0.4)
+    assert float(model[2].bias.detach().std()) == pytest.approx(0.5, rel=0.4)
+
+
+def test_statistics_are_about_the_power_of_what_each_norm_reads():
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32)).eval()
+    with torch.no_grad():
+        model[2].weight.mul_(100)
+    images = torch.randn(2, 3, 16, 16)
+    randomize_statistics_(model, images)
+    for last in (1, 3):
+        with torch.no_grad():
+            power = float(model[:last](images).square().mean())
+        assert 0.4 * power < float(model[last].running_var.min()) < float(model[last].running_var.max()) < 1.6 * power
+        assert float(model[last].running_mean.std()) == pytest.approx(0.1 * power**0.5, rel=0.5)
+
+
+def test_no_hook_stays_and_norms_without_statistics_are_passed_over():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4)).eval()
+    randomize_statistics_(model, torch.randn(1, 3, 8, 8))
+    assert model[1].running_mean is None
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(RuntimeError):
+        randomize_statistics_(model, torch.randn(1, 4, 8, 8))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["seresnet152d", "tf_efficientnet_lite4", "mobilenetv2_120d", "resnest101e"])
+def test_deep_network_neither_amplifies_rounding_nor_forgets_the_image(name):
+    """These amplified rounding to 1e-3 with statistics drawn about one."""
+    model = create_random_model(name)
+    images = example_images(model)[:, :, :128, :128]
+    other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        outputs = model(images)
+        exact = copy.deepcopy(model).double()(images.double())
+        assert relative_error(outputs, exact) < 2e-6
+        assert relative_error(model(other), outputs) > 1e-3
+
+
+def test_the_same_network_is_drawn_each_time_and_the_callers_generator_is_left_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, second = create_random_model("i2p-test_resnet"), create_random_model("test_resnet")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    with pytest.raises(NotFoundError):
+        create_random_model("no_such_network")
+
+
+def test_example_images_are_of_the_size_and_channels_of_the_network():
+    assert example_images(timm.create_model("inception_v3")).shape == (1, 3, 299, 299)
+    assert example_images(timm.create_model("test_resnet", in_chans=5)).shape[1] == 5
+    assert example_images(nn.Sequential(nn.Conv2d(2, 4, 3))).shape == (1, 2, 64, 64)
