@@ -11,7 +11,8 @@ from i2p_zoo.checkpoints.card import is_edited, write_card
 from i2p_zoo.checkpoints.saving import describe_model
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.structure import inflate_structure_
-from i2p_zoo.networks.models import create_timm_model, describe_
+from i2p_zoo.networks.models import describe_
+from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.zoo.ledger import load_ledger
 
 MODEL_CARDS = Path(__file__).parents[1] / "model_cards"

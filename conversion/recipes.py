@@ -12,7 +12,7 @@ from typing import Any
 from i2p_zoo.checkpoints.card import is_noncommercial
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.kernel_inflation import INFLATIONS
-from i2p_zoo.networks.models import PREFIX
+from i2p_zoo.names import PREFIX
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from i2p_zoo._version import __version__
 
 # name: the module it lives in. torch is imported when the first of them is used (PEP 562).
 _PUBLIC = {
@@ -23,7 +23,7 @@ _PUBLIC = {
     "Certificate": "zoo.certificate",
     "PointCloudModel": "networks.point_cloud_model",
     "create_model": "networks.models",
-    "list_models": "networks.models",
+    "list_models": "zoo.ledger",
     "from_pretrained": "zoo.pretrained",
     "convert": "zoo.pretrained",
     "save_pretrained": "checkpoints.saving",
@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     from i2p_zoo.layers.registry import keep as keep
     from i2p_zoo.layers.registry import replaces as replaces
     from i2p_zoo.networks.models import create_model as create_model
-    from i2p_zoo.networks.models import list_models as list_models
     from i2p_zoo.networks.point_cloud_model import PointCloudModel as PointCloudModel
     from i2p_zoo.sparse.dispatch import sparse_op as sparse_op
     from i2p_zoo.sparse.engines import use_engine as use_engine
@@ -83,6 +82,7 @@ if TYPE_CHECKING:
     from i2p_zoo.sparse.voxelization import voxelize as voxelize
     from i2p_zoo.zoo.certificate import Certificate as Certificate
     from i2p_zoo.zoo.certificate import certify as certify
+    from i2p_zoo.zoo.ledger import list_models as list_models
     from i2p_zoo.zoo.pretrained import convert as convert
     from i2p_zoo.zoo.pretrained import from_pretrained as from_pretrained
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.finetune import eval_mode, find_classifier
-from i2p_zoo.networks.presets import NormalizedLinear
+from i2p_zoo.layers.normalized_linear import NormalizedLinear
+from i2p_zoo.modules import eval_mode, find_classifier
 from i2p_zoo.pictures import _COLORS, _figure
 
 Floats = NDArray[np.float64]

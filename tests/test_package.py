@@ -155,30 +155,6 @@ def test_file_never_imports_the_workshop_or_the_tests(path):
     assert not [text for text in dynamic if re.fullmatch(r"conversion(\.\w+)*", text)], "nor by importlib"
 
 
-def top_level_imports(path):
-    """The modules of the package, by dotted name, that a file needs in order to be imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    found = set()
-    for module in imported_modules(tree):
-        parts = module.split(".")[1:]
-        found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)} if module.startswith("i2p_zoo.") else set()
-    return found - {dotted(path), path.parent.name}  # the package that a file lies in is being imported already
-
-
-def dotted(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)
-
-
-def test_modules_do_not_import_one_another_in_a_circle():
-    needs = {dotted(path): top_level_imports(path) for path in FILES if path.parent != PACKAGE or path.stem != "__init__"}
-    while free := {name for name, others in needs.items() if not others & needs.keys()}:
-        for name in free:
-            del needs[name]
-    assert needs == {}, "these wait for one another"
-
-
 # Errors.
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from i2p_zoo.networks.point_cloud_model import Settings
+from i2p_zoo.inflation.settings import Settings
 
 # https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with any other.
 _HUB_LICENSES = frozenset(

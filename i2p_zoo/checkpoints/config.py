@@ -10,9 +10,10 @@ from typing import Any
 
 from i2p_zoo.checkpoints.weight_files import is_weights_name
 from i2p_zoo.errors import CheckpointError, InvalidInputError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.kernel_inflation import INFLATIONS
-from i2p_zoo.networks.models import PREFIX, check_features
-from i2p_zoo.networks.point_cloud_model import Settings
+from i2p_zoo.names import PREFIX
+from i2p_zoo.networks.models import check_features
 from i2p_zoo.networks.presets import PRESETS
 
 CONFIG = "config.json"

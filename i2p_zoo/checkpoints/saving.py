@@ -33,11 +33,14 @@ from i2p_zoo.checkpoints.weight_files import (
     write_weights,
 )
 from i2p_zoo.errors import CheckpointError, InvalidInputError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_
-from i2p_zoo.networks.models import PREFIX, create_timm_model, describe_, split_name
-from i2p_zoo.networks.point_cloud_model import PointCloudModel, Settings, materialize_
+from i2p_zoo.names import PREFIX, split_name
+from i2p_zoo.networks.models import describe_
+from i2p_zoo.networks.point_cloud_model import PointCloudModel, materialize_
 from i2p_zoo.networks.presets import set_preset_
 from i2p_zoo.networks.stems import find_stem, set_point_stem_
+from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.staging import locate, snapshot, staged_folder
 
 CARD = "README.md"

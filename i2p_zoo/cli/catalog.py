@@ -28,7 +28,7 @@ def list_command(pattern: str, as_json: bool) -> None:
 
     Example: i2p-zoo list 'resnet*'
     """
-    from i2p_zoo.networks.models import list_models
+    from i2p_zoo.zoo.ledger import list_models
 
     names = list_models(pattern)
     if as_json or names:
@@ -88,7 +88,7 @@ def convert(
     from tqdm import tqdm
 
     from i2p_zoo.checkpoints.saving import describe_weights
-    from i2p_zoo.networks.models import PREFIX
+    from i2p_zoo.names import PREFIX
     from i2p_zoo.zoo.pretrained import convert as convert_to_folder
 
     if report is not None and not report.parent.is_dir():

@@ -169,7 +169,7 @@ def check_network(given: dict[str, Any]) -> None:
         NotFoundError: a name that is none of timm's.
         InvalidInputError: as `check_place` and `read_options`.
     """
-    from i2p_zoo.networks.models import split_name
+    from i2p_zoo.names import split_name
 
     name = given["model"]
     check_place(name)

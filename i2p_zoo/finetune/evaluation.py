@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import DivergedError, InvalidInputError
-from i2p_zoo.finetune.freezing import eval_mode
+from i2p_zoo.modules import eval_mode
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import timm.layers.norm
 import torch
-from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers import SparseConv3d
-from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
+from i2p_zoo.layers.normalization import NORMS
+from i2p_zoo.modules import eval_mode, find_classifier
 from i2p_zoo.sparse.tensor import SparseTensor
 
 MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
-NORMS = (
-    *(_BatchNorm, nn.GroupNorm, nn.LayerNorm),
-    *(kind for name, kind in vars(timm.layers.norm).items() if name.startswith(("RmsNorm", "SimpleNorm"))),
-    *(GlobalResponseNorm, SparseEvoNorm, SparseFilterResponseNorm),
-)
 
 
 @dataclass(frozen=True)
@@ -103,23 +94,3 @@ def find_input_layers(model: Any) -> list[nn.Module]:
     if not found:
         raise InvalidInputError(f"No convolution of {type(model).__qualname__} reads the input itself.")
     return list(dict.fromkeys(found))
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a network into eval mode for a while, and each of its modules back into its own mode then."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, state in training.items():
-            module.training = state
-
-
-def find_classifier(model: Any) -> nn.Module:
-    """Returns timm's classifier of a network; raises InvalidInputError where there is none."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
-        raise InvalidInputError(f"{type(model).__qualname__} has no classifier; create it with num_classes of 1 or more.")
-    return classifier

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.report import InflationReport, ParameterRecord
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers import find_builder, is_supported, supported_types
 from i2p_zoo.layers.kernel_inflation import check_axis, check_depth, check_inflation
-from i2p_zoo.networks.point_cloud_model import PointCloudModel, Settings, make_point_cloud_model
+from i2p_zoo.networks.point_cloud_model import PointCloudModel, make_point_cloud_model
 
 
 def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:

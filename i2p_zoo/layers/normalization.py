@@ -1,13 +1,16 @@
-"""Normalisation whose own forward spreads a statistic over the whole image, which a cloud does not have."""
+"""What counts as normalisation, and the kinds whose own forward spreads a statistic over the whole image."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import timm.layers.norm
 import torch
 from timm.layers.evo_norm import EvoNorm2dS0, EvoNorm2dS0a
 from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResponseNormTlu2d
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.pooling import in_single
@@ -74,3 +77,11 @@ def build_evo_norm(leaf: EvoNorm2dS0, axis: str, depth: int | None, inflation: s
 def build_filter_response_norm(leaf: Any, axis: str, depth: int | None, inflation: str) -> SparseFilterResponseNorm:
     """Builds the sparse layer of timm's filter response normalisation."""
     return SparseFilterResponseNorm(leaf)
+
+
+NORMS: tuple[type[nn.Module], ...] = (
+    *(_BatchNorm, nn.GroupNorm, nn.LayerNorm),
+    *(kind for name, kind in vars(timm.layers.norm).items() if name.startswith(("RmsNorm", "SimpleNorm"))),
+    *(GlobalResponseNorm, SparseEvoNorm, SparseFilterResponseNorm),
+)
+"""Every kind of normalisation layer that a network of timm, or an inflated one, may have."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.finetune import eval_mode
+from i2p_zoo.modules import eval_mode
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.tensor import SparseTensor
 

@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import timm
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate
-from i2p_zoo.networks.point_cloud_model import Settings
+from i2p_zoo.names import split_name
 from i2p_zoo.networks.presets import check_preset, set_preset_
 from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
+from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.voxelization import CHANNELS, FEATURES
-
-PREFIX = "i2p-"
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Splits a zoo or timm name into timm's architecture and tag.
-
-    Raises:
-        NotFoundError: timm has no such architecture; near names are listed.
-        InvalidInputError: no string.
-
-    Example:
-        >>> split_name("i2p-resnet50.a1_in1k")
-        ('resnet50', 'a1_in1k')
-    """
-    if not isinstance(name, str):
-        raise InvalidInputError(f"A name must be a string such as 'i2p-resnet50'; got {type(name).__name__}.")
-    architecture, _, tag = name.removeprefix(PREFIX).partition(".")
-    if not timm.is_model(architecture):
-        import difflib
-
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=4)
-        hint = f" Did you mean {', '.join(PREFIX + n for n in near)}?" if near else ""
-        raise NotFoundError(f"timm {timm.__version__} has no architecture {architecture!r}.{hint}")
-    return architecture, tag
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Lists the names of the zoo: networks whose certificate was measured and holds.
-
-    Args:
-        pattern: a shell wildcard, with or without the prefix "i2p-".
-
-    Returns:
-        Sorted names `i2p-<timm architecture>`; a timm tag may be added to each, as in "i2p-resnet50.a1_in1k".
-
-    Example:
-        >>> list_models("resnet1?")
-        ['i2p-resnet18']
-    """
-    from i2p_zoo.zoo.ledger import certified_models
-
-    if not pattern.startswith(PREFIX):
-        pattern = PREFIX + pattern
-    return sorted(fnmatch.filter((PREFIX + name for name in certified_models()), pattern))
-
-
-class _NoRandomNumbers(TorchFunctionMode):
-    """Passes over the drawing of weights, which takes longer on the meta device than all the rest and leaves no trace there."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: Any) -> nn.Module:
-    """Creates timm's 2D network with random weights.
-
-    Args:
-        architecture: timm's name.
-        structure: create no weights: parameters and buffers are on the meta device.
-        **kwargs: passed to `timm.create_model`.
-
-    Raises:
-        InvalidInputError: timm does not take the arguments.
-    """
-    loading = sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"} & kwargs.keys())
-    if loading:
-        raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
-    try:
-        with contextlib.ExitStack() as stack:
-            if structure:
-                stack.enter_context(_NoRandomNumbers())
-                stack.enter_context(torch.device("meta"))
-            model: nn.Module = timm.create_model(architecture, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
-        raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
-    return model
 
 
 def create_model(

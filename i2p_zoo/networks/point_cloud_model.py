@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,42 +10,11 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.report import InflationReport
+from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.layers.normalization import NORMS
 from i2p_zoo.sparse.kernel_maps import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network was made from its 2D source and how it reads point clouds.
-
-    Attributes:
-        inflation: "center", "average" or "copy"; "" before any weights.
-        axis: the new axis, "z", "y" or "x".
-        depth: the longest kernel along it, or None for a kernel's larger side.
-        stem: "image" or "point".
-        skip_downsamples: how many of the 2D network's first halvings run at stride 1.
-        voxel_size: edge of a voxel, in the clouds' units.
-        features: what `voxelize` gives each voxel.
-        preset: "image2point" for the paper's own network, "" for timm's.
-    """
-
-    inflation: str = ""
-    axis: str = "z"
-    depth: int | None = None
-    stem: str = "image"
-    skip_downsamples: int = 0
-    voxel_size: float = 0.05
-    features: str = "xyz"
-    preset: str = ""
-
-    def changed(self, **changes: Any) -> Settings:
-        """Returns a copy with some fields changed."""
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON types."""
-        return asdict(self)
 
 
 class PointCloudModel:
@@ -135,8 +103,6 @@ class PointCloudModel:
         """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
         super().train(mode)  # type: ignore[misc]
         if self.frozen_norms:
-            from i2p_zoo.finetune import NORMS
-
             classifier = self.get_classifier() if hasattr(self, "get_classifier") else None
             new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()  # has no image's statistics
             for module in self.modules():  # type: ignore[attr-defined]

@@ -11,11 +11,11 @@ import torch
 from timm.layers.blur_pool import BlurPool2d
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.space_to_depth import SpaceToDepth
-from torch import Tensor, nn
+from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.layers import SparseConv3d, keep
-from i2p_zoo.sparse.tensor import Padding, SparseTensor
+from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
+from i2p_zoo.networks.timm_models import image_channels
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
 
@@ -31,12 +31,6 @@ class Stem:
 
     convolutions: dict[str, int]
     pools: dict[str, int]
-
-
-def image_channels(model: nn.Module) -> int:
-    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
-    noted = getattr(model, "in_chans", None)
-    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
 def find_stem(model: nn.Module) -> Stem:
@@ -87,43 +81,6 @@ def find_stem(model: nn.Module) -> Stem:
     if rivals or not any(pools.values()):
         pools = {}
     return Stem(convolutions, {**rearranged, **pools})
-
-
-class PointStemConv3d(SparseConv3d):
-    """A stem convolution at stride 1 that counts the halvings of the strided image stem it replaced.
-
-    Args:
-        halvings: of the 2D network's convolution, for `Plan.level`.
-        **kwargs: as `SparseConv3d`.
-    """
-
-    def __init__(self, *, halvings: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.halvings = halvings
-
-    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
-        """Convolves (N, C) features on their own sites."""
-        out = super().forward(x)
-        return out.with_plan(level=out.plan.level + self.halvings) if isinstance(out, SparseTensor) else out
-
-
-keep(PointStemConv3d)
-
-
-class DroppedPool(nn.Module):
-    """Stands where a stem's pooling was dropped: hands its input on and counts the halvings of the 2D layer."""
-
-    def __init__(self, halvings: int) -> None:
-        super().__init__()
-        self.halvings = halvings
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Returns the same sites and features; a padding that was meant for the pool is dropped with it."""
-        return x.derive(x.features, padding=Padding()).with_plan(level=x.plan.level + self.halvings)
-
-    def extra_repr(self) -> str:
-        """Describes the layer in `print(model)`."""
-        return f"halvings={self.halvings}"
 
 
 def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:

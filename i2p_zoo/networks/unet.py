@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.finetune import NORMS, eval_mode
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.inverse_convolution import InverseConv3d
+from i2p_zoo.layers.normalization import NORMS
+from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.models import create_model
 from i2p_zoo.networks.presets import new_stem_layers
 from i2p_zoo.networks.residual_block import ResidualBlock

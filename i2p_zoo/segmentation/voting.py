@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from i2p_zoo.data.scenes import Scene, overlapping_blocks
 from i2p_zoo.errors import DivergedError, InvalidInputError
-from i2p_zoo.finetune import eval_mode
+from i2p_zoo.modules import eval_mode
 from i2p_zoo.segmentation.crops import as_cloud, center
 
 

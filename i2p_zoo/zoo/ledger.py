@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 from importlib import resources
 from typing import Any
+
+from i2p_zoo.names import PREFIX
 
 
 @functools.cache
@@ -19,3 +22,21 @@ def load_ledger() -> dict[str, Any]:
 def certified_models() -> list[str]:
     """Returns the timm architectures whose certificate holds, sorted."""
     return sorted(name for name, record in load_ledger()["models"].items() if record.get("passed"))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Lists the names of the zoo: networks whose certificate was measured and holds.
+
+    Args:
+        pattern: a shell wildcard, with or without the prefix "i2p-".
+
+    Returns:
+        Sorted names `i2p-<timm architecture>`; a timm tag may be added to each, as in "i2p-resnet50.a1_in1k".
+
+    Example:
+        >>> list_models("resnet1?")
+        ['i2p-resnet18']
+    """
+    if not pattern.startswith(PREFIX):
+        pattern = PREFIX + pattern
+    return sorted(fnmatch.filter((PREFIX + name for name in certified_models()), pattern))

@@ -18,9 +18,10 @@ from i2p_zoo.checkpoints.saving import LoadBase, describe_model, load_folder, lo
 from i2p_zoo.errors import CacheError, CertificateError, CheckpointError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.inflation.structure import inflate, inflate_structure, reinflate_
 from i2p_zoo.layers.kernel_inflation import check_axis, check_inflation
-from i2p_zoo.networks.models import PREFIX, adapt_, create_model, create_timm_model, describe_, split_name
+from i2p_zoo.names import PREFIX, split_name
+from i2p_zoo.networks.models import adapt_, create_model, describe_
 from i2p_zoo.networks.presets import check_preset
-from i2p_zoo.networks.stems import image_channels
+from i2p_zoo.networks.timm_models import create_timm_model, image_channels
 from i2p_zoo.zoo.certificate import Certificate, certify
 from i2p_zoo.zoo.ledger import load_ledger
 from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.errors import CheckpointError, NotFoundError
-from i2p_zoo.networks.models import create_timm_model
+from i2p_zoo.networks.timm_models import create_timm_model
 
 # Distribution, import name and the sha256 of the one file in it, so that what is unpickled is known beforehand.
 _WHEELS = {

@@ -381,7 +381,8 @@ def test_largest_networks_of_timm_are_within_the_limits(name):
     """Of all 1,371 the first makes the most modules, 2,540, and has the most tensors."""
     from i2p_zoo.checkpoints.saving import build_structure, describe_model
     from i2p_zoo.inflation.structure import inflate_structure
-    from i2p_zoo.networks.models import create_timm_model, describe_
+    from i2p_zoo.networks.models import describe_
+    from i2p_zoo.networks.timm_models import create_timm_model
 
     model = inflate_structure(create_timm_model(name, structure=True))
     describe_(model, name, {}, in_chans=3)

@@ -16,7 +16,7 @@ from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches, evaluation_batches, hold_out, load_npz
 from i2p_zoo.data import augment as augment_cloud
 from i2p_zoo.errors import NotFoundError
-from i2p_zoo.networks.point_cloud_model import Settings
+from i2p_zoo.inflation.settings import Settings
 
 KICAD = Path(__file__).with_name("kicad-mini.npz")
 KICAD_CLASSES = (

@@ -17,9 +17,9 @@ import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.finetune import NORMS, History, evaluate, find_classifier, find_input_layers, freeze, train
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure_
-from i2p_zoo.networks.models import create_timm_model
-from i2p_zoo.networks.point_cloud_model import Settings
+from i2p_zoo.networks.timm_models import create_timm_model
 
 # Architecture: the convolutions that read the image, and the classifier, as timm's source names them.
 NETWORKS = {

@@ -25,8 +25,8 @@ from i2p_zoo import (
     inflate,
     inflate_weight,
 )
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_state, inflate_structure, reinflate_, replace_leaves
-from i2p_zoo.networks.point_cloud_model import Settings
 from tests.helpers import plane_values, property_test, random_cloud, randomise_norms_, relative_error, seeded
 
 INFLATIONS = ["center", "average", "copy"]

@@ -22,7 +22,9 @@ from i2p_zoo import (
     inflate,
     list_models,
 )
-from i2p_zoo.networks.models import adapt_, create_timm_model, split_name
+from i2p_zoo.names import split_name
+from i2p_zoo.networks.models import adapt_
+from i2p_zoo.networks.timm_models import create_timm_model
 from tests.helpers import random_cloud, randomise_norms_, relative_error, strided_sites
 
 SMALL = ["test_resnet", "test_efficientnet"]

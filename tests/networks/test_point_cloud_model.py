@@ -13,8 +13,9 @@ from torch import nn
 
 from i2p_zoo import InvalidInputError, PointCloudModel, SparseTensor, create_model, image_to_plane, inflate, voxelize
 from i2p_zoo._extras import require
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
-from i2p_zoo.networks.point_cloud_model import Settings, materialize_, point_cloud_class
+from i2p_zoo.networks.point_cloud_model import materialize_, point_cloud_class
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
 
 NAMES = ["test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_byobnet"]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 import i2p_zoo
 from i2p_zoo import InvalidInputError, SparseTensor, UnsupportedError
 from i2p_zoo.finetune import evaluate, freeze, train
-from i2p_zoo.networks.presets import LogitNorm, set_preset_
+from i2p_zoo.layers.normalized_linear import LogitNorm
+from i2p_zoo.networks.presets import set_preset_
 from tests.finetune.test_freezing import shapes
 from tests.helpers import randomise_norms_, relative_error, seeded
 

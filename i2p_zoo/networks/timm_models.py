@@ -1,0 +1,53 @@
+"""timm's 2D networks, with random weights or as a structure alone."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from i2p_zoo.errors import InvalidInputError
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Passes over the drawing of weights, which takes longer on the meta device than all the rest and leaves no trace there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: Any) -> nn.Module:
+    """Creates timm's 2D network with random weights.
+
+    Args:
+        architecture: timm's name.
+        structure: create no weights: parameters and buffers are on the meta device.
+        **kwargs: passed to `timm.create_model`.
+
+    Raises:
+        InvalidInputError: timm does not take the arguments.
+    """
+    loading = sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"} & kwargs.keys())
+    if loading:
+        raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
+    try:
+        with contextlib.ExitStack() as stack:
+            if structure:
+                stack.enter_context(_NoRandomNumbers())
+                stack.enter_context(torch.device("meta"))
+            model: nn.Module = timm.create_model(architecture, **kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
+        raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
+    return model
+
+
+def image_channels(model: nn.Module) -> int:
+    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
+    noted = getattr(model, "in_chans", None)
+    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
