@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.checkpoints.card import is_noncommercial
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.layers.kernel_inflation import INFLATIONS
 from i2p_zoo.names import PREFIX
 
 if sys.version_info >= (3, 11):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,3 +29,18 @@ def find_classifier(model: Any) -> nn.Module:
     if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier; create it with num_classes of 1 or more.")
     return classifier
+
+
+def class_names(model: Any) -> tuple[str, ...]:
+    """Returns the names of a network's classes, which timm calls `label_names`; empty where it notes none."""
+    return tuple((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ())
+
+
+def set_class_names_(model: Any, names: Iterable[str]) -> None:
+    """Notes the names of a network's classes, which its checkpoints keep."""
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(names)}
+
+
+def has_other_classes(model: Any, outputs: int, classes: Sequence[str]) -> bool:
+    """Whether a network of so many outputs has another number of classes than these or, where it notes them, other names."""
+    return outputs != len(classes) or class_names(model) not in ((), tuple(classes))

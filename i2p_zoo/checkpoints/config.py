@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.checkpoints.weight_files import is_weights_name
+from i2p_zoo.choices import INFLATIONS, PRESETS
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.layers.kernel_inflation import INFLATIONS
 from i2p_zoo.names import PREFIX
 from i2p_zoo.networks.models import check_features
-from i2p_zoo.networks.presets import PRESETS
 
 CONFIG = "config.json"
 FORMAT_VERSION = 1

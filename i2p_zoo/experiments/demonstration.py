@@ -13,11 +13,12 @@ import torch
 
 from i2p_zoo import finetune, pictures
 from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.data import CloudSet, load_npz
 from i2p_zoo.experiments import Setup, run
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.finetune import Options
-from i2p_zoo.layers.kernel_inflation import INFLATIONS, inflate_weight
+from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.zoo.certificate import certify
 from i2p_zoo.zoo.pretrained import convert, from_pretrained

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import MODES, ParameterCount, freeze
-from i2p_zoo.layers.kernel_inflation import INFLATIONS
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import create_model
-from i2p_zoo.sparse.voxelization import CHANNELS
+from i2p_zoo.sparse.point_features import CHANNELS
 from i2p_zoo.staging import locate
 from i2p_zoo.zoo.pretrained import from_pretrained
 

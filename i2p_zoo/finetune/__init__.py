@@ -1,8 +1,8 @@
 """Finetuning: what trains, the training loop, accuracy, and labels from a teacher."""
 
+from i2p_zoo.choices import MODES as MODES
 from i2p_zoo.finetune.evaluation import Accuracy as Accuracy
 from i2p_zoo.finetune.evaluation import evaluate as evaluate
-from i2p_zoo.finetune.freezing import MODES as MODES
 from i2p_zoo.finetune.freezing import ParameterCount as ParameterCount
 from i2p_zoo.finetune.freezing import find_input_layers as find_input_layers
 from i2p_zoo.finetune.freezing import freeze as freeze

@@ -6,10 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from i2p_zoo.choices import KEPT_WEIGHTS, OPTIMIZERS, PRECISIONS
 from i2p_zoo.errors import InvalidInputError
-
-OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Options:
         for name in ("warm_up", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(f"{name} (={getattr(self, name)}) must lie between 0 and 1.")
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("keep", ("last", "best"))):
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("keep", KEPT_WEIGHTS)):
             if getattr(self, name) not in choices:
                 raise InvalidInputError(f"{name} (={getattr(self, name)!r}) must be one of {', '.join(choices)}.")
         if self.ema is not None and not 0 < self.ema < 1:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.kernel_maps import AXES
-
-INFLATIONS = ("center", "average", "copy")
-"""The modes of inflation."""
 
 
 def check_axis(axis: str) -> int:

@@ -15,7 +15,7 @@ from i2p_zoo.names import split_name
 from i2p_zoo.networks.presets import check_preset, set_preset_
 from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
-from i2p_zoo.sparse.voxelization import CHANNELS, FEATURES
+from i2p_zoo.sparse.point_features import CHANNELS, FEATURES
 
 
 def create_model(

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2p_zoo.choices import LOSSES
 from i2p_zoo.data.scenes import IGNORED
 from i2p_zoo.errors import InvalidInputError
-
-LOSSES = ("cross-entropy", "lovasz", "both")
 
 
 def segmentation_loss(

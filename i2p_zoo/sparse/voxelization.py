@@ -12,12 +12,10 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
 from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import insert_axis
 
-CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
-"""How many channels a named feature has."""
-FEATURES = (*CHANNELS, "extra")  # of the last as many as a cloud has further columns
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 
 
@@ -175,15 +173,15 @@ def _voxel_coords(positions: Tensor, voxel_size: float, number: int) -> Tensor:
 
 def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
     points = part["points"]
-    names = features.split(",") if isinstance(features, str) else features
-    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+    if isinstance(features, str) or (isinstance(features, list | tuple) and features and isinstance(features[0], str)):
+        names = parse_features(features)
         wide = points.shape[1] > _MOST_COLUMNS and points.shape[1] >= points.shape[0]
-        if wide and "extra" not in [name.strip() for name in names]:
+        if wide and "extra" not in names:
             raise InvalidInputError(
                 f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
                 "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
-        return torch.cat([_named_feature(part, name.strip(), number) for name in names], dim=1)
+        return torch.cat([_named_feature(part, name, number) for name in names], dim=1)
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
     if several and len(features) != count:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
@@ -206,13 +204,9 @@ def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
         if points.shape[1] == 3:
             raise InvalidInputError(f"Feature 'extra' of cloud {number}: its points have no column beyond x, y, z.")
         return points[:, 3:]
-    if name in ("rgb", "normals"):
-        if name not in part:
-            raise InvalidInputError(
-                f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'."
-            )
-        return part[name].to(points.dtype)
-    raise InvalidInputError(f"Unknown feature {name!r}; choose among {', '.join(FEATURES)}.")
+    if name not in part:
+        raise InvalidInputError(f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'.")
+    return part[name].to(points.dtype)
 
 
 def image_to_plane(images: Tensor, axis: str = "z") -> SparseTensor:

@@ -15,8 +15,9 @@ import i2p_zoo
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.layers import SparseConv3d
-from i2p_zoo.layers.kernel_inflation import INFLATIONS, deflate_weight, has_same_bits, inflate_weight
+from i2p_zoo.layers.kernel_inflation import deflate_weight, has_same_bits, inflate_weight
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_, seeded
 

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.choices import LOSSES
 from i2p_zoo.data.scenes import IGNORED
-from i2p_zoo.segmentation.losses import LOSSES, lovasz_softmax, segmentation_loss
+from i2p_zoo.segmentation.losses import lovasz_softmax, segmentation_loss
 from tests.helpers import seeded
 
 

@@ -1,0 +1,12 @@
+"""The words that options choose among. Nothing is imported here, so that the command line offers them without loading torch."""
+
+AXES = ("z", "y", "x")
+INFLATIONS = ("center", "average", "copy")
+STEMS = ("image", "point")
+PRESETS = ("image2point",)
+MODES = ("all", "io+bn", "io+stats", "io", "head", "none")
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("no", "bf16", "fp16")
+KEPT_WEIGHTS = ("last", "best")
+LOSSES = ("cross-entropy", "lovasz", "both")
+DEVOXELIZATIONS = ("trilinear", "nearest")
