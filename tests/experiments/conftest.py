@@ -6,6 +6,7 @@ import torch
 
 import i2p_zoo
 from tests.finetune.test_freezing import shapes
+from tests.segmentation.conftest import scene_sets as scene_sets
 
 
 @pytest.fixture(scope="session")
