@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import i2p_zoo
 from benchmarks.timing import Result, compare, take_turns
-from i2p_zoo.networks.models import describe_
-from i2p_zoo.zoo.pretrained import convert_network
+from i2p_zoo.zoo.conversion import convert_network
 from i2p_zoo.zoo.random_models import create_random_model
 
 
@@ -59,7 +58,6 @@ def converting(quick: bool = False) -> Iterator[Result]:
 
         def ours() -> None:
             model = i2p_zoo.inflate(timm.create_model(name))
-            describe_(model, name, {}, in_chans=3)
             i2p_zoo.save_pretrained(model, Path(temporary) / "ours")
 
         def least() -> None:

@@ -89,7 +89,6 @@ def _convert(name: str) -> dict[str, float]:
     import timm
 
     import i2p_zoo
-    from i2p_zoo.networks.models import describe_
 
     with tempfile.TemporaryDirectory() as temporary:
         for network in ("test_resnet", name):  # the first brings in what Python imports on the way
@@ -97,7 +96,6 @@ def _convert(name: str) -> dict[str, float]:
             source = timm.create_model(network)
             size = sum(tensor.nbytes for tensor in source.state_dict().values())
             model = i2p_zoo.inflate(source)
-            describe_(model, network, {}, in_chans=3)
             i2p_zoo.save_pretrained(model, temporary)
     result = sum(tensor.nbytes for tensor in model.state_dict().values())
     return {"source": size, "result": result, "peak": _peak() - before}

@@ -70,7 +70,7 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
     from conversion.from_torchvision import convert_state, find_architecture
     from i2p_zoo.checkpoints.saving import save_pretrained
     from i2p_zoo.checkpoints.weight_files import sha256_of
-    from i2p_zoo.zoo.pretrained import convert_network
+    from i2p_zoo.zoo.conversion import convert_network
 
     find_architecture(name)  # before a large file is read
     source, architecture, model_args = convert_state(name, read_state(weights))

@@ -8,10 +8,10 @@ import timm
 
 from conversion.recipes import Recipe, load_recipes
 from i2p_zoo.checkpoints.card import is_edited, write_card
-from i2p_zoo.checkpoints.saving import describe_model
+from i2p_zoo.checkpoints.config import make_config
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure_
-from i2p_zoo.networks.models import describe_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.zoo.ledger import load_ledger
 
@@ -46,11 +46,10 @@ def card_of(recipe: Recipe) -> str:
     """Returns the card of a network that is not converted yet; its certificate is the ledger's, on random weights."""
     pretrained = timm.get_pretrained_cfg(f"{recipe.architecture}.{recipe.tag}")
     source = create_timm_model(recipe.architecture, structure=True, num_classes=pretrained.num_classes)
-    model = inflate_structure_(source, inflation=recipe.inflation)
-    describe_(model, recipe.architecture, {}, in_chans=3)
+    model = inflate_structure_(source, Settings(recipe.inflation))
     model.pretrained_cfg = {**pretrained.to_dict(), "tag": recipe.tag}
-    model.source = {"repo": recipe.source, "license": recipe.license}
-    config = describe_model(model)
+    model.provenance = model.provenance.changed(source={"repo": recipe.source, "license": recipe.license})
+    config = make_config(model)
     record = load_ledger()["models"][recipe.architecture]
     config["i2p"]["certificate"] = {
         "errors": {dtype: record[dtype] for dtype in ("float32", "float64")},

@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 import i2p_zoo
 from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
-from i2p_zoo.inflation.structure import inflate, inflate_structure
+from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.inflation.structure import inflate_structure
+from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
 from i2p_zoo.zoo.random_models import create_random_model, example_images
 
@@ -60,7 +62,7 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        structure = inflate_structure(skeleton)
+        structure = inflate_structure(skeleton, Settings())
         single, double = peak_memory(skeleton, structure)
         dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
         with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():

@@ -19,14 +19,16 @@ from conversion.recipes import Recipe
 from i2p_zoo.checkpoints.card import write_card
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import first_line
+from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, push_folder
-from i2p_zoo.checkpoints.saving import CARD, is_edited_card, load_folder, sha256_of_tensors
+from i2p_zoo.checkpoints.saving import CARD, is_edited_card, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, CheckpointError, I2PError, InvalidInputError
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.pictures import draw_kernels
 from i2p_zoo.staging import staged_folder
 from i2p_zoo.zoo.certificate import TOLERANCES
-from i2p_zoo.zoo.pretrained import convert
+from i2p_zoo.zoo.conversion import convert
+from i2p_zoo.zoo.pretrained import build_network
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def check_certificate(name: str, certificate: dict[str, Any] | None, tensors: st
 def _load_prepared(recipe: Recipe, folder: Path) -> Any:
     """The network of an earlier run, if its folder is whole and of this recipe."""
     try:
-        model = load_folder(folder)
+        model = load_folder(folder, build_network)
     except CheckpointError:
         return None
     made = model.architecture, model.pretrained_cfg.get("tag"), model.settings.inflation

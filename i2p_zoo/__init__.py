@@ -16,7 +16,7 @@ _PUBLIC = {
     "replaces": "layers.registry",
     "keep": "layers.registry",
     "SparseConv3d": "layers.convolution",
-    "inflate": "inflation.structure",
+    "inflate": "networks.point_cloud_model",
     "inflate_weight": "layers.kernel_inflation",
     "InflationReport": "inflation.report",
     "certify": "zoo.certificate",
@@ -25,7 +25,7 @@ _PUBLIC = {
     "create_model": "networks.models",
     "list_models": "zoo.ledger",
     "from_pretrained": "zoo.pretrained",
-    "convert": "zoo.pretrained",
+    "convert": "zoo.conversion",
     "save_pretrained": "checkpoints.saving",
     "save_adapter": "checkpoints.adapters",
     "push_folder": "checkpoints.publishing",
@@ -68,13 +68,13 @@ if TYPE_CHECKING:
     from i2p_zoo.errors import NotFoundError as NotFoundError
     from i2p_zoo.errors import UnsupportedError as UnsupportedError
     from i2p_zoo.inflation.report import InflationReport as InflationReport
-    from i2p_zoo.inflation.structure import inflate as inflate
     from i2p_zoo.layers.convolution import SparseConv3d as SparseConv3d
     from i2p_zoo.layers.kernel_inflation import inflate_weight as inflate_weight
     from i2p_zoo.layers.registry import keep as keep
     from i2p_zoo.layers.registry import replaces as replaces
     from i2p_zoo.networks.models import create_model as create_model
     from i2p_zoo.networks.point_cloud_model import PointCloudModel as PointCloudModel
+    from i2p_zoo.networks.point_cloud_model import inflate as inflate
     from i2p_zoo.sparse.dispatch import sparse_op as sparse_op
     from i2p_zoo.sparse.engines import use_engine as use_engine
     from i2p_zoo.sparse.tensor import SparseTensor as SparseTensor
@@ -82,8 +82,8 @@ if TYPE_CHECKING:
     from i2p_zoo.sparse.voxelization import voxelize as voxelize
     from i2p_zoo.zoo.certificate import Certificate as Certificate
     from i2p_zoo.zoo.certificate import certify as certify
+    from i2p_zoo.zoo.conversion import convert as convert
     from i2p_zoo.zoo.ledger import list_models as list_models
-    from i2p_zoo.zoo.pretrained import convert as convert
     from i2p_zoo.zoo.pretrained import from_pretrained as from_pretrained
 
 

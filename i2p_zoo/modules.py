@@ -44,3 +44,9 @@ def set_class_names_(model: Any, names: Iterable[str]) -> None:
 def has_other_classes(model: Any, outputs: int, classes: Sequence[str]) -> bool:
     """Whether a network of so many outputs has another number of classes than these or, where it notes them, other names."""
     return outputs != len(classes) or class_names(model) not in ((), tuple(classes))
+
+
+def image_channels(model: nn.Module) -> int:
+    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
+    noted = getattr(model, "in_chans", None)
+    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

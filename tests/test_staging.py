@@ -19,7 +19,8 @@ import i2p_zoo
 from i2p_zoo import CheckpointError
 from i2p_zoo.checkpoints import saving as checkpoint
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import CARD, load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, is_weights_name
 from i2p_zoo.staging import locate, staged_folder
 from tests.conftest import fingerprint

@@ -7,19 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.checkpoints.downloading import HubOptions
-from i2p_zoo.checkpoints.saving import (
-    check_rebuilds,
-    clean_state,
-    deflate,
-    describe_model,
-    find_base_tensors,
-    note_certified,
-    write_folder,
-)
+from i2p_zoo.checkpoints.loading import find_base_tensors
+from i2p_zoo.checkpoints.saving import check_rebuilds, clean_state, describe_model, note_certified, write_folder
 from i2p_zoo.checkpoints.weight_files import ADAPTER_WEIGHTS
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits
-from i2p_zoo.zoo.pretrained import load_base
 
 
 def save_adapter(
@@ -49,7 +42,7 @@ def save_adapter(
         InvalidInputError: the network has no base, does not differ from it, or is not rebuilt by its timm name, or the folder
             is the base's.
         CheckpointError: the base is no longer the one that was loaded, or a weight is not finite.
-        NotFoundError, HubError: the base cannot be had.
+        NotFoundError, HubError: the base cannot be loaded.
         OSError: the folder cannot be written.
 
     Example:
@@ -63,18 +56,22 @@ def save_adapter(
         True
     """
     config = describe_model(model)
-    if model.base is None:
+    provenance = model.provenance
+    if provenance.base is None or provenance.load_base is None:
         raise InvalidInputError("The network was loaded from no checkpoint, so it has no base; use `save_pretrained`.")
-    for place in (model.base["name"], base):  # a folder of a name's words is looked into before the Hub is asked
+    for place in (provenance.base["name"], base):  # a folder of a name's words is looked into before the Hub is asked
         if place is not None and Path(folder).resolve() == Path(place).resolve():
             raise InvalidInputError(f"The adapter's base is in {os.fspath(folder)!r} itself; give the adapter another folder.")
-    config["i2p"]["base"] = dict(model.base)
+    config["i2p"]["base"] = dict(provenance.base)
     state = clean_state(model)
     check_rebuilds(model, config, state)
-    note_certified(model, config, deflate(model, state))
+    note_certified(config, deflate_state(model, state))
     options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-    source = find_base_tensors(load_base(model.base, model.settings.inflation, options, base), state)
-    changed = {key: tensor for key, tensor in state.items() if key not in source or not has_same_bits(tensor, source[key])}
+    source = provenance.load_base(provenance.base, provenance.settings.inflation, options, base)
+    kept = find_base_tensors(source, state)
+    changed = {key: tensor for key, tensor in state.items() if key not in kept or not has_same_bits(tensor, kept[key])}
     if not changed:
-        raise InvalidInputError(f"The network does not differ from its base {model.base['name']!r}: there is nothing to save.")
+        raise InvalidInputError(
+            f"The network does not differ from its base {provenance.base['name']!r}: there is nothing to save."
+        )
     return write_folder(Path(folder), model, config, changed, ADAPTER_WEIGHTS)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from i2p_zoo._version import __version__
 from i2p_zoo.checkpoints.weight_files import is_weights_name
-from i2p_zoo.choices import INFLATIONS, PRESETS
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
-from i2p_zoo.networks.models import check_features
 
 CONFIG = "config.json"
 FORMAT_VERSION = 1
@@ -33,6 +32,51 @@ _I2P_KEYS = {
 }
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
+_PRETRAINED_KEYS = tuple("architecture tag input_size mean std interpolation crop_pct license hf_hub_id label_names".split())
+
+
+def make_config(model: Any) -> dict[str, Any]:
+    """Describes a network as JSON types, without what is known of a checkpoint's files.
+
+    Args:
+        model: a module with a `Provenance`.
+
+    Raises:
+        InvalidInputError: it comes from no timm architecture, or has an argument that JSON cannot hold.
+    """
+    provenance, timm_cfg = model.provenance, dict(getattr(model, "pretrained_cfg", None) or {})
+    if not provenance.architecture:
+        raise InvalidInputError(
+            f"{type(model).__qualname__} comes from no timm architecture, so a folder cannot rebuild it. Save its "
+            "`state_dict()` and build it again with `i2p_zoo.inflate`."
+        )
+    for key, value in provenance.model_args.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"The argument {key}={value!r} cannot be written to {CONFIG}; give timm a name.") from error
+    pool = getattr(model, "global_pool", None)
+    return {
+        "architecture": PREFIX + provenance.architecture,
+        "num_classes": getattr(model, "num_classes", None),
+        "num_features": getattr(model, "num_features", None),
+        "global_pool": pool if isinstance(pool, str) else None,
+        "model_args": provenance.model_args,
+        "pretrained_cfg": {key: timm_cfg[key] for key in _PRETRAINED_KEYS if timm_cfg.get(key) is not None},
+        "i2p": {
+            "format_version": FORMAT_VERSION,
+            "package_version": __version__,
+            "in_chans": provenance.in_chans,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "settings": provenance.settings.to_dict(),
+            "source": {key: value for key, value in provenance.source.items() if key != "certificate"},
+            "certificate": provenance.source.get("certificate"),
+            "compact": False,
+            "unet": None,
+            "base": None,
+            "weights": {},
+        },
+    }
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -143,24 +187,10 @@ def _check_keys(path: Path, found: dict[str, Any], expected: set[str], prefix: s
 
 
 def _check_settings(path: Path, settings: Any) -> None:
-    example = Settings(inflation="center", depth=1).to_dict()
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path}: `i2p.settings` must be a mapping; found {settings!r}.")
-    _check_keys(path, settings, set(example), "i2p.settings.")
-    for key, value in settings.items():
-        kinds: tuple[type, ...] = (type(example[key]), type(None)) if key == "depth" else (type(example[key]),)
-        kinds = (*kinds, int) if kinds == (float,) else kinds
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise CheckpointError(f"{path}: `i2p.settings.{key}` must be {kinds[0].__name__}; found {value!r}.")
-    allowed = {"inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("image", "point"), "preset": ("", *PRESETS)}
-    for key, values in allowed.items():
-        if settings[key] not in values:
-            raise CheckpointError(f"{path}: `i2p.settings.{key}` must be one of {values}; found {settings[key]!r}.")
-    if settings["skip_downsamples"] < 0:
-        raise CheckpointError(f"{path}: `i2p.settings.skip_downsamples` is negative: {settings['skip_downsamples']!r}.")
-    if not 0 < settings["voxel_size"] <= sys.float_info.max:  # JSON has integers without end
-        raise CheckpointError(f"{path}: `i2p.settings.voxel_size` must be positive; found {settings['voxel_size']!r}.")
+        raise CheckpointError(f"{path}: `i2p.settings` must be a mapping; got {settings!r}.")
+    _check_keys(path, settings, {field.name for field in fields(Settings)}, "i2p.settings.")
     try:
-        check_features(settings["features"])
+        Settings(**settings)
     except InvalidInputError as error:
-        raise CheckpointError(f"{path}: `i2p.settings.features`: {error}") from error
+        raise CheckpointError(f"{path}: {str(error).replace('`', '`i2p.settings.', 1)}") from error

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.card import is_edited
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import first_line
-from i2p_zoo.checkpoints.saving import CARD, is_edited_card, read_steadily, save_pretrained
+from i2p_zoo.checkpoints.loading import read_steadily
+from i2p_zoo.checkpoints.saving import CARD, is_edited_card, save_pretrained
 from i2p_zoo.checkpoints.weight_files import is_weights_name, sha256_of
 from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
 from i2p_zoo.staging import locate
@@ -166,8 +168,6 @@ def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = 
     """
     with tempfile.TemporaryDirectory() as temporary:
         if adapter:
-            from i2p_zoo.checkpoints.adapters import save_adapter
-
             save_adapter(model, temporary, token=options.get("token"))
         else:
             save_pretrained(model, temporary, compact=compact)

@@ -45,7 +45,7 @@ def info(name: str, as_json: bool) -> None:
 
     Example: i2p-zoo info resnet50
     """
-    from i2p_zoo.zoo.pretrained import describe
+    from i2p_zoo.zoo.description import describe
 
     check_place(name)
     facts = describe(name)
@@ -87,9 +87,9 @@ def convert(
     """
     from tqdm import tqdm
 
-    from i2p_zoo.checkpoints.saving import describe_weights
+    from i2p_zoo.checkpoints.loading import describe_weights
     from i2p_zoo.names import PREFIX
-    from i2p_zoo.zoo.pretrained import convert as convert_to_folder
+    from i2p_zoo.zoo.conversion import convert as convert_to_folder
 
     if report is not None and not report.parent.is_dir():
         raise InvalidInputError(f"--report {report}: {report.parent} is no folder.")

@@ -21,7 +21,8 @@ from i2p_zoo.finetune import Options
 from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.zoo.certificate import certify
-from i2p_zoo.zoo.pretrained import convert, from_pretrained
+from i2p_zoo.zoo.conversion import convert
+from i2p_zoo.zoo.pretrained import from_pretrained
 from i2p_zoo.zoo.sources import load_source
 
 ARCHITECTURE = "tf_efficientnet_lite0"

@@ -25,8 +25,8 @@ from i2p_zoo.experiments.runs import check_choice
 from i2p_zoo.experiments.setup import Setup, architecture_of, check_folder, structure_of, weights_of
 from i2p_zoo.finetune import Options, ParameterCount, freeze
 from i2p_zoo.finetune.tasks import check_classes
-from i2p_zoo.networks.unet import create_unet
 from i2p_zoo.segmentation.crops import Cropping
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from i2p_zoo.segmentation.task import Segmentation, score
 from i2p_zoo.segmentation.voting import segment
 

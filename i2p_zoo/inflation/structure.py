@@ -1,87 +1,50 @@
-"""Inflation: from a 2D network to its sparse 3D twin. Structure and weights are separate steps; a report maps every tensor."""
+"""The structure of an inflated network: a 2D network whose leaves are sparse 3D layers, its weights on the meta device."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from i2p_zoo.errors import CheckpointError, InvalidInputError, UnsupportedError
-from i2p_zoo.inflation.report import InflationReport, ParameterRecord
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.layers import find_builder, is_supported, supported_types
-from i2p_zoo.layers.kernel_inflation import check_axis, check_depth, check_inflation
-from i2p_zoo.networks.point_cloud_model import PointCloudModel, make_point_cloud_model
+from i2p_zoo.layers import SparseConv3d, find_builder, is_supported, supported_types
+from i2p_zoo.modules import image_channels
 
 
-def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
-    """Turns a 2D network into a sparse 3D one with the same parameter names and the same forward code.
+def inflate_structure(model: nn.Module, settings: Settings) -> Any:
+    """Builds the 3D network without weights.
 
     Args:
-        model: any module of convolutions, normalisation and pooling; left untouched.
-        inflation: "center" puts a 2D kernel into the plane through the output site, zeros elsewhere; "average" repeats it
-            along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "copy" repeats it undivided
-            (Image2Point, Xu et al. 2022).
-        axis: the new axis, "z", "y" or "x".
-        depth: the longest kernel along it; by default a kernel is as long there as its larger side.
+        model: the 2D network; untouched.
+        settings: of the inflation.
 
     Returns:
-        A new module of a subclass of the model's own class; it takes a SparseTensor or point clouds. Its `report`
-        attribute is the `InflationReport`.
+        A module of the model's class with a `provenance`; its parameters are on the meta device.
 
     Raises:
-        UnsupportedError: the model owns parameters in modules that have no sparse counterpart; all are named.
-        InvalidInputError: unknown inflation or axis, or a depth below 1.
-
-    Example:
-        >>> from torch import nn
-        >>> net = inflate(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
-        >>> tuple(net[0].weight.shape)
-        (8, 3, 3, 3, 3)
-    """
-    structure = inflate_structure(model, inflation=inflation, axis=axis, depth=depth)
-    state, report = inflate_state(model.state_dict(), structure)
-    structure.load_state_dict(state, strict=True, assign=True)
-    _tie_parameters(structure, model)
-    structure.report = report
-    result: nn.Module = structure
-    return result
-
-
-def _tie_parameters(structure: nn.Module, model: nn.Module) -> None:
-    """Gives the parameters of a 3D network the `requires_grad` of their 2D sources, and ties those that are tied there."""
-    firsts: dict[int, nn.Parameter] = {}
-    for name, source in model.named_parameters(remove_duplicate=False):
-        first = firsts.setdefault(id(source), structure.get_parameter(name))
-        owner, _, own_name = name.rpartition(".")
-        setattr(structure.get_submodule(owner), own_name, first.requires_grad_(source.requires_grad))
-
-
-def inflate_structure(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> Any:
-    """Builds the 3D network without weights: its parameters are on the meta device.
-
-    Args, raises: as `inflate`.
+        UnsupportedError, InvalidInputError: as `i2p_zoo.inflate`.
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"A 2D network is inflated, such as timm.create_model('resnet50'); got {type(model).__name__}.")
-    if isinstance(model, PointCloudModel):
+    if hasattr(model, "provenance"):
         raise InvalidInputError(f"{type(model).__qualname__} is inflated already; inflate its 2D network.")
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }
-    return inflate_structure_(copy.deepcopy(model, memo), inflation, axis, depth)
+    return inflate_structure_(copy.deepcopy(model, memo), settings)
 
 
-def inflate_structure_(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> Any:
-    """Turns a 2D network into the 3D one without weights, in place; args, raises: as `inflate`."""
-    check_inflation(inflation)
-    check_axis(axis)
-    check_depth(depth)
-    settings = Settings(inflation=inflation, axis=axis, depth=depth)
-    return make_point_cloud_model(replace_leaves(model, settings), settings)
+def inflate_structure_(model: nn.Module, settings: Settings) -> Any:
+    """Turns a 2D network into the 3D one without weights, in place; returns, raises: as `inflate_structure`."""
+    architecture = getattr(model, "architecture", None) or (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    channels = image_channels(model)
+    structure: Any = replace_leaves(model, settings)
+    structure.provenance = Provenance(settings, architecture, in_chans=channels)
+    return structure
 
 
 def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
@@ -131,72 +94,10 @@ def _build(leaf: nn.Module, builder: Any, settings: Settings) -> nn.Module:
     return layer
 
 
-def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str, Tensor], InflationReport]:
-    """Maps a 2D state dict onto a 3D structure: a pure function of the two.
-
-    Args:
-        state: the 2D network's state dict.
-        structure: from `inflate_structure`, which knows the inflation.
-
-    Returns:
-        A 3D state dict with exactly the same keys (copied tensors are clones), and the report of every tensor.
-
-    Raises:
-        CheckpointError: keys or shapes that do not fit; all are named.
-    """
-    inflation = structure.settings.inflation
-    targets = structure.state_dict()
-    problems = [f"missing {key}" for key in targets if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in targets]
-    result: dict[str, Tensor] = {}
-    records = []
-    for key, source in state.items():
-        if key not in targets:
-            continue
-        owner, _, name = key.rpartition(".")
-        layer = structure.get_submodule(owner)
-        inflated = layer.inflate_tensor(name, source.detach(), inflation) if hasattr(layer, "inflate_tensor") else None
-        value = source.detach().clone() if inflated is None else inflated
-        shapes = tuple(source.shape), tuple(targets[key].shape)
-        if tuple(value.shape) != shapes[1]:
-            problems.append(f"{key}: 2D shape {shapes[0]} does not inflate to {shapes[1]}")
-            continue
-        result[key] = value
-        rule, reason = ("copied", "") if inflated is None else ("inflated", inflation)
-        records.append(ParameterRecord(key, *shapes, rule, reason))
-    if problems:
-        raise CheckpointError(f"The 2D state dict does not fit the network ({len(problems)} problems): " + "; ".join(problems))
-    return result, InflationReport(records)
-
-
-def reinflate_(model: Any, inflation: str) -> None:
-    """Gives an inflated network the kernels of another mode, in place, as if its 2D source had been inflated by that.
-
-    Bit for bit from "center" and "copy"; "average" has divided its source, which comes back rounded.
-
-    Args:
-        model: a `PointCloudModel` whose kernels are still pure inflations.
-        inflation: "center", "average" or "copy".
-
-    Raises:
-        InvalidInputError: an unknown mode, or a kernel that was trained or made anew; the network is as it was.
-    """
-    check_inflation(inflation)
-    before = model.settings.inflation
-    if inflation == before:
-        return
-    result: list[tuple[nn.Parameter, Tensor]] = []
-    for owner, layer in model.named_modules():
-        for name, tensor in layer.named_parameters(recurse=False) if hasattr(layer, "deflate_tensor") else ():
-            if name != "weight":
-                continue
-            flat = layer.deflate_tensor(name, tensor.detach(), before)
-            if flat is None:
-                raise InvalidInputError(
-                    f"{owner}.{name} is no pure inflation by {before!r} any more, so it cannot be inflated by {inflation!r}: "
-                    "load the network that it was finetuned from."
-                )
-            result.append((tensor, layer.inflate_tensor(name, flat, inflation)))
-    for tensor, inflated in result:
-        tensor.data = inflated
-    model.settings = model.settings.changed(inflation=inflation)
+def materialize_(model: nn.Module) -> None:
+    """Gives sparse convolutions that are still on the meta device new initial weights where the rest of the model is."""
+    devices = {p.device for p in model.parameters() if p.device.type != "meta"}
+    for module in model.modules():
+        if isinstance(module, SparseConv3d) and module.weight.device.type == "meta" and devices:
+            module.to_empty(device=next(iter(devices)))
+            module.reset_parameters()

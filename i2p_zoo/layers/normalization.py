@@ -85,3 +85,12 @@ NORMS: tuple[type[nn.Module], ...] = (
     *(GlobalResponseNorm, SparseEvoNorm, SparseFilterResponseNorm),
 )
 """Every kind of normalisation layer that a network of timm, or an inflated one, may have."""
+
+
+def keep_norms_in_eval_(model: Any) -> None:
+    """Puts a network's normalisation layers into eval mode, except a new classifier's, which have no image's statistics."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()
+    for module in model.modules():
+        if isinstance(module, NORMS) and module not in new:
+            module.eval()

@@ -1,21 +1,16 @@
-"""create_model and list_models: timm's habits for sparse 3D networks."""
+"""create_model and the feature extractors: timm's habits for sparse 3D networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from torch import nn
-
-from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.structure import inflate
+from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.presets import check_preset, set_preset_
-from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
+from i2p_zoo.networks.adaptation import Adaptation, adapt_
+from i2p_zoo.networks.point_cloud_model import inflate
+from i2p_zoo.networks.presets import check_preset
+from i2p_zoo.networks.stems import check_in_chans
 from i2p_zoo.networks.timm_models import create_timm_model
-from i2p_zoo.sparse.point_features import CHANNELS, FEATURES
 
 
 def create_model(
@@ -78,84 +73,47 @@ def create_model(
     source = create_timm_model(architecture, in_chans=image_chans, **kwargs)
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
     kwargs.pop("num_classes", None)
-    describe_(model, architecture, kwargs, in_chans=image_chans)
-    return adapt_(model, lambda: source, None, in_chans, stem, skip_downsamples, voxel_size, features, preset)
+    model.provenance = model.provenance.changed(architecture=architecture, model_args=kwargs, in_chans=image_chans)
+    adaptation = Adaptation(None, in_chans, stem, skip_downsamples, voxel_size, features, preset)
+    return adapt_(model, adaptation, lambda: source)
 
 
-def describe_(model: Any, architecture: str, model_args: dict[str, Any], in_chans: int) -> None:
-    """Notes on a model how it was created, for its checkpoints."""
-    model.architecture = architecture
-    model.model_args = dict(model_args)
-    model.in_chans = in_chans
-
-
-def check_features(features: str | None) -> None:
-    """Raises InvalidInputError for names that `voxelize` does not know."""
-    if features is not None and not isinstance(features, str):
-        raise InvalidInputError(f"`features` must be names joined by commas, such as 'xyz,rgb'; got {features!r}.")
-    unknown = sorted({name.strip() for name in (features or "xyz").split(",")} - set(FEATURES))
-    if unknown:
-        raise InvalidInputError(f"`features` must be some of {', '.join(FEATURES)}; got {features!r}.")
-
-
-def _check_channels(features: str, in_chans: int) -> None:
-    """Raises InvalidInputError where named features are of another number of channels than a network reads."""
-    names = [name.strip() for name in features.split(",")]
-    if "extra" in names:
-        return
-    channels = sum(CHANNELS[name] for name in names)
-    if channels != in_chans:
-        raise InvalidInputError(
-            f"The features {features!r} are {channels} channels, and the network reads {in_chans}: give in_chans={channels}."
-        )
-
-
-def adapt_(
-    model: Any,
-    source: Callable[[], nn.Module],
-    num_classes: int | None,
-    in_chans: int | None,
-    stem: str | None,
-    skip_downsamples: int | None,
-    voxel_size: float | None,
-    features: str | None,
-    preset: str | None = None,
-) -> Any:
-    """Adapts an inflated network in place and returns it; None keeps what is there.
+def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> Any:
+    """Creates a network's feature extractor with its weights, matched by name; timm may join names by "_".
 
     Args:
-        model: a PointCloudModel.
-        source: creates its 2D network, for the stem's names; weights do not matter.
-        num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset: as `create_model`.
+        model: a `PointCloudModel` with its image stem.
+        out_indices: which feature maps, as timm counts them; None for timm's default.
 
     Raises:
-        InvalidInputError: an unknown stem, a point stem turned back, or numbers out of range.
+        InvalidInputError: the network has a point stem.
+        CheckpointError: the extractor has tensors that the network lacks.
     """
-    if stem not in (None, "image", "point"):
-        raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {stem!r}.")
-    if skip_downsamples is not None and (not isinstance(skip_downsamples, int) or skip_downsamples < 0):
-        raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {skip_downsamples!r}.")
-    if voxel_size is not None and (not isinstance(voxel_size, int | float | np.number) or not 0 < voxel_size < float("inf")):
-        raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size!r}.")
-    check_features(features)
-    wanted = model.in_chans if in_chans is None else in_chans
-    check_in_chans(wanted)
-    if features is not None and features != Settings.features:  # by default they are free: a SparseTensor has its own
-        _check_channels(features, wanted)
-    if stem == "image" and model.settings.stem == "point":
-        raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
-    if stem == "point" and model.settings.stem == "image":
-        set_point_stem_(model, find_stem(source()), wanted)
-    elif wanted != model.in_chans:
-        if model.settings.stem == "point":
-            raise InvalidInputError(f"The model's point stem reads {model.in_chans} channels; got in_chans={wanted}.")
-        adapt_in_chans_(model, find_stem(source()), wanted)
-    if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
-        model.reset_classifier(num_classes)
-    model.in_chans = wanted
-    size = None if voxel_size is None else float(voxel_size)
-    changes = {"skip_downsamples": skip_downsamples, "voxel_size": size, "features": features}
-    model.settings = model.settings.changed(**{key: value for key, value in changes.items() if value is not None})
-    if preset and not model.settings.preset:
-        set_preset_(model, preset)
-    return model
+    provenance = model.provenance
+    settings = provenance.settings
+    if settings.stem != "image":
+        raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
+    arguments = {key: value for key, value in provenance.model_args.items() if key != "global_pool"}
+    if out_indices is not None:
+        arguments["out_indices"] = out_indices
+    extractor = create_model(
+        provenance.architecture,
+        settings.inflation,
+        settings.axis,
+        settings.depth,
+        in_chans=provenance.in_chans,
+        features_only=True,
+        **arguments,
+    )
+    state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
+    targets = extractor.state_dict()
+    missing = sorted(key for key in targets if key.replace(".", "_") not in state)
+    if missing:
+        raise CheckpointError(
+            f"The feature extractor of {provenance.architecture} has tensors that its network lacks: {missing}."
+        )
+    extractor.load_state_dict({key: state[key.replace(".", "_")] for key in targets}, strict=True)
+    extractor.provenance = extractor.provenance.changed(
+        settings=settings, source=provenance.source, base=provenance.base, load_base=provenance.load_base
+    )
+    return extractor.eval()

@@ -8,30 +8,56 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from i2p_zoo.checkpoints.config import make_config
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.inflation.report import InflationReport
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.layers.normalization import NORMS
+from i2p_zoo.inflation.state import inflate_state, tie_parameters_
+from i2p_zoo.inflation.structure import inflate_structure, materialize_, replace_leaves
+from i2p_zoo.networks.blocks import predict
+from i2p_zoo.networks.network import Network
+from i2p_zoo.networks.presets import normalize_classifier_
+from i2p_zoo.networks.structure import build_structure
 from i2p_zoo.sparse.kernel_maps import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
 
 
-class PointCloudModel:
-    """Mixed into a network's own class by `i2p_zoo.inflate`; `isinstance(net, PointCloudModel)` tells such a network.
+def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
+    """Turns a 2D network into a sparse 3D one with the same parameter names and the same forward code.
 
-    Attributes:
-        settings: the `Settings`.
-        report: the `InflationReport`, or None for a network loaded from a checkpoint.
+    Args:
+        model: any module of convolutions, normalisation and pooling; left untouched.
+        inflation: "center" puts a 2D kernel into the plane through the output site, zeros elsewhere; "average" repeats it
+            along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "copy" repeats it undivided
+            (Image2Point, Xu et al. 2022).
+        axis: the new axis, "z", "y" or "x".
+        depth: the longest kernel along it; by default a kernel is as long there as its larger side.
+
+    Returns:
+        A new module of a subclass of the model's own class; it takes a SparseTensor or point clouds. Its `report`
+        attribute is the `InflationReport`.
+
+    Raises:
+        UnsupportedError: the model owns parameters in modules that have no sparse counterpart; all are named.
+        InvalidInputError: unknown inflation or axis, or a depth below 1.
+
+    Example:
+        >>> from torch import nn
+        >>> net = inflate(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+        >>> tuple(net[0].weight.shape)
+        (8, 3, 3, 3, 3)
     """
+    structure = inflate_structure(model, Settings(inflation, axis, depth))
+    state, report = inflate_state(model.state_dict(), structure)
+    structure.load_state_dict(state, strict=True, assign=True)
+    tie_parameters_(structure, model)
+    structure.provenance = structure.provenance.changed(report=report)
+    result: nn.Module = _mix_in(structure)
+    return result
 
-    settings: Settings
-    report: InflationReport | None
-    architecture: str | None
-    model_args: dict[str, Any]
-    source: dict[str, Any]
-    base: dict[str, Any] | None
-    frozen_norms: bool = False
+
+class PointCloudModel(Network):
+    """Mixed into a network's own class by `i2p_zoo.inflate`; `isinstance(net, PointCloudModel)` tells such a network."""
 
     def prepare(self, x: Any) -> SparseTensor:
         """Returns the network's input as a sparse tensor.
@@ -73,54 +99,42 @@ class PointCloudModel:
 
     def predict(self, points: Any, **kwargs: Any) -> Any:
         """Runs in eval mode without gradients, in blocks where a scene is too large; see `i2p_zoo.networks.blocks.predict`."""
-        from i2p_zoo.networks.blocks import predict
-
         return predict(self, points, **kwargs)
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
         """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
-        from i2p_zoo.inflation.structure import replace_leaves
-
-        before = {name: tuple(t.shape) for name, t in self.state_dict().items()}  # type: ignore[attr-defined]
-        kept = list(self.parameters())  # type: ignore[attr-defined]
+        model: Any = self
+        before = set(model.state_dict())
+        kept = list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
-        replace_leaves(self, self.settings)  # type: ignore[arg-type]
-        materialize_(self)  # type: ignore[arg-type]
+        replace_leaves(model, self.settings)
+        materialize_(model)
         if self.settings.preset:
-            from i2p_zoo.networks.presets import normalize_classifier_
+            normalize_classifier_(model)
+        self._report_classifier(before, kept, f"classifier of {num_classes} classes")
 
-            normalize_classifier_(self)
-        if self.report is not None:
-            after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]
-            for name in sorted(before.keys() | after.keys()):
-                if name not in after:
-                    self.report = self.report.changed(name, "dropped", f"classifier of {num_classes} classes", {})
-                elif isinstance(after[name], nn.Parameter) and not any(after[name] is parameter for parameter in kept):
-                    shapes = {name: tuple(after[name].shape)}
-                    self.report = self.report.changed(name, "replaced", f"classifier of {num_classes} classes", shapes)
+    def _report_classifier(self, before: set[str], kept: list[nn.Parameter], reason: str) -> None:
+        if self.report is None:
+            return
+        after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]
+        for name in sorted(before | after.keys()):
+            if name not in after:
+                self.report = self.report.changed(name, "dropped", reason, {})
+            elif isinstance(after[name], nn.Parameter) and not any(after[name] is parameter for parameter in kept):
+                self.report = self.report.changed(name, "replaced", reason, {name: tuple(after[name].shape)})
 
-    def train(self, mode: bool = True) -> Any:
-        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
-        super().train(mode)  # type: ignore[misc]
-        if self.frozen_norms:
-            classifier = self.get_classifier() if hasattr(self, "get_classifier") else None
-            new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()  # has no image's statistics
-            for module in self.modules():  # type: ignore[attr-defined]
-                if isinstance(module, NORMS) and module not in new:
-                    module.eval()
-        return self
+    def to_config(self) -> dict[str, Any]:
+        """Returns the network's config, as JSON types, without what is known of a checkpoint's files.
 
-    def save_pretrained(self, folder: Any, **kwargs: Any) -> Any:
-        """Saves config.json, model.safetensors and README.md; see `i2p_zoo.save_pretrained`."""
-        from i2p_zoo.checkpoints.saving import save_pretrained
+        Raises:
+            InvalidInputError: the network comes from no timm architecture, or has an argument that JSON cannot hold.
+        """
+        return make_config(self)
 
-        return save_pretrained(self, folder, **kwargs)
-
-    def push_to_hub(self, repo: str, **kwargs: Any) -> Any:
-        """Puts the network, or with `adapter=True` what finetuning changed, on the Hub; see `publishing.push_model`."""
-        from i2p_zoo.checkpoints.publishing import push_model
-
-        return push_model(self, repo, **kwargs)
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> Any:
+        """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
+        return _mix_in(build_structure(config))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
@@ -130,38 +144,19 @@ class PointCloudModel:
         self.__dict__.update(state)
 
 
-def materialize_(model: nn.Module) -> None:
-    """Gives sparse convolutions that are still on the meta device new initial weights where the rest of the model is."""
-    from i2p_zoo.layers import SparseConv3d
-
-    devices = {p.device for p in model.parameters() if p.device.type != "meta"}
-    for module in model.modules():
-        if isinstance(module, SparseConv3d) and module.weight.device.type == "meta" and devices:
-            module.to_empty(device=next(iter(devices)))
-            module.reset_parameters()
-
-
 @functools.cache
-def point_cloud_class(kind: Any) -> type[Any]:
-    """Returns the class PointCloud<kind> that mixes `PointCloudModel` into a network's class `kind`."""
-    return type(f"PointCloud{kind.__name__}", (PointCloudModel, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+def point_cloud_class(source: Any) -> type[Any]:
+    """Returns the class PointCloud<source> that mixes `PointCloudModel` into a network's class."""
+    attributes = {"__module__": source.__module__, "__doc__": source.__doc__}
+    return type(f"PointCloud{source.__name__}", (PointCloudModel, source), attributes)
 
 
-def _new_model(kind: Any) -> Any:
-    mixed: Any = point_cloud_class(kind)
+def _new_model(source: Any) -> Any:
+    mixed: Any = point_cloud_class(source)
     return mixed.__new__(mixed)
 
 
-def make_point_cloud_model(model: nn.Module, settings: Settings) -> Any:
-    """Mixes `PointCloudModel` into a module, in place, and returns it."""
-    result: Any = model
-    if not isinstance(result, PointCloudModel):
-        kind: Any = type(model)
-        result.__class__ = point_cloud_class(kind)
-    result.settings = settings
-    result.report = None
-    result.architecture = getattr(result, "architecture", None)
-    result.model_args = {}
-    result.source = {}
-    result.base = None
-    return result
+def _mix_in(structure: Any) -> Any:
+    source: Any = type(structure)
+    structure.__class__ = point_cloud_class(source)
+    return structure

@@ -40,11 +40,14 @@ def set_preset_(model: Any, preset: str) -> None:
         InvalidInputError: an unknown preset, another inflation or an image stem.
         UnsupportedError: an architecture that the paper does not have.
     """
-    check_preset(preset, model.architecture)
-    if model.settings.inflation != "copy" or model.settings.stem != "point":
-        found = f"inflation={model.settings.inflation!r} and stem={model.settings.stem!r}"
-        raise InvalidInputError(f"preset={preset!r} needs inflation='copy' and stem='point'; got {found}.")
-    is_extractor = bool(model.model_args.get("features_only"))
+    provenance = model.provenance
+    check_preset(preset, provenance.architecture)
+    if provenance.settings.inflation != "copy" or provenance.settings.stem != "point":
+        raise InvalidInputError(
+            f"preset={preset!r} needs inflation='copy' and stem='point'; got inflation={provenance.settings.inflation!r} and "
+            f"stem={provenance.settings.stem!r}."
+        )
+    is_extractor = bool(provenance.model_args.get("features_only"))
     if is_extractor:
         _set_scene_stem_(model)
     else:
@@ -52,28 +55,28 @@ def set_preset_(model: Any, preset: str) -> None:
     for name, module in list(model.named_modules()):
         if name.endswith("downsample.0"):
             model.get_submodule(name.rpartition(".")[0])[0] = _make_shortcut(module)
-            _report(model, f"{name}.", "shortcut of 2x2x2 copies", model.get_submodule(name))
-    model.settings = model.settings.changed(preset=preset)
+            model.provenance = model.provenance.with_replaced(f"{name}.", "shortcut of 2x2x2 copies", model.get_submodule(name))
+    model.provenance = model.provenance.with_settings(preset=preset)
     if not is_extractor:
         normalize_classifier_(model)
 
 
 def new_stem_layers(model: Any) -> list[nn.Module]:
     """Returns the layers of a preset's feature extractor, behind the first convolution, that have no image weights."""
-    return [model.act1, model.maxpool] if model.settings.preset else []
+    return [model.act1, model.maxpool] if model.provenance.settings.preset else []
 
 
 def _set_scene_stem_(model: Any) -> None:
     first = model.conv1
-    how: dict[str, Any] = {"bias": False, "axis": first.axis, "device": first.weight.device, "dtype": first.weight.dtype}
-    norm = {key: how[key] for key in ("device", "dtype")}
+    placement: dict[str, Any] = {"device": first.weight.device, "dtype": first.weight.dtype}
     width = first.out_channels
-    strided = SparseConv3d(width, width, 2, 2, ((0, 0), (0, 0)), **how)
-    for name, convolution in (("act1", SparseConv3d(width, width, 3, **how)), ("maxpool", strided)):
-        layers = [convolution, nn.BatchNorm2d(width, **norm), nn.ReLU(inplace=True)]
+    strided = SparseConv3d(width, width, 2, 2, ((0, 0), (0, 0)), bias=False, axis=first.axis, **placement)
+    inner = SparseConv3d(width, width, 3, bias=False, axis=first.axis, **placement)
+    for name, convolution in (("act1", inner), ("maxpool", strided)):
+        layers = [convolution, nn.BatchNorm2d(width, **placement), nn.ReLU(inplace=True)]
         new = nn.Sequential(*([nn.ReLU(inplace=True)] if name == "act1" else []), *layers).train(model.training)
         setattr(model, name, new)
-        _report(model, f"{name}.", "Image2Point's stem for scenes", new)
+        model.provenance = model.provenance.with_replaced(f"{name}.", "Image2Point's stem for scenes", new)
 
 
 def normalize_classifier_(model: Any) -> None:
@@ -85,7 +88,7 @@ def normalize_classifier_(model: Any) -> None:
     new.weight, new.bias = old.weight, old.bias
     new.train(old.training)
     model.fc = new
-    _report(model, "fc.norm.", "BatchNorm on the logits", new.norm)
+    model.provenance = model.provenance.with_replaced("fc.norm.", "BatchNorm on the logits", new.norm)
 
 
 def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
@@ -93,9 +96,3 @@ def _make_shortcut(old: SparseConv3d) -> SparseConv3d:
         new = SparseConv3d(old.in_channels, old.out_channels, 2, old.stride, ((0, 0), (0, 0)), bias=False, axis=old.axis)
     new.weight = nn.Parameter(old.weight.detach().expand(-1, 2, 2, 2, -1).contiguous())
     return new.train(old.training)
-
-
-def _report(model: Any, prefix: str, why: str, module: nn.Module) -> None:
-    if model.report is not None:
-        shapes = {f"{prefix}{key}": tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        model.report = model.report.changed(prefix, "replaced", why, shapes)

@@ -15,7 +15,7 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.networks.timm_models import image_channels
+from i2p_zoo.modules import image_channels
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
 
@@ -55,18 +55,19 @@ def find_stem(model: nn.Module) -> Stem:
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            (given, *_rest) = inputs
-            halvings = round(math.log2(given.shape[-1] / output.shape[-1]))
+            (x, *_rest) = inputs
+            halvings = round(math.log2(x.shape[-1] / output.shape[-1]))
+            is_halved_once = round(math.log2(size / x.shape[-1])) == 1
             if isinstance(module, SpaceToDepth):
-                if given is image:
+                if x is image:
                     rearranged[name] = halvings
                     images.append(output)
             elif isinstance(module, nn.Conv2d):
-                if any(given is one for one in images):
+                if any(x is one for one in images):
                     convolutions[name] = halvings
-                elif halvings and round(math.log2(size / given.shape[-1])) == 1:
+                elif halvings and is_halved_once:
                     rivals.append(name)
-            elif any(convolutions.values()) and round(math.log2(size / given.shape[-1])) == 1:
+            elif any(convolutions.values()) and is_halved_once:
                 pools[name] = halvings
 
         module.register_forward_hook(hook)
@@ -87,7 +88,7 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
     """Gives an inflated network a new point stem, in place.
 
     Args:
-        model: a PointCloudModel with its image stem.
+        model: an inflated network with its image stem.
         stem: of its 2D source.
         in_chans: channels of the voxels.
     """
@@ -104,19 +105,17 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
             dtype=old.weight.dtype,
         )
         _set_submodule(model, name, layer)
-        if model.report is not None:
-            shapes = {f"{name}.{key}": tuple(t.shape) for key, t in layer.state_dict().items()}
-            model.report = model.report.changed(f"{name}.", "replaced", "point stem", shapes)
+        model.provenance = model.provenance.with_replaced(f"{name}.", "point stem", layer)
     for name, halvings in stem.pools.items():
         _set_submodule(model, name, DroppedPool(halvings))
-    model.settings = model.settings.changed(stem="point")
+    model.provenance = model.provenance.with_settings(stem="point").changed(in_chans=in_chans)
 
 
 def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
     """Adapts the image stem's weights to another number of channels as timm does: summed for one, repeated for more.
 
     Args:
-        model: a PointCloudModel with its image stem, in place.
+        model: an inflated network with its image stem, in place.
         stem: of its 2D source.
         in_chans: channels of the voxels.
 
@@ -124,10 +123,10 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
         InvalidInputError: the stem does not read three channels, red, green and blue.
     """
     for name in stem.convolutions:
-        found = model.get_submodule(name).in_channels
-        if found != 3:
+        channels = model.get_submodule(name).in_channels
+        if channels != 3:
             raise InvalidInputError(
-                f"An image stem of {found} channels has no adaption to in_chans={in_chans}; use stem='point'."
+                f"An image stem of {channels} channels has no adaption to in_chans={in_chans}; use stem='point'."
             )
     for name in stem.convolutions:
         layer = model.get_submodule(name)
@@ -138,9 +137,9 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
             adapted = weight.repeat(1, 1, 1, 1, -(-in_chans // 3))[..., :in_chans] * (3 / in_chans)
         layer.weight = nn.Parameter(adapted.contiguous(), layer.weight.requires_grad)
         layer.in_channels = in_chans
-        if model.report is not None:
-            shapes = {f"{name}.weight": tuple(layer.weight.shape)}
-            model.report = model.report.changed(f"{name}.weight", "replaced", f"stem of {in_chans} channels", shapes)
+        shapes = {f"{name}.weight": tuple(layer.weight.shape)}
+        model.provenance = model.provenance.with_replaced(f"{name}.weight", f"stem of {in_chans} channels", shapes)
+    model.provenance = model.provenance.changed(in_chans=in_chans)
 
 
 def check_in_chans(in_chans: int) -> None:

@@ -45,9 +45,3 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
     return model
-
-
-def image_channels(model: nn.Module) -> int:
-    """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
-    noted = getattr(model, "in_chans", None)
-    return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

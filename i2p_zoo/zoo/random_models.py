@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2p_zoo.modules import image_channels
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.timm_models import create_timm_model, image_channels
+from i2p_zoo.networks.timm_models import create_timm_model
 
 
 def create_random_model(name: str) -> nn.Module:

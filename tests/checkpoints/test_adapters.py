@@ -15,12 +15,14 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import CARD, load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import ADAPTER_WEIGHTS, WEIGHTS, sha256_of
 from i2p_zoo.finetune import freeze
 from i2p_zoo.layers.kernel_inflation import has_same_bits
-from i2p_zoo.networks.unet import create_unet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from i2p_zoo.zoo import pretrained as hub
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
 
@@ -96,7 +98,7 @@ def test_base_of_any_inflation_carries_an_adapter(tmp_path, kwargs, compact):
 
 def test_only_changed_tensors_are_in_the_file(made):
     base, adapter, model = made
-    source, found = load_folder(base).state_dict(), load_file(adapter / ADAPTER_WEIGHTS)
+    source, found = load_folder(base, build_network).state_dict(), load_file(adapter / ADAPTER_WEIGHTS)
     changed = {k for k, t in model.state_dict().items() if k not in source or not has_same_bits(t, source[k])}
     assert found.keys() == changed
     assert {"fc.weight", "fc.bias", "bn1.running_mean", "bn1.num_batches_tracked", "layer3.0.bn2.weight"} <= changed
@@ -145,7 +147,7 @@ def test_another_base_is_refused_by_its_hash(place, given):
 
 def test_same_weights_saved_anew_are_the_same_base(place):
     expected = fingerprint(i2p_zoo.from_pretrained(place / "adapter"))
-    save_pretrained(load_folder(place / "base"), place / "again")
+    save_pretrained(load_folder(place / "base", build_network), place / "again")
     assert fingerprint(i2p_zoo.from_pretrained(place / "adapter", base=place / "again")) == expected
 
 
@@ -175,7 +177,7 @@ def test_adapter_is_no_base(place, made):
     with pytest.raises(CheckpointError, match="an adapter, where a whole checkpoint is needed"):
         i2p_zoo.from_pretrained(place / "adapter", base=made[1])
     with pytest.raises(CheckpointError, match="an adapter, where a whole checkpoint is needed"):
-        load_folder(place / "adapter")
+        load_folder(place / "adapter", build_network)
 
 
 def test_adapter_trained_further_stands_on_the_same_base(made, tmp_path):
@@ -190,7 +192,7 @@ def test_adapter_saved_whole_needs_no_base(place):
     model = i2p_zoo.from_pretrained(place / "adapter")
     save_pretrained(model, place / "whole")
     shutil.rmtree(place / "base")
-    assert fingerprint(load_folder(place / "whole")) == fingerprint(model)
+    assert fingerprint(load_folder(place / "whole", build_network)) == fingerprint(model)
 
 
 def test_unchanged_network_is_refused(made, tmp_path):

@@ -13,11 +13,13 @@ from torch import nn
 
 import i2p_zoo
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.layers import SparseConv3d
 from i2p_zoo.layers.kernel_inflation import deflate_weight, has_same_bits, inflate_weight
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_, seeded
 
@@ -120,7 +122,9 @@ def test_compact_and_whole_checkpoints_hold_the_same_network(tmp_path, inflation
     model = make_model(name, inflation=inflation, **kwargs)
     compact = save_pretrained(model, tmp_path / "compact")
     whole = save_pretrained(model, tmp_path / "whole", compact=False)
-    assert fingerprint(load_folder(compact)) == fingerprint(load_folder(whole)) == fingerprint(model)
+    assert (
+        fingerprint(load_folder(compact, build_network)) == fingerprint(load_folder(whole, build_network)) == fingerprint(model)
+    )
     assert (compact / WEIGHTS).stat().st_size < (whole / WEIGHTS).stat().st_size
     assert [json.loads((f / CONFIG).read_text())["i2p"]["compact"] for f in (compact, whole)] == [True, False]
 
@@ -151,7 +155,7 @@ def test_compact_resnet18_is_as_small_as_the_2d_network(tmp_path):
     model = i2p_zoo.inflate(source)
     flat, compact = (tmp_path / "flat.safetensors").stat().st_size, (save_pretrained(model, tmp_path) / WEIGHTS).stat().st_size
     assert compact <= 1.02 * flat
-    assert fingerprint(load_folder(tmp_path)) == fingerprint(model)
+    assert fingerprint(load_folder(tmp_path, build_network)) == fingerprint(model)
 
 
 @pytest.mark.parametrize("inflation", ["center", "copy"])
@@ -165,7 +169,7 @@ def test_only_the_changed_convolution_is_stored_in_3d(tmp_path, inflation, key):
     after = load_file(save_pretrained(model, tmp_path / "after") / WEIGHTS)
     assert [key for key in after if after[key].shape != before[key].shape] == [key]
     assert tuple(after[key].shape) == tuple(model.get_parameter(key).shape)
-    assert fingerprint(load_folder(tmp_path / "after")) == fingerprint(model)
+    assert fingerprint(load_folder(tmp_path / "after", build_network)) == fingerprint(model)
 
 
 def test_seven_planes_of_an_average_may_be_stored_in_3d_and_come_back(tmp_path):
@@ -174,7 +178,7 @@ def test_seven_planes_of_an_average_may_be_stored_in_3d_and_come_back(tmp_path):
     assert source.conv1.kernel_size == (7, 7)
     state = load_file(save_pretrained(model, tmp_path) / WEIGHTS)
     assert (state["conv1.weight"].ndim == 4) == (deflate_weight(model.conv1.weight, "average") is not None)
-    assert fingerprint(load_folder(tmp_path)) == fingerprint(model)
+    assert fingerprint(load_folder(tmp_path, build_network)) == fingerprint(model)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -23,8 +23,10 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, SparseTensor
 from i2p_zoo.checkpoints import weight_files
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import CARD, describe_model, load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import CARD, describe_model, save_pretrained, sha256_of_tensors
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, sha256_of
+from i2p_zoo.zoo.pretrained import build_network
 from tests.helpers import random_cloud, randomise_norms_
 
 NAMES = {CONFIG, WEIGHTS, CARD}
@@ -127,7 +129,7 @@ def folder(saved, tmp_path):
 def test_network_comes_back_bit_for_bit_with_its_outputs(tmp_path, kwargs):
     model = make_model(**kwargs)
     assert model.save_pretrained(tmp_path / "net") == tmp_path / "net"
-    loaded = load_folder(tmp_path / "net")
+    loaded = load_folder(tmp_path / "net", build_network)
     assert type(loaded) is type(model)
     assert_same_bits(loaded, model)
     assert loaded.settings == model.settings
@@ -141,7 +143,7 @@ def test_network_comes_back_bit_for_bit_with_its_outputs(tmp_path, kwargs):
 @pytest.mark.parametrize("stem", ["image", "point"])
 def test_other_dtypes_come_back_bit_for_bit(tmp_path, dtype, stem):
     model = make_model(stem=stem).to(dtype)
-    loaded = load_folder(save_pretrained(model, tmp_path))
+    loaded = load_folder(save_pretrained(model, tmp_path), build_network)
     assert_same_bits(loaded, model)
     assert {p.dtype for p in loaded.parameters()} == {dtype}
     # Half precision takes long on a CPU.
@@ -159,7 +161,7 @@ def test_network_after_training_steps_comes_back(tmp_path):
         optimizer.zero_grad()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {name.rsplit(".", 1)[-1] for name in changed} >= {"weight", "running_mean", "running_var", "num_batches_tracked"}
-    loaded = load_folder(save_pretrained(model, tmp_path))
+    loaded = load_folder(save_pretrained(model, tmp_path), build_network)
     assert model.training
     assert not loaded.training
     assert_same_bits(loaded, model)
@@ -170,7 +172,7 @@ def test_frozen_network_comes_back_ready_to_train(tmp_path):
     model = make_model(stem="point")
     i2p_zoo.finetune.freeze(model, "io+bn")
     assert not all(p.requires_grad for p in model.parameters())
-    loaded = load_folder(save_pretrained(model, tmp_path))
+    loaded = load_folder(save_pretrained(model, tmp_path), build_network)
     assert_same_bits(loaded, model)
     assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
     assert all(m.training for m in loaded.train().modules())
@@ -181,7 +183,7 @@ def test_tied_transposed_and_gradient_bearing_weights_are_saved_by_value(tmp_pat
     model.fc.weight = nn.Parameter(torch.randn(model.fc.in_features, 10).t())
     model.layer2[0].bn1.bias = model.layer2[0].bn1.weight
     model(random_cloud(3, dtype=torch.float32)).sum().backward()
-    loaded = load_folder(save_pretrained(model, tmp_path))
+    loaded = load_folder(save_pretrained(model, tmp_path), build_network)
     assert_same_bits(loaded, model)
     assert loaded.layer2[0].bn1.bias is not loaded.layer2[0].bn1.weight
 
@@ -189,7 +191,7 @@ def test_tied_transposed_and_gradient_bearing_weights_are_saved_by_value(tmp_pat
 def test_source_and_certificate_come_back(tmp_path):
     model = make_model()
     model.source = {"repo": "timm/net", "commit": "0" * 40, "sha256": "1" * 64, "license": "mit"}
-    loaded = load_folder(save_pretrained(model, tmp_path, certificate=SOME_CERTIFICATE))
+    loaded = load_folder(save_pretrained(model, tmp_path, certificate=SOME_CERTIFICATE), build_network)
     noted = loaded.source["certificate"]
     assert noted == {**SOME_CERTIFICATE.to_dict(), "tensors": noted["tensors"], "finetuned": False}
     assert loaded.source == {**model.source, "certificate": noted}
@@ -208,19 +210,20 @@ def noted(folder):
 @torch.no_grad()
 def test_certificate_is_told_to_be_of_another_network_once_the_weights_were_trained(tmp_path):
     model = make_model()
-    model.source = {"repo": "timm/net", "certificate": {**SOME_CERTIFICATE.to_dict(), "inflation": "center"}}
+    certified = {**SOME_CERTIFICATE.to_dict(), "inflation": "center", "tensors": sha256_of_tensors(model)}  # as on conversion
+    model.source = {"repo": "timm/net", "certificate": certified}
     first = save_pretrained(model, tmp_path / "first")
     assert not noted(first)
     for options in ({"compact": False}, {"max_shard_size": 200_000}):  # other files of the same tensors
-        assert not noted(save_pretrained(load_folder(first), tmp_path / "again", **options))
+        assert not noted(save_pretrained(load_folder(first, build_network), tmp_path / "again", **options))
     assert noted(save_pretrained(i2p_zoo.from_pretrained(first, num_classes=5), tmp_path / "classes"))
     assert noted(save_pretrained(i2p_zoo.from_pretrained(first, skip_downsamples=1), tmp_path / "finer"))
     assert not noted(save_pretrained(i2p_zoo.from_pretrained(first, voxel_size=0.5), tmp_path / "voxels"))
-    loaded = load_folder(first)
+    loaded = i2p_zoo.from_pretrained(first)
     for trained, name in ((model, "in hand"), (loaded, "loaded")):
         trained.fc.bias[0] += 1
         assert noted(save_pretrained(trained, tmp_path / name))
-        assert noted(save_pretrained(load_folder(tmp_path / name), tmp_path / name))
+        assert noted(save_pretrained(load_folder(tmp_path / name, build_network), tmp_path / name))
     assert noted(i2p_zoo.save_adapter(loaded, tmp_path / "adapter"))
     assert not noted(save_pretrained(loaded, tmp_path / "measured", certificate=SOME_CERTIFICATE))
 
@@ -231,22 +234,24 @@ def test_weights_of_another_tag_keep_their_preprocessing(tmp_path):
     first = save_pretrained(i2p_zoo.inflate(source), tmp_path / "first")
     written = json.loads((first / CONFIG).read_text())["pretrained_cfg"]
     assert (written["tag"], written["mean"], written["license"]) == ("another", [0.1, 0.2, 0.3], "cc-by-nc-4.0")
-    second = save_pretrained(load_folder(first), tmp_path / "second")
+    second = save_pretrained(load_folder(first, build_network), tmp_path / "second")
     assert json.loads((second / CONFIG).read_text())["pretrained_cfg"] == written
     assert (second / CARD).read_text() == (first / CARD).read_text()
 
 
 def test_saving_leaves_the_network_alone(saved, tmp_path):
     model = make_model().train()
-    before = describe_model(model)
+    model.source = {"repo": "timm/net", "certificate": SOME_CERTIFICATE.to_dict()}
+    before, provenance = describe_model(model), model.provenance
     save_pretrained(model, tmp_path)
     assert model.training
     assert describe_model(model) == before
+    assert model.provenance is provenance
     assert_same_bits(model, saved[0])
 
 
 def test_changing_the_folder_does_not_change_a_loaded_network(saved, folder):
-    loaded = load_folder(folder)
+    loaded = load_folder(folder, build_network)
     size = (folder / WEIGHTS).stat().st_size
     with (folder / WEIGHTS).open("r+b") as file:  # as `cp` over it does
         file.seek(size // 2)
@@ -257,10 +262,10 @@ def test_changing_the_folder_does_not_change_a_loaded_network(saved, folder):
 def test_pickle_beside_the_weights_is_never_opened(saved, folder, monkeypatch):
     (folder / "pytorch_model.bin").write_bytes(bomb(folder / "exploded"))
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("a pickle was opened"))
-    assert_same_bits(load_folder(folder), saved[0])
+    assert_same_bits(load_folder(folder, build_network), saved[0])
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="never pickles"):
-        load_folder(folder)
+        load_folder(folder, build_network)
     assert not (folder / "exploded").exists()
 
 
@@ -290,7 +295,7 @@ def test_network_whose_timm_arguments_were_not_noted_is_refused(tmp_path, kwargs
 
 def test_timm_network_with_its_own_arguments_needs_no_notes(tmp_path):
     model = i2p_zoo.inflate(timm.create_model("test_resnet", num_classes=5, in_chans=2)).eval()
-    assert_same_bits(load_folder(save_pretrained(model, tmp_path)), model)
+    assert_same_bits(load_folder(save_pretrained(model, tmp_path), build_network), model)
 
 
 def test_classifier_with_another_pooling_comes_back_or_is_refused(tmp_path):
@@ -300,7 +305,7 @@ def test_classifier_with_another_pooling_comes_back_or_is_refused(tmp_path):
         save_pretrained(model, tmp_path)
     except InvalidInputError:
         return
-    assert torch.equal(outputs(load_folder(tmp_path))[0], outputs(model)[0])
+    assert torch.equal(outputs(load_folder(tmp_path, build_network))[0], outputs(model)[0])
 
 
 def test_arguments_that_json_cannot_hold_are_refused(tmp_path):
@@ -394,14 +399,14 @@ FOREIGN_FILES = {
 def assert_refused(folder, words):
     """Loading raises a CheckpointError that says these words, and a network loaded before keeps its bits."""
     with pytest.raises(CheckpointError) as caught:
-        load_folder(folder)
+        load_folder(folder, build_network)
     for word in words:
         assert word in str(caught.value)
 
 
 @pytest.fixture
 def loaded_before(saved, folder):
-    loaded = load_folder(folder)
+    loaded = load_folder(folder, build_network)
     yield
     assert_same_bits(loaded, saved[0])
 
@@ -512,7 +517,7 @@ WRONG_VALUES = {
     "i2p.settings": [None, []],
     "i2p.settings.inflation": ["sideways", ""],
     "i2p.settings.axis": ["w", 0],
-    "i2p.settings.depth": [1.5, True],
+    "i2p.settings.depth": [1.5, True, 0],
     "i2p.settings.stem": ["trunk", ["image"]],
     "i2p.settings.skip_downsamples": [-1, "2", None],
     "i2p.settings.voxel_size": [0.0, -0.05, 10**400, "small"],
@@ -542,7 +547,6 @@ UNBUILDABLE = [
     ("model_args", {"nonsense": 1}),
     ("model_args", {"in_chans": 3}),
     ("model_args", {"pretrained": True}),
-    ("i2p.settings.depth", 0),
 ]
 
 
@@ -593,7 +597,7 @@ def test_loading_draws_no_random_weights(folder, monkeypatch):
 
     monkeypatch.setattr(torch.nn.init, "normal_", refuse)
     before = torch.get_rng_state()
-    load_folder(folder)
+    load_folder(folder, build_network)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -621,7 +625,7 @@ def test_buffer_that_is_in_no_file_gets_its_value(kept, tmp_path, monkeypatch):
     model = i2p_zoo.create_model("test_resnet").eval()
     model.save_pretrained(tmp_path)
     x = random_cloud(3, dtype=torch.float32)
-    assert torch.equal(load_folder(tmp_path)(x), model(x))
+    assert torch.equal(load_folder(tmp_path, build_network)(x), model(x))
 
 
 def test_newer_format_says_to_upgrade(folder):
@@ -709,7 +713,7 @@ def test_new_checkpoint_survives_a_fault_after_the_change(folder, monkeypatch, n
         fail_in_call(patch, os, "replace", number, error)
         with pytest.raises(type(error)):
             save_pretrained(other, folder)
-    assert_same_bits(load_folder(folder), other)
+    assert_same_bits(load_folder(folder, build_network), other)
     save_pretrained(other, folder)
     assert set(bits(folder)) == NAMES
 
@@ -748,12 +752,12 @@ def test_saving_again_replaces_all_files_and_leaves_others(folder):
     other = make_model(num_classes=3, seed=1)
     save_pretrained(other, folder)
     assert {path.name for path in folder.iterdir()} == {*NAMES, ".lock", "notes.txt"}
-    assert_same_bits(load_folder(folder), other)
+    assert_same_bits(load_folder(folder, build_network), other)
     assert "| classes | 3 |" in (folder / CARD).read_text()
 
 
 def test_network_saved_over_the_folder_it_came_from_is_whole(saved, folder):
-    loaded = load_folder(folder)
+    loaded = load_folder(folder, build_network)
     save_pretrained(loaded, folder)
     assert bits(folder) == bits(saved[1])
     assert_same_bits(loaded, saved[0])
@@ -766,7 +770,7 @@ def test_edited_card_is_kept_and_the_rest_is_saved(folder, text):
     other = make_model(num_classes=3, seed=1)
     save_pretrained(other, folder)
     assert (folder / CARD).read_bytes() == text
-    assert_same_bits(load_folder(folder), other)
+    assert_same_bits(load_folder(folder, build_network), other)
 
 
 def test_card_with_notes_at_its_end_is_kept(folder):

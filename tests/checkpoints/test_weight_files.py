@@ -21,8 +21,10 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError
 from i2p_zoo.checkpoints import weight_files
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import CARD, describe_weights, load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import describe_weights, load_folder
+from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, read_weights, sha256_of, write_weights
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_, seeded
 
@@ -84,7 +86,7 @@ def test_sharded_network_comes_back_bit_for_bit(model, tmp_path, size):
     weights = json.loads((folder / CONFIG).read_text())["i2p"]["weights"]
     assert len(weights) > 1
     assert names(folder) == {CONFIG, CARD, INDEX, *weights}
-    assert fingerprint(load_folder(folder)) == fingerprint(model)
+    assert fingerprint(load_folder(folder, build_network)) == fingerprint(model)
     described = describe_weights(folder)
     assert {part["file"]: part["sha256"] for part in described} == weights
     assert sum(part["bytes"] for part in described) == sum((folder / name).stat().st_size for name in weights)
@@ -97,13 +99,13 @@ def test_saving_in_one_file_removes_the_shards_and_back(model, tmp_path):
         weights = json.loads((tmp_path / CONFIG).read_text())["i2p"]["weights"]
         assert (len(weights) > 1) == sharded
         assert names(tmp_path) == {CONFIG, CARD, "other.safetensors", *weights, *([INDEX] if sharded else [])}
-        assert fingerprint(load_folder(tmp_path)) == fingerprint(model)
+        assert fingerprint(load_folder(tmp_path, build_network)) == fingerprint(model)
 
 
 def test_index_is_not_what_tells_where_tensors_are(model, tmp_path):
     folder = save_pretrained(model, tmp_path, max_shard_size=100_000)
     (folder / INDEX).write_text("nonsense")
-    assert fingerprint(load_folder(folder)) == fingerprint(model)
+    assert fingerprint(load_folder(folder, build_network)) == fingerprint(model)
 
 
 def remove_shard(folder, shards):
@@ -173,7 +175,7 @@ def refusal(folder):
         for _ in range(3):  # other processes' work can slow a try
             start = time.process_time()
             with pytest.raises(CheckpointError) as caught:
-                load_folder(folder)
+                load_folder(folder, build_network)
             seconds = time.process_time() - start
             if seconds < 1:
                 break
@@ -347,7 +349,7 @@ MALFORMED_CONFIGS = {  # a change to the folder, and what the message says
     "NaN": (replace_text(ARGS, '"model_args": {"drop_rate": NaN}'), "NaN is no number"),
     "infinity": (replace_text(ARGS, '"model_args": {"drop_rate": -Infinity}'), "-Infinity is no number"),
     "NaN for a voxel": (put_key("i2p.settings.voxel_size", float("nan")), "NaN is no number"),
-    "voxel of 10**400": (put_key("i2p.settings.voxel_size", 10**400), "`i2p.settings.voxel_size` must be positive"),
+    "voxel of 10**400": (put_key("i2p.settings.voxel_size", 10**400), "`i2p.settings.voxel_size` must be a positive number"),
     "integer of 5,000 digits": (put_text(b'{"i2p": ' + b"9" * 5000 + b"}"), "not JSON"),
     "200 MB": (put_text(b" " * 200_000_000), "at most 1000000"),
     "100,000 weights files": (
@@ -379,14 +381,14 @@ def test_malformed_config_is_refused_within_a_second(folder, change, words):
 @pytest.mark.parametrize("name", ["resnetrs420", "ghostnetv3_130", "resnest269e"])
 def test_largest_networks_of_timm_are_within_the_limits(name):
     """Of all 1,371 the first makes the most modules, 2,540, and has the most tensors."""
-    from i2p_zoo.checkpoints.saving import build_structure, describe_model
+    from i2p_zoo.checkpoints.config import make_config
+    from i2p_zoo.inflation.settings import Settings
     from i2p_zoo.inflation.structure import inflate_structure
-    from i2p_zoo.networks.models import describe_
+    from i2p_zoo.networks.structure import build_structure
     from i2p_zoo.networks.timm_models import create_timm_model
 
-    model = inflate_structure(create_timm_model(name, structure=True))
-    describe_(model, name, {}, in_chans=3)
-    built = build_structure(describe_model(model))
+    model = inflate_structure(create_timm_model(name, structure=True), Settings())
+    built = build_structure(make_config(model))
     assert built.state_dict().keys() == model.state_dict().keys()
 
 
@@ -426,7 +428,7 @@ def test_damaged_header_is_refused_before_the_file_is_hashed(folder, monkeypatch
     data[9] ^= 1
     (folder / WEIGHTS).write_bytes(data)
     with pytest.raises(CheckpointError, match="no readable safetensors file: its header is damaged"):
-        load_folder(folder)
+        load_folder(folder, build_network)
 
 
 @pytest.mark.parametrize("levels", [900, 100_000])

@@ -11,7 +11,7 @@ from PIL import Image
 
 import i2p_zoo
 from i2p_zoo.cli import main
-from i2p_zoo.networks.unet import create_unet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.cli.test_catalog import fail, offline_in_an_empty_folder, run, succeed
 from tests.segmentation.conftest import CLASSES, make_scene
 from tests.segmentation.conftest import scenes_npz as scenes_npz

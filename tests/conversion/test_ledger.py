@@ -15,6 +15,7 @@ from conversion import __main__ as workshop
 from conversion import ledger
 from conversion.ledger import MemoryBudget, archetype, measure, peak_memory, reason, update_ledger
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.zoo.certificate import TOLERANCES
 from tests.helpers import random_cloud
@@ -68,7 +69,7 @@ def test_float64_that_does_not_fit_is_left_out_and_marked(monkeypatch):
 
 def test_peak_memory_counts_both_networks_and_a_copy_of_the_larger():
     source = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
-    assert peak_memory(source, inflate_structure(source)) == (4 * (54 + 162), 4 * (54 + 162) + 8 * 162)
+    assert peak_memory(source, inflate_structure(source, Settings())) == (4 * (54 + 162), 4 * (54 + 162) + 8 * 162)
 
 
 def test_memory_is_shared_and_who_wants_more_than_is_free_waits():

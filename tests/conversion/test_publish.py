@@ -24,9 +24,11 @@ from conversion.publish import Outcome, check_certificate, prepare, publish
 from conversion.recipes import Recipe
 from i2p_zoo import CertificateError, InvalidInputError
 from i2p_zoo.checkpoints.config import CONFIG
+from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, PlannedFile, PushPlan
-from i2p_zoo.checkpoints.saving import CARD, load_folder, save_pretrained
-from i2p_zoo.zoo.pretrained import convert_network
+from i2p_zoo.checkpoints.saving import CARD, save_pretrained
+from i2p_zoo.zoo.conversion import convert_network
+from i2p_zoo.zoo.pretrained import build_network
 from i2p_zoo.zoo.random_models import create_random_model
 
 RECIPE = Recipe("i2p-test_resnet", "test_resnet", "r160_in1k", "timm/test_resnet.r160_in1k", "apache-2.0", False, "center")
@@ -148,13 +150,13 @@ def test_edited_card_that_is_no_utf8_is_kept(conversions, tmp_path):
 def test_network_trained_since_its_certificate_is_not_published(conversions, pushes, tmp_path):
     folder = tmp_path / RECIPE.name
     prepare(RECIPE, folder)
-    model = load_folder(folder)
+    model = load_folder(folder, build_network)
     model.fc.bias.data += 1
     save_pretrained(model, folder)
     (outcome,) = publish([RECIPE], tmp_path, "acme", push=True)
     assert (outcome.state, pushes) == ("failed", [])
     assert "was certified: not published" in outcome.detail
-    assert torch.equal(load_folder(folder).fc.bias, model.fc.bias)  # whoever trained it has it still
+    assert torch.equal(load_folder(folder, build_network).fc.bias, model.fc.bias)  # whoever trained it has it still
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments.classification import classify, normalize
-from i2p_zoo.networks.unet import create_unet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 
 
 def test_cloud_is_centred_and_reaches_the_unit_sphere():

@@ -143,7 +143,7 @@ def test_layer_and_group_norm_follow_the_mode_too(mode):
     "name", ["convnext_zepto_rms", "convnext_atto_rms", "convnextv2_atto", "resnetv2_50d_evos", "resnetv2_50d_frn", "resnet18"]
 )
 def test_every_layer_that_timm_calls_a_norm_is_one(name):
-    model = inflate_structure_(create_timm_model(name, structure=True), "center", "z", None)
+    model = inflate_structure_(create_timm_model(name, structure=True), Settings())
     called = [
         module for module in model.modules() if "Norm" in type(module).__name__ and list(module.parameters(recurse=False))
     ]
@@ -333,8 +333,8 @@ def test_evaluation_leaves_every_modules_mode_and_the_state_as_they_were(raises)
     model.layer2.eval()
     before, state = modes_and_hooks(model), copy.deepcopy(model.state_dict())
     if raises:
-        model.settings = model.settings.changed(features="colour")
-        with pytest.raises(InvalidInputError, match="colour"):
+        model.settings = model.settings.changed(features="rgb")
+        with pytest.raises(InvalidInputError, match="rgb"):
             evaluate(model, shapes())
     else:
         evaluate(model, shapes())

@@ -11,7 +11,7 @@ from torch import nn
 
 from i2p_zoo import InflationReport, create_model, inflate
 from i2p_zoo.inflation.report import RULES, ParameterRecord
-from i2p_zoo.networks.models import adapt_
+from i2p_zoo.networks.adaptation import Adaptation, adapt_
 
 EXAMPLE = InflationReport(
     [
@@ -166,7 +166,7 @@ def test_point_stem_is_reported_as_replaced(name, in_chans):
 def test_image_stem_adapted_to_other_channels_is_reported_as_replaced():
     source = timm.create_model("test_resnet")
     net = create_model("test_resnet")
-    adapt_(net, lambda: source, None, 5, None, None, None, None)
+    adapt_(net, Adaptation(in_chans=5), lambda: source)
     check_describes(net)
     assert {key: rule for key, (rule, _) in rules(net.report).items() if rule == "replaced"} == {"conv1.0.weight": "replaced"}
     assert "5 channels" in rules(net.report)["conv1.0.weight"][1]

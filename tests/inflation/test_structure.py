@@ -26,7 +26,8 @@ from i2p_zoo import (
     inflate_weight,
 )
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.structure import inflate_state, inflate_structure, reinflate_, replace_leaves
+from i2p_zoo.inflation.state import inflate_state, reinflate_
+from i2p_zoo.inflation.structure import inflate_structure, replace_leaves
 from tests.helpers import plane_values, property_test, random_cloud, randomise_norms_, relative_error, seeded
 
 INFLATIONS = ["center", "average", "copy"]
@@ -457,14 +458,14 @@ def test_refused_network_has_nothing_replaced():
 
 
 def test_structure_is_built_without_weights():
-    net = inflate_structure(timm.create_model("test_resnet"))
+    net = inflate_structure(timm.create_model("test_resnet"), Settings())
     assert {p.device.type for p in net.parameters()} == {"meta"}
-    assert net.report is None
+    assert net.provenance.report is None
 
 
 def test_state_is_a_pure_function_of_state_and_structure():
     model = small_net()
-    structure = inflate_structure(model, "average", axis="y", depth=3)
+    structure = inflate_structure(model, Settings("average", "y", 3))
     source = model.state_dict()
     kept = {key: value.clone() for key, value in source.items()}
     state, _ = inflate_state(source, structure)
@@ -477,7 +478,7 @@ def test_state_is_a_pure_function_of_state_and_structure():
 
 
 def test_state_that_does_not_fit_is_refused_with_every_key_named():
-    structure = inflate_structure(small_net())
+    structure = inflate_structure(small_net(), Settings())
     state = dict(small_net().state_dict())
     del state["9.bias"]
     state["extra"] = torch.zeros(1)
@@ -519,7 +520,9 @@ def test_trained_kernel_is_not_inflated_anew_and_nothing_changes():
     with torch.no_grad():
         model.layer3[0].conv2.weight[0, 0, 0, 0, 0] += 1
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InvalidInputError, match=r"layer3\.0\.conv2\.weight is no pure inflation by 'center'.*by 'copy'"):
+    with pytest.raises(
+        InvalidInputError, match=r"layer3\.0\.conv2\.weight is no longer a pure inflation by 'center'.*by 'copy'"
+    ):
         reinflate_(model, "copy")
     assert model.settings.inflation == "center"
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

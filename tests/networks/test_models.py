@@ -23,7 +23,7 @@ from i2p_zoo import (
     list_models,
 )
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.models import adapt_
+from i2p_zoo.networks.adaptation import Adaptation, adapt_
 from i2p_zoo.networks.timm_models import create_timm_model
 from tests.helpers import random_cloud, randomise_norms_, relative_error, strided_sites
 
@@ -308,9 +308,9 @@ def test_adapting_changes_what_is_asked_and_keeps_the_rest():
     model = randomise_norms_(inflate(source))
     model.in_chans = 3
     before = copy.deepcopy(model)
-    assert adapt_(model, lambda: source, None, None, None, None, None, None) is model
+    assert adapt_(model, Adaptation(), lambda: source) is model
     assert model.settings == before.settings
-    adapt_(model, lambda: source, 9, None, None, 1, 0.2, "rgb")
+    adapt_(model, Adaptation(num_classes=9, skip_downsamples=1, voxel_size=0.2, features="rgb"), lambda: source)
     assert (model.num_classes, model.in_chans) == (9, 3)
     assert model.settings == before.settings.changed(skip_downsamples=1, voxel_size=0.2, features="rgb")
     state = model.state_dict()
@@ -321,7 +321,7 @@ def test_adapting_to_the_classes_there_keeps_the_classifier():
     source = timm.create_model("test_resnet", num_classes=5)
     model = inflate(source)
     model.in_chans = 3
-    adapt_(model, lambda: source, 5, 3, "image", 0, None, None)
+    adapt_(model, Adaptation(num_classes=5, in_chans=3, stem="image", skip_downsamples=0), lambda: source)
     assert torch.equal(model.fc.weight, source.fc.weight)
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from i2p_zoo import InvalidInputError, PointCloudModel, SparseTensor, create_model, image_to_plane, inflate, voxelize
 from i2p_zoo._extras import require
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.structure import inflate_structure
-from i2p_zoo.networks.point_cloud_model import materialize_, point_cloud_class
+from i2p_zoo.inflation.structure import inflate_structure, materialize_
+from i2p_zoo.networks.point_cloud_model import point_cloud_class
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
 
 NAMES = ["test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_byobnet"]
@@ -262,7 +262,7 @@ def test_settings_are_changed_in_a_copy():
     changed = settings.changed(stem="point", voxel_size=0.1)
     assert (settings.stem, settings.voxel_size) == ("image", 0.05)
     assert changed.to_dict() == {
-        "inflation": "",
+        "inflation": "center",
         "axis": "z",
         "depth": None,
         "stem": "point",
@@ -277,7 +277,7 @@ def test_only_convolutions_on_the_meta_device_are_given_weights():
     torch.manual_seed(0)
     net = create_model("dla34", num_classes=2)
     kept = {key: value.clone() for key, value in net.state_dict().items()}
-    fresh = inflate_structure(nn.Sequential(nn.Conv2d(512, 9, 3)))[0]
+    fresh = inflate_structure(nn.Sequential(nn.Conv2d(512, 9, 3)), Settings())[0]
     net.fc = fresh
     materialize_(net)
     assert net.fc is fresh

@@ -9,7 +9,7 @@ from torch import nn
 
 from i2p_zoo import I2PError, InvalidInputError, SparseTensor, UnsupportedError, create_model, inflate, inflate_weight
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.networks.models import adapt_
+from i2p_zoo.networks.adaptation import Adaptation, adapt_
 from i2p_zoo.networks.stems import adapt_in_chans_, find_stem, set_point_stem_
 from tests.helpers import (
     dense_convolution,
@@ -166,9 +166,9 @@ def test_network_of_branches_runs_with_a_point_stem(name, skip):
 def test_point_stem_is_not_turned_back():
     model = create_model("test_resnet", stem="point")
     with pytest.raises(InvalidInputError, match="point stem; its image stem is gone"):
-        adapt_(model, lambda: timm.create_model("test_resnet"), None, None, "image", None, None, None)
+        adapt_(model, Adaptation(stem="image"), lambda: timm.create_model("test_resnet"))
     with pytest.raises(InvalidInputError, match="reads 3 channels; got in_chans=4"):
-        adapt_(model, lambda: timm.create_model("test_resnet"), None, 4, None, None, None, None)
+        adapt_(model, Adaptation(in_chans=4), lambda: timm.create_model("test_resnet"))
 
 
 # Strides.
@@ -289,6 +289,6 @@ def test_stem_that_cannot_be_adapted_says_so(old, new):
     source = timm.create_model("test_resnet", in_chans=old)
     model = create_model("test_resnet", in_chans=old)
     with pytest.raises(I2PError, match=f"(?s){old}.*{new}"):
-        adapt_(model, lambda: source, None, new, None, None, None, None)
+        adapt_(model, Adaptation(in_chans=new), lambda: source)
     assert model.in_chans == old
     assert model(SparseTensor(torch.rand(40, old), cloud().coords[:40])).isfinite().all()

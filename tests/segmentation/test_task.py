@@ -13,10 +13,10 @@ from i2p_zoo.data.scene_specs import load_scenes
 from i2p_zoo.data.scenes import IGNORED, SceneSet, overlapping_blocks
 from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Options, train
-from i2p_zoo.networks.unet import create_unet
 from i2p_zoo.segmentation import crops as batches
 from i2p_zoo.segmentation.crops import Cropping, SceneBatches, as_cloud, center, turn
 from i2p_zoo.segmentation.losses import segmentation_loss
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from i2p_zoo.segmentation.task import Segmentation, score
 from i2p_zoo.segmentation.voting import segment
 from tests.segmentation.conftest import CLASSES, make_scene, make_set

@@ -12,7 +12,8 @@ import torch
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, voxelize
 from i2p_zoo.finetune import freeze
-from i2p_zoo.networks.unet import UNet, create_unet, find_levels
+from i2p_zoo.networks.unet import UNet, find_levels
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.zoo.test_archetypes import CERTIFIED, real_clouds
 
 # Those whose convolutions without padding shift the sites, which `create_unet` refuses.

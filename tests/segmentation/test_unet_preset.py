@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
 from i2p_zoo.finetune import freeze
-from i2p_zoo.networks.unet import create_unet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.helpers import randomise_norms_, relative_error
 from tests.networks.test_presets import Dense, cloud
 

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import i2p_zoo
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import CARD, load_folder
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import CARD
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.test_staging import run_script
 
@@ -78,4 +80,4 @@ def test_convert_command_that_was_killed_runs_through_when_run_again(tmp_path, w
     assert {path.name for path in (tmp_path / "net").iterdir()} == {".lock", CONFIG, WEIGHTS, CARD}
     source = timm.create_model("test_resnet").eval()
     source.load_state_dict(load_file(weights))
-    assert fingerprint(load_folder(tmp_path / "net")) == fingerprint(i2p_zoo.inflate(source))
+    assert fingerprint(load_folder(tmp_path / "net", build_network)) == fingerprint(i2p_zoo.inflate(source))

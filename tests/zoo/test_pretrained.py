@@ -17,10 +17,13 @@ from safetensors.torch import save
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.checkpoints.config import CONFIG
-from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
-from i2p_zoo.inflation.structure import reinflate_
+from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.zoo import pretrained as hub_module
+from i2p_zoo.zoo.description import describe
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
 
@@ -364,7 +367,7 @@ def test_damaged_entry_of_the_cache_is_converted_again(hub, client, timm_repo, t
         assert outcome.error is None, (name, outcome.message)
         assert_loaded(outcome, timm_weights[1])
         assert converted_entries(client) == [entry.name]
-        assert fingerprint(load_folder(entry)) == timm_weights[1]
+        assert fingerprint(load_folder(entry, build_network)) == timm_weights[1]
 
 
 def test_forced_download_converts_again(hub, client, timm_repo):
@@ -400,7 +403,7 @@ def test_convert_writes_a_folder_and_tells_its_steps(hub, client, timm_repo, tim
     assert_loaded(outcome, timm_weights[1])
     assert outcome.steps == ["loading 2D weights", "inflating", "certifying", "saving"]
     folder = client.folder / "mine"
-    assert fingerprint(load_folder(folder)) == timm_weights[1]
+    assert fingerprint(load_folder(folder, build_network)) == timm_weights[1]
     card = (folder / "README.md").read_text()
     assert f"base_model: {TIMM_REPO}" in card
     assert timm_repo.refs["main"] in card
@@ -535,12 +538,12 @@ def test_damaged_folder_is_an_error_and_no_other_place_is_tried(folder, tmp_path
 
 
 def test_describe_tells_a_folder_and_a_name_in_json(folder):
-    told = hub_module.describe(str(folder))
-    by_name = hub_module.describe("test_resnet")
+    told = describe(str(folder))
+    by_name = describe("test_resnet")
     assert json.loads(json.dumps(told))["settings"]["inflation"] == "center"
     for facts in (told, by_name):
         assert facts["name"] == NAME
         assert facts["parameters"] == sum(p.numel() for p in make_model().parameters())
         assert (facts["num_classes"], facts["in_chans"]) == (1000, 3)
     with pytest.raises(NotFoundError, match="i2p-test_resnet"):
-        hub_module.describe("i2p-test_resnett")
+        describe("i2p-test_resnett")

@@ -20,7 +20,7 @@ from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.zoo import sources
-from i2p_zoo.zoo.pretrained import convert_model
+from i2p_zoo.zoo.conversion import convert_model
 from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source, rename_efficientnet_lite
 from tests.helpers import randomise_norms_
 

@@ -1,0 +1,119 @@
+"""The tensors of an inflated network: from the 2D state dict, to another mode of inflation, and back to 2D kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from i2p_zoo.errors import CheckpointError, InvalidInputError
+from i2p_zoo.inflation.report import InflationReport, ParameterRecord
+from i2p_zoo.layers.kernel_inflation import check_inflation
+
+
+def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str, Tensor], InflationReport]:
+    """Maps a 2D state dict onto a 3D structure: a pure function of the two.
+
+    Args:
+        state: the 2D network's state dict.
+        structure: from `inflate_structure`, which knows the inflation.
+
+    Returns:
+        A 3D state dict with exactly the same keys (copied tensors are clones), and the report of every tensor.
+
+    Raises:
+        CheckpointError: keys or shapes that do not fit; all are named.
+    """
+    inflation = structure.provenance.settings.inflation
+    targets = structure.state_dict()
+    problems = [f"missing {key}" for key in targets if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in targets]
+    result: dict[str, Tensor] = {}
+    records = []
+    for key, source in state.items():
+        if key not in targets:
+            continue
+        layer, name = _owner(structure, key)
+        inflated = layer.inflate_tensor(name, source.detach(), inflation) if hasattr(layer, "inflate_tensor") else None
+        value = source.detach().clone() if inflated is None else inflated
+        shapes = tuple(source.shape), tuple(targets[key].shape)
+        if tuple(value.shape) != shapes[1]:
+            problems.append(f"{key}: 2D shape {shapes[0]} does not inflate to {shapes[1]}")
+            continue
+        result[key] = value
+        rule, reason = ("copied", "") if inflated is None else ("inflated", inflation)
+        records.append(ParameterRecord(key, *shapes, rule, reason))
+    if problems:
+        raise CheckpointError(f"The 2D state dict does not fit the network ({len(problems)} problems): " + "; ".join(problems))
+    return result, InflationReport(records)
+
+
+def tie_parameters_(structure: nn.Module, model: nn.Module) -> None:
+    """Gives the parameters of a 3D network the `requires_grad` of their 2D sources, and ties those that are tied there."""
+    firsts: dict[int, nn.Parameter] = {}
+    for name, source in model.named_parameters(remove_duplicate=False):
+        first = firsts.setdefault(id(source), structure.get_parameter(name))
+        layer, attribute = _owner(structure, name)
+        setattr(layer, attribute, first.requires_grad_(source.requires_grad))
+
+
+def reinflate_(model: Any, inflation: str) -> None:
+    """Gives an inflated network the kernels of another mode, in place, as if its 2D source had been inflated by that.
+
+    Bit for bit from "center" and "copy"; "average" has divided its source, which comes back rounded.
+
+    Args:
+        model: a `PointCloudModel` whose kernels are still pure inflations.
+        inflation: "center", "average" or "copy".
+
+    Raises:
+        InvalidInputError: an unknown mode, or a kernel that was trained or made anew; the network is as it was.
+    """
+    check_inflation(inflation)
+    before = model.provenance.settings.inflation
+    if inflation == before:
+        return
+    result: list[tuple[nn.Parameter, Tensor]] = []
+    for owner, layer in model.named_modules():
+        for name, tensor in layer.named_parameters(recurse=False) if hasattr(layer, "deflate_tensor") else ():
+            if name != "weight":
+                continue
+            kernel = layer.deflate_tensor(name, tensor.detach(), before)
+            if kernel is None:
+                raise InvalidInputError(
+                    f"{owner}.{name} is no longer a pure inflation by {before!r}, so it cannot be inflated by {inflation!r}: "
+                    "load the network that it was finetuned from."
+                )
+            result.append((tensor, layer.inflate_tensor(name, kernel, inflation)))
+    for tensor, inflated in result:
+        tensor.data = inflated
+    model.provenance = model.provenance.with_settings(inflation=inflation)
+
+
+def deflate_state(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Puts 2D kernels in place of those weights of a network's state dict that they inflate to, bit for bit."""
+    result = {}
+    for key, tensor in state.items():
+        layer, name = _owner(model, key)
+        kernel = None
+        if hasattr(layer, "deflate_tensor"):
+            kernel = layer.deflate_tensor(name, tensor, model.provenance.settings.inflation)
+        result[key] = tensor if kernel is None else kernel.contiguous()
+    return result
+
+
+def undo_deflation_(model: Any, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Undoes `deflate_state`, in place: inflates the tensors that are not of the shape expected; what fits nothing stays."""
+    for key, target in expected.items():
+        if key in state and state[key].shape != target.shape and state[key].dtype == target.dtype:
+            layer, name = _owner(model, key)
+            if hasattr(layer, "deflate_tensor"):
+                inflated = layer.inflate_tensor(name, state[key], model.provenance.settings.inflation)
+                state[key] = state[key] if inflated is None else inflated
+
+
+def _owner(model: nn.Module, key: str) -> tuple[Any, str]:
+    """The module that owns a tensor of a state dict, and the tensor's name in it."""
+    path, _, name = key.rpartition(".")
+    return model.get_submodule(path), name

