@@ -14,10 +14,11 @@ $(READY): pyproject.toml
 demo: $(READY) ## convert, certify, finetune and draw, in out/demo
 	$(BIN)/i2p-zoo demo
 
-check: $(READY) ## style and types
+check: $(READY) ## style, types and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: check ## style, types and the default tests
 	$(BIN)/python -m pytest -n 2

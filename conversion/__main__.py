@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers."""
 
 from __future__ import annotations
 
@@ -124,6 +124,17 @@ def cards() -> None:
     from conversion.cards import write_cards
 
     write_cards()
+
+
+@main.command()
+def layers() -> None:
+    """Draw the layers of the package, from their contract and the imports, into docs/layers.png.
+
+    Example: python -m conversion layers
+    """
+    from conversion.layers import draw_layers
+
+    draw_layers()
 
 
 if __name__ == "__main__":

@@ -1,34 +1,113 @@
-"""The layers of the package: no circle among its modules, each package imports alone, and what the top level holds."""
+"""The layers of the package: no circle among its modules, a contract that holds and that can break, and its sizes."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import i2p_zoo
 
 PACKAGE = Path(i2p_zoo.__file__).parent
+ROOT = PACKAGE.parent
 FILES = {
     ".".join(["i2p_zoo", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+PACKAGES = sorted(name for name, path in FILES.items() if path.name == "__init__.py" and name != "i2p_zoo")
+TOP = sorted(path.stem for path in PACKAGE.glob("*.py"))
+LONGEST = 400
 
 
-def imported(path):
-    """The package's modules that a file imports at its top level; the lazy public face is none."""
-    nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    for node in nodes:
+def walk(node):
+    """The nodes of a syntax tree, functions and methods included, without what type checkers alone read."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from walk(child)
+
+
+def imported(name):
+    """The package's modules that a module imports, at its top or inside its functions."""
+    for node in walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in FILES)
         elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                if name in FILES or node.module in FILES:
-                    yield name if name in FILES else node.module
+            places = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (place if place in FILES else node.module for place in places if node.module in FILES)
 
 
 def test_no_module_imports_itself_through_others():
-    graph = {name: set(imported(path)) for name, path in FILES.items()}
-    assert sum(map(len, graph.values())) > 300
+    graph = {name: set(imported(name)) - {name} for name in FILES}
+    assert sum(map(len, graph.values())) > 500
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_imports_stand_at_the_top_but_for_commands():
+    """Commands import what they run when they run it, so that `--help` loads no torch."""
+    for name, path in FILES.items():
+        if name.startswith(("i2p_zoo.cli", "i2p_zoo.__main__")):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = [node for node in ast.walk(function) if isinstance(node, ast.ImportFrom | ast.Import)]
+                ours = [node for node in inner if "i2p_zoo" in ast.unparse(node)]
+                assert not ours, f"{name}.{function.name}: {ast.unparse(ours[0])}"
+
+
+def lint(folder):
+    """Runs the contracts of pyproject.toml on the package in a folder."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_contract_holds_and_an_import_upward_breaks_it(tmp_path):
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "i2p_zoo", ignore=shutil.ignore_patterns("__pycache__", "*.json"))
+    lower = tmp_path / "i2p_zoo" / "inflation" / "report.py"
+    lower.write_text(lower.read_text() + "\n\ndef lazily():\n    from i2p_zoo.zoo import ledger\n    return ledger\n")
+    broken = lint(tmp_path)
+    assert broken.returncode == 1
+    assert "i2p_zoo.inflation is not allowed to import i2p_zoo.zoo" in broken.stdout
+
+
+def test_each_package_imports_alone():
+    """A process that has loaded the libraries, but nothing of ours, forks for each package."""
+    code = """
+import importlib, json, os, sys
+import timm, torch, torch.distributed, huggingface_hub, numba, safetensors.torch, click, tqdm, filelock
+assert not [name for name in sys.modules if name.startswith("i2p_zoo")]
+codes = {}
+for name in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        importlib.import_module(name)
+        os._exit(0)
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(PACKAGES)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == dict.fromkeys(PACKAGES, 0), done.stderr
+
+
+def test_top_level_is_small_and_files_are_short():
+    assert len(TOP) <= 12, TOP
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
+
+
+def test_a_modules_name_stands_once():
+    names = Counter(path.stem for path in FILES.values() if not path.stem.startswith("__"))
+    assert not {name for name, count in names.items() if count > 1}
