@@ -15,7 +15,7 @@ from torch import Tensor
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalized_linear import NormalizedLinear
-from i2p_zoo.modules import eval_mode, find_classifier
+from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
 from i2p_zoo.pictures import _COLORS, _figure
 
 Floats = NDArray[np.float64]
@@ -82,8 +82,8 @@ def neural_collapse(
 
     Example:
         >>> features = np.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [-3.0, 0.0]])
-        >>> found = neural_collapse(features, np.array([0, 0, 1, 1]), weight=np.array([[1.0, 0.0], [-1.0, 0.0]]))
-        >>> round(found.nc1, 3), round(found.nc3, 3), found.nc4
+        >>> collapse = neural_collapse(features, np.array([0, 0, 1, 1]), weight=np.array([[1.0, 0.0], [-1.0, 0.0]]))
+        >>> round(collapse.nc1, 3), round(collapse.nc3, 3), collapse.nc4
         (0.125, 0.0, 0.0)
     """
     samples = _floats(features, "features", 2)
@@ -228,8 +228,8 @@ def image_features(model: Any, images: Iterable[Tensor]) -> Tensor:
 
 def _check_images(batch: Any) -> Tensor:
     if not isinstance(batch, Tensor) or batch.ndim != 4:
-        found = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise InvalidInputError(f"A batch of images must be a (B, C, H, W) tensor; got {found}.")
+        shown = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+        raise InvalidInputError(f"A batch of images must be a (B, C, H, W) tensor; got {shown}.")
     return batch
 
 
@@ -239,8 +239,8 @@ def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
     parameter = next(model.parameters())
     name = type(model).__qualname__
     seen: list[Any] = []
-    handle = find_classifier(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    found: list[Tensor] = []
+    handle = find_classifier(model).register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    inputs: list[Tensor] = []
     try:
         with eval_mode(model):
             for batch in batches:
@@ -248,12 +248,12 @@ def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
                 model(batch.to(device=parameter.device, dtype=parameter.dtype))
                 if len(seen) != 1:
                     raise InvalidInputError(f"{name} ran its classifier {len(seen)} times for one batch; once was expected.")
-                found.append(_check_vectors(seen[0], name))
+                inputs.append(_check_vectors(seen[0], name))
     finally:
         handle.remove()
-    if not found:
+    if not inputs:
         raise InvalidInputError("There are no batches to take features of.")
-    return torch.cat(found)
+    return torch.cat(inputs)
 
 
 def _check_vectors(values: Any, name: str) -> Tensor:
@@ -294,8 +294,7 @@ def measure_collapse(model: Any, clouds: CloudSet, batch_size: int = 32) -> Neur
         norm: Any = classifier.norm
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         weight, bias = weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
-    names = (model.pretrained_cfg or {}).get("label_names")
-    if len(weight) != len(clouds.classes) or (names and tuple(names) != clouds.classes):
+    if has_other_classes(model, len(weight), clouds.classes):
         weight = bias = None
     return neural_collapse(features, clouds.hard_labels(), weight, bias)
 
@@ -323,23 +322,23 @@ def draw_collapse(path: Path, measured: Mapping[str, NeuralCollapse]) -> None:
 
     Example:
         >>> import tempfile
-        >>> found = NeuralCollapse(0.5, 0.2, None, 0.1, None, None, None)
+        >>> collapse = NeuralCollapse(0.5, 0.2, None, 0.1, None, None, None)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     draw_collapse(Path(folder) / "collapse.png", {"3D": found})
+        ...     draw_collapse(Path(folder) / "collapse.png", {"3D": collapse})
     """
     if not measured:
         raise InvalidInputError("There are no networks to draw.")
     figure, axes = _figure(1, len(_PANELS), (15, 3.8))
     width = 0.8 / len(measured)
     for axis, (title, fields) in zip(axes[0], _PANELS.items(), strict=True):
-        for place, (name, found) in enumerate(measured.items()):
-            values = [getattr(found, field) for field in fields.values()]
+        for place, (name, collapse) in enumerate(measured.items()):
+            values = [getattr(collapse, field) for field in fields.values()]
             bars = [(group, value) for group, value in enumerate(values) if value is not None]
             left = [group + (place + 0.5) * width - 0.4 for group, _ in bars]
             axis.bar(left, [value for _, value in bars], width, color=_COLORS[place % len(_COLORS)], label=name)
         axis.set(title=title, xticks=range(len(fields)), xticklabels=list(fields), xlim=(-0.6, len(fields) - 0.4))
         axis.grid(axis="y", alpha=0.3)
-    if any(found.nc1 > 0 for found in measured.values()):
+    if any(collapse.nc1 > 0 for collapse in measured.values()):
         axes[0, 0].set_yscale("log")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))

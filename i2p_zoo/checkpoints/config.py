@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
     architecture = config["architecture"]
     if not isinstance(architecture, str) or not architecture.startswith(PREFIX):
         raise CheckpointError(f"{path}: `architecture` must start with {PREFIX!r}; found {architecture!r}.")
-    for key, value, kinds in (
+    for key, value, types in (
         ("num_classes", config["num_classes"], (int, type(None))),
         ("num_features", config["num_features"], (int, type(None))),
         ("global_pool", config["global_pool"], (str, type(None))),
@@ -116,8 +116,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ("i2p.unet", config["i2p"]["unet"], (dict, type(None))),
         ("i2p.base", config["i2p"]["base"], (dict, type(None))),
     ):
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise CheckpointError(f"{path}: `{key}` must be {kinds[0].__name__}; found {value!r}.")
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise CheckpointError(f"{path}: `{key}` must be {types[0].__name__}; found {value!r}.")
     _check_args(path, config["model_args"])
     if config["i2p"]["in_chans"] < 1:
         raise CheckpointError(f"{path}: `i2p.in_chans` must be at least 1; found {config['i2p']['in_chans']!r}.")
@@ -180,8 +180,8 @@ def _check_base(path: Path, base: dict[str, Any]) -> None:
     _check_weights(path, base["weights"], "i2p.base.weights")
 
 
-def _check_keys(path: Path, found: dict[str, Any], expected: set[str], prefix: str) -> None:
-    for word, keys in (("unknown", found.keys() - expected), ("missing", expected - found.keys())):
+def _check_keys(path: Path, config: dict[str, Any], expected: set[str], prefix: str) -> None:
+    for word, keys in (("unknown", config.keys() - expected), ("missing", expected - config.keys())):
         if keys:
             raise CheckpointError(f"{path}: {word} keys {sorted(prefix + key for key in keys)}.")
 

@@ -86,9 +86,9 @@ def clean_state(model: nn.Module) -> dict[str, Tensor]:
     for key, tensor in model.state_dict().items():
         if not is_finite(tensor):
             raise CheckpointError(f"{key} holds values that are NaN or infinite; such a network cannot be saved.")
-        own = tensor.detach().cpu().contiguous()
-        state[key] = own.clone() if own.data_ptr() in seen else own
-        seen.add(own.data_ptr())
+        value = tensor.detach().cpu().contiguous()
+        state[key] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
     return state
 
 

@@ -71,14 +71,14 @@ def find_input_layers(model: Any) -> list[nn.Module]:
         InvalidInputError: there is none.
     """
     convolutions = [module for module in model.modules() if isinstance(module, SparseConv3d)]
-    found: list[nn.Module] = []
+    readers: list[nn.Module] = []
     for channels in dict.fromkeys(module.in_channels for module in convolutions):  # not every one is the input's
         weight = convolutions[0].weight
         features = weight.new_zeros(1, channels)
 
         def hook(module: nn.Module, inputs: Any, features: Tensor = features) -> None:
             if getattr(inputs[0], "features", None) is features:
-                found.append(module)
+                readers.append(module)
 
         handles = [module.register_forward_pre_hook(hook) for module in convolutions]
         try:
@@ -86,10 +86,10 @@ def find_input_layers(model: Any) -> list[nn.Module]:
                 model(SparseTensor(features, torch.zeros(1, 4, dtype=torch.int32, device=weight.device)))
             break
         except InvalidInputError:
-            found.clear()
+            readers.clear()
         finally:
             for handle in handles:
                 handle.remove()
-    if not found:
+    if not readers:
         raise InvalidInputError(f"No convolution of {type(model).__qualname__} reads the input itself.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(readers))

@@ -25,12 +25,12 @@ def make_accelerator(precision: str = "no", place: bool = False) -> Any:
         MissingExtraError: accelerate is not installed.
     """
     accelerate = require("accelerate", "finetune")
-    wanted = None if precision == "no" else precision
+    chosen = None if precision == "no" else precision
     state = accelerate.state.AcceleratorState
-    if state._shared_state and state().mixed_precision != (wanted or "no"):
+    if state._shared_state and state().mixed_precision != (chosen or "no"):
         state._reset_state()  # the precision of an earlier run in this process
     unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = accelerate.Accelerator(device_placement=place, mixed_precision=wanted, kwargs_handlers=[unused])
+    accelerator = accelerate.Accelerator(device_placement=place, mixed_precision=chosen, kwargs_handlers=[unused])
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate passes over it
         raise InvalidInputError("precision='fp16' needs a GPU; on a CPU there is 'bf16'.")
     return accelerator
@@ -52,11 +52,11 @@ def evaluate_together(model: Any, clouds: CloudSet, accelerator: Any, batch_size
         raise InvalidInputError("Accuracy needs clouds; the set is empty.")
     rank, count = accelerator.process_index, accelerator.num_processes
     rows = np.arange(rank, len(clouds), count)
-    own: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    shares: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     if len(rows):
-        own.append((rows, predict_logits(model, clouds.subset(rows), batch_size).argmax(1).numpy()))
-    gathered = require("accelerate.utils", "finetune").gather_object(own) if count > 1 else own
+        shares.append((rows, predict_logits(model, clouds.subset(rows), batch_size).argmax(1).numpy()))
+    gathered = require("accelerate.utils", "finetune").gather_object(shares) if count > 1 else shares
     predictions = np.empty(len(clouds), np.int64)
-    for numbers, found in gathered:
-        predictions[numbers] = found
+    for numbers, classes in gathered:
+        predictions[numbers] = classes
     return count_accuracy(predictions, clouds)

@@ -77,8 +77,8 @@ class Classification:
         target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         soft = target.ndim == 2
-        scaled, wanted = logits / options.temperature, target.to(logits.dtype) if soft else target
-        loss = nn.functional.cross_entropy(scaled, wanted, label_smoothing=options.label_smoothing)
+        scaled, labels = logits / options.temperature, target.to(logits.dtype) if soft else target
+        loss = nn.functional.cross_entropy(scaled, labels, label_smoothing=options.label_smoothing)
         right = logits.argmax(1) == (target.argmax(1) if soft else target)
         return loss * options.temperature**2, right.double().mean()
 

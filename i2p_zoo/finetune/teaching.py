@@ -10,6 +10,7 @@ import numpy as np
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.evaluation import predict_logits
+from i2p_zoo.modules import class_names, has_other_classes
 
 
 def label_by_teacher(
@@ -35,11 +36,12 @@ def label_by_teacher(
     if not temperature > 0 or (threshold is not None and not 0 <= threshold <= 1):
         raise InvalidInputError(f"temperature (={temperature}) must be positive, threshold (={threshold}) lie in 0 to 1.")
     logits = predict_logits(teacher, clouds, batch_size).double()
-    if logits.shape[1] != len(clouds.classes):
-        raise InvalidInputError(f"The teacher knows {logits.shape[1]} classes, the clouds have {len(clouds.classes)}.")
-    names = (teacher.pretrained_cfg or {}).get("label_names")
-    if names and tuple(names) != clouds.classes:
-        raise InvalidInputError(f"The teacher's classes are {', '.join(names)}; the clouds' are {', '.join(clouds.classes)}.")
+    if has_other_classes(teacher, logits.shape[1], clouds.classes):
+        names = ", ".join(class_names(teacher)) or "without names"
+        raise InvalidInputError(
+            f"The teacher knows {logits.shape[1]} classes, {names}; the clouds have {len(clouds.classes)}, "
+            f"{', '.join(clouds.classes)}."
+        )
     probabilities = (logits / temperature).softmax(1).numpy()
     if threshold is None:
         return replace(clouds, labels=probabilities.astype(np.float32))

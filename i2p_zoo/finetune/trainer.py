@@ -113,9 +113,9 @@ class _Run:
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
         self.share = share_of(options.batch_size, accelerator.num_processes, options.accumulate)
-        kind: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
-        self.raw_optimizer = kind(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
+        self.raw_optimizer = optimizer(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
         self.fingerprint = _hash_run(model, task, names)
         self.wrapped, self.optimizer = accelerator.prepare(model, self.raw_optimizer)
         self.device = next(iter(names)).device
@@ -179,9 +179,9 @@ class _Run:
             multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
         )
         size = self.share * self.options.accumulate
-        own = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
         for samples in loader:
-            yield samples[own]
+            yield samples[part]
 
     def update(self, number: int, samples: list[Any]) -> tuple[float, float]:
         """Does one step; returns the batch's loss and accuracy before it."""
@@ -189,12 +189,12 @@ class _Run:
         figures = torch.zeros(2, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(options.accumulate):
-            own = samples[part * self.share : (part + 1) * self.share]
+            share = samples[part * self.share : (part + 1) * self.share]
             torch.manual_seed(_derive_seed(options.seed, number, part, self.accelerator.process_index))
             is_last = part + 1 == options.accumulate
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
-                    loss, top1 = self.task.measure(self.wrapped, own, options)
+                    loss, top1 = self.task.measure(self.wrapped, share, options)
                 self.accelerator.backward(loss / options.accumulate)
             figures += torch.stack([loss.detach().double(), top1]).to(figures.dtype) / options.accumulate
         figures = self.accelerator.reduce(figures, reduction="mean")
@@ -225,7 +225,7 @@ class _Run:
         entry = Evaluation(step, self.task.evaluate(self.judged, self.accelerator, self.options), self.seconds)
         self.note(entry)
         if self.options.keep == "best" and (best is None or entry.score > best.score):
-            self.best = {name: training_state.own(tensor) for name, tensor in self.judged.state_dict().items()}
+            self.best = {name: training_state.copy_to_cpu(tensor) for name, tensor in self.judged.state_dict().items()}
 
     def has_reached_target(self) -> bool:
         """Whether the last evaluation is good enough to stop."""

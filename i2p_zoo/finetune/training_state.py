@@ -49,7 +49,7 @@ def save_training_state(folder: Path, state: TrainingState, options: Options, ru
     Raises:
         OSError: the folder cannot be written; the old state is still there.
     """
-    flat = {f"{kind}/{name}": own(tensor) for kind, named in state.tensors.items() for name, tensor in named.items()}
+    flat = {f"{part}/{name}": copy_to_cpu(tensor) for part, named in state.tensors.items() for name, tensor in named.items()}
     described = {"run": run, "options": options.to_dict(), "scalars": state.scalars, "history": state.history.to_dict()}
     with staged_folder(folder, lambda path: False) as stage:
         try:
@@ -59,7 +59,7 @@ def save_training_state(folder: Path, state: TrainingState, options: Options, ru
         (stage / STATE).write_text(json.dumps(described) + "\n", encoding="utf-8")
 
 
-def own(tensor: Tensor) -> Tensor:
+def copy_to_cpu(tensor: Tensor) -> Tensor:
     """Returns a contiguous copy on the CPU that shares no memory."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
@@ -90,25 +90,25 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
         raise InvalidInputError(f"{folder} holds the state of another run: {what}. Go on as it began, or use another folder.")
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
-        kind, _, name = key.partition("/")
-        tensors.setdefault(kind, {})[name] = tensor
+        part, _, name = key.partition("/")
+        tensors.setdefault(part, {})[name] = tensor
     return TrainingState(history, tensors, scalars)
 
 
 def read_optimizer(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """Returns an optimizer's tensors by "name of the parameter/name of the tensor"."""
-    found = {}
+    tensors = {}
     for parameter, name in names.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                found[f"{name}/{key}"] = value
-    return found
+                tensors[f"{name}/{key}"] = value
+    return tensors
 
 
 def write_optimizer_(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]) -> None:
     """Undoes `read_optimizer`, in place."""
     for parameter, name in names.items():
-        own = {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
-        for key, tensor in own.items():
+        state = {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        for key, tensor in state.items():
             device = "cpu" if key == "step" else parameter.device  # where AdamW keeps its count
             optimizer.state[parameter][key] = tensor.to(device)

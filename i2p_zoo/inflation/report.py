@@ -39,8 +39,8 @@ class InflationReport:
 
     def counts(self) -> dict[str, int]:
         """Returns the number of tensors by rule."""
-        found = Counter(record.rule for record in self.records)
-        return {rule: found[rule] for rule in RULES}
+        counts = Counter(record.rule for record in self.records)
+        return {rule: counts[rule] for rule in RULES}
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of values of the 3D network by rule (of the 2D one for dropped tensors)."""
@@ -72,8 +72,8 @@ class InflationReport:
     def totals(self) -> dict[str, int]:
         """Returns the numbers of tensors and of values in 2D and in 3D."""
         shapes = {"2d": [r.shape_2d for r in self.records], "3d": [r.shape_3d for r in self.records]}
-        found = {name: [prod(shape) for shape in several if shape is not None] for name, several in shapes.items()}
-        return {f"{what}_{name}": count(sizes) for name, sizes in found.items() for what, count in _COUNTS.items()}
+        sizes = {name: [prod(shape) for shape in several if shape is not None] for name, several in shapes.items()}
+        return {f"{what}_{name}": count(size) for name, size in sizes.items() for what, count in _COUNTS.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types: counts, sizes, totals and records."""

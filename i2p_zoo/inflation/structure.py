@@ -54,12 +54,12 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
         UnsupportedError: as `inflate`; nothing was replaced then.
     """
     built: dict[int, nn.Module] = {}
-    problems, kinds = [], set()
+    problems, unsupported = [], set()
     for name, module in model.named_modules():
         builder = find_builder(module)
         if not is_supported(module):
             owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
-            kinds.add(type(module).__qualname__)
+            unsupported.add(type(module).__qualname__)
             problems.append(
                 f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}"
             )
@@ -67,13 +67,13 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
             try:
                 built[id(module)] = _build(module, builder, settings)
             except UnsupportedError as error:
-                kinds.add(f"{type(module).__qualname__} with {error}")
+                unsupported.add(f"{type(module).__qualname__} with {error}")
                 problems.append(f"{name or '(the model itself)'}: {type(module).__qualname__} with {error}")
     if problems:
         listed = "\n  ".join(problems)
         raise UnsupportedError(
             f"{type(model).__qualname__} has {len(problems)} modules with no sparse 3D counterpart, of "
-            f"{', '.join(sorted(kinds))}:\n  {listed}\n"
+            f"{', '.join(sorted(unsupported))}:\n  {listed}\n"
             f"Supported: {', '.join(supported_types())}.\n"
             "Register a counterpart with `@i2p_zoo.replaces(type)`, or `i2p_zoo.keep(type)` where its own forward runs on "
             "sparse tensors as it is."

@@ -56,8 +56,8 @@ def predict(
         raise InvalidInputError(f"`margin` must be 0 or a positive integer; got {margin!r}.")
     with eval_mode(model), torch.no_grad():
         x: SparseTensor = model.prepare(points)
-        found = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
-        return found if features else model.forward_head(found)
+        maps = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
+        return maps if features else model.forward_head(maps)
 
 
 def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progress: bool) -> SparseTensor:
@@ -83,11 +83,11 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                     kept = [_nearest(kept)]
                     most = 2 * len(kept[0].coords)
                 bar.update(int(_within(x.coords[near, 1:], low, high).sum()))
-    found = _nearest(kept)
-    if len(unique_rows(torch.cat([found.coords, *far]))[0]) > len(found.coords):
+    sites = _nearest(kept)
+    if len(unique_rows(torch.cat([sites.coords, *far]))[0]) > len(sites.coords):
         raise UnsupportedError(f"{type(model).__qualname__} shifts sites by more than {_ALIGNMENT} voxels, which blocks allow.")
     merged = SparseTensor(
-        found.features, found.coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape
+        sites.features, sites.coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape
     )
     levels = {"axis": out.plan.axis, "skip_downsamples": out.plan.skip_downsamples, "level": out.plan.level}
     return merged.derive(merged.features, channels_last=out.channels_last).with_plan(**levels)

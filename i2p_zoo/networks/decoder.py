@@ -53,12 +53,12 @@ class Decoder(nn.Module):
         widths = [*channels, *[channels[-1]] * len(steps)][: len(steps)]
         self.up, self.norms, self.blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = self.levels[-1].channels
-        for (finer, coarser), wanted in zip(steps, widths, strict=True):
+        for (finer, coarser), channels_out in zip(steps, widths, strict=True):
             a, b, c = (old // new for old, new in zip(coarser.stride, finer.stride, strict=True))
-            self.up.append(InverseConv3d(width, wanted, (a, b, c)))
-            self.norms.append(nn.Sequential(nn.BatchNorm2d(wanted), nn.ReLU()) if residual else nn.Identity())
-            self.blocks.append((_make_residual if residual else _make_block)(wanted + finer.channels, wanted))
-            width = wanted
+            self.up.append(InverseConv3d(width, channels_out, (a, b, c)))
+            self.norms.append(nn.Sequential(nn.BatchNorm2d(channels_out), nn.ReLU()) if residual else nn.Identity())
+            self.blocks.append((_make_residual if residual else _make_block)(channels_out + finer.channels, channels_out))
+            width = channels_out
         self.dropout, self.dropped = nn.Dropout(dropout), (0, 2) if residual else (len(steps),)
         self.head = nn.Linear(width, num_classes)
 

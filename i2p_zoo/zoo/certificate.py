@@ -103,8 +103,8 @@ def certify(
         raise InvalidInputError(f"`dtypes` must be some of {list(TOLERANCES)}; got {list(dtypes)}.")
     images = example_images(model_2d) if images is None else images
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidInputError(f"`images` must be a floating point (B, C, H, W) tensor; got {found}.")
+        shown = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a floating point (B, C, H, W) tensor; got {shown}.")
     errors, agreement = {}, 1.0
     for name in dtypes:
         dtype = getattr(torch, name)
@@ -139,9 +139,9 @@ def _largest(values: Iterable[float]) -> float:
     return max(values, key=lambda value: (math.isnan(value), value))
 
 
-def _relative_error(expected: Tensor, found: Tensor) -> float:
+def _relative_error(expected: Tensor, actual: Tensor) -> float:
     """The largest error of an image relative to its largest value; both (B, K)."""
-    difference = (expected - found).abs().amax(1)
+    difference = (expected - actual).abs().amax(1)
     scale = expected.abs().amax(1)
     ratio = torch.where(difference == 0, 0.0, difference / scale)
     return float(ratio.max()) if bool(torch.isfinite(ratio).all()) else float("nan")
