@@ -54,7 +54,8 @@ def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> N
     (out / "results.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _draw(results, out / "ratios.png")
     if page is not None:
-        page.write_text(write_page(results, machine), encoding="utf-8")
+        before = page.read_text(encoding="utf-8") if page.is_file() else ""
+        page.write_text(write_page(results, machine, before), encoding="utf-8")
     missed = sum(result.met is False for result in results)
     click.echo(f"{sum(r.met is True for r in results)} targets met, {missed} missed; {out}/results.json, {out}/ratios.png")
     sys.exit(missed > 0 and not quick)

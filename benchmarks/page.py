@@ -19,7 +19,7 @@ the tests compare with a dense convolution; spconv's voxels.
 
     python -m benchmarks --page docs/performance.md     # make bench prints the same; nothing else should run
 
-Measured on: {processor}, {threads} threads, torch {torch}. **On a GPU: not measured.**
+Measured on: {processor}, {threads} threads, torch {torch}. On a GPU: see the end of the page.
 
 - *GEMM*: one `torch.mm` of the same FLOPs, the machine's limit.
 - *spconv*: 2.3.8's CPU engine, its pairs made beforehand. With more than one thread it has a data race and its results are
@@ -33,17 +33,18 @@ Targets that are missed are marked; they are goals, not claims.
 """
 
 
+_GPU = "## On a GPU"
 _COLUMNS = "| case | ratio | median | target | medians |\n|---|---|--:|---|---|"
 
 
-def write_page(results: list[Result], machine: dict[str, Any]) -> str:
-    """Returns the page as Markdown."""
+def write_page(results: list[Result], machine: dict[str, Any], before: str = "") -> str:
+    """Returns the page as Markdown, with what the page before it says of a GPU: that is measured by `benchmarks.gpu`."""
     lines = [_HEAD.format(**machine)]
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         lines.append(f"## {benchmark[0].upper()}{benchmark[1:]}\n\n{_COLUMNS}")
         lines += [_row(result) for result in results if result.benchmark == benchmark]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + before[before.find(_GPU) :] * (_GPU in before)
 
 
 def _row(result: Result) -> str:

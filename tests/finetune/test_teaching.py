@@ -49,11 +49,11 @@ def test_hard_labels_are_of_the_clouds_that_the_teacher_is_sure_of():
 
 
 REFUSED = {
-    "another number of classes": ({"num_classes": 4}, {}, "knows 4 classes, the clouds have 3"),
+    "another number of classes": ({"num_classes": 4}, {}, "knows 4 classes, without names; the clouds have 3"),
     "other names": (
         {"names": ["ball", "rod x", "rod z"]},
         {},
-        r"classes are ball, rod x, rod z; the clouds' are rod x, rod z, ball",
+        "knows 3 classes, ball, rod x, rod z; the clouds have 3, rod x, rod z, ball",
     ),
     "no temperature": ({}, {"temperature": 0}, r"temperature \(=0\)"),
     "a threshold beyond 1": ({}, {"threshold": 1.5}, r"threshold \(=1.5\)"),
