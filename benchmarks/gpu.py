@@ -148,7 +148,7 @@ class Case:
 def set_precision(name: str, device: torch.device) -> Iterator[None]:
     """Computes in a precision inside the block: bf16 by autocast, tf32 and fp32 by torch's switches."""
     tf32, dtype = PRECISIONS[name]
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     for backend in backends:
         backend.allow_tf32 = tf32
     try:
