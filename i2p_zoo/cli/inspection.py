@@ -36,7 +36,7 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     """
     from tqdm import tqdm
 
-    from i2p_zoo.data.files.readers import read_cloud
+    from i2p_zoo.data.files.cloud_files import read_cloud
     from i2p_zoo.experiments.classification import classify, normalize
     from i2p_zoo.pictures import draw_clouds
 

@@ -178,7 +178,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     """
     import numpy as np
 
-    from i2p_zoo.data.files.readers import read_cloud
+    from i2p_zoo.data.files.cloud_files import read_cloud
     from i2p_zoo.experiments.classification import check_features
     from i2p_zoo.experiments.scene_runs import write_classes
     from i2p_zoo.segmentation.voting import segment as segment_scene

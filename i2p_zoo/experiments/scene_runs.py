@@ -17,7 +17,7 @@ import torch
 from i2p_zoo import pictures
 from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.saving import save_pretrained
-from i2p_zoo.data.files.readers import write_colored_ply
+from i2p_zoo.data.files.ply import write_colored_ply
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute

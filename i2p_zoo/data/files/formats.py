@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
+from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, unit_normals
 from i2p_zoo.data.files.colors import to_bytes
-from i2p_zoo.data.files.ply import Lists, read_ply, vertex_columns
-from i2p_zoo.data.sets.npz import check_kinds, load_arrays, unit_normals
+from i2p_zoo.data.files.ply import RGB, Lists, read_ply, vertex_columns
 from i2p_zoo.errors import InvalidInputError
 
-# `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, and `intensity`; of a mesh the vertices that
-# its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
-Found = dict[str, NDArray[Any]]
 
-
-def _read_off(file: IO[bytes]) -> Found:
+def _read_off(file: IO[bytes]) -> Arrays:
     text = _uncommented(file.read().decode("latin-1"))
     header = re.match(r"\s*[A-Z]*OFF\s*(\d+)\s+(\d+).*", text)  # some of ModelNet's have the counts right behind `OFF`
     if header is None:
@@ -43,9 +39,9 @@ def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
     return np.loadtxt(lines, np.float64, comments=None, usecols=(0, 1, 2), ndmin=2)
 
 
-def _faces(lines: Sequence[str]) -> Found:
+def _faces(lines: Sequence[str]) -> Arrays:
     """Returns the polygons, each a line of its number of corners, their vertices and whatever else."""
-    if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads them ten times as fast
+    if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads these ten times as fast
         triangles = np.loadtxt(lines, np.int64, comments=None, usecols=(1, 2, 3), ndmin=2)
         return {"corners": triangles.reshape(-1), "sizes": np.full(len(triangles), 3)}
     rows = [line.split() for line in lines]
@@ -56,77 +52,77 @@ def _faces(lines: Sequence[str]) -> Found:
     return {"corners": np.array(words, np.int64), "sizes": sizes}
 
 
-def _read_obj(file: IO[bytes]) -> Found:
+def _read_obj(file: IO[bytes]) -> Arrays:
     text = _uncommented(file.read().removeprefix(b"\xef\xbb\xbf").decode("latin-1"))
     joined = re.compile(r"^[ \t]*[vf][ \t](?:.*\\\n)*.*", re.MULTILINE)  # elsewhere a backslash is part of a name
     text = joined.sub(lambda line: line[0].replace("\\\n", " "), text)
-    vertices, faces = (list(re.finditer(rf"^[ \t]*{kind}[ \t]+(.*)", text, re.MULTILINE)) for kind in "vf")
+    vertices, faces = (list(re.finditer(rf"^[ \t]*{letter}[ \t]+(.*)", text, re.MULTILINE)) for letter in "vf")
     if not vertices:
         raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
     rows = [re.sub(r"/\S*", "", face[1]) for face in faces]
-    found = _faces([f"{len(row.split())} {row}" for row in rows])
-    numbers = found["corners"]  # from 1, or negative, backwards from the last vertex before the face
+    polygons = _faces([f"{len(row.split())} {row}" for row in rows])
+    numbers = polygons["corners"]  # from 1, or negative, backwards from the last vertex before the face
     before = np.searchsorted([vertex.start() for vertex in vertices], [face.start() for face in faces])
-    found["corners"] = np.where(numbers < 0, np.repeat(before, found["sizes"]) + numbers, numbers - 1)
-    return {"points": _positions([vertex[1] for vertex in vertices]), **found}
+    polygons["corners"] = np.where(numbers < 0, np.repeat(before, polygons["sizes"]) + numbers, numbers - 1)
+    return {"points": _positions([vertex[1] for vertex in vertices]), **polygons}
 
 
-def _read_ply(file: IO[bytes]) -> Found:
+def _read_ply(file: IO[bytes]) -> Arrays:
     elements = read_ply(file)
     if "tristrips" in elements and "face" not in elements:
         raise InvalidInputError("its faces are strips of triangles (`tristrips`); write them as faces.")
-    found = {"points": np.stack(vertex_columns(elements, "xyz"), 1)}
-    if not len(found["points"]):
+    cloud = {"points": np.stack(vertex_columns(elements, "xyz"), 1)}
+    if not len(cloud["points"]):
         raise InvalidInputError("it has no vertices.")
-    for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", ("red", "green", "blue"))):
+    for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", RGB)):
         if set(columns) <= elements["vertex"].keys():
-            found[name] = np.stack(vertex_columns(elements, columns), 1)
+            cloud[name] = np.stack(vertex_columns(elements, columns), 1)
     lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
-    whole = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
-    polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *whole) if name in lists), None)
+    integers = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
+    polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *integers) if name in lists), None)
     if polygons and len(polygons.sizes):
-        found["corners"], found["sizes"] = polygons.values.astype(np.int64), polygons.sizes
-    return found
+        cloud["corners"], cloud["sizes"] = polygons.values.astype(np.int64), polygons.sizes
+    return cloud
 
 
-def _read_stl(file: IO[bytes]) -> Found:
+def _read_stl(file: IO[bytes]) -> Arrays:
     mesh = require("trimesh", "data").load(file, file_type="stl", force="mesh", process=False, skip_materials=True)
     faces = np.asarray(mesh.faces, np.int64)
     return {"points": np.asarray(mesh.vertices), "corners": faces.reshape(-1), "sizes": np.full(len(faces), 3)}
 
 
-def _read_pcd(file: IO[bytes]) -> Found:
-    cloud = require("pypcd4", "data").PointCloud.from_fileobj(file)
-    rows = np.atleast_1d(cloud.pc_data)
-    if len(rows) < cloud.metadata.points:
-        raise InvalidInputError(f"cut short: {len(rows)} of {cloud.metadata.points} points.")
-    found = {"points": np.stack([rows[name] for name in "xyz"], 1)}
+def _read_pcd(file: IO[bytes]) -> Arrays:
+    pcd = require("pypcd4", "data").PointCloud.from_fileobj(file)
+    rows = np.atleast_1d(pcd.pc_data)
+    if len(rows) < pcd.metadata.points:
+        raise InvalidInputError(f"cut short: {len(rows)} of {pcd.metadata.points} points.")
+    cloud = {"points": np.stack([rows[name] for name in "xyz"], 1)}
     names = rows.dtype.names or ()
     normals = ("normal_x", "normal_y", "normal_z")
     if set(normals) <= set(names):
-        found["normals"] = np.stack([rows[name] for name in normals], 1)
+        cloud["normals"] = np.stack([rows[name] for name in normals], 1)
     packed = next((name for name in ("rgb", "rgba") if name in names), None)
     if packed:  # four bytes, blue first, also where they are declared as a float
-        found["rgb"] = np.array(rows[packed]).view(np.uint8).reshape(-1, 4)[:, 2::-1]
-    return found
+        cloud["rgb"] = np.array(rows[packed]).view(np.uint8).reshape(-1, 4)[:, 2::-1]
+    return cloud
 
 
-def _read_las(file: IO[bytes]) -> Found:
+def _read_las(file: IO[bytes]) -> Arrays:
     las = require("laspy", "data").read(file, closefd=False)
     if len(las.points) < las.header.point_count:
         raise InvalidInputError(f"cut short: {len(las.points)} of {las.header.point_count} points.")
-    found = {"points": np.asarray(las.xyz)}
+    cloud = {"points": np.asarray(las.xyz)}
     if "red" in las.point_format.dimension_names:
-        found["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
-    return found
+        cloud["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
+    return cloud
 
 
-def _read_laz(file: IO[bytes]) -> Found:
+def _read_laz(file: IO[bytes]) -> Arrays:
     require("lazrs", "data")  # which laspy looks for by itself
     return _read_las(file)
 
 
-def _read_kitti(file: IO[bytes]) -> Found:
+def _read_kitti(file: IO[bytes]) -> Arrays:
     content = file.read()
     if len(content) % 16:
         raise InvalidInputError(f"expected 16 bytes a point (float32 x, y, z, intensity); found {len(content)} bytes.")
@@ -134,7 +130,7 @@ def _read_kitti(file: IO[bytes]) -> Found:
     return {"points": rows[:, :3], "intensity": rows[:, 3:]}
 
 
-def _read_npy(file: IO[bytes]) -> Found:
+def _read_npy(file: IO[bytes]) -> Arrays:
     array = np.lib.format.read_array(file, allow_pickle=False)
     if array.ndim != 2 or array.shape[1] < 3:
         raise InvalidInputError(f"expected an array (N, 3) or of more columns; found {array.shape}.")
@@ -143,14 +139,14 @@ def _read_npy(file: IO[bytes]) -> Found:
     return {"points": array[:, :3]}
 
 
-def _read_npz(file: IO[bytes]) -> Found:
+def _read_npz(file: IO[bytes]) -> Arrays:
     arrays = load_arrays(file)
     if "points" in arrays:
-        found: Found = {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
-        check_kinds("its", found)
-        if "normals" in found:
-            found["normals"] = unit_normals(found["normals"])
-        return found
+        cloud: Arrays = {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
+        check_dtypes("its", cloud)
+        if "normals" in cloud:
+            cloud["normals"] = unit_normals(cloud["normals"])
+        return cloud
     candidates = {name: array for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 3}
     if len(candidates) != 1:
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -158,7 +154,9 @@ def _read_npz(file: IO[bytes]) -> Found:
     return {"points": next(iter(candidates.values()))}
 
 
-READERS: dict[str, Callable[[IO[bytes]], Found]] = {
+# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, and `intensity`; of a mesh
+# the vertices that its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
+READERS: dict[str, Callable[[IO[bytes]], Arrays]] = {
     ".ply": _read_ply,
     ".off": _read_off,
     ".obj": _read_obj,

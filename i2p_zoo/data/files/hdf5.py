@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
-from i2p_zoo.data.files.readers import faults_named
-from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.files.paths import faults_named, require_file
+from i2p_zoo.errors import InvalidInputError
 
 POINTS = 2048
 
 
-def read_hdf5(paths: Sequence[Path], classes: int) -> dict[str, NDArray[Any]]:
+def read_hdf5(paths: Sequence[Path], classes: int) -> Arrays:
     """Reads the arrays of HDF5 files of 2,048 points a cloud and joins them.
 
     Args:
@@ -34,8 +33,7 @@ def read_hdf5(paths: Sequence[Path], classes: int) -> dict[str, NDArray[Any]]:
     h5py = require("h5py", "data")
     parts = []
     for path in paths:
-        if not path.is_file():
-            raise NotFoundError(f"{path}: no such file, but the data set has it; complete the download.")
+        require_file(path, "The data set has it; complete the download.")
         with faults_named(path), h5py.File(path, "r") as file:
             missing = sorted({"data", "label"} - set(file))
             if missing:
@@ -49,7 +47,7 @@ def read_hdf5(paths: Sequence[Path], classes: int) -> dict[str, NDArray[Any]]:
     return {name: array if name == "labels" else array.astype(np.float32, copy=False) for name, array in joined.items()}
 
 
-def _check_arrays(part: dict[str, NDArray[Any]], classes: int) -> None:
+def _check_arrays(part: Arrays, classes: int) -> None:
     points, labels = part["points"], part["labels"]
     count = len(points)
     if points.shape != (count, POINTS, 3) or labels.shape not in ((count,), (count, 1)) or not count:

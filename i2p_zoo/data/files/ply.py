@@ -1,23 +1,27 @@
-"""PLY files, as text or in either byte order: what each property of their elements holds, as it is written."""
+"""PLY files: read as text or in either byte order, each property as it is written, and clouds with colours written."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.staging import replacing
 
-_KINDS = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}
-_KINDS |= {str(np.dtype(kind)): kind for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")}
+_DTYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}
+_DTYPES |= {str(np.dtype(code)): code for code in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")}
+RGB = ("red", "green", "blue")
 _ORDERS = {b"ascii": "=", b"binary_little_endian": "<", b"binary_big_endian": ">"}
 
 
 class Lists(NamedTuple):
-    """A list for each row: the values of all, one list behind the other, and how many each has."""
+    """A list for each row: the values of all, one list after the other, and how many each has."""
 
     values: NDArray[Any]
     sizes: NDArray[np.int64]
@@ -28,8 +32,8 @@ Properties = dict[str, "NDArray[Any] | Lists"]
 
 class _Property(NamedTuple):
     name: str
-    kind: np.dtype[Any]
-    size_kind: np.dtype[Any] | None  # of a list
+    dtype: np.dtype[Any]
+    size_dtype: np.dtype[Any] | None  # of a list
 
 
 class _Element(NamedTuple):
@@ -47,24 +51,24 @@ def read_ply(file: IO[bytes]) -> dict[str, Properties]:
     """
     is_text, elements = _read_header(file)
     content = file.read()
-    found: dict[str, Properties] = {}
+    contents: dict[str, Properties] = {}
     if is_text:
         lines = [line for line in content.decode("latin-1").splitlines() if line.strip()]
         for element in elements:
             part, lines = lines[: element.length], lines[element.length :]
             if len(part) < element.length:
                 raise _cut_short(element, len(part))
-            found[element.name] = _by_name(element, _read_text(element, part))
+            contents[element.name] = _by_name(element, _read_text(element, part))
         if lines:
             raise InvalidInputError(f"it has {len(lines)} lines more than its header says, the first {lines[0][:80]!r}.")
-        return found
+        return contents
     start = 0
     for element in elements:
         lists, start = _read_binary(element, content, start)
-        found[element.name] = _by_name(element, lists)
+        contents[element.name] = _by_name(element, lists)
     if start < len(content):
         raise InvalidInputError(f"it has {len(content) - start} bytes more than its header says.")
-    return found
+    return contents
 
 
 def vertex_columns(elements: dict[str, Properties], names: Sequence[str]) -> list[NDArray[Any]]:
@@ -78,6 +82,31 @@ def vertex_columns(elements: dict[str, Properties], names: Sequence[str]) -> lis
     if missing:
         raise InvalidInputError(f"its vertices lack the properties {missing}; they have {list(columns)}.")
     return [columns[name] for name in names]
+
+
+def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: NDArray[np.uint8]) -> None:
+    """Writes a cloud with a colour for each point as a binary PLY file, whole or not at all.
+
+    Args:
+        path: of the file; one that exists is replaced.
+        points: (N, 3) numbers, written as float32.
+        rgb: (N, 3) uint8.
+
+    Raises:
+        InvalidInputError: arrays of other shapes or types.
+        NotFoundError: the folder does not exist.
+    """
+    path = Path(path)
+    if points.ndim != 2 or points.shape[1] != 3 or rgb.shape != points.shape or rgb.dtype != np.uint8:
+        raise InvalidInputError(f"Expected points (N, 3) and rgb (N, 3) uint8; got {points.shape} and {rgb.shape} {rgb.dtype}.")
+    if not path.parent.is_dir():
+        raise NotFoundError(f"{path}: there is no folder {path.parent}; create it first.")
+    rows = np.empty(len(points), [("position", "<f4", 3), ("color", "u1", 3)])
+    rows["position"], rows["color"] = points, rgb
+    properties = [f"property float {name}" for name in "xyz"] + [f"property uchar {name}" for name in RGB]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
+    with replacing(path) as temporary:
+        temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 
 def _read_header(file: IO[bytes]) -> tuple[bool, list[_Element]]:
@@ -94,21 +123,21 @@ def _read_header(file: IO[bytes]) -> tuple[bool, list[_Element]]:
                 return encoding == [b"ascii"], elements
             case ["element", name, length] if length.isdecimal():
                 elements.append(_Element(name, int(length), []))
-            case ["property", kind, name] if elements and kind in _KINDS:
-                elements[-1].properties.append(_Property(name, np.dtype(order + _KINDS[kind]), None))
-            case ["property", "list", size_kind, kind, name] if elements and {size_kind, kind} <= _KINDS.keys():
-                kinds = [np.dtype(order + _KINDS[word]) for word in (kind, size_kind)]
-                elements[-1].properties.append(_Property(name, *kinds))
+            case ["property", dtype, name] if elements and dtype in _DTYPES:
+                elements[-1].properties.append(_Property(name, np.dtype(order + _DTYPES[dtype]), None))
+            case ["property", "list", size_dtype, dtype, name] if elements and {size_dtype, dtype} <= _DTYPES.keys():
+                dtypes = [np.dtype(order + _DTYPES[word]) for word in (dtype, size_dtype)]
+                elements[-1].properties.append(_Property(name, *dtypes))
             case ["comment" | "obj_info", *_] | []:
                 pass
             case _:
-                raise InvalidInputError(f"its header has the line {line[:80]!r}, which is none of a PLY file.")
+                raise InvalidInputError(f"its header has the line {line[:80]!r}, which a PLY file cannot have.")
     raise InvalidInputError("its header has no end, a line `end_header`.")
 
 
 def _by_name(element: _Element, lists: Sequence[Lists]) -> Properties:
     pairs = zip(element.properties, lists, strict=True)
-    return {each.name: found if each.size_kind else found.values for each, found in pairs}
+    return {each.name: column if each.size_dtype else column.values for each, column in pairs}
 
 
 def _cut_short(element: _Element, rows: int) -> InvalidInputError:
@@ -116,8 +145,8 @@ def _cut_short(element: _Element, rows: int) -> InvalidInputError:
 
 
 def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
-    if lines and not any(each.size_kind for each in element.properties):
-        # numpy reads them ten times as fast, but only one by one it can be told which row is at fault
+    if lines and not any(each.size_dtype for each in element.properties):
+        # numpy reads them ten times as fast, but only reading one by one tells which row is at fault
         with contextlib.suppress(ValueError):
             table = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
             ones = np.ones(len(lines), np.int64)
@@ -128,7 +157,7 @@ def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
         row, start = line.split(), 0
         for each, its_words, its_sizes in zip(element.properties, words, sizes, strict=True):
             size = 1
-            if each.size_kind:
+            if each.size_dtype:
                 size, start = (int(row[start]) if start < len(row) else 0), start + 1
             if size < 0:
                 raise InvalidInputError(f"a list of the element {element.name!r} has {size} values.")
@@ -142,59 +171,59 @@ def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
     if any("_" in word for its_words in words for word in its_words):
         raise InvalidInputError(f"the element {element.name!r} has numbers with underscores.")  # which Python would read
     values = [_held(each, np.array(its_words, np.float64)) for each, its_words in zip(element.properties, words, strict=True)]
-    return [Lists(found, np.array(its_sizes, np.int64)) for found, its_sizes in zip(values, sizes, strict=True)]
+    return [Lists(column, np.array(its_sizes, np.int64)) for column, its_sizes in zip(values, sizes, strict=True)]
 
 
 def _held(each: _Property, values: NDArray[np.float64]) -> NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
-        held = values.astype(each.kind)
-    if each.kind.kind in "iu" and not np.array_equal(held, values):
+        held = values.astype(each.dtype)
+    if each.dtype.kind in "iu" and not np.array_equal(held, values):
         value = values[held != values][0]
-        raise InvalidInputError(f"its property {each.name!r} has the value {value:g}, which its type {each.kind} cannot hold.")
+        raise InvalidInputError(f"its property {each.name!r} has the value {value:g}, which its type {each.dtype} cannot hold.")
     return held
 
 
 def _read_binary(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
     """Returns the properties and where the next element begins."""
-    # as if the lists of every row were as long as those of the first, and only else one by one
+    # at once if the lists of every row are as long as those of the first, else one by one
     lists, _ = _read_rows(element._replace(length=min(1, element.length)), content, start)
     fields: list[Any] = []
     for number, (each, first) in enumerate(zip(element.properties, lists, strict=True)):
-        fields += [(f"size {number}", each.size_kind)] if each.size_kind else []
-        fields += [(f"values {number}", each.kind, (len(first.values),))]
-    kind = np.dtype(fields)
-    end = start + element.length * kind.itemsize
-    listed = [number for number, each in enumerate(element.properties) if each.size_kind]
+        fields += [(f"size {number}", each.size_dtype)] if each.size_dtype else []
+        fields += [(f"values {number}", each.dtype, (len(first.values),))]
+    row_dtype = np.dtype(fields)
+    end = start + element.length * row_dtype.itemsize
+    listed = [number for number, each in enumerate(element.properties) if each.size_dtype]
     if end > len(content):
         if not listed:
-            raise _cut_short(element, (len(content) - start) // kind.itemsize)
+            raise _cut_short(element, (len(content) - start) // row_dtype.itemsize)
         return _read_rows(element, content, start)
-    rows = np.frombuffer(content, kind, element.length, start)
+    rows = np.frombuffer(content, row_dtype, element.length, start)
     if any((rows[f"size {number}"] != len(lists[number].values)).any() for number in listed):
         return _read_rows(element, content, start)
     values = [rows[f"values {number}"].reshape(-1) for number in range(len(lists))]
     sizes = [np.full(element.length, len(first.values), np.int64) for first in lists]
-    return [Lists(_native(found), its_sizes) for found, its_sizes in zip(values, sizes, strict=True)], end
+    return [Lists(_native(column), its_sizes) for column, its_sizes in zip(values, sizes, strict=True)], end
 
 
 def _read_rows(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
-    parts: list[list[NDArray[Any]]] = [[np.zeros(0, each.kind)] for each in element.properties]
+    parts: list[list[NDArray[Any]]] = [[np.zeros(0, each.dtype)] for each in element.properties]
     for row in range(element.length):
         for each, its_parts in zip(element.properties, parts, strict=True):
             size = 1
-            if each.size_kind:
-                size = int(_take(each.size_kind, content, start, 1, element, row)[0])
-                start += each.size_kind.itemsize
-            its_parts.append(_take(each.kind, content, start, size, element, row))
+            if each.size_dtype:
+                size = int(_take(each.size_dtype, content, start, 1, element, row)[0])
+                start += each.size_dtype.itemsize
+            its_parts.append(_take(each.dtype, content, start, size, element, row))
             start += its_parts[-1].nbytes
     sizes = [np.array(list(map(len, its_parts[1:])), np.int64) for its_parts in parts]
-    return [Lists(_native(np.concatenate(found)), its_sizes) for found, its_sizes in zip(parts, sizes, strict=True)], start
+    return [Lists(_native(np.concatenate(column)), its_sizes) for column, its_sizes in zip(parts, sizes, strict=True)], start
 
 
-def _take(kind: np.dtype[Any], content: bytes, start: int, size: int, element: _Element, row: int) -> NDArray[Any]:
-    if not 0 <= size * kind.itemsize <= len(content) - start:
+def _take(dtype: np.dtype[Any], content: bytes, start: int, size: int, element: _Element, row: int) -> NDArray[Any]:
+    if not 0 <= size * dtype.itemsize <= len(content) - start:
         raise _cut_short(element, row)
-    return np.frombuffer(content, kind, size, start)
+    return np.frombuffer(content, dtype, size, start)
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,8 +1,9 @@
-"""Polygons in space, divided into triangles."""
+"""Polygons in space: divided into triangles, and points drawn on them."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
 
     Args:
         vertices: (N, 3).
-        corners: the vertices that the polygons name, one polygon behind the other.
+        corners: the vertices that the polygons name, one polygon after the other.
         sizes: (F,) how many corners each has; one of fewer than three has no triangle.
 
     Returns:
@@ -53,6 +54,43 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
     return triangles
 
 
+def sample_surface(
+    vertices: NDArray[Any], corners: NDArray[np.int64], sizes: NDArray[np.int64], points: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Draws points on polygons, uniformly by area.
+
+    Args:
+        vertices, corners, sizes: as `triangulate` takes them.
+        points: how many to draw.
+        seed: of the draw.
+
+    Returns:
+        `points` and `normals`, the unit normals of their triangles, both (points, 3).
+
+    Raises:
+        InvalidInputError: no polygon, a corner that is no vertex or not finite, or no area.
+    """
+    if not len(sizes):
+        raise InvalidInputError("a mesh without faces; a cloud of points can be a .ply file without any.")
+    vertices = vertices.astype(np.float64)
+    triangles = vertices[triangulate(vertices, corners, sizes)]  # (T, 3, 3)
+    if not np.isfinite(triangles).all():
+        raise InvalidInputError("vertices have coordinates that are NaN or infinite.")
+    origins, sides = triangles[:, 0], triangles[:, 1:] - triangles[:, :1]
+    normals = _normals(triangles)
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = np.linalg.norm(normals, axis=1)
+    total = areas.sum()
+    if not 0 < total < np.inf:
+        raise InvalidInputError(f"the mesh's {len(triangles)} faces have an area of {total / 2}.")
+    random = np.random.default_rng(seed)
+    chosen = random.choice(len(triangles), points, p=areas / total)
+    weights = random.random((points, 2))
+    weights[weights.sum(1) > 1] = 1 - weights[weights.sum(1) > 1]  # the other half of the parallelogram, folded back
+    drawn = origins[chosen] + (weights[:, :, None] * sides[chosen]).sum(1)
+    return {"points": drawn, "normals": normals[chosen] / areas[chosen, None]}
+
+
 def _normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (T, 3) normals of triangles (T, 3, 3), twice as long as their areas."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -64,7 +102,7 @@ def _cut_ears(polygon: NDArray[np.float64], normal: NDArray[np.float64]) -> Tria
     flat = polygon[:, axes] * (1, np.sign(normal[3 - axes.sum()]))
     slack = _TOUCHING * np.ptp(flat, axis=0).prod()
     left = np.arange(len(flat))
-    found = []
+    triangles = []
     while len(left) > 3:
         before, after = np.roll(left, 1), np.roll(left, -1)
         turns = _turn(flat[before], flat[left], flat[after])
@@ -73,15 +111,15 @@ def _cut_ears(polygon: NDArray[np.float64], normal: NDArray[np.float64]) -> Tria
         tries = ((ear, allowed) for allowed in (slack, 0.0) for ear in ears)
         ear = next((ear for ear, allowed in tries if _is_empty(corners[ear], others, allowed)), -1)
         if ear < 0:  # it crosses itself, and any division is as good
-            found += [(left[0], second, third) for second, third in itertools.pairwise(left[1:])]
-            return np.array(found)
-        found.append((before[ear], left[ear], after[ear]))
+            triangles += [(left[0], second, third) for second, third in itertools.pairwise(left[1:])]
+            return np.array(triangles)
+        triangles.append((before[ear], left[ear], after[ear]))
         left = np.delete(left, ear)
-    return np.array([*found, left])
+    return np.array([*triangles, left])
 
 
 def _is_empty(corners: NDArray[np.float64], points: NDArray[np.float64], slack: float) -> bool:
-    """Whether no point lies in a triangle or, within a slack of twice an area, on it, but for its own corners."""
+    """Whether no point lies in a triangle or, within a slack of twice an area, on it, its own corners excepted."""
     inside = np.all([_turn(corners[k], corners[(k + 1) % 3], points) >= -slack for k in range(3)], 0)
     return bool((points[inside][:, None] == corners).all(2).any(1).all())
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
+from i2p_zoo.data.files.caches import read_cache, write_cache
 from i2p_zoo.data.files.hdf5 import POINTS, read_hdf5
-from i2p_zoo.data.sets.folders import check_counts, read_objects, require_folder
-from i2p_zoo.data.sets.npz import load_npz
+from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.objects import check_counts, read_objects
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.staging import replacing
 
 CLASSES = tuple(
     "airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot glass_box guitar "
@@ -27,7 +23,7 @@ CLASSES = tuple(
 HDF5_COUNTS = (9840, 2468)  # three training shapes fewer than Princeton's split
 MESH_COUNTS = (9843, 2468)
 ADVICE = (
-    "ModelNet40 is to be had as PointNet's modelnet40_ply_hdf5_2048, or as the OFF meshes of Princeton's ModelNet project; "
+    "ModelNet40 is available as PointNet's modelnet40_ply_hdf5_2048, or as the OFF meshes of Princeton's ModelNet project; "
     "give the folder with ply_data_train0.h5, or the one with airplane, bathtub and so on."
 )
 _CACHE = "i2p-zoo-2048-points.npz"
@@ -94,33 +90,12 @@ def _load_meshes(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
     files = [path for groups in paths.values() for group in groups for path in group]
     listing = "".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n" for path in files)
     fingerprint = hashlib.sha256(f"1\n{listing}".encode()).hexdigest()  # of the method's version and the files
-    cached = _read_cache(folder / _CACHE, fingerprint)
-    if cached is not None:
-        return cached
-    objects = read_objects(files, POINTS, "sampling ModelNet40")
-    whole = CloudSet(labels=np.array(labels, np.int64), classes=CLASSES, **objects)
-    _write_cache(folder / _CACHE, fingerprint, whole, train)
+    cached = read_cache(folder / _CACHE, fingerprint, ("points", "normals"))
+    objects = cached or read_objects(files, POINTS, "sampling ModelNet40")
+    whole = CloudSet(objects["points"], np.array(labels, np.int64), CLASSES, objects["normals"])
+    if cached is None:
+        arrays = {"points": whole.points, "normals": whole.normals, "label": whole.labels, "classes": CLASSES}
+        # for load_npz, which by a scale of 1 changes no bit
+        arrays |= {"split": np.arange(len(whole)) >= train, "scale": np.ones(len(whole))}
+        write_cache(folder / _CACHE, fingerprint, "the next run samples the meshes again.", **arrays)
     return whole.subset(range(train)), whole.subset(range(train, train + test))
-
-
-def _read_cache(path: Path, fingerprint: str) -> tuple[CloudSet, CloudSet] | None:
-    """Returns what a file of an earlier run holds, or None where there is none of the same meshes, or a damaged one."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            same = str(file["fingerprint"]) == fingerprint
-        return load_npz(path) if same else None
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _write_cache(path: Path, fingerprint: str, whole: CloudSet, train: int) -> None:
-    arrays: dict[str, Any] = {"points": np.asarray(whole.points), "normals": np.asarray(whole.normals), "label": whole.labels}
-    split = np.arange(len(whole)) >= train
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            # a scale of 1, lest load_npz scales once more and changes the last bit
-            np.savez(file, split=split, classes=CLASSES, scale=np.ones(len(whole)), fingerprint=fingerprint, **arrays)
-    except OSError as error:
-        warnings.warn(f"{path} cannot be written ({error}): the next run samples the meshes again.", stacklevel=4)

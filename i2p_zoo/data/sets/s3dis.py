@@ -6,9 +6,6 @@ import hashlib
 import io
 import os
 import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,21 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.files.caches import read_cache, write_cache
 from i2p_zoo.data.files.colors import to_bytes
-from i2p_zoo.data.files.readers import faults_named
+from i2p_zoo.data.files.paths import faults_named, require_folder
 from i2p_zoo.data.scenes import Scene, SceneSet
-from i2p_zoo.data.sets.folders import require_folder
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.staging import replacing
 
 CLASSES = tuple("ceiling floor wall beam column window door table chair sofa bookcase board clutter".split())
 AREAS = range(1, 7)
 ADVICE = (
-    "S3DIS is to be had by the page of Stanford's building parser; give the folder Stanford3dDataset_v1.2_Aligned_Version, "
+    "S3DIS is available from the page of Stanford's building parser; give the folder Stanford3dDataset_v1.2_Aligned_Version, "
     "which holds Area_1 to Area_6, or one of Area_1_conferenceRoom_1.npy and so on."
 )
 _CACHE = "i2p-zoo-points.npz"
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")  # those that are no white space
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")  # all but white space
 _NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _ROW = re.compile(rb"\s*(?:" + _NUMBER + rb"\s+){5}" + _NUMBER + rb"\s*")
 
@@ -80,13 +76,9 @@ def load_s3dis(folder: str | os.PathLike[str], test_area: int = 5) -> tuple[Scen
     missing = [f"Area_{area}" for area in AREAS if not any(name.startswith(f"Area_{area}/") for name in rooms)]
     if missing:
         raise NotFoundError(f"{folder}: no rooms of {', '.join(missing)}. {ADVICE}")
-    is_test = {name: name.startswith(f"Area_{test_area}/") for name in rooms}
-    train, test = (_room_set({name: rooms[name] for name in rooms if is_test[name] == wanted}) for wanted in (False, True))
-    return train, test
-
-
-def _room_set(rooms: dict[str, Path]) -> SceneSet:
-    return SceneSet(tuple(rooms), CLASSES, partial(_load_room, tuple(rooms.values())))
+    whole = SceneSet(tuple(rooms), CLASSES, partial(_load_room, tuple(rooms.values())))
+    is_test = np.array([name.startswith(f"Area_{test_area}/") for name in rooms])
+    return whole.subset(~is_test), whole.subset(is_test)
 
 
 def _load_room(paths: Sequence[Path], number: int) -> Scene:
@@ -112,33 +104,16 @@ def _read_room(folder: Path) -> Scene:
         raise InvalidInputError(f"{folder / 'Annotations'}: no files such as ceiling_1.txt. {ADVICE}")
     status = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     fingerprint = hashlib.sha256(f"1 {status}".encode()).hexdigest()  # of the method's version and the files
-    cached = _read_cache(folder / _CACHE, fingerprint)
+    cached = read_cache(folder / _CACHE, fingerprint, ("points", "labels", "rgb"))
     if cached is not None:
-        return cached
+        return {"points": cached["points"], "labels": cached["labels"].astype(np.int64), "rgb": cached["rgb"]}
     objects = [_read_object(path) for path in paths]
-    kinds = [path.name.partition("_")[0] for path in paths]
-    labels = [CLASSES.index(kind if kind in CLASSES else "clutter") for kind in kinds]
+    names = [path.name.partition("_")[0] for path in paths]
+    labels = [CLASSES.index(name if name in CLASSES else "clutter") for name in names]
     scene = _scene(np.concatenate(objects), np.repeat(labels, [len(rows) for rows in objects]))
-    kept: dict[str, Any] = {**scene, "labels": scene["labels"].astype(np.uint8), "fingerprint": fingerprint}
-    try:
-        with replacing(folder / _CACHE) as temporary, temporary.open("wb") as file:
-            np.savez(file, **kept)
-    except OSError as error:
-        warnings.warn(f"{folder / _CACHE} cannot be written ({error}): the text is read again each time.", stacklevel=2)
+    arrays = {**scene, "labels": scene["labels"].astype(np.uint8)}
+    write_cache(folder / _CACHE, fingerprint, "the text is read again each time.", **arrays)
     return scene
-
-
-def _read_cache(path: Path, fingerprint: str) -> Scene | None:
-    """Returns the room as an earlier run kept it, or None where there is none of the same files, or a damaged one."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            if str(file["fingerprint"]) != fingerprint:
-                return None
-            return {"points": file["points"], "labels": file["labels"].astype(np.int64), "rgb": file["rgb"]}
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
 
 
 def _read_object(path: Path) -> NDArray[np.float64]:
@@ -159,7 +134,7 @@ def _read_object(path: Path) -> NDArray[np.float64]:
 
 def _repaired(line: bytes) -> bytes:
     if _CONTROL.search(line):
-        for repaired in (_CONTROL.sub(lambda found: bytes([found[0][0] | 0x20]), line), _CONTROL.sub(b" ", line)):
+        for repaired in (_CONTROL.sub(lambda match: bytes([match[0][0] | 0x20]), line), _CONTROL.sub(b" ", line)):
             if _ROW.fullmatch(repaired):
                 return repaired
     return line

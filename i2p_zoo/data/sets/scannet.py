@@ -6,17 +6,16 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from i2p_zoo.data.files.ply import read_ply, vertex_columns
-from i2p_zoo.data.files.readers import faults_named
+from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.files.paths import faults_named, require_file, require_folder
+from i2p_zoo.data.files.ply import RGB, read_ply, vertex_columns
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
-from i2p_zoo.data.sets.folders import require_folder
-from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.errors import InvalidInputError
 
-# NYU40's id of each of the benchmark's classes; every other id counts as none.
+# NYU40's id of each of the benchmark's classes; every other id is IGNORED.
 IDS = {
     1: "wall",
     2: "floor",
@@ -41,7 +40,7 @@ IDS = {
 }
 CLASSES = tuple(IDS.values())
 ADVICE = (
-    "ScanNet is to be had by its authors' page on agreement to its terms; give the folder with scans/scene0000_00 and so on, "
+    "ScanNet is available from its authors' page on agreement to its terms; give the folder with scans/scene0000_00 and so on, "
     "and beside scans the benchmark's scannetv2_train.txt and scannetv2_val.txt."
 )
 _CLASS_OF_ID = np.full(2**16, IGNORED, np.int64)
@@ -71,8 +70,7 @@ def load_scannet(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneSet]:
 
 
 def _list_rooms(folder: Path, listing: Path) -> SceneSet:
-    if not listing.is_file():
-        raise NotFoundError(f"{listing}: no such file. {ADVICE}")
+    require_file(listing, ADVICE)
     names = tuple(listing.read_text(encoding="utf-8", errors="replace").split())
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
@@ -80,8 +78,7 @@ def _list_rooms(folder: Path, listing: Path) -> SceneSet:
     rooms = tuple(folder / "scans" / name for name in names)
     for room in rooms:
         for path in _files(room):
-            if not path.is_file():
-                raise NotFoundError(f"{path}: no such file, though {listing.name} names {room.name}. {ADVICE}")
+            require_file(path, f"{listing.name} names {room.name}. {ADVICE}")
     groups = tuple(name.rsplit("_", 1)[0] for name in names)
     return SceneSet(names, CLASSES, partial(_load_room, rooms), groups)
 
@@ -92,19 +89,19 @@ def _files(room: Path) -> tuple[Path, Path]:
 
 def _load_room(rooms: Sequence[Path], number: int) -> Scene:
     path, label_path = _files(rooms[number])
-    columns = _read_vertices(path, ("x", "y", "z", "red", "green", "blue"))
+    columns = _read_vertices(path, ("x", "y", "z", *RGB))
     ids = _read_vertices(label_path, ("label",))["label"]
     if len(ids) != len(columns["x"]):
         raise InvalidInputError(f"{path} has {len(columns['x']):,} vertices and {label_path} has {len(ids):,}.")
     if ids.dtype.kind not in "iu" or ids.min(initial=0) < 0 or ids.max(initial=0) >= len(_CLASS_OF_ID):
         raise InvalidInputError(f"{label_path}: labels must be ids such as NYU40's 1 to 40; found {ids.dtype} {ids[:3]}...")
-    colors = [columns[name] for name in ("red", "green", "blue")]
+    colors = [columns[name] for name in RGB]
     if any(color.dtype != np.uint8 for color in colors):
         raise InvalidInputError(f"{path}: colours must be of type uchar; found {', '.join(str(c.dtype) for c in colors)}.")
     points = np.stack([columns[name] for name in "xyz"], 1).astype(np.float32)
     return {"points": points, "labels": _CLASS_OF_ID[ids], "rgb": np.stack(colors, 1)}
 
 
-def _read_vertices(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+def _read_vertices(path: Path, names: Sequence[str]) -> Arrays:
     with faults_named(path), path.open("rb") as file:
         return dict(zip(names, vertex_columns(read_ply(file), names), strict=True))

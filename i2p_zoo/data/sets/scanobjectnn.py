@@ -8,7 +8,8 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.hdf5 import read_hdf5
-from i2p_zoo.data.sets.folders import check_counts, require_folder, to_unit_sphere
+from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.objects import check_counts, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split())
@@ -19,7 +20,7 @@ VARIANTS = {
     "objects_and_background": ("main_split", "", (2309, 581)),
 }
 ADVICE = (
-    "ScanObjectNN's h5_files are to be had from its project page at HKUST, which asks for a form; give the folder h5_files, or "
+    "ScanObjectNN's h5_files are available from its project page at HKUST, which asks for a form; give the folder h5_files, or "
     "the one that holds it."
 )
 

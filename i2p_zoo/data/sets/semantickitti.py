@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from i2p_zoo.data.files.paths import require_file, require_folder
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
-from i2p_zoo.data.sets.folders import require_folder
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple(
@@ -20,7 +20,7 @@ CLASSES = tuple(
 )
 TRAIN, TEST = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10), (8,)
 ADVICE = (
-    "SemanticKITTI is to be had at semantic-kitti.org, its scans by KITTI's page on odometry; give the folder with "
+    "SemanticKITTI is available at semantic-kitti.org, its scans from KITTI's page on odometry; give the folder with "
     "dataset/sequences/00/velodyne and dataset/sequences/00/labels and so on."
 )
 # The official learning map: the ids of the label files, those from 252 on of what moves, and the class that each counts as.
@@ -78,7 +78,7 @@ def load_semantickitti(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneS
 
 
 def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
-    found: list[Path] = []
+    filled: list[Path] = []
     empty: list[Path] = []
     for sequence in sequences:
         velodyne = root / f"{sequence:02d}" / "velodyne"
@@ -86,16 +86,15 @@ def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
         if not scans:
             raise NotFoundError(f"{velodyne}: no such scans as 000000.bin. {ADVICE}")
         for scan in scans:
-            if not _labels(scan).is_file():
-                raise NotFoundError(f"{_labels(scan)}: the scan {scan} has no labels. {ADVICE}")
-            (found if _count(scan) else empty).append(scan)
+            require_file(_labels(scan), f"The scan {scan} has no labels. {ADVICE}")
+            (filled if _count(scan) else empty).append(scan)
     if empty:
         warnings.warn(f"{root}: {len(empty)} scans such as {empty[0]} have no points and are left out.", stacklevel=4)
-    names = tuple(f"{scan.parents[1].name}/{scan.stem}" for scan in found)
+    names = tuple(f"{scan.parents[1].name}/{scan.stem}" for scan in filled)
     # Neighbouring scans are a tenth of a second apart, and most sequences come through the same streets again: what is held out
     # of a sequence has been trained on, however it is cut. The ten sequences still add up to any usual fraction within 3 %.
-    groups = tuple(scan.parents[1].name for scan in found)
-    return SceneSet(names, CLASSES, partial(_load_scan, tuple(found)), groups)
+    groups = tuple(scan.parents[1].name for scan in filled)
+    return SceneSet(names, CLASSES, partial(_load_scan, tuple(filled)), groups)
 
 
 def _load_scan(scans: Sequence[Path], number: int) -> Scene:
@@ -118,9 +117,9 @@ def _labels(scan: Path) -> Path:
 def _count(scan: Path) -> int:
     """Returns the number of points by the sizes of a scan's two files."""
     size, label_size = scan.stat().st_size, _labels(scan).stat().st_size
-    for path, found, unit in ((scan, size, 16), (_labels(scan), label_size, 4)):
-        if found % unit:
-            raise InvalidInputError(f"{path}: {found:,} bytes are no multiple of the {unit} of a point: it is cut short.")
+    for path, count, unit in ((scan, size, 16), (_labels(scan), label_size, 4)):
+        if count % unit:
+            raise InvalidInputError(f"{path}: {count:,} bytes are no multiple of the {unit} of a point: it is cut short.")
     if size // 16 != label_size // 4:
         raise InvalidInputError(f"{scan} has {size // 16:,} points and {_labels(scan)} has {label_size // 4:,} labels.")
     return size // 16

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
-from i2p_zoo.data.sets.folders import check_counts, read_objects, require_folder
-from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.data.files.paths import require_file, require_folder
+from i2p_zoo.data.objects import check_counts, read_objects
+from i2p_zoo.errors import InvalidInputError
 
 # WordNet's number of each class, and its name; the labels follow the numbers.
 SYNSETS = {
@@ -71,8 +72,8 @@ SYNSETS = {
 }
 COUNTS = (41952, 10518)
 ADVICE = (
-    "ShapeNet-55 is to be had by the page on data sets of Point-BERT's repository; give the folder ShapeNet55-34, which holds "
-    "shapenet_pc and ShapeNet-55."
+    "ShapeNet-55 is available from the page on data sets of Point-BERT's repository; give the folder ShapeNet55-34, which "
+    "holds shapenet_pc and ShapeNet-55."
 )
 
 
@@ -107,8 +108,7 @@ def load_shapenet55(folder: str | os.PathLike[str], points: int = 2048, check: b
 
 
 def _read_list(path: Path) -> list[str]:
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file. {ADVICE}")
+    require_file(path, ADVICE)
     names = path.read_text(encoding="utf-8", errors="replace").split()
     for number, name in enumerate(names, 1):
         if name.partition("-")[0] not in SYNSETS or not name.endswith(".npy") or Path(name).name != name:

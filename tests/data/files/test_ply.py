@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.files.readers import read_cloud
+from i2p_zoo.data.files.cloud_files import read_cloud
 
 SQUARE = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)]
 CODES = {"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.data.files.cloud_files import read_cloud
 from i2p_zoo.data.files.polygons import triangulate
-from i2p_zoo.data.files.readers import read_cloud
 
 RANDOM = np.random.default_rng(0)
 ANGLES = np.linspace(0, 2 * np.pi, 20, endpoint=False)

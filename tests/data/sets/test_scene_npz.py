@@ -114,7 +114,7 @@ MALFORMED = {
     "no labels": (BOARDS, {"label": None, "classes": None}, r"\['classes', 'label'\]"),
     "no scale": (PARTS, {"scale": None}, r"\['scale'\]"),
     "no coarse parts": (PARTS, {"coarse_of_part": None}, r"\['coarse_of_part'\]"),
-    "flat points": (BOARDS, {"points": P[0]}, r"points must be \(S, N, 3\).*found \(6, 3\)"),
+    "flat points": (BOARDS, {"points": P[0]}, r"points must be \(clouds, points, 3\).*found \(6, 3\)"),
     "no points": (BOARDS, {"points": P[:, :0]}, r"found \(4, 0, 3\)"),
     "a label each": (BOARDS, {"label": L[:, 0]}, r"\['label'\] do not fit points \(4, 6, 3\)"),
     "units": (BOARDS, {"unit": np.ones(4)}, r"\['unit'\] do not fit"),
@@ -132,9 +132,9 @@ MALFORMED = {
         {"coarse_of_part": np.array([0, 1])},
         r"coarse_of_part must be \(4,\).*found \(2,\)",
     ),
-    "text": (BOARDS, {"points": P.astype(str)}, "points holds values of type <U"),
-    "fractional labels": (BOARDS, {"label": L / 2}, "label holds values of type float64"),
-    "wide normals": (BOARDS, {"normals": NORMALS.astype(np.int16)}, "normals must be of int8, float16.*found int16"),
+    "text": (BOARDS, {"points": P.astype(str)}, "points must be floats or integers; found <U"),
+    "fractional labels": (BOARDS, {"label": L / 2}, "label must be integers; found float64"),
+    "wide normals": (BOARDS, {"normals": NORMALS.astype(np.int16)}, "normals must be int8 or floats; found int16"),
     "no unit at all": (BOARDS, {"unit": np.float32(0)}, "unit must be positive and finite; found 0.0"),
     "a negative scale": (
         PARTS,
@@ -143,7 +143,7 @@ MALFORMED = {
     ),
     "a third split": (BOARDS, {"split": np.array([0, 1, 2, 0])}, r"split must be 0 for train or 1 for test; found \[0 1 2\]"),
     "one class twice": (BOARDS, {"classes": np.array(["a", "a", "b"])}, "different names"),
-    "objects": (BOARDS, {"classes": np.array([1, "a", None], object)}, "no readable .npz file"),
+    "objects": (BOARDS, {"classes": np.array([1, "a", None], object)}, r"a\.npz cannot be read: ValueError"),
 }
 
 
@@ -154,7 +154,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, changes, message):
 
 
 def test_wide_colours_are_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match="colors must be of uint8; found float64"):
+    with pytest.raises(InvalidInputError, match="colors must be uint8; found float64"):
         load_scene_npz(write(tmp_path / "a.npz", BOARDS, colors=COLORS / 255), colors=True)
 
 
@@ -162,7 +162,7 @@ def test_wide_colours_are_refused(tmp_path):
 def test_a_file_that_is_cut_short_is_named(tmp_path, keep):
     path = write(tmp_path / "a.npz", BOARDS)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InvalidInputError, match=r"a\.npz: no (readable )?\.npz file"):
+    with pytest.raises(InvalidInputError, match=r"a\.npz cannot be read"):
         load_scene_npz(path)
 
 

@@ -126,7 +126,9 @@ def test_a_value_that_is_not_finite_is_refused_by_the_name_of_its_scan(tmp_path,
 
 def test_a_scan_without_labels_is_named(tmp_path, sequences):
     (sequences / "06" / "labels" / "000000.label").unlink()
-    with pytest.raises(NotFoundError, match=r"06/labels/000000\.label: the scan .*06/velodyne/000000\.bin has no labels"):
+    with pytest.raises(
+        NotFoundError, match=r"06/labels/000000\.label: no such file\. The scan .*06/velodyne/000000\.bin has no labels"
+    ):
         load_semantickitti(tmp_path)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.sets import folders, shapenet55
+from i2p_zoo.data import objects
+from i2p_zoo.data.sets import shapenet55
 from i2p_zoo.data.sets.shapenet55 import SYNSETS, load_shapenet55
 from i2p_zoo.errors import NotFoundError
 
@@ -59,7 +60,7 @@ def test_labels_follow_the_synsets_and_the_lists_give_the_order(tmp_path):
 
 def test_points_are_drawn_once_each_from_all_of_the_file(tmp_path, monkeypatch):
     written = write_release(tmp_path)
-    monkeypatch.setattr(folders, "to_unit_sphere", lambda points: points)
+    monkeypatch.setattr(objects, "to_unit_sphere", lambda points: points)
     for split, names in zip(load_shapenet55(tmp_path), (TRAIN, TEST), strict=True):
         for cloud, name in zip(split.points, names, strict=True):
             rows_of = {tuple(point): row for row, point in enumerate(written[name].tolist())}
@@ -149,7 +150,7 @@ def test_another_count_is_refused_before_any_cloud_is_read(tmp_path, monkeypatch
     path = tmp_path / "ShapeNet-55" / f"{split}.txt"
     path.write_text("\n".join(path.read_text().split()[:-1]))
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "read_cloud", None)
+        patch.setattr(objects, "read_cloud", None)
         with pytest.raises(InvalidInputError, match="expected 3 .* 2 .*found {} and {}".format(*counts)):
             load_shapenet55(tmp_path)
     assert [len(split) for split in load_shapenet55(tmp_path, check=False)] == counts

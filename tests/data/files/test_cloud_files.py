@@ -14,8 +14,9 @@ import pytest
 import trimesh
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.files import readers
-from i2p_zoo.data.files.readers import SUFFIXES, read_cloud, write_colored_ply
+from i2p_zoo.data.files import formats
+from i2p_zoo.data.files.cloud_files import SUFFIXES, read_cloud
+from i2p_zoo.data.files.ply import write_colored_ply
 from i2p_zoo.errors import MissingExtraError, NotFoundError
 
 RANDOM = np.random.default_rng(0)
@@ -392,7 +393,7 @@ MALFORMED = {
     "no points.npz": ("bad.npz", npz(points=np.zeros((0, 3))), "at least one point"),
     "short normals.npz": ("bad.npz", npz(points=POINTS, normals=NORMALS[1:]), r"normals.*\(19, 3\) for 20 points"),
     "fractions of colours.npz": ("bad.npz", npz(points=POINTS, rgb=RGB / 255), "rgb are float64"),
-    "wide normals.npz": ("bad.npz", npz(points=POINTS, normals=np.ones((20, 3), np.int16)), "normals must be of int8.*int16"),
+    "wide normals.npz": ("bad.npz", npz(points=POINTS, normals=np.ones((20, 3), np.int16)), "normals must be int8 or floats.*int16"),
     "text.npz": ("bad.npz", b"x,y,z\n1,2,3\n", r"no \.npz file.*begins with b'x,'"),
     "cut.npz": ("bad.npz", cut("plain.npz", -30), "bad"),
 }
@@ -435,7 +436,7 @@ def test_a_warning_of_numpy_that_it_stopped_at_a_word_is_an_error(tmp_path, monk
         warnings.warn("string or file could not be read to its end due to unmatched data", DeprecationWarning, stacklevel=1)
         return {"points": POINTS}
 
-    monkeypatch.setitem(readers._READERS, ".off", read)
+    monkeypatch.setitem(formats.READERS, ".off", read)
     path = write(tmp_path / "a.off", off())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -492,7 +493,7 @@ def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
     def fail(_):
         raise error
 
-    monkeypatch.setitem(readers._READERS, ".off", fail)
+    monkeypatch.setitem(formats.READERS, ".off", fail)
     with pytest.raises(error):
         read_cloud(write(tmp_path / "a.off", off()))
 

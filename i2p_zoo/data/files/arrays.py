@@ -1,0 +1,110 @@
+"""Arrays by name, as .npz files hold them, and what the arrays of labelled clouds must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo.data.files.paths import faults_named, require_file
+from i2p_zoo.errors import InvalidInputError
+
+Arrays = dict[str, NDArray[Any]]
+
+# How many of the axes of `points`, (clouds, points, 3), an array has.
+_AXES = {"normals": 3, "colors": 3, "part": 2, "scale": 1, "split": 1, "names": 1, "family": 1, "unit": 0}
+_LISTS = ("classes", "parts", "coarse_parts")
+_TYPES = {"floats": np.floating, "integers": np.integer, "booleans": np.bool_, "int8": np.int8, "uint8": np.uint8}
+_ALLOWED = {
+    **dict.fromkeys(("points", "scale"), ("floats", "integers")),
+    **dict.fromkeys(("label", "part", "coarse_of_part"), ("integers",)),
+    "unit": ("floats",),
+    "split": ("integers", "booleans"),
+    "normals": ("int8", "floats"),  # of other integers the scale would be unknown
+    "colors": ("uint8",),
+}
+
+
+def read_arrays(path: Path, advice: str) -> Arrays:
+    """Returns the arrays of an .npz file by name; pickled ones are refused.
+
+    Raises:
+        NotFoundError: no such file; the message ends with the advice.
+        InvalidInputError: no .npz file, or one that cannot be read.
+    """
+    require_file(path, advice)
+    with faults_named(path), path.open("rb") as file:
+        return load_arrays(file)
+
+
+def load_arrays(file: IO[bytes]) -> Arrays:
+    """Returns the arrays of an open file by name; raises InvalidInputError for another kind of file, and as numpy does."""
+    start = file.read(2)
+    if start != b"PK":  # of which numpy says that it may not be unpickled
+        content = f"it begins with {start!r}" if start else "it is empty (0 bytes)"
+        raise InvalidInputError(f"no .npz file, as numpy.savez writes it: {content}.")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
+def select_arrays(path: Path, arrays: Arrays, required: Iterable[str], optional: Iterable[str]) -> Arrays:
+    """Returns the named arrays of a file; raises InvalidInputError where a required one is missing."""
+    missing = sorted(set(required) - arrays.keys())
+    if missing:
+        raise InvalidInputError(f"{path}: lacks the arrays {missing}; it has {sorted(arrays)}.")
+    return {name: arrays[name] for name in (*required, *optional) if name in arrays}
+
+
+def check_arrays(path: Path, arrays: Arrays, label_axes: int) -> None:
+    """Raises InvalidInputError for arrays of clouds or scenes whose shapes, types or values do not fit.
+
+    Args:
+        path: of the file, for the message.
+        arrays: by name, `points` (clouds, points, 3) among them.
+        label_axes: 1 where `label` has an entry for each cloud, 2 for each point.
+    """
+    points = arrays["points"]
+    if points.ndim != 3 or points.shape[1] == 0 or points.shape[2] != 3:
+        raise InvalidInputError(f"{path}: points must be (clouds, points, 3) with at least one point; found {points.shape}.")
+    axes = {**_AXES, "label": label_axes}
+    strange = [name for name, count in axes.items() if name in arrays and arrays[name].shape != points.shape[:count]]
+    strange += [name for name in _LISTS if name in arrays and arrays[name].ndim != 1]
+    if strange:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise InvalidInputError(f"{path}: the arrays {strange} do not fit points {points.shape}; the shapes are {shapes}.")
+    check_dtypes(f"{path}:", arrays)
+    if not np.isin(arrays["split"], (0, 1)).all():
+        raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(arrays['split'])}.")
+    for name in ("unit", "scale"):
+        if name in arrays:
+            _check_positive(path, name, arrays[name])
+
+
+def check_dtypes(place: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises InvalidInputError, which begins with the place, for an array of a type that its name does not allow."""
+    for name, words in _ALLOWED.items():
+        if name in arrays and not any(np.issubdtype(arrays[name].dtype, _TYPES[word]) for word in words):
+            raise InvalidInputError(f"{place} {name} must be {' or '.join(words)}; found {arrays[name].dtype}.")
+
+
+def check_range(path: Path, name: str, values: NDArray[Any], classes: int) -> None:
+    """Raises InvalidInputError unless all values are from 0 to one less than the number of classes."""
+    if values.size and not 0 <= values.min() <= values.max() < classes:
+        raise InvalidInputError(f"{path}: {name} runs from {values.min()} to {values.max()} for {classes} classes.")
+
+
+def unit_normals(normals: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns float32 of floats or of int8, which are 127 times as long."""
+    unit: NDArray[np.float32] = normals.astype(np.float32) / np.float32(127 if normals.dtype == np.int8 else 1)
+    return unit
+
+
+def _check_positive(path: Path, name: str, values: NDArray[Any]) -> None:
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if not (np.isfinite(single) & (single > 0)).all():
+        raise InvalidInputError(f"{path}: {name} must be positive and finite; found {single.min()} to {single.max()}.")

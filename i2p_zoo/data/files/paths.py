@@ -1,0 +1,36 @@
+"""Paths that must exist, and errors that name them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from i2p_zoo.errors import InvalidInputError, MissingExtraError, NotFoundError
+
+
+def require_folder(folder: str | os.PathLike[str], advice: str) -> Path:
+    """Returns the path of a folder that exists; else raises a NotFoundError with the advice."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise NotFoundError(f"{path}: no such folder. {advice}")
+    return path
+
+
+def require_file(path: Path, advice: str) -> None:
+    """Raises a NotFoundError with the advice unless a file exists."""
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file. {advice}")
+
+
+@contextlib.contextmanager
+def faults_named(path: Path) -> Iterator[None]:
+    """Turns whatever a library raises over the content of a file into an InvalidInputError that names the file."""
+    try:
+        yield
+    except (MissingExtraError, MemoryError):
+        raise
+    except Exception as error:  # the formats' libraries raise anything from struct.error to their own
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, InvalidInputError) else str(error)
+        raise InvalidInputError(f"{path} cannot be read: {reason}") from error
