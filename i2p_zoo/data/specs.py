@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
+from i2p_zoo.data.scenes import SceneSet
 from i2p_zoo.data.sets.folders import load_folder
 from i2p_zoo.data.sets.modelnet40 import load_modelnet40
 from i2p_zoo.data.sets.npz import load_npz
@@ -15,9 +17,9 @@ from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
-Splits = tuple[CloudSet, CloudSet]
+Split = TypeVar("Split", CloudSet, SceneSet)
 
-_LOADERS: dict[str, Callable[[Path], Splits]] = {
+_LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
     "modelnet40": load_modelnet40,
     "scanobjectnn": load_scanobjectnn,
     "scanobjectnn-objects": lambda path: load_scanobjectnn(path, "objects"),
@@ -35,11 +37,11 @@ _EXAMPLES = (
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
 
-def load_data(spec: str) -> Splits:
+def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     """Loads a data set that a text names.
 
     Args:
-        spec: a kind and, behind a colon, its folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
+        spec: a name and, after a colon, a folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
             `scanobjectnn-objects:DIR`, `scanobjectnn-background:DIR`, `shapenet55:DIR`, `npz:FILE`, `folder:DIR`; or
             `kicad-mini`, which the repository carries.
 
@@ -47,8 +49,8 @@ def load_data(spec: str) -> Splits:
         The train split, which has a cloud of every class, and the test split.
 
     Raises:
-        NotFoundError: the folder or file is missing; the message says where the data set is to be had.
-        InvalidInputError: an unknown kind, data that cannot be read, an empty split, or a class without a training cloud.
+        NotFoundError: the folder or file is missing; the message says where the data set is available.
+        InvalidInputError: an unknown name, data that cannot be read, an empty split, or a class without a training cloud.
         MissingExtraError: a library of the format is not installed.
 
     Example:
@@ -57,20 +59,38 @@ def load_data(spec: str) -> Splits:
         (400, 199, 10)
     """
     if spec == "kicad-mini":
-        splits = load_npz(_find_kicad())
-    else:
-        kind, _, place = spec.partition(":")
-        if kind not in _LOADERS or not place:
-            raise InvalidInputError(f"Unknown data set {spec!r}; expected one such as: {_EXAMPLES}.")
-        splits = _LOADERS[kind](Path(place).expanduser())
-    for name, split in zip(("train", "test"), splits, strict=True):
-        if not len(split):
-            raise InvalidInputError(f"{spec}: the {name} split has no clouds.")
+        return load_npz(_find_kicad())
+    splits = load_splits(spec, _LOADERS, "clouds", _EXAMPLES)
     train = splits[0]
     counts = np.bincount(train.hard_labels(), minlength=len(train.classes))
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if bare:
         raise InvalidInputError(f"{spec}: no training cloud of the classes {bare}; every class needs one.")
+    return splits
+
+
+def load_splits(
+    spec: str, loaders: Mapping[str, Callable[..., tuple[Split, Split]]], noun: str, examples: str, **options: Any
+) -> tuple[Split, Split]:
+    """Loads a text such as `modelnet40:DIR` by the loader of the name before the colon; neither split may be empty.
+
+    Args:
+        spec: the text.
+        loaders: by name, each of which is given the path after the colon.
+        noun: what a split has, for the errors.
+        examples: texts for each loader, for the error.
+        options: of the loader.
+
+    Raises:
+        InvalidInputError: an unknown name, no path, or an empty split; or as the loader.
+    """
+    name, _, place = spec.partition(":")
+    if name not in loaders or not place:
+        raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")
+    splits = loaders[name](Path(place).expanduser(), **options)
+    for name, split in zip(("train", "test"), splits, strict=True):
+        if not len(split):
+            raise InvalidInputError(f"{spec}: the {name} split has no {noun}.")
     return splits
 
 

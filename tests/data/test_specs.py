@@ -83,7 +83,7 @@ def test_an_unknown_text_is_quoted_with_an_example_of_each_kind(spec):
     with pytest.raises(InvalidInputError) as caught:
         load_data(spec)
     message = str(caught.value)
-    assert f"Unknown data set {spec!r}" in message
+    assert f"Unknown data set of clouds {spec!r}" in message
     assert all(f"{kind}:" in message for kind in KINDS)
     assert "kicad-mini" in message
 

@@ -393,7 +393,11 @@ MALFORMED = {
     "no points.npz": ("bad.npz", npz(points=np.zeros((0, 3))), "at least one point"),
     "short normals.npz": ("bad.npz", npz(points=POINTS, normals=NORMALS[1:]), r"normals.*\(19, 3\) for 20 points"),
     "fractions of colours.npz": ("bad.npz", npz(points=POINTS, rgb=RGB / 255), "rgb are float64"),
-    "wide normals.npz": ("bad.npz", npz(points=POINTS, normals=np.ones((20, 3), np.int16)), "normals must be int8 or floats.*int16"),
+    "wide normals.npz": (
+        "bad.npz",
+        npz(points=POINTS, normals=np.ones((20, 3), np.int16)),
+        "normals must be int8 or floats.*int16",
+    ),
     "text.npz": ("bad.npz", b"x,y,z\n1,2,3\n", r"no \.npz file.*begins with b'x,'"),
     "cut.npz": ("bad.npz", cut("plain.npz", -30), "bad"),
 }
