@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from i2p_zoo.data.augmentation import augment
 from i2p_zoo.data.clouds import CloudSet
+from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
 
-Cloud = dict[str, NDArray[Any]]
-
-
-Sample = tuple[Cloud, Any]
+Sample = tuple[Arrays, Any]
 
 
 class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
@@ -30,7 +27,7 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
         clouds: the training split.
         batch_size: clouds a batch.
         seed: of order and augmentation.
-        augmented: or the clouds as they are.
+        augmented: False for the clouds as they are.
 
     Raises:
         InvalidInputError: no clouds, or a batch size below 1.
@@ -48,20 +45,37 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 
     def __getitem__(self, step: int) -> list[Sample]:
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = {epoch: self._order(epoch) for epoch in {place // len(self.clouds) for place in places}}
-        rows = [int(epochs[place // len(self.clouds)][place % len(self.clouds)]) for place in places]
-        return [(self._draw(row, place), self.clouds.labels[row]) for row, place in zip(rows, places, strict=True)]
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clouds))
-
-    def _draw(self, row: int, place: int) -> Cloud:
-        cloud = self.clouds.cloud(row)
-        return augment(cloud, np.random.default_rng([self.seed, 1, place])) if self.augmented else cloud
+        samples = []
+        for row, random in draw_rows(len(self.clouds), self.batch_size, self.seed, step):
+            cloud = self.clouds.cloud(row)
+            samples.append((augment(cloud, random) if self.augmented else cloud, self.clouds.labels[row]))
+        return samples
 
 
-def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Any) -> Iterator[SparseTensor]:
+def draw_rows(count: int, batch_size: int, seed: int, step: int) -> list[tuple[int, np.random.Generator]]:
+    """Returns the rows of a batch of a set of so many, and for each the generator of its augmentation.
+
+    Epochs are shuffled one after the other; what is left of one opens the first batch of the next.
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // count for place in places}
+    orders = {epoch: np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in epochs}
+    return [(int(orders[place // count][place % count]), np.random.default_rng([seed, 1, place])) for place in places]
+
+
+class VoxelSettings(Protocol):
+    """What a model's settings say about voxels."""
+
+    @property
+    def voxel_size(self) -> float:
+        """Edge of a voxel."""
+
+    @property
+    def features(self) -> str:
+        """What a point carries into its voxel."""
+
+
+def evaluation_batches(clouds: CloudSet, batch_size: int, settings: VoxelSettings) -> Iterator[SparseTensor]:
     """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
     for start in range(0, len(clouds), batch_size):
         batch = [clouds.cloud(number) for number in range(start, min(start + batch_size, len(clouds)))]

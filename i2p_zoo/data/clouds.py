@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 
-Arrays = Sequence[NDArray[Any]] | NDArray[Any]
+PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,17 @@ class CloudSet:
         (2, (5, 3))
     """
 
-    points: Arrays
+    points: PerCloud
     labels: NDArray[Any]
     classes: tuple[str, ...]
-    normals: Arrays | None = None
-    rgb: Arrays | None = None
+    normals: PerCloud | None = None
+    rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise InvalidInputError(f"A cloud set needs at least one class and different names; got {self.classes}.")
-        given: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
-        for name, values in given.items():
+        check_class_names("A cloud set", self.classes)
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
+        for name, values in arrays.items():
             if values is not None and len(values) != len(self.labels):
                 raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
         _check_labels(self.labels, len(self.classes))
@@ -59,21 +59,17 @@ class CloudSet:
             if not np.isfinite(points).all():
                 raise InvalidInputError(f"Cloud {number} has coordinates that are NaN or infinite.")
             for name in ("normals", "rgb"):
-                if given[name] is not None and given[name][number].shape != points.shape:
-                    found = given[name][number].shape
-                    raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {found}.")
+                if arrays[name] is not None and arrays[name][number].shape != points.shape:
+                    shape = arrays[name][number].shape
+                    raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {shape}.")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def cloud(self, number: int) -> dict[str, NDArray[Any]]:
+    def cloud(self, number: int) -> Arrays:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
-        found: dict[str, NDArray[Any]] = {"points": self.points[number]}
-        if self.normals is not None:
-            found["normals"] = self.normals[number]
-        if self.rgb is not None:
-            found["rgb"] = self.rgb[number]
-        return found
+        arrays = {"points": self.points, "normals": self.normals, "rgb": self.rgb}
+        return {name: values[number] for name, values in arrays.items() if values is not None}
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
         """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.
@@ -104,8 +100,14 @@ class CloudSet:
         return hard
 
 
+def check_class_names(owner: str, classes: Sequence[str]) -> None:
+    """Raises InvalidInputError, which begins with the owner, for no class or two of one name."""
+    if not classes or len(set(classes)) < len(classes):
+        raise InvalidInputError(f"{owner} needs at least one class and different names; got {classes}.")
+
+
 def row_numbers(rows: NDArray[Any] | Sequence[int], count: int) -> NDArray[np.int64]:
-    """Returns the numbers of rows, of a set of so many, that are given as such or as a mask.
+    """Returns the numbers that rows of a set have, from such numbers or a mask.
 
     Raises:
         InvalidInputError: a number that no row has, a mask of another length, or neither numbers nor a mask.
@@ -118,7 +120,7 @@ def row_numbers(rows: NDArray[Any] | Sequence[int], count: int) -> NDArray[np.in
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
         raise InvalidInputError(f"Rows must be integers or a mask ({count},); got {chosen.dtype} {chosen.shape}.")
     if not 0 <= chosen.min() <= chosen.max() < count:
-        raise InvalidInputError(f"Rows {chosen.min()} to {chosen.max()} are wanted of a set of {count}.")
+        raise InvalidInputError(f"Rows {chosen.min()} to {chosen.max()} are asked for of a set of {count}.")
     return chosen.astype(np.int64)
 
 
@@ -160,27 +162,27 @@ def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet
     held: set[int] = set()
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        wanted, taken = max(1, round(fraction * len(rows))), int(np.isin(groups[rows], list(held)).sum())
+        target, taken = max(1, round(fraction * len(rows))), int(np.isin(groups[rows], list(held)).sum())
         for group in random.permutation(np.unique(groups[rows])):
             members = rows[groups[rows] == group]
-            if int(group) in held or taken >= wanted or taken + len(members) >= len(rows):
+            if int(group) in held or taken >= target or taken + len(members) >= len(rows):
                 continue
-            if taken == 0 or taken + len(members) <= 1.5 * wanted:
+            if taken == 0 or taken + len(members) <= 1.5 * target:
                 held.add(int(group))
                 taken += len(members)
         if not taken:
             raise InvalidInputError(
                 f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
-                "none can be held out and others be left."
+                "none can be held out with others left to train on."
             )
     mask = np.isin(groups, list(held))
-    gone = np.setdiff1d(labels, labels[~mask])
-    if len(gone):
+    lost = np.setdiff1d(labels, labels[~mask])
+    if len(lost):
         raise InvalidInputError(
-            f"Every cloud of class {clouds.classes[gone[0]]!r} is in a group with held-out clouds of other classes: hold out "
+            f"Every cloud of class {clouds.classes[lost[0]]!r} is in a group with held-out clouds of other classes: hold out "
             "less."
         )
-    return clouds.subset(np.flatnonzero(~mask)), clouds.subset(np.flatnonzero(mask))
+    return clouds.subset(~mask), clouds.subset(mask)
 
 
 def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
@@ -205,7 +207,7 @@ def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
     counts = np.bincount(labels, minlength=len(clouds.classes))
     if counts.min(initial=shots) < shots:
         scarce = {name: int(count) for name, count in zip(clouds.classes, counts, strict=True) if count < shots}
-        raise InvalidInputError(f"{shots} shots a class are wanted, but there are fewer clouds of {scarce}.")
+        raise InvalidInputError(f"{shots} shots of each class are asked for, but there are fewer clouds of {scarce}.")
     chosen = [
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(len(clouds.classes))

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from i2p_zoo.data.scenes import Scene, SceneSet, choose_crop
+from i2p_zoo.data.batches import Sample, draw_rows
+from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
 _KEPT = 5_000_000  # points kept in memory by each process
@@ -32,15 +34,15 @@ class Cropping:
     scale: float = 0.05
 
 
-class SceneBatches(torch.utils.data.Dataset[list[Any]]):
+class SceneBatches(torch.utils.data.Dataset[list[Sample]]):
     """Augmented crops by the number of their batch; a sample is a centred crop as `voxelize` takes it, and (N,) its labels.
 
     Args:
         scenes: of the training split.
         batch_size: crops a batch.
         seed: of order, crops and augmentation.
-        cropping: how.
-        augmented: or the crops as they are.
+        cropping: how crops are cut and augmented.
+        augmented: False for the crops as they are.
 
     Raises:
         InvalidInputError: no scenes, or a batch size below 1.
@@ -53,14 +55,9 @@ class SceneBatches(torch.utils.data.Dataset[list[Any]]):
         self.cropping, self.augmented = cropping, augmented
         self._kept: dict[int, Scene] = {}
 
-    def __getitem__(self, step: int) -> list[Any]:
-        samples = []
-        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            epoch, position = divmod(place, len(self.scenes))
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.scenes))
-            random = np.random.default_rng([self.seed, 1, place])
-            samples.append(self._draw(self._read(int(order[position])), random))
-        return samples
+    def __getitem__(self, step: int) -> list[Sample]:
+        rows = draw_rows(len(self.scenes), self.batch_size, self.seed, step)
+        return [self._draw(self._read(row), random) for row, random in rows]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}  # a worker reads its own
@@ -73,20 +70,60 @@ class SceneBatches(torch.utils.data.Dataset[list[Any]]):
             self._kept[number] = scene
         return scene
 
-    def _draw(self, scene: Scene, random: np.random.Generator) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-        cropping = self.cropping
-        extent = np.inf if cropping.extent is None else cropping.extent
-        crop, _ = choose_crop(scene, extent=extent, max_points=cropping.max_points, random=random)
+    def _draw(self, scene: Scene, random: np.random.Generator) -> Sample:
+        crop = choose_crop(scene, self.cropping.extent, self.cropping.max_points, random)
         cloud = center(as_cloud(crop))
-        return turn(cloud, cropping, random) if self.augmented else cloud, crop["labels"]
+        return turn(cloud, self.cropping, random) if self.augmented else cloud, crop["labels"]
 
 
-def as_cloud(scene: Scene) -> dict[str, NDArray[Any]]:
+def choose_crop(scene: Scene, extent: ArrayLike | None, max_points: int | None, random: np.random.Generator) -> Scene:
+    """Cuts a box along the axes, its faces included, about a point of the scene that is drawn at random.
+
+    Args:
+        scene: whose arrays stay as they are.
+        extent: of the box, as `edge_lengths` takes it.
+        max_points: how many points to draw of a crop that has more.
+        random: numpy's generator.
+
+    Returns:
+        The points, at least one, in the scene's order.
+
+    Raises:
+        InvalidInputError: an extent that is not positive, `max_points` below 1, or a scene without a point.
+    """
+    points = scene["points"]
+    if max_points is not None and max_points < 1:
+        raise InvalidInputError(f"`max_points` must be at least 1; got {max_points}.")
+    if not len(points):
+        raise InvalidInputError("A scene without a point has no crop.")
+    offsets = np.abs(points[:, :3] - points[random.integers(len(points)), :3].astype(np.float64))
+    rows = np.flatnonzero((offsets <= edge_lengths(extent) / 2).all(1))
+    if max_points is not None and len(rows) > max_points:
+        rows = np.sort(random.choice(rows, max_points, replace=False))
+    return {name: values[rows] for name, values in scene.items()}
+
+
+def edge_lengths(extent: ArrayLike | None) -> NDArray[np.float64]:
+    """Returns the (3,) edges of a box.
+
+    Args:
+        extent: one number or (x, y, z), in the scene's unit; infinite, or None for all three, where it has no bound.
+
+    Raises:
+        InvalidInputError: other numbers, or one that is not positive.
+    """
+    edges = np.asarray(np.inf if extent is None else extent, np.float64)
+    if edges.shape not in ((), (3,)) or not (edges > 0).all():
+        raise InvalidInputError(f"`extent` must be one or three positive numbers; got {extent!r}.")
+    return np.broadcast_to(edges, 3)
+
+
+def as_cloud(scene: Scene) -> Arrays:
     """Returns a scene's points, normals and colours, as `i2p_zoo.voxelize` takes them."""
     return {name: scene[name] for name in ("points", "normals", "rgb") if name in scene}
 
 
-def center(cloud: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def center(cloud: Arrays) -> Arrays:
     """Returns a cloud in the middle of its box in x and y and on its ground in z, so that no place on a map is learned."""
     low, high = cloud["points"][:, :3].min(0), cloud["points"][:, :3].max(0)
     middle = (low.astype(np.float64) + high) / 2
@@ -95,8 +132,8 @@ def center(cloud: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {**cloud, "points": points}
 
 
-def turn(cloud: dict[str, NDArray[Any]], cropping: Cropping, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Returns a cloud turned about z and scaled at random; the given one stays."""
+def turn(cloud: Arrays, cropping: Cropping, random: np.random.Generator) -> Arrays:
+    """Returns a cloud turned about z and scaled at random, in arrays of its own."""
     out = dict(cloud)
     angle = random.uniform(0, 2 * np.pi) if cropping.rotate else 0.0
     rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]], np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2p_zoo.data.clouds import check_class_names
 from i2p_zoo.data.scenes import IGNORED
 from i2p_zoo.errors import InvalidInputError
 
@@ -57,8 +58,7 @@ class ConfusionCounter:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise InvalidInputError(f"At least one class and different names are needed; got {self.classes}.")
+        check_class_names("A confusion matrix", self.classes)
         self.confusion = np.zeros((len(self.classes), len(self.classes)), np.int64)
 
     def add(self, predictions: Any, labels: Any) -> None:

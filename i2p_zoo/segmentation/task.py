@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.data.scenes import IGNORED, SceneSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
+from i2p_zoo.modules import class_names, has_other_classes
+from i2p_zoo.networks.unet import UNet
 from i2p_zoo.segmentation.crops import Cropping, SceneBatches
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.metrics import ConfusionCounter, Scores
@@ -39,7 +42,7 @@ class Segmentation:
     cropping: Cropping = field(default_factory=Cropping)
     loss: str = "cross-entropy"
     class_weights: Sequence[float] | None = None
-    extent: Any = None
+    extent: ArrayLike | None = None
     overlap: float = 0.25
 
     def __len__(self) -> int:
@@ -54,7 +57,7 @@ class Segmentation:
         """Returns batches by their number; a sample is a crop and its labels."""
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)
 
-    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
+    def measure(self, model: UNet, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
         """Returns the loss over the points of some crops, and the accuracy on them.
 
         Raises:
@@ -66,11 +69,10 @@ class Segmentation:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         labels = torch.from_numpy(np.concatenate([labels for _, labels in samples])).to(logits.device)
         loss = segmentation_loss(logits, labels, self.loss, self.class_weights, options.label_smoothing)
-        known = labels != IGNORED
-        right = (logits.argmax(1) == labels)[known].double()
+        right = (logits.argmax(1) == labels)[labels != IGNORED].double()
         return loss, right.mean() if len(right) else right.sum()
 
-    def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
+    def evaluate(self, model: UNet, accelerator: Any, options: Options) -> dict[str, float]:
         """Returns miou and accuracy of the monitored scenes."""
         scenes: Any = self.monitor
         scores = score(model, scenes, self.extent, self.overlap, accelerator=accelerator)
@@ -79,22 +81,21 @@ class Segmentation:
     def fingerprint(self) -> bytes:
         """Hashes the names of the scenes to train on and to judge by, the classes, and how crops, blocks and loss are made."""
         judged = None if self.monitor is None else (self.monitor.names, self.extent, self.overlap)
-        told = repr((self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights))
-        return hashlib.sha256(told.encode()).digest()
+        parts = (self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights)
+        return hashlib.sha256(repr(parts).encode()).digest()
 
 
-def check_network(model: Any, classes: tuple[str, ...]) -> None:
+def check_network(model: UNet, classes: tuple[str, ...]) -> None:
     """Raises InvalidInputError unless a network has as many classes and, where it notes their names, these."""
-    names = (model.pretrained_cfg or {}).get("label_names")
-    if model.num_classes != len(classes) or (names and tuple(names) != classes):
-        told = ", ".join(names or [f"{model.num_classes} without names"])
-        raise InvalidInputError(f"The network's classes are {told}; the scenes' are {', '.join(classes)}.")
+    if has_other_classes(model, model.num_classes, classes):
+        names = ", ".join(class_names(model)) or f"{model.num_classes} without names"
+        raise InvalidInputError(f"The network's classes are {names}; the scenes' are {', '.join(classes)}.")
 
 
 def score(
-    model: Any,
+    model: UNet,
     scenes: SceneSet,
-    extent: Any = None,
+    extent: ArrayLike | None = None,
     overlap: float = 0.25,
     *,
     progress: str | None = None,

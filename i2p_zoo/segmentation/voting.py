@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from i2p_zoo.data.scenes import Scene, overlapping_blocks
+from i2p_zoo.data.scenes import Scene
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
-from i2p_zoo.segmentation.crops import as_cloud, center
+from i2p_zoo.networks.unet import UNet
+from i2p_zoo.segmentation.crops import as_cloud, center, edge_lengths
+
+_MOST_BLOCKS = 1_000_000  # along an axis
 
 
 @torch.no_grad()
 def segment(
-    model: Any, scene: Scene, extent: Any = None, overlap: float = 0.25, progress: str | None = None
+    model: UNet, scene: Scene, extent: ArrayLike | None = None, overlap: float = 0.25, progress: str | None = None
 ) -> NDArray[np.float32]:
     """Returns the probabilities of the classes of each point.
 
@@ -40,7 +44,7 @@ def segment(
     if points.ndim != 2 or not len(points):
         raise InvalidInputError(f"A scene needs (N, 3 + K) points, at least one; got {points.shape}.")
     votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
-    blocks = overlapping_blocks(points, np.inf if extent is None else extent, overlap)
+    blocks = overlapping_blocks(points, extent, overlap)
     cloud = as_cloud(scene)
     with (
         eval_mode(model),
@@ -57,3 +61,65 @@ def segment(
             votes[rows] += logits.softmax(1).float().cpu().numpy()
     shares: NDArray[np.float32] = votes / votes.sum(1, keepdims=True)
     return shares
+
+
+def overlapping_blocks(points: NDArray[Any], extent: ArrayLike | None, overlap: float = 0.5) -> Iterator[NDArray[np.int64]]:
+    """Divides points into boxes along the axes that overlap, so that predictions can be voted over.
+
+    Along each axis the boxes lie at equal distances, the first at the lowest point and the last at the highest.
+
+    Args:
+        points: (N, 3) or more columns, of which the first three are coordinates.
+        extent: of a box, as `edge_lengths` takes it; no division along an axis without a bound.
+        overlap: at least this fraction of a box's edge is shared with the next box; from 0 up to, but not, 1.
+
+    Returns:
+        An iterator of (n,) int64 row numbers, n > 0, which together name every point at least once.
+
+    Raises:
+        InvalidInputError: no point, one that is not finite, an extent that is not positive or far too small, or another
+            overlap.
+
+    Example:
+        >>> points = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
+        >>> [rows.tolist() for rows in overlapping_blocks(points, extent=1.5, overlap=0.25)]
+        [[0, 1], [1, 2]]
+    """
+    if points.ndim != 2 or points.shape[1] < 3 or not len(points):
+        raise InvalidInputError(f"Points must be (N, 3) or of more columns, at least one; got {points.shape}.")
+    if not 0 <= overlap < 1:
+        raise InvalidInputError(f"`overlap` must be at least 0 and less than 1; got {overlap}.")
+    coordinates = points[:, :3].astype(np.float64)
+    if not np.isfinite(coordinates).all():
+        raise InvalidInputError("Points have coordinates that are NaN or infinite; remove them.")
+    intervals = [_intervals(column, edge, overlap) for column, edge in zip(coordinates.T, edge_lengths(extent), strict=True)]
+    return _blocks(coordinates, np.arange(len(points)), intervals)
+
+
+def _intervals(values: NDArray[Any], edge: float, overlap: float) -> NDArray[np.float64]:
+    """Returns (2, n), the ends of the intervals along one axis, between which no gap is left by rounding."""
+    low, high = values.min(), values.max()
+    steps = max(high - low - edge, 0) / (edge * (1 - overlap))
+    if steps > _MOST_BLOCKS:
+        raise InvalidInputError(
+            f"Points from {low:g} to {high:g} take {steps:.2g} blocks of {edge:g}; give larger ones, or remove points far out."
+        )
+    count = 1 + int(np.ceil(steps))
+    starts = np.linspace(low, max(low, high - edge), count)
+    ends = np.maximum(starts + edge, np.append(starts[1:], high))
+    return np.stack([starts, ends])
+
+
+def _blocks(
+    coordinates: NDArray[np.float64], rows: NDArray[np.int64], intervals: Sequence[NDArray[np.float64]]
+) -> Iterator[NDArray[np.int64]]:
+    if not intervals:
+        yield np.sort(rows)
+        return
+    ordered = rows[np.argsort(coordinates[rows, 3 - len(intervals)])]
+    values = coordinates[ordered, 3 - len(intervals)]
+    starts, ends = intervals[0]
+    near = slice(np.searchsorted(ends, values[0]), np.searchsorted(starts, values[-1], "right"))  # there may be very many
+    firsts, lasts = np.searchsorted(values, starts[near], "left"), np.searchsorted(values, ends[near], "right")
+    for number in np.flatnonzero(firsts < lasts):
+        yield from _blocks(coordinates, ordered[firsts[number] : lasts[number]], intervals[1:])

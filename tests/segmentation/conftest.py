@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
 
 CLASSES = ("floor", "wall", "lamp")
 
@@ -22,6 +24,13 @@ def make_scene(number, points=300):
 
 def make_set(count, first=0):
     return SceneSet(tuple(f"scene {n}" for n in range(count)), CLASSES, lambda number: make_scene(first + number))
+
+
+def make_unet(**kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        options = {"skip_downsamples": 3, "stem": "point", "voxel_size": 0.2, "decoder_channels": (16,), **kwargs}
+        return create_unet("test_resnet", len(CLASSES), pretrained=False, **options)
 
 
 @pytest.fixture(scope="session")
