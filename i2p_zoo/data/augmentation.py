@@ -1,4 +1,4 @@
-"""Augmentation of clouds; what is given is never changed."""
+"""Augmentation of clouds, in arrays of their own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def augment(cloud: Mapping[str, NDArray[Any]], random: np.random.Generator) -> d
 
     Args:
         cloud: `points` (N, 3) float32, and `normals` and `rgb` where there are any.
-        random: of the draws.
+        random: the generator of the draws.
 
     Returns:
-        A new cloud. Normals follow the scale; colours are handed on.
+        A new cloud. Normals follow the scale; colours stay.
 
     Example:
         >>> augment({"points": np.ones((2, 3), np.float32)}, np.random.default_rng(0))["points"].dtype

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.clouds import check_class_names, row_numbers
+from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 
 IGNORED = -1  # the label of a point that belongs to no class: it is neither trained on nor counted
 
 # points: (N, 3) float32, or (N, 4) with an intensity. labels: (N,) int64, IGNORED or a class.
 # rgb: (N, 3) uint8 and normals: (N, 3) float32, where the data set has them.
-Scene = dict[str, NDArray[Any]]
+Scene = Arrays
 
 
 @dataclass(frozen=True)

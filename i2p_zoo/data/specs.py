@@ -76,8 +76,8 @@ def load_splits(
 
     Args:
         spec: the text.
-        loaders: by name, each of which is given the path after the colon.
-        noun: what a split has, for the errors.
+        loaders: by name, functions of the path after the colon.
+        noun: what the data set has, for the errors.
         examples: texts for each loader, for the error.
         options: of the loader.
 

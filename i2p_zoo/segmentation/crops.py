@@ -1,4 +1,4 @@
-"""Batches of crops of scenes. As in classification, a batch follows from its number and a seed alone."""
+"""Crops of scenes, and batches of them, which follow from their number and a seed alone as those of clouds do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cropping:
     Attributes:
         extent: edge of a box about a random point, one number or (x, y, z) in the scenes' unit; None for whole scenes.
         max_points: of a crop; more are drawn from.
-        rotate: turn crops about the vertical axis by any angle.
+        rotate: whether crops are turned about the vertical axis, by any angle.
         scale: crops are scaled by up to this fraction.
     """
 

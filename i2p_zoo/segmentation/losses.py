@@ -1,4 +1,4 @@
-"""Losses of point classes: cross-entropy with class weights, and Lovasz-softmax, which is about the intersection over union."""
+"""Losses of point classes: cross-entropy with class weights, and Lovasz-softmax, which follows the intersection over union."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def segmentation_loss(
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Returns the loss of points, those that belong to no class left out.
+    """Returns the loss of points; those that belong to no class are left out.
 
     Args:
         logits: (P, K).
@@ -42,7 +42,7 @@ def segmentation_loss(
         raise InvalidInputError(f"`class_weights` must be {logits.shape[1]} numbers; got {len(class_weights)}.")
     known = labels != IGNORED
     if not bool(known.any()):
-        return logits.sum() * 0  # of no point; a part of a batch may be so
+        return logits.sum() * 0  # no point has a class, as may happen in a part of a batch
     logits, labels = logits[known], labels[known]
     total = logits.sum() * 0
     if loss != "lovasz":

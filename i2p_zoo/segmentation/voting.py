@@ -1,4 +1,4 @@
-"""Classes of every point of a scene, in blocks that overlap and vote."""
+"""Classes of every point of a scene, by votes over blocks that overlap."""
 
 from __future__ import annotations
 
@@ -40,12 +40,9 @@ def segment(
         InvalidInputError: no points, or an extent or overlap out of range.
         DivergedError: logits that are not finite.
     """
-    points = scene["points"]
-    if points.ndim != 2 or not len(points):
-        raise InvalidInputError(f"A scene needs (N, 3 + K) points, at least one; got {points.shape}.")
-    votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
+    points, cloud = scene["points"], as_cloud(scene)
     blocks = overlapping_blocks(points, extent, overlap)
-    cloud = as_cloud(scene)
+    votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
     with (
         eval_mode(model),
         tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None) as bar,
@@ -71,7 +68,7 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike | None, overlap: 
     Args:
         points: (N, 3) or more columns, of which the first three are coordinates.
         extent: of a box, as `edge_lengths` takes it; no division along an axis without a bound.
-        overlap: at least this fraction of a box's edge is shared with the next box; from 0 up to, but not, 1.
+        overlap: at least this fraction of a box's edge is shared with the next box; from 0 to less than 1.
 
     Returns:
         An iterator of (n,) int64 row numbers, n > 0, which together name every point at least once.
@@ -86,7 +83,7 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike | None, overlap: 
         [[0, 1], [1, 2]]
     """
     if points.ndim != 2 or points.shape[1] < 3 or not len(points):
-        raise InvalidInputError(f"Points must be (N, 3) or of more columns, at least one; got {points.shape}.")
+        raise InvalidInputError(f"Points must be (N, 3 + K), at least one; got {points.shape}.")
     if not 0 <= overlap < 1:
         raise InvalidInputError(f"`overlap` must be at least 0 and less than 1; got {overlap}.")
     coordinates = points[:, :3].astype(np.float64)

@@ -36,7 +36,7 @@ def test_the_text_before_the_colon_chooses_the_loader_of_the_path_behind_it(monk
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_missing_place_is_named_with_where_the_data_are_to_be_had(tmp_path, monkeypatch, kind):
+def test_a_missing_place_is_named_with_where_the_data_are_available(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NotFoundError, match=SOURCES[kind]) as caught:
         load_scenes(f"{kind}:~/none")

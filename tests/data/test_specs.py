@@ -100,7 +100,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_place_is_named_with_where_the_data_are_to_be_had(tmp_path, kind):
+def test_a_missing_place_is_named_with_where_the_data_are_available(tmp_path, kind):
     with pytest.raises(NotFoundError, match=SOURCES[kind]) as caught:
         load_data(f"{kind}:{tmp_path / 'none'}")
     assert str(tmp_path / "none") in str(caught.value)

@@ -37,8 +37,8 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
             of a `.bin` as a fourth column.
 
     Returns:
-        `points` (N, 3) float32, or (N, 4) with an intensity, and, where there are, `normals` (N, 3) float32 and `rgb` (N, 3)
-        uint8.
+        `points` (N, 3) float32, or (N, 4) with an intensity, and, where the file has them, `normals` (N, 3) float32 and `rgb`
+        (N, 3) uint8.
 
     Raises:
         NotFoundError: no such file.

@@ -1,4 +1,4 @@
-"""Colours of the types and ranges that files have them in, as bytes."""
+"""Colours as bytes, from the types and ranges in which files have them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
     """Returns uint8 of the same shape, of floats within 0 to 1, numbers within 0 to 255, or uint16 that fill their range.
 
     Raises:
-        InvalidInputError: numbers beyond these ranges or none.
+        InvalidInputError: numbers beyond these ranges, or another type.
 
     Example:
         >>> to_bytes(np.array([[0.0, 0.2, 1.0]])).tolist(), to_bytes(np.array([[0, 257, 65535]], np.uint16)).tolist()

@@ -18,7 +18,7 @@ from i2p_zoo.errors import InvalidInputError
 
 def _read_off(file: IO[bytes]) -> Arrays:
     text = _uncommented(file.read().decode("latin-1"))
-    header = re.match(r"\s*[A-Z]*OFF\s*(\d+)\s+(\d+).*", text)  # some of ModelNet's have the counts right behind `OFF`
+    header = re.match(r"\s*[A-Z]*OFF\s*(\d+)\s+(\d+).*", text)  # some of ModelNet's have the counts right after `OFF`
     if header is None:
         raise InvalidInputError("an OFF file begins with `OFF` and the counts of its vertices and faces.")
     count, face_count = int(header[1]), int(header[2])
@@ -32,7 +32,7 @@ def _read_off(file: IO[bytes]) -> Arrays:
 
 def _uncommented(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
-    return re.sub(r"(?<!\S)#.*", "", text)  # 1.#INF, as older runtimes of Microsoft print it, is no number with a comment
+    return re.sub(r"(?<!\S)#.*", "", text)  # 1.#INF, as older runtimes of Microsoft print it, is not a number with a comment
 
 
 def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def _positions(lines: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _faces(lines: Sequence[str]) -> Arrays:
-    """Returns the polygons, each a line of its number of corners, their vertices and whatever else."""
+    """Returns the polygons, each a line of its number of corners, their vertices and more that is left out."""
     if {line.split(None, 1)[0] for line in lines} == {"3"}:  # numpy reads these ten times as fast
         triangles = np.loadtxt(lines, np.int64, comments=None, usecols=(1, 2, 3), ndmin=2)
         return {"corners": triangles.reshape(-1), "sizes": np.full(len(triangles), 3)}

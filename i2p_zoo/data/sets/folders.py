@@ -59,7 +59,7 @@ def _list_files(folder: Path) -> list[tuple[str, str, Path | None]]:
         missing = [split for split in _SPLITS if split not in top]
         strange = sorted(set(top) - set(_SPLITS))
         if missing or strange:
-            raise InvalidInputError(f"{folder}: expected train and test alone; lacks {missing} and has {strange} besides.")
+            raise InvalidInputError(f"{folder}: expected train and test only; lacks {missing} and also has {strange}.")
         parts = [(name, split, path) for split in _SPLITS for name, path in _subfolders(top[split]).items()]
         return [(name, split, file) for name, split, path in parts for file in _files(path)]
     listed: list[tuple[str, str, Path | None]] = []
@@ -91,5 +91,7 @@ def _files(folder: Path) -> list[Path | None]:
     known: list[Path | None] = [path for path in files if path.suffix.lower() in SUFFIXES]
     if len(known) < len(files):
         other = next(path.name for path in files if path.suffix.lower() not in SUFFIXES)
-        warnings.warn(f"{folder}: {len(files) - len(known)} files such as {other!r} are no clouds and left out.", stacklevel=4)
+        warnings.warn(
+            f"{folder}: {len(files) - len(known)} files such as {other!r} are not clouds and are left out.", stacklevel=4
+        )
     return known or [None]

@@ -40,9 +40,9 @@ def load_s3dis(folder: str | os.PathLike[str], test_area: int = 5) -> tuple[Scen
     `Area_*/ROOM/i2p-zoo-points.npz`, for as long as its files are the same.
 
     Single bytes of the releases are damaged: where there was a space or a digit stands a control character, which differs
-    from it in one bit. Known is one in line 180389 of `Area_5/hallway_6/Annotations/ceiling_1.txt`; there are others in
+    from it in one bit. One is known in line 180389 of `Area_5/hallway_6/Annotations/ceiling_1.txt`; others are in
     `Area_5/office_19` and `Area_3/hallway_2` of some copies. Such a character is read with the bit set (byte 0x10 as `0`) if
-    this makes a line of six numbers, and else as a space. Whatever else is malformed is an error.
+    this makes a line of six numbers, and else as a space. Anything else that is malformed is an error.
 
     The colours of an array are numbers of 0 to 255, or floats of 0 to 1.
 

@@ -31,7 +31,7 @@ def load_scanobjectnn(
     """Reads the official main split of one variant.
 
     The training clouds of `hardest` include several perturbed ones of each scan, and the files do not say which belong
-    together: in a part that is held out of them, relatives of training clouds are met.
+    together: a part that is held out of them has relatives of training clouds.
 
     Args:
         folder: `h5_files`, or the folder that holds it.

@@ -23,7 +23,7 @@ ADVICE = (
     "SemanticKITTI is available at semantic-kitti.org, its scans from KITTI's page on odometry; give the folder with "
     "dataset/sequences/00/velodyne and dataset/sequences/00/labels and so on."
 )
-# The official learning map: the ids of the label files, those from 252 on of what moves, and the class that each counts as.
+# The official learning map: each id of the label files, from 252 on of what moves, and the class that it counts as.
 _IDS = {
     **dict.fromkeys((0, 1, 52, 99), ""),  # unlabelled, outlier, other structure, other object
     **dict.fromkeys((10, 252), "car"),
@@ -119,7 +119,7 @@ def _count(scan: Path) -> int:
     size, label_size = scan.stat().st_size, _labels(scan).stat().st_size
     for path, count, unit in ((scan, size, 16), (_labels(scan), label_size, 4)):
         if count % unit:
-            raise InvalidInputError(f"{path}: {count:,} bytes are no multiple of the {unit} of a point: it is cut short.")
+            raise InvalidInputError(f"{path}: {count:,} bytes are not a multiple of the {unit} of a point: it is cut short.")
     if size // 16 != label_size // 4:
         raise InvalidInputError(f"{scan} has {size // 16:,} points and {_labels(scan)} has {label_size // 4:,} labels.")
     return size // 16

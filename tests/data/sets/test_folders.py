@@ -172,7 +172,7 @@ STRANGE = {
     "train without test": (lambda folder: write_cloud(folder / "train" / "cat" / "a.npy"), "lacks \\['test'\\]"),
     "a class beside the splits": (
         lambda folder: (write_layout(folder, "split/CLASS"), write_cloud(folder / "elk" / "a.npy")),
-        r"has \['elk'\] besides",
+        r"also has \['elk'\]",
     ),
     "a class without splits": (
         lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "elk" / "a.npy")),

@@ -175,7 +175,7 @@ def test_missing_h5py_is_named_with_its_extra(tmp_path, monkeypatch):
         load_modelnet40(folder)
 
 
-def test_folders_with_nothing_of_it_say_where_it_is_to_be_had(tmp_path):
+def test_folders_with_nothing_of_it_say_where_it_is_available(tmp_path):
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(NotFoundError, match=r"PointNet's modelnet40_ply_hdf5_2048.*Princeton"):
             load_modelnet40(folder)

@@ -285,7 +285,7 @@ def test_a_missing_area_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".", "none"])
-def test_a_folder_with_nothing_of_it_says_where_it_is_to_be_had(tmp_path, name):
+def test_a_folder_with_nothing_of_it_says_where_it_is_available(tmp_path, name):
     with pytest.raises(NotFoundError, match=r"building parser; give the folder Stanford3dDataset_v1\.2_Aligned_Version"):
         load_s3dis(tmp_path / name)
 

@@ -166,6 +166,6 @@ def test_a_list_without_names_or_with_one_twice_is_refused(tmp_path, text, messa
 
 
 @pytest.mark.parametrize("name", [".", "none"])
-def test_a_folder_with_nothing_of_it_says_where_it_is_to_be_had(tmp_path, name):
+def test_a_folder_with_nothing_of_it_says_where_it_is_available(tmp_path, name):
     with pytest.raises(NotFoundError, match="authors' page"):
         load_scannet(tmp_path / name)

@@ -134,7 +134,7 @@ def test_a_missing_file_is_named(release):
         load_scanobjectnn(folder)
 
 
-def test_folders_with_nothing_of_it_say_where_it_is_to_be_had(tmp_path):
+def test_folders_with_nothing_of_it_say_where_it_is_available(tmp_path):
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(NotFoundError, match="project page at HKUST"):
             load_scanobjectnn(folder)

@@ -92,8 +92,8 @@ MALFORMED = {
     "a label more": (POINTS[:2].tobytes(), (10, 40, 0), "has 2 points and .* has 3 labels"),
     "labels of nothing": (b"", (10,), "has 0 points and .* has 1 labels"),
     "no labels": (POINTS[:1].tobytes(), (), "has 1 points and .* has 0 labels"),
-    "a scan cut short": (POINTS.tobytes()[:47], (10, 40, 0), r"000005\.bin: 47 bytes are no multiple of the 16"),
-    "labels cut short": (POINTS[:2].tobytes(), b"\n\0\0\0\n\0", r"000005\.label: 6 bytes are no multiple of the 4"),
+    "a scan cut short": (POINTS.tobytes()[:47], (10, 40, 0), r"000005\.bin: 47 bytes are not a multiple of the 16"),
+    "labels cut short": (POINTS[:2].tobytes(), b"\n\0\0\0\n\0", r"000005\.label: 6 bytes are not a multiple of the 4"),
 }
 
 
@@ -140,6 +140,6 @@ def test_a_missing_sequence_is_named(tmp_path, sequences, number):
 
 
 @pytest.mark.parametrize("name", [".", "none"])
-def test_a_folder_with_nothing_of_it_says_where_it_is_to_be_had(tmp_path, name):
+def test_a_folder_with_nothing_of_it_says_where_it_is_available(tmp_path, name):
     with pytest.raises(NotFoundError, match=r"semantic-kitti\.org"):
         load_semantickitti(tmp_path / name)

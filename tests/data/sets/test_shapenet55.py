@@ -156,6 +156,6 @@ def test_another_count_is_refused_before_any_cloud_is_read(tmp_path, monkeypatch
     assert [len(split) for split in load_shapenet55(tmp_path, check=False)] == counts
 
 
-def test_a_missing_folder_says_where_the_data_are_to_be_had(tmp_path):
+def test_a_missing_folder_says_where_the_data_are_available(tmp_path):
     with pytest.raises(NotFoundError, match="Point-BERT's repository"):
         load_shapenet55(tmp_path / "none")
