@@ -51,24 +51,24 @@ def read_ply(file: IO[bytes]) -> dict[str, Properties]:
     """
     is_text, elements = _read_header(file)
     content = file.read()
-    contents: dict[str, Properties] = {}
+    properties: dict[str, Properties] = {}
     if is_text:
         lines = [line for line in content.decode("latin-1").splitlines() if line.strip()]
         for element in elements:
             part, lines = lines[: element.length], lines[element.length :]
             if len(part) < element.length:
                 raise _cut_short(element, len(part))
-            contents[element.name] = _by_name(element, _read_text(element, part))
+            properties[element.name] = _by_name(element, _read_text(element, part))
         if lines:
             raise InvalidInputError(f"it has {len(lines)} lines more than its header says, the first {lines[0][:80]!r}.")
-        return contents
+        return properties
     start = 0
     for element in elements:
         lists, start = _read_binary(element, content, start)
-        contents[element.name] = _by_name(element, lists)
+        properties[element.name] = _by_name(element, lists)
     if start < len(content):
         raise InvalidInputError(f"it has {len(content) - start} bytes more than its header says.")
-    return contents
+    return properties
 
 
 def vertex_columns(elements: dict[str, Properties], names: Sequence[str]) -> list[NDArray[Any]]:
