@@ -141,7 +141,7 @@ MISUSES = {
         "never on the test split: leave out --monitor-test, and give --hold-out 0.2 for --keep best.",
     ),
     "both splits": (["--hold-out", 0.2, "--monitor-test"], "never on the test split: leave out --monitor-test."),
-    "too many shots": (["--shots", 99], "99 shots a class are wanted"),
+    "too many shots": (["--shots", 99], "99 shots of each class are asked for"),
     "features that are not there": (["--features", "xyz,normals"], "normals"),
     "unknown features": (["--features", "smell"], "'smell'"),
 }

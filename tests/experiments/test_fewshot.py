@@ -60,7 +60,7 @@ def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointe
 REFUSED = {
     "unknown method": ({"methods": ("all", "magic")}, "magic"),
     "no trials": ({"trials": 0}, "trials 1 or more"),
-    "too many shots": ({"shots": (1, 9)}, "9 shots a class are wanted"),
+    "too many shots": ({"shots": (1, 9)}, "9 shots of each class are asked for"),
 }
 
 
