@@ -1,4 +1,4 @@
-"""The model card that stands beside a checkpoint."""
+"""The model card that is saved beside a checkpoint."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from i2p_zoo.errors import HubError
+from i2p_zoo.errors import HubError, NotFoundError
 from i2p_zoo.staging import replacing
 
 
@@ -24,10 +24,6 @@ class HubOptions:
     token: str | bool | None = None
     local_files_only: bool = False
     force_download: bool = False
-
-
-class _UnavailableError(Exception):
-    """The reason why neither the Hub nor its client's cache has the repository."""
 
 
 def fetch_files(
@@ -59,7 +55,7 @@ def fetch_files(
         commit = first.parent.name
         paths = [first, *(fetch(name, commit) for name in names[1:])]
         paths += [fetch(name, commit) for name in more(paths)]
-    except _UnavailableError as error:
+    except NotFoundError as error:
         tried.append(f"{repo} on the Hub: {error}")
         return None
     if not obstacle and options.revision != commit:
@@ -78,11 +74,11 @@ def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
             return options.revision, "offline"
         return HfApi(token=options.token).model_info(repo, revision=options.revision, timeout=10).sha, ""
     except errors.HFValidationError as error:
-        raise _UnavailableError("no repository can have this name") from error
+        raise NotFoundError("no repository can have this name") from error
     except errors.GatedRepoError as error:
         raise _gated(repo) from error
     except errors.RepositoryNotFoundError as error:
-        raise _UnavailableError("no such repository, or private (log in with `hf auth login`)") from error
+        raise NotFoundError("no such repository, or private (log in with `hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
@@ -116,7 +112,7 @@ def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions,
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
         not_cached = isinstance(error, errors.LocalEntryNotFoundError)
         if not_cached and obstacle:
-            raise _UnavailableError(f"{obstacle}, and not in the Hub client's cache") from error
+            raise NotFoundError(f"{obstacle}, and not in the Hub client's cache") from error
         cause = error.__cause__ if not_cached and error.__cause__ else error
         raise HubError(f"{repo}: fetching {name!r} failed ({first_line(cause)}). Try again.") from error
     return Path(path)

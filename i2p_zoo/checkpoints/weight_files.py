@@ -73,7 +73,7 @@ def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[s
     """Reads safetensors files into one state dict, each after its size, header and hash were checked.
 
     Args:
-        paths: where each file stands, by its name.
+        paths: of the files, by their names.
         hashes: their sha256, by name.
 
     Raises:
