@@ -14,7 +14,7 @@ packages = sorted(p.name for p in site.iterdir() if p.is_dir() and not p.name.en
 if packages != ["i2p_zoo"]:
     sys.exit(f"the wheel ships {packages}, expected i2p_zoo alone")
 shipped = {p.suffix for p in (site / "i2p_zoo").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-if shipped - {".py", ".pyi", ".json", ".typed", ""}:
+if shipped - {".py", ".pyi", ".json", ".md", ".typed", ""}:
     sys.exit(f"the wheel ships files of kinds {sorted(shipped)}")
 if any(
     "conversion" in line for p in (site / "i2p_zoo").glob("*.py") for line in p.read_text().splitlines() if "import" in line

@@ -28,9 +28,9 @@ def staged_folder(
 
     Args:
         folder: created if missing.
-        is_stale: tells, after the change, of each file of the folder whether it has had its day.
-        is_kept: tells of a file of the folder whether it stays though a new one of its name was written; asked again of what
-            a killed process did not move to its place.
+        is_stale: whether a file of the folder is to be deleted after the change.
+        is_kept: whether a file of the folder stays though a new one of its name was written; also called for what a killed
+            process did not move to its place.
 
     Raises:
         OSError: the folder cannot be written; it is as it was, or the disk failed after the change, which then stands.
@@ -39,7 +39,7 @@ def staged_folder(
     with FileLock(folder / _LOCK):
         _move_into_place(folder, is_kept)
         for path in folder.glob(f"{_STAGE}*"):  # of a writer that was killed: nobody else holds the lock
-            shutil.rmtree(path, ignore_errors=True)  # another user's stays, and is in nobody's way
+            shutil.rmtree(path, ignore_errors=True)  # another user's stays and does no harm
         stage = folder / f"{_STAGE}{secrets.token_hex(8)}"
         stage.mkdir()  # with the umask's mode: as `.saved` others read it
         try:
@@ -69,14 +69,14 @@ def locate(folder: Path, name: str) -> Path:
 
 def snapshot(folder: Path) -> set[tuple[str, int, int]]:
     """Returns what differs whenever a writer changed the files of a folder, or only where they stand."""
-    found = set()
+    files = set()
     for place in (folder, folder / _SAVED):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in place.iterdir():
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
-                    found.add((str(path), status.st_ino, status.st_mtime_ns))
-    return found
+                    files.add((str(path), status.st_ino, status.st_mtime_ns))
+    return files
 
 
 def _move_into_place(folder: Path, is_kept: Callable[[Path], bool]) -> None:

@@ -96,5 +96,5 @@ def _tree_hash(files: Mapping[str, bytes], folder: str) -> str:
     return _git_hash("tree", "\n".join(lines).encode())
 
 
-def _git_hash(kind: str, data: bytes) -> str:
-    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data).hexdigest()
+def _git_hash(object_type: str, data: bytes) -> str:
+    return hashlib.sha1(b"%s %d\0" % (object_type.encode(), len(data)) + data).hexdigest()

@@ -87,29 +87,29 @@ class Hub:
         repository.commit(files)
         return repository
 
-    def fail(self, where: str, kind: str | int, times: float = math.inf) -> None:
+    def fail(self, where: str, fault: str | int, times: float = math.inf) -> None:
         """Makes requests fail.
 
         Args:
             where: the path of a file in its repository, for downloads; "create", "validate" (the README's metadata),
                 "preupload", "batch" (which large files to upload), "lfs" (their upload), "verify", "commit", "tag", "branch",
                 "paths_info", for what is posted or put; "api", for the rest.
-            kind: an HTTP status; "drop" (closes without a reply), "hang", "portal" (200 and a page of HTML, as a hotel's
+            fault: an HTTP status; "drop" (closes without a reply), "hang", "portal" (200 and a page of HTML, as a hotel's
                 network gives); for the body of a file "cut" (closes half-way), "short" (half a body, declared so), "flip"
                 (a byte is changed) or "slow"; for what is posted or put "cut" (closes with half the body read); for
                 "commit" also "lost" (the commit is made and the reply does not arrive).
             times: how often.
         """
-        self.faults[where] = (kind, times)
+        self.faults[where] = (fault, times)
 
-    def take_fault(self, where: str, *kinds: str | type) -> str | int | None:
-        """Counts down a fault that is among these kinds, and returns its kind."""
+    def take_fault(self, where: str, *faults: str | type) -> str | int | None:
+        """Counts down a fault that is among these, or of one of these types, and returns it."""
         with self.lock:  # large files are uploaded by several threads
-            kind, times = self.faults.get(where, (None, 0))
-            if times < 1 or not (kind in kinds or type(kind) in kinds):
+            fault, times = self.faults.get(where, (None, 0))
+            if times < 1 or not (fault in faults or type(fault) in faults):
                 return None
-            self.faults[where] = (kind, times - 1)
-            return kind
+            self.faults[where] = (fault, times - 1)
+            return fault
 
     def requested(self, ending: str = "", method: str = "GET") -> list[Request]:
         """The requests whose path ends so."""
@@ -188,8 +188,8 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         self.reply_json(below)
 
     def paths_info(self, repo: str, revision: str) -> None:
-        wanted = parse_qs(self.body.decode()).get("paths", [])
-        self.reply_json([entry for entry in self.entries(repo, revision)[0] if entry["path"] in wanted])
+        paths = parse_qs(self.body.decode()).get("paths", [])
+        self.reply_json([entry for entry in self.entries(repo, revision)[0] if entry["path"] in paths])
 
     def entries(self, repo: str, revision: str) -> tuple[list[dict[str, Any]], str]:
         """The folders and files of a commit, and the commit."""
@@ -201,8 +201,8 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         repository, _ = self.find(repo, "main")
         named = {"branches": [], "tags": [], "converts": []}
         for name, commit in repository.refs.items():
-            kind, folder = ("tags", "tags") if name in repository.tags else ("branches", "heads")
-            named[kind].append({"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": commit})
+            group, folder = ("tags", "tags") if name in repository.tags else ("branches", "heads")
+            named[group].append({"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": commit})
         self.reply_json(named)
 
     def resolve(self, repo: str, revision: str, path: str) -> None:
@@ -231,8 +231,8 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         return self.given_token() in (repository.token, self.hub.read_token)
 
     def given_token(self) -> str | None:
-        given = self.headers.get("Authorization")
-        return given.removeprefix("Bearer ") if given else None
+        header = self.headers.get("Authorization")
+        return header.removeprefix("Bearer ") if header else None
 
     def find(self, name: str, revision: str) -> tuple[Repository, str]:
         repository = self.hub.repositories.get(name)
@@ -245,32 +245,32 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         return repository, commit
 
     def fail_at_once(self, where: str) -> None:
-        kind = self.hub.take_fault(where, int, "drop", "hang", "portal")
-        if isinstance(kind, int):
-            raise Refusal(kind, message="Told to fail")
-        if kind == "hang":
+        fault = self.hub.take_fault(where, int, "drop", "hang", "portal")
+        if isinstance(fault, int):
+            raise Refusal(fault, message="Told to fail")
+        if fault == "hang":
             self.hub.stopping.wait(30)
-        if kind == "portal":
+        if fault == "portal":
             self.reply(200, b"<html>Please log in.</html>", {"Content-Type": "text/html"})
-        if kind:
+        if fault:
             raise ConnectionAbortedError
 
     def reply_json(self, data: Any) -> None:
         self.reply(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
 
     def reply_file(self, path: str, data: bytes, headers: dict[str, str]) -> None:
-        kind = self.hub.take_fault(path, "cut", "short", "flip", "slow") if self.command == "GET" else None
+        fault = self.hub.take_fault(path, "cut", "short", "flip", "slow") if self.command == "GET" else None
         half = len(data) // 2
-        if kind == "flip":
+        if fault == "flip":
             data = data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
-        elif kind == "short":
+        elif fault == "short":
             data = data[:half]
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked.group(1)) if asked else 0
         if asked:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        end = half - start if kind == "cut" else None
-        self.reply(206 if asked else 200, data[start:], headers, end=end, slow=kind == "slow")
+        end = half - start if fault == "cut" else None
+        self.reply(206 if asked else 200, data[start:], headers, end=end, slow=fault == "slow")
 
     def reply(self, status: int, body: bytes, headers: dict[str, str], *, end: int | None = None, slow: bool = False) -> None:
         """Sends a reply; `end` is where the connection closes within the body."""

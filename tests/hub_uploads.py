@@ -47,10 +47,10 @@ class Uploads:
         self.reply_json({"type": "user", "name": self.hub.user, "orgs": organizations, "auth": access})
 
     def create(self) -> None:
-        wanted = json.loads(self.body)
-        namespace = wanted.get("organization") or self.hub.user
-        name = f"{namespace}/{wanted['name']}"
-        if wanted.get("type") not in (None, "model"):
+        request = json.loads(self.body)
+        namespace = request.get("organization") or self.hub.user
+        name = f"{namespace}/{request['name']}"
+        if request.get("type") not in (None, "model"):
             raise Refusal(400, message="This Hub has models only")
         self.check_token()
         self.check_namespace(namespace, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
@@ -58,7 +58,7 @@ class Uploads:
         with self.hub.lock:
             if name in self.hub.repositories:
                 raise Refusal(409, message="You already created this model repo", body=url)
-            repository = Repository(private=wanted.get("visibility") == "private", token=self.hub.token)
+            repository = Repository(private=request.get("visibility") == "private", token=self.hub.token)
             repository.commit({".gitattributes": GITATTRIBUTES}, title="initial commit")
             self.hub.repositories[name] = repository
         self.reply_json(url)
@@ -69,10 +69,10 @@ class Uploads:
     def check_readme(self, content: str) -> dict[str, list[dict[str, str]]]:
         """What the client reads about a README; errors in its metadata are a refusal."""
         errors, warnings = ([{"message": message} for message in messages] for messages in check_card(content))
-        found = {"errors": errors, "warnings": warnings}
+        report = {"errors": errors, "warnings": warnings}
         if errors:
-            raise Refusal(400, message="Invalid metadata in README.md", body=found)
-        return found
+            raise Refusal(400, message="Invalid metadata in README.md", body=report)
+        return report
 
     def preupload(self, repo: str, revision: str) -> None:
         repository, commit = self.find_to_write(repo, revision)
@@ -87,12 +87,12 @@ class Uploads:
 
     def batch(self, repo: str) -> None:
         repository, _ = self.find_to_write(repo)
-        objects = [{"oid": wanted["oid"], "size": wanted["size"]} for wanted in json.loads(self.body)["objects"]]
-        for wanted in objects:
-            if wanted["oid"] not in repository.objects:
-                wanted["actions"] = {
+        objects = [{"oid": file["oid"], "size": file["size"]} for file in json.loads(self.body)["objects"]]
+        for file in objects:
+            if file["oid"] not in repository.objects:
+                file["actions"] = {
                     # The Hub's storage is on another origin, which takes no token: the address is the secret.
-                    "upload": {"href": f"http://localhost:{self.hub.port}/lfs/{repo}/{wanted['oid']}"},
+                    "upload": {"href": f"http://localhost:{self.hub.port}/lfs/{repo}/{file['oid']}"},
                     "verify": {"href": f"{self.hub.url}/{repo}.git/info/lfs/verify"},
                 }
         self.reply_json({"transfer": "basic", "objects": objects})
@@ -105,8 +105,8 @@ class Uploads:
 
     def verify(self, repo: str) -> None:
         repository, _ = self.find_to_write(repo)
-        wanted = json.loads(self.body)
-        self.stored(repository, wanted["oid"], wanted["size"])
+        file = json.loads(self.body)
+        self.stored(repository, file["oid"], file["size"])
         self.reply_json({})
 
     def commit(self, repo: str, revision: str) -> None:
@@ -170,9 +170,9 @@ class Uploads:
         """The repository and a commit of it, for one who may write there."""
         # Over https the client takes a 401 on a repository's address for a missing one; over http it needs the code.
         self.check_token("RepoNotFound")
-        found = self.find(repo, revision)
+        repository, commit = self.find(repo, revision)
         self.check_namespace(repo.split("/")[0], "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
-        return found
+        return repository, commit
 
     def check_token(self, code: str = "") -> None:
         """Refuses one who comes without the token to write with."""

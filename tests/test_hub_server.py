@@ -185,9 +185,9 @@ def test_tags_stay_and_branches_move(client, repository, push, folder):
     references = result(client.api("list_repo_refs", repo_id=REPO))
     assert [(ref["name"], ref["target_commit"]) for ref in references["tags"]] == [("v1", old)]
     assert [ref["name"] for ref in references["branches"]] == ["main", "try/this"]
-    for kind, options in {"create_tag": {"tag": "v1"}, "create_branch": {"branch": "try/this"}}.items():
-        assert "409" in client.api(kind, **options, **there).message
-        assert client.api(kind, exist_ok=True, **options, **there).error is None
+    for method, options in {"create_tag": {"tag": "v1"}, "create_branch": {"branch": "try/this"}}.items():
+        assert "409" in client.api(method, **options, **there).message
+        assert client.api(method, exist_ok=True, **options, **there).error is None
     assert client.api("create_tag", tag="v2", revision="else", **there).error == "RevisionNotFoundError"
     (folder / CONFIG).write_bytes(b"newer")
     assert push(revision="v1").error == "RevisionNotFoundError"
@@ -305,14 +305,14 @@ def test_other_cards_have_a_warning_at_most(text, warning):
     errors, warnings = check_card(text)
     assert errors == []
     assert len(warnings) == (warning is not None)
-    assert all(warning in given for given in warnings)
+    assert all(warning in message for message in warnings)
 
 
 # Failures.
 
 
 @pytest.mark.parametrize(
-    ("where", "kind", "requests"),
+    ("where", "fault", "requests"),
     [
         ("create", 500, 1),
         ("create", "drop", 1),
@@ -330,13 +330,13 @@ def test_other_cards_have_a_warning_at_most(text, warning):
         ("commit", "cut", 1),
     ],
 )
-def test_failed_push_leaves_the_repository_as_it_was_and_the_next_one_succeeds(hub, client, folder, where, kind, requests):
+def test_failed_push_leaves_the_repository_as_it_was_and_the_next_one_succeeds(hub, client, folder, where, fault, requests):
     (folder / "figures/a b.png").unlink()  # of several large files the first failure ends the others
     paths = {"create": "repos/create", "batch": "objects/batch", "lfs": f"{hashlib.sha256(FILES[WEIGHTS]).hexdigest()}"}
     push = {"repo_id": REPO, "folder_path": folder, "token": TOKEN}
     if where != "create":
         result(client.api("create_repo", repo_id=REPO, token=TOKEN))
-    hub.fail(where, kind)
+    hub.fail(where, fault)
     failed = client.api("create_repo", repo_id=REPO, token=TOKEN) if where == "create" else client.api("upload_folder", **push)
     assert failed.error is not None
     method = "PUT" if where == "lfs" else "POST"

@@ -145,9 +145,9 @@ def test_writer_killed_at_any_step_leaves_old_files_or_new_ones(tmp_path):
     assert done.returncode == 0, done.stderr
     states = []
     for folder in sorted((tmp_path / "killed").iterdir()):
-        found = texts(folder)
-        seen = {name: text for name, text in found.items() if name != "stale"}
-        states.append("old" if found == OLD else "new" if seen == NEW else f"mixture {found}")
+        files = texts(folder)
+        seen = {name: text for name, text in files.items() if name != "stale"}
+        states.append("old" if files == OLD else "new" if seen == NEW else f"mixture {files}")
         write(folder, NEW)
         assert (texts(folder), hidden(folder)) == (NEW, {".lock"})
     assert len(states) > 10
@@ -171,17 +171,17 @@ def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, 
         while not (folder / CONFIG).is_file():
             assert writer.poll() is None, writer.communicate()[1]
             time.sleep(0.05)
-        found = []
+        fingerprints = []
         end = time.monotonic() + 5
         while time.monotonic() < end:
             model = load_folder(folder)
-            found.append(fingerprint(model))
-            assert model.settings.voxel_size == sizes[found[-1]]
+            fingerprints.append(fingerprint(model))
+            assert model.settings.voxel_size == sizes[fingerprints[-1]]
         assert writer.poll() is None
     finally:
         writer.kill()
         writer.communicate()
-    assert set(found) == set(two)
+    assert set(fingerprints) == set(two)
 
 
 def save_while_reading(monkeypatch, folder, models, times):
@@ -333,27 +333,27 @@ def test_writers_of_one_folder_wait_for_each_other_and_leave_one_whole_set(tmp_p
         spec = importlib.util.spec_from_file_location("staging", "i2p_zoo/staging.py")
         staging = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(staging)
-        folder, own = Path(sys.argv[1]), sys.argv[2]
+        folder, writer = Path(sys.argv[1]), sys.argv[2]
         def is_stale(path):
-            return path.name.startswith("only") and path.name != "only " + own
+            return path.name.startswith("only") and path.name != "only " + writer
 
         for turn in range(30):
             with staging.staged_folder(folder, is_stale) as stage:
                 inside = sorted(path.name for path in folder.glob(".saving-*"))
                 assert inside == [stage.name], inside
-                for name in ("a", "b", "c", "only " + own):
-                    (stage / name).write_text(f"{own} {turn}")
+                for name in ("a", "b", "c", "only " + writer):
+                    (stage / name).write_text(f"{writer} {turn}")
                     time.sleep(0.001)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "net")]
-    writers = [subprocess.Popen([*command, own], cwd=ROOT, stderr=subprocess.PIPE, text=True) for own in ("one", "two")]
+    writers = [subprocess.Popen([*command, name], cwd=ROOT, stderr=subprocess.PIPE, text=True) for name in ("one", "two")]
     for writer in writers:
         _, errors = writer.communicate(timeout=100)
         assert writer.returncode == 0, errors
-    found = texts(tmp_path / "net")
-    assert len(set(found.values())) == 1, found
-    own = found["a"].split()[0]
-    assert found.keys() == {"a", "b", "c", f"only {own}"}
+    files = texts(tmp_path / "net")
+    assert len(set(files.values())) == 1, files
+    last = files["a"].split()[0]
+    assert files.keys() == {"a", "b", "c", f"only {last}"}
     assert hidden(tmp_path / "net") == {".lock"}
 
 
@@ -390,7 +390,7 @@ def test_hidden_folders_can_be_read_by_those_who_can_read_the_files(tmp_path, mo
             put(stage, {"a": "new a"})
             modes.append(stage.stat().st_mode)
     modes.append((folder / ".saved").stat().st_mode)
-    assert [stat.S_IMODE(found) for found in modes] == [0o2000 | mode] * 2
+    assert [stat.S_IMODE(status) for status in modes] == [0o2000 | mode] * 2
 
 
 def interrupt(*args):

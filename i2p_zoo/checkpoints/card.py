@@ -1,10 +1,12 @@
-"""The model card that stands beside a checkpoint."""
+"""The model card that is saved beside a checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Mapping
+from importlib import resources
+from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +16,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.names import PREFIX
+from i2p_zoo.sparse.point_features import count_channels, parse_features
 
 # https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with any other.
 _HUB_LICENSES = frozenset(
@@ -31,84 +35,6 @@ _NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|^seer-license$")
 
 _PLACEHOLDER = "my-model"
 _FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size=0.07'  # as `i2p_zoo.experiments.Setup`
-_CHANNELS = {"xyz": 3, "rgb": 3, "normals": 3, "ones": 1}
-
-_INTRODUCTION = """
-# {title}
-
-timm's `{timm_name}` as a sparse 3D network for point clouds, by [Image2Point](https://arxiv.org/abs/2106.04180):
-every 2D kernel is inflated to 3D ({inflation}, along {axis}), everything else is copied.
-"""
-_ADAPTER = """
-This is an adapter: it holds only what finetuning changed in its base, {base}. `from_pretrained` fetches the base by
-itself and checks its sha256.
-"""
-_WARNING = """
-> **Not for commercial use**: the licence of the source weights is {license}.
-"""
-_TABLE = """
-| | |
-|---|---|
-| parameters | {parameters:,d} |
-| classes | {num_classes} |
-| stem | {stem}, {in_chans} channels |
-| halvings run at stride 1 | {skip_downsamples} |
-| inflation | {inflation}, axis {axis} |
-| kernels in the file | {storage} |
-| voxel size | {voxel_size}, in the clouds' unit |
-| voxel features | {features} |
-| source of the 2D weights | {source} |
-| licence of the source | {license} |
-| certificate (relative error to the 2D network on images) | {certificate} |
-"""
-_PICTURE = """
-![Inflated kernels]({picture})
-"""
-_USE = """
-## Use
-
-```python
-import numpy as np
-import i2p_zoo
-
-model = i2p_zoo.from_pretrained("{name}"){comment}
-{outputs} = model([{cloud}])  # a list of clouds
-```
-"""
-_FINETUNE = """
-## Finetune
-
-By Image2Point's FIP-IO+BN, which trains the input, output and normalisation layers; `"all"` trains everything:
-
-```python
-from i2p_zoo import data, finetune
-
-train_set, test_set = data.load_npz("clouds.npz")  # points (M, N, 3), label (M,), split (M,) 0 train and 1 test, classes
-model = i2p_zoo.from_pretrained({arguments})
-finetune.freeze(model, "io+bn")
-finetune.train(model, train_set, steps=300, learning_rate=0.2, progress="finetuning")
-print(finetune.evaluate(model, test_set))
-```
-"""
-_CITATION = """
-## Citation
-
-```bibtex
-@inproceedings{xu2022image2point,
-  title = {Image2Point: 3D Point-Cloud Understanding with 2D Image Pretrained Models},
-  author = {Xu, Chenfeng and Yang, Shijia and Galanti, Tomer and Wu, Bichen and Yue, Xiangyu and Zhai, Bohan and Zhan, Wei
-            and Vajda, Peter and Keutzer, Kurt and Tomizuka, Masayoshi},
-  booktitle = {European Conference on Computer Vision},
-  year = {2022}
-}
-@misc{rw2019timm,
-  author = {Ross Wightman},
-  title = {PyTorch Image Models},
-  year = {2019},
-  howpublished = {https://github.com/huggingface/pytorch-image-models}
-}
-```
-"""
 
 
 def write_card(config: Mapping[str, Any], parameters: int, picture: str | None = None) -> str:
@@ -120,18 +46,37 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
         parameters: of the 3D network.
         picture: name of a file beside the card that shows inflated kernels.
     """
+    i2p, licence = config["i2p"], _licence(config)
+    left_out = {
+        "adapter": not i2p["base"],
+        "warning": not is_noncommercial(licence),
+        "picture": not picture,
+        "finetune": not _has_finetune(config),
+    }
+    facts = {**_describe(config), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
+    text = "".join(section for name, section in _read_template() if not left_out.get(name))
+    return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{Template(text).substitute(facts)}")
+
+
+def _read_template() -> list[tuple[str, str]]:
+    """The sections of card.md by name, in their order."""
+    text = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")
+    _, *parts = re.split(r"<!-- section: (\w+) -->\n", text)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template says of a network, by the template's names."""
     i2p, settings = config["i2p"], config["i2p"]["settings"]
-    licence = _licence(config)
     name = _zoo_name(config)
-    architecture = config["architecture"].removeprefix("i2p-")
+    architecture = config["architecture"].removeprefix(PREFIX)
     tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
-    facts = {
+    return {
         **settings,
         "title": f"Adapter of {config['architecture']}" if i2p["base"] else name or config["architecture"],
         "timm_name": f"{architecture}.{tag}" if tag else architecture,
         "base": _describe_base(i2p["base"] or {}),
-        "license": _cell(licence or "not stated"),
-        "parameters": parameters,
+        "license": _cell(_licence(config) or "not stated"),
         "num_classes": config["num_classes"],
         "in_chans": i2p["in_chans"],
         "inflation": settings["inflation"] + (f" to depth {settings['depth']}" if settings["depth"] else ""),
@@ -143,19 +88,7 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
         "outputs": "logits" if config["num_classes"] else "features",
         "cloud": _example_cloud(_features(config), i2p["in_chans"]),
         "arguments": _finetune_arguments(config, name or _PLACEHOLDER),
-        "picture": quote(picture or ""),
     }
-    sections = [
-        _INTRODUCTION,
-        _ADAPTER if i2p["base"] else "",
-        _WARNING if is_noncommercial(licence) else "",
-        _TABLE,
-        _PICTURE if picture else "",
-        _USE,
-        _FINETUNE if _has_finetune(config) else "",
-    ]
-    text = "".join(section.format(**facts) for section in sections)
-    return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{text}{_CITATION}")
 
 
 def _has_finetune(config: Mapping[str, Any]) -> bool:
@@ -181,11 +114,11 @@ def _mark(body: str) -> str:
 def _metadata(config: Mapping[str, Any]) -> ModelCardData:
     """The front matter: what the Hub knows goes in as it is, another licence as "other" with its name."""
     licence, base = _licence(config), config["i2p"]["base"]
-    known = licence is None or licence.lower() in _HUB_LICENSES
+    unknown = licence is not None and licence.lower() not in _HUB_LICENSES
     return ModelCardData(
         library_name="i2p-zoo",
-        license=licence.lower() if licence and known else None if licence is None else "other",
-        license_name=None if known else licence,
+        license="other" if unknown else licence and licence.lower(),
+        license_name=licence if unknown else None,
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
         pipeline_tag=_pipeline(config),
         tags=["point-cloud", "3d", "timm", "sparse-convolution"],
@@ -208,18 +141,18 @@ def _repository(name: str | None) -> str | None:
 
 
 def _licence(config: Mapping[str, Any]) -> str | None:
-    found = config["i2p"]["source"].get("license") or config["pretrained_cfg"].get("license")
-    return str(found) if found else None
+    licence = config["i2p"]["source"].get("license") or config["pretrained_cfg"].get("license")
+    return str(licence) if licence else None
 
 
 def _zoo_name(config: Mapping[str, Any]) -> str | None:
     """The name that `from_pretrained` finds the network under, if it is one of the zoo as converted."""
     i2p, name, tag = config["i2p"], config["architecture"], config["pretrained_cfg"].get("tag")
-    architecture = name.removeprefix("i2p-")
+    architecture = name.removeprefix(PREFIX)
     default = timm.get_pretrained_cfg(architecture)
-    named = "repo" in i2p["source"] and tag and (default is None or default.tag != tag)
+    tagged = "repo" in i2p["source"] and tag and (default is None or default.tag != tag)
     try:
-        pretrained = timm.get_pretrained_cfg(f"{architecture}.{tag}") if named else default
+        pretrained = timm.get_pretrained_cfg(f"{architecture}.{tag}") if tagged else default
     except RuntimeError:  # a tag that this timm does not have
         return None
     if pretrained is None or i2p["base"] or config["model_args"] or not {"repo", "package"} & i2p["source"].keys():
@@ -227,7 +160,7 @@ def _zoo_name(config: Mapping[str, Any]) -> str | None:
     converted = (Settings(inflation="center").to_dict(), pretrained.input_size[0], pretrained.num_classes)
     if (i2p["settings"], i2p["in_chans"], config["num_classes"]) != converted:
         return None
-    return f"{name}.{tag}" if named else str(name)
+    return f"{name}.{tag}" if tagged else str(name)
 
 
 def _cell(text: str) -> str:
@@ -265,15 +198,15 @@ def _describe_certificate(config: Mapping[str, Any]) -> str:
 
 
 def _features(config: Mapping[str, Any]) -> set[str]:
-    return {name.strip() for name in config["i2p"]["settings"]["features"].split(",")}
+    return set(parse_features(config["i2p"]["settings"]["features"]))
 
 
 def _example_cloud(features: set[str], in_chans: int) -> str:
     """A cloud that a network with these voxel features takes, as code."""
-    extra = in_chans - sum(_CHANNELS[name] for name in features - {"extra"}) if "extra" in features else 0
+    extra = in_chans - count_channels(features) if "extra" in features else 0
     points = f"np.random.rand(1000, {3 + extra})"
-    named = [f'"{name}": np.random.rand(1000, 3)' for name in sorted(features & {"rgb", "normals"})]
-    return "{" + ", ".join([f'"points": {points}', *named]) + "}" if named else points
+    attributes = [f'"{name}": np.random.rand(1000, 3)' for name in sorted(features & {"rgb", "normals"})]
+    return "{" + ", ".join([f'"points": {points}', *attributes]) + "}" if attributes else points
 
 
 def _finetune_arguments(config: Mapping[str, Any], name: str) -> str:

@@ -1,15 +1,18 @@
-"""Files from the Hugging Face Hub, all of one load from one commit. A repository that cannot be had is told, not raised."""
+"""Files from the Hugging Face Hub, all of one load from one commit. A repository that cannot be found is noted, not raised."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from i2p_zoo.errors import HubError
+from huggingface_hub import HfApi, constants, errors, hf_hub_download
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from i2p_zoo.errors import HubError, NotFoundError
+from i2p_zoo.staging import replacing
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,15 @@ def fetch_files(
     names: Sequence[str],
     options: HubOptions,
     tried: list[str],
-    more: Callable[[list[Path]], Sequence[str]] = lambda paths: (),
+    more: Callable[[list[Path]], Iterable[str]] = lambda paths: (),
 ) -> tuple[str, list[Path]] | None:
     """Fetches files of a model repository, or takes them from the Hub client's cache where the Hub cannot be reached.
 
     Args:
         repo: "organisation/name".
-        names: file names.
+        names: file names, at least one.
         options: of the client.
-        tried: gets a line where the repository or the Hub cannot be had.
+        tried: gets a line where neither the Hub nor the cache has the repository.
         more: names that follow from the files' contents, given their paths.
 
     Returns:
@@ -45,65 +48,83 @@ def fetch_files(
     Raises:
         HubError: the repository is gated or lacks the revision or a file, the token is refused, or a download broke off.
     """
-    from huggingface_hub import HfApi, constants, errors, hf_hub_download
+    try:
+        revision, obstacle = _find_commit(repo, options)
+        fetch = functools.partial(_fetch_file, repo, options=options, obstacle=obstacle)
+        first = fetch(names[0], revision)
+        commit = first.parent.name
+        paths = [first, *(fetch(name, commit) for name in names[1:])]
+        paths += [fetch(name, commit) for name in more(paths)]
+    except NotFoundError as error:
+        tried.append(f"{repo} on the Hub: {error}")
+        return None
+    if not obstacle and options.revision != commit:
+        _note_commit(first, options.revision or constants.DEFAULT_REVISION)
+    return commit, paths
 
-    commit, offline = options.revision, options.local_files_only or constants.HF_HUB_OFFLINE
-    reason = "offline"
-    if not offline:
-        try:
-            # One quick request settles the commit and whether the Hub answers; the downloader would retry for 23 s.
-            commit = HfApi(token=options.token).model_info(repo, revision=options.revision, timeout=10).sha
-        except errors.GatedRepoError as error:
-            raise _gated(repo) from error
-        except errors.RepositoryNotFoundError:
-            tried.append(f"{repo} on the Hub: no such repository, or private (log in with `hf auth login`)")
-            return None
-        except errors.RevisionNotFoundError as error:
-            raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
-        except errors.HFValidationError:
-            tried.append(f"{repo} on the Hub: no repository can have this name")
-            return None
-        except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-            if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-                raise HubError(
-                    f"{repo}: the Hub refuses the request ({first_line(error)}). Log in again with `hf auth login`, or go on "
-                    "without the Hub with local_files_only=True or HF_HUB_OFFLINE=1."
-                ) from error
-            offline, reason = True, f"not reached ({first_line(error)})"
-    kwargs: dict[str, Any] = {"revision": commit, "cache_dir": options.cache_dir, "token": options.token}
-    paths: list[Path] = []
-    wanted = list(names)
-    for name in wanted:
-        try:
-            force = options.force_download and not offline
-            paths.append(Path(hf_hub_download(repo, name, local_files_only=offline, force_download=force, **kwargs)))
-        except errors.HFValidationError:
-            tried.append(f"{repo} on the Hub: no repository can have this name")
-            return None
-        except errors.LocalEntryNotFoundError as error:
-            if not offline:
-                raise HubError(
-                    f"{repo}: fetching {name!r} failed ({first_line(error.__cause__ or error)}). Try again."
-                ) from error
-            tried.append(f"{repo} on the Hub: {reason}, and not in the Hub client's cache")
-            return None
-        except errors.GatedRepoError as error:
-            raise _gated(repo) from error
-        except errors.EntryNotFoundError as error:
-            raise HubError(f"{repo}: has no file {name!r} at revision {commit}.") from error
-        except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-            raise HubError(f"{repo}: fetching {name!r} failed ({first_line(error)}). Try again.") from error
-        if len(paths) == len(names):
-            wanted += more(paths)
-    if not offline and options.revision != commit:
-        # A client that is given commits notes no revision's commit, without which it finds nothing when offline.
-        ref = paths[0].parents[2] / "refs" / (options.revision or constants.DEFAULT_REVISION)
-        new = ref.with_name(f".{ref.name}-{os.getpid()}")
-        with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(paths[0].parent.name)
-            new.replace(ref)
-    return paths[0].parent.name, paths
+
+def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
+    """Returns a revision's commit and "", or the revision as it is and the reason why the Hub cannot be reached.
+
+    One quick request settles both; the downloader would retry for 23 s.
+    """
+    try:
+        validate_repo_id(repo)
+        if options.local_files_only or constants.HF_HUB_OFFLINE:
+            return options.revision, "offline"
+        return HfApi(token=options.token).model_info(repo, revision=options.revision, timeout=10).sha, ""
+    except errors.HFValidationError as error:
+        raise NotFoundError("no repository can have this name") from error
+    except errors.GatedRepoError as error:
+        raise _gated(repo) from error
+    except errors.RepositoryNotFoundError as error:
+        raise NotFoundError("no such repository, or private (log in with `hf auth login`)") from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
+    except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise HubError(
+                f"{repo}: the Hub refuses the request ({first_line(error)}). Log in again with `hf auth login`, or go on "
+                "without the Hub with local_files_only=True or HF_HUB_OFFLINE=1."
+            ) from error
+        return options.revision, f"not reached ({first_line(error)})"
+
+
+def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions, obstacle: str) -> Path:
+    """Downloads a file, or looks only into the cache where an obstacle keeps us from the Hub."""
+    force = options.force_download and not obstacle
+    try:
+        # File by file: `snapshot_download` ends at Ctrl-C only when its threads have downloaded what they began, draws bars
+        # for what is cached, and passes over files that the repository lacks.
+        path = hf_hub_download(
+            repo,
+            name,
+            revision=revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            local_files_only=bool(obstacle),
+            force_download=force,
+        )
+    except errors.GatedRepoError as error:
+        raise _gated(repo) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise HubError(f"{repo}: has no file {name!r} at revision {revision}.") from error
+    except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
+        not_cached = isinstance(error, errors.LocalEntryNotFoundError)
+        if not_cached and obstacle:
+            raise NotFoundError(f"{obstacle}, and not in the Hub client's cache") from error
+        cause = error.__cause__ if not_cached and error.__cause__ else error
+        raise HubError(f"{repo}: fetching {name!r} failed ({first_line(cause)}). Try again.") from error
+    return Path(path)
+
+
+def _note_commit(path: Path, revision: str) -> None:
+    """Notes a revision's commit in the cache: a client that is given commits does not, and finds nothing when offline."""
+    reference = path.parents[2] / "refs" / revision
+    with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(reference) as new:
+            new.write_text(path.parent.name)
 
 
 def _gated(repo: str) -> HubError:

@@ -8,10 +8,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, hf_hub_download
+from huggingface_hub.hf_api import RepoFile
 
 from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.card import is_edited
@@ -58,7 +61,7 @@ class PushPlan:
         repo: "organisation/name".
         head: the commit that it changes; None where the repository is to be created.
         files: each file of the checkpoint and each that goes.
-        card: the text of the model card as it will stand there.
+        card: the text of the model card as it will be there.
     """
 
     repo: str
@@ -106,52 +109,60 @@ def push_folder(
         What changed, or would.
 
     Raises:
-        CheckpointError: the folder is no whole checkpoint.
-        InvalidInputError: no repository can have this name, an adapter stands on a local folder, or the card is not UTF-8.
+        CheckpointError: the folder holds no complete checkpoint.
+        InvalidInputError: no repository can have this name, an adapter's base is a local folder, or the card is not UTF-8.
         HubError: the Hub cannot be reached or refused, or the folder was saved over meanwhile; the message says why.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
     if repo.count("/") != 1:
         raise InvalidInputError(f"{repo!r} is no repository's full name; give organisation/name.")
     folder = Path(folder)
     local = read_steadily(folder, lambda: _checkpoint_files(folder))
     config = json.loads(local[CONFIG].content)
-    base = config["i2p"]["base"]
+    _check_base(config["i2p"]["base"])
+    api = HfApi(token=token)
+    with _hub_errors(repo, "comparing", _UNCHANGED):
+        plan = _plan(api, local, repo, revision)
+    if plan.changes and not dry_run:
+        with _hub_errors(repo, "pushing", _UNKNOWN):
+            parent = plan.head or _create(api, repo, private)
+            additions = _upload(api, plan, folder, local, revision)
+            deletions = [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
+            message = message or f"Upload {config['architecture']}"
+            api.create_commit(repo, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=parent)
+    return plan
+
+
+def _check_base(base: Mapping[str, Any] | None) -> None:
     if base is not None and os.path.isabs(base["name"]):
         raise InvalidInputError(
             f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
             "and save the adapter again."
         )
-    api = HfApi(token=token)
-    with _hub_errors(repo, "comparing", _UNCHANGED):
-        plan = _plan(api, local, repo, revision)
-    if dry_run or not plan.changes:
-        return plan
-    with _hub_errors(repo, "pushing", _UNKNOWN):
-        parent = plan.head
-        if parent is None:
-            api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
-            parent = api.model_info(repo).sha
-        additions = []
-        for name in (file.name for file in plan.files if file.action == "upload"):
-            if isinstance(local[name].content, Path) and not local[name].content.is_file():
-                raise _changed(repo, folder)
-            additions.append(CommitOperationAdd(name, local[name].content))
-        try:  # apart from the commit: what was sent is compared before anybody can see it
-            api.preupload_lfs_files(repo, additions, revision=revision)
-        except FileNotFoundError as error:
-            raise _changed(repo, folder) from error
-        if any(addition.upload_info.sha256.hex() != local[addition.path_in_repo].sha256 for addition in additions):
-            raise _changed(repo, folder)
-        deletions = [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
-        message = message or f"Upload {config['architecture']}"
-        api.create_commit(repo, [*additions, *deletions], commit_message=message, revision=revision, parent_commit=parent)
-    return plan
 
 
-def _changed(repo: str, folder: Path) -> HubError:
-    return HubError(f"{repo}: {folder} changed meanwhile; push again.")
+def _create(api: HfApi, repo: str, private: bool | None) -> str | None:
+    """Creates a repository and returns its first commit."""
+    api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
+    return api.model_info(repo).sha
+
+
+def _upload(
+    api: HfApi, plan: PushPlan, folder: Path, local: Mapping[str, _LocalFile], revision: str | None
+) -> list[CommitOperationAdd]:
+    """Sends the weights, apart from the commit: what was sent is compared before anybody can see it."""
+    contents = {file.name: local[file.name].content for file in plan.files if file.action == "upload"}
+    try:
+        for content in contents.values():
+            if isinstance(content, Path):
+                content.stat()  # a missing file is any ValueError to the client
+        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        api.preupload_lfs_files(plan.repo, additions, revision=revision)
+        intact = all(addition.upload_info.sha256.hex() == local[addition.path_in_repo].sha256 for addition in additions)
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise HubError(f"{plan.repo}: {folder} changed meanwhile; push again.")
+    return additions
 
 
 def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = True, **options: Any) -> PushPlan:
@@ -178,7 +189,7 @@ def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = 
 class _LocalFile:
     """A file of a checkpoint as it was when the folder was read: a small one whole, weights by path and hash."""
 
-    content: Any
+    content: Any  # bytes or a Path
     size: int
     sha256: str
 
@@ -190,9 +201,9 @@ def _checkpoint_files(folder: Path) -> dict[str, _LocalFile]:
     files = {}
     for name, sha256 in weights.items():
         path = locate(folder, name)
-        found = sha256_of(path) if path.is_file() else None
-        if found != sha256:
-            raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. Save the checkpoint again.")
+        actual = sha256_of(path) if path.is_file() else None
+        if actual != sha256:
+            raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {actual!r}. Save the checkpoint again.")
         files[name] = _LocalFile(path, path.stat().st_size, sha256)
     first = next(iter(weights))
     index = first.split("-")[0] + ".safetensors.index.json"
@@ -211,42 +222,46 @@ def _checkpoint_files(folder: Path) -> dict[str, _LocalFile]:
     return {name: files[name] for name in (CONFIG, CARD, *weights, index, PICTURE) if name in files}
 
 
-def _text_of_card(local: dict[str, _LocalFile]) -> str:
+def _text_of_card(local: Mapping[str, _LocalFile]) -> str:
     return str(local[CARD].content, "utf-8") if CARD in local else ""
 
 
-def _plan(api: Any, local: dict[str, _LocalFile], repo: str, revision: str | None) -> PushPlan:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    remote: dict[str, Any] = {}
-    try:
-        head = api.model_info(repo, revision=revision).sha
-        remote = {f.path: f for f in api.list_repo_tree(repo, recursive=True, revision=head) if hasattr(f, "blob_id")}
-    except GatedRepoError:  # a RepositoryNotFoundError, but it is there
-        raise
-    except RepositoryNotFoundError:
-        head = None
+def _plan(api: HfApi, local: Mapping[str, _LocalFile], repo: str, revision: str | None) -> PushPlan:
+    head, remote = _list_remote(api, repo, revision)
     card = _text_of_card(local)
     files = []
     for name, file in local.items():
         action = "unchanged" if name in remote and _is_same(file, remote[name]) else "upload"
         if name == CARD and name in remote and action == "upload":
-            with tempfile.TemporaryDirectory() as cache:
-                text = Path(hf_hub_download(repo, CARD, revision=head, token=api.token, cache_dir=cache)).read_text(
-                    encoding="utf-8", errors="replace"
-                )
+            text = _read_remote_card(api, repo, head)
             # The Hub starts a repository that is made in the browser with front matter only: nobody wrote that.
             if is_edited(text) and _FRONT_MATTER.sub("", text).strip():
                 card, action = text, "keep"
         files.append(PlannedFile(name, file.size, action))
-    for name, there in remote.items():
-        if is_weights_name(name) and name not in local:
-            files.append(PlannedFile(name, there.size, "delete"))
+    stale = [name for name in remote if is_weights_name(name) and name not in local]
+    files += [PlannedFile(name, remote[name].size, "delete") for name in stale]
     return PushPlan(repo, head, tuple(files), card)
 
 
-def _is_same(file: _LocalFile, remote: Any) -> bool:
+def _list_remote(api: HfApi, repo: str, revision: str | None) -> tuple[str | None, dict[str, RepoFile]]:
+    """Returns the commit of a repository and its files by name; None and none where there is no repository."""
+    try:
+        head = api.model_info(repo, revision=revision).sha
+        entries = api.list_repo_tree(repo, recursive=True, revision=head)
+        return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    except errors.GatedRepoError:  # a RepositoryNotFoundError, but it is there
+        raise
+    except errors.RepositoryNotFoundError:
+        return None, {}
+
+
+def _read_remote_card(api: HfApi, repo: str, head: str | None) -> str:
+    with tempfile.TemporaryDirectory() as cache:
+        path = hf_hub_download(repo, CARD, revision=head, token=api.token, cache_dir=cache)
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _is_same(file: _LocalFile, remote: RepoFile) -> bool:
     if file.size != remote.size:
         return False
     if remote.lfs is not None:
@@ -257,10 +272,8 @@ def _is_same(file: _LocalFile, remote: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _hub_errors(repo: str, doing: str, outcome: str) -> Iterator[None]:
-    """Raises this package's errors in place of the client's, with what was done and what a failure leaves on the Hub."""
-    from huggingface_hub import errors
-
+def _hub_errors(repo: str, step: str, outcome: str) -> Iterator[None]:
+    """Raises this package's errors in place of the client's, with the step that failed and what that leaves on the Hub."""
     try:
         yield
     except I2PError:
@@ -273,13 +286,13 @@ def _hub_errors(repo: str, doing: str, outcome: str) -> Iterator[None]:
         raise HubError(f"{repo}: has no such branch; create it first.") from error
     except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # type: ignore[attr-defined]
         if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and "metadata" in str(error):
-            raise HubError(f"{repo}: the card's metadata is refused; mend {CARD} and push again. {error}") from error
-        # What went wrong with a large file is told by the cause alone.
+            raise HubError(f"{repo}: the card's metadata is refused; correct {CARD} and push again. {error}") from error
+        # For a large file only the cause says what went wrong.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(cause, errors.HfHubHTTPError):
             status = cause.response.status_code
             reason = f"refused ({status}, {first_line(cause.server_message or cause)})"
             outcome = _ADVICE.get(status, outcome)
         else:
-            reason = f"{doing} failed ({first_line(cause)})"
+            reason = f"{step} failed ({first_line(cause)})"
         raise HubError(f"{repo}: {reason}. {outcome}") from error

@@ -73,7 +73,7 @@ def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[s
     """Reads safetensors files into one state dict, each after its size, header and hash were checked.
 
     Args:
-        paths: where each file stands, by its name.
+        paths: of the files, by their names.
         hashes: their sha256, by name.
 
     Raises:
@@ -82,8 +82,8 @@ def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[s
     state: dict[str, Tensor] = {}
     for name, path in paths.items():
         part = _read_file(path, hashes[name])
-        if twice := sorted(state.keys() & part.keys()):
-            raise CheckpointError(f"{path}: holds {twice[0]!r}, which another file of the checkpoint holds too.")
+        if shared := sorted(state.keys() & part.keys()):
+            raise CheckpointError(f"{path}: holds {shared[0]!r}, which another file of the checkpoint holds too.")
         state |= part
     return state
 
@@ -92,24 +92,24 @@ def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not there. Only safetensors weights are read, never pickles.")
     state: dict[str, Tensor] = {}
-    error: Exception | None = None
+    damage: Exception | None = None
     with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
         _check_size(path, file)
         hashing = pool.submit(_sha256, file)
         try:
             # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
             state = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}
-        except Exception as caught:  # a shape that is no number of torch is a TypeError, for one
-            error = caught
+        except Exception as error:  # a shape that is no number of torch is a TypeError, for one
+            damage = error
         # The path is opened twice. While the file is open, no other one has its number.
         same = path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-        found = hashing.result()
+        actual = hashing.result()
     if not same:
         raise CheckpointError(f"{path}: was replaced while it was read. Load it again.")
-    if found != sha256:
-        raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {found!r}. {_ADVICE}")
-    if error is not None:
-        raise CheckpointError(f"{path}: no readable safetensors file: {error}") from error
+    if actual != sha256:
+        raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {actual!r}. {_ADVICE}")
+    if damage is not None:
+        raise CheckpointError(f"{path}: no readable safetensors file: {damage}") from damage
     return state
 
 
@@ -136,12 +136,12 @@ def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, 
     problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
     problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
     for key in sorted(expected.keys() & state.keys()):
-        want, have = expected[key], state[key]
-        if want.dtype != have.dtype:
-            problems.append(f"{key}: dtype expected {want.dtype}, found {have.dtype}")
-        elif want.shape != have.shape:
-            problems.append(f"{key}: shape expected {tuple(want.shape)}, found {tuple(have.shape)}")
-        elif not is_finite(have):
+        target, tensor = expected[key], state[key]
+        if target.dtype != tensor.dtype:
+            problems.append(f"{key}: dtype expected {target.dtype}, found {tensor.dtype}")
+        elif target.shape != tensor.shape:
+            problems.append(f"{key}: shape expected {tuple(target.shape)}, found {tuple(tensor.shape)}")
+        elif not is_finite(tensor):
             problems.append(f"{key}: expected finite values, found NaN or infinity")
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")

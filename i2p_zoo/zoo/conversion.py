@@ -15,7 +15,8 @@ from i2p_zoo.modules import image_channels
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.zoo.certificate import Certificate, certify
-from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source
+from i2p_zoo.zoo.efficientnet_lite import WHEEL_ARCHITECTURES
+from i2p_zoo.zoo.sources import load_file, load_source
 
 Progress = Callable[[str], None]
 

@@ -41,16 +41,16 @@ def kernel(size, groups=1, dtype=torch.float32, channels=8):
 def test_deflated_weight_inflates_to_the_same_bits(inflation, axis, size, groups):
     flat = kernel(size, groups)
     inflated = inflate_weight(flat, inflation, axis)
-    found = deflate_weight(inflated, inflation, axis)
+    deflated = deflate_weight(inflated, inflation, axis)
     length = inflated.shape[1 + "zyx".index(axis)]
-    if found is None:  # w / n * n is not w for every w and n; the weight is stored as it is then
+    if deflated is None:  # w / n * n is not w for every w and n; the weight is stored as it is then
         assert inflation == "average"
         assert length not in (1, 2)
         return
-    assert found.shape == flat.shape
-    assert has_same_bits(inflate_weight(found, inflation, axis, length), inflated)
+    assert deflated.shape == flat.shape
+    assert has_same_bits(inflate_weight(deflated, inflation, axis, length), inflated)
     if inflation != "average":
-        assert has_same_bits(found, flat)
+        assert has_same_bits(deflated, flat)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
@@ -64,9 +64,9 @@ def test_deflation_is_exact_in_other_dtypes(inflation, dtype):
 @pytest.mark.parametrize(("size", "depth"), [(3, 1), (7, 3), (3, 2), (5, 4)])
 def test_depth_is_that_of_the_weight(inflation, size, depth):
     inflated = inflate_weight(kernel(size), inflation, depth=depth)
-    found = deflate_weight(inflated, inflation)
-    assert found is None if found is None else has_same_bits(inflate_weight(found, inflation, depth=depth), inflated)
-    assert found is not None or inflation == "average"
+    deflated = deflate_weight(inflated, inflation)
+    assert deflated is None if deflated is None else has_same_bits(inflate_weight(deflated, inflation, depth=depth), inflated)
+    assert deflated is not None or inflation == "average"
 
 
 def flip_lowest_bit(numbers, place):
@@ -132,9 +132,9 @@ def test_compact_and_whole_checkpoints_hold_the_same_network(tmp_path, inflation
 def test_whole_checkpoint_has_every_convolution_in_3d(tmp_path):
     model = make_model("test_efficientnet")
     state = load_file(save_pretrained(model, tmp_path, compact=False) / WEIGHTS)
-    found = convolutions(model)
-    assert len(found) > 5
-    for key, layer in found.items():
+    layers = convolutions(model)
+    assert len(layers) > 5
+    for key, layer in layers.items():
         height, width = layer.kernel_size
         expected = (layer.out_channels, max(height, width), height, width, layer.in_channels // layer.groups)
         assert tuple(state[key].shape) == expected, key
@@ -189,9 +189,9 @@ def test_experts_kernels_go_there_and_back(inflation, axis, groups, size):
     flat = CondConv2d(8, 12, size, groups=groups, bias=True, num_experts=3)
     layer = i2p_zoo.inflate(nn.Sequential(flat), inflation=inflation, axis=axis)[0]
     assert tuple(layer.weight.shape[:2]) == (3, 12)
-    found = layer.deflate_tensor("weight", layer.weight.detach(), inflation)
-    assert has_same_bits(found, flat.weight.detach())
-    assert has_same_bits(layer.inflate_tensor("weight", found, inflation), layer.weight.detach())
+    deflated = layer.deflate_tensor("weight", layer.weight.detach(), inflation)
+    assert has_same_bits(deflated, flat.weight.detach())
+    assert has_same_bits(layer.inflate_tensor("weight", deflated, inflation), layer.weight.detach())
     assert layer.deflate_tensor("bias", layer.bias.detach(), inflation) is None
     changed = layer.weight.detach().clone()
     changed[2, 0].view(-1).view(torch.int32)[0] ^= 1

@@ -96,23 +96,23 @@ def test_without_the_hub_the_files_fetched_before_are_found(
         assert outcome.commit == repository.refs["main"], case
 
 
-@pytest.mark.parametrize("kind", [500, 502, 503, 429, "drop", "portal"])
-def test_a_hub_that_answers_nonsense_leaves_what_the_cache_holds(hub, repository, client, kind):
+@pytest.mark.parametrize("fault", [500, 502, 503, 429, "drop", "portal"])
+def test_a_hub_that_answers_nonsense_leaves_what_the_cache_holds(hub, repository, client, fault):
     commit = repository.refs["main"]
     client.fetch(REPO, CONFIG, WEIGHTS, revision=commit)
-    hub.fail("api", kind)
+    hub.fail("api", fault)
     outcome = client.fetch(REPO, CONFIG, WEIGHTS, revision=commit)
     assert contents(outcome) == [FILES[CONFIG], FILES[WEIGHTS]]
 
 
 @pytest.mark.parametrize(
-    ("kind", "cause"),
+    ("fault", "cause"),
     [(500, "500"), (503, "503"), ("drop", "disconnected"), ("portal", "")],
     ids=["500", "503", "drop", "portal"],
 )
 @pytest.mark.parametrize("where", ["api", WEIGHTS])
-def test_a_hub_that_does_not_work_and_an_empty_cache_are_told_with_the_cause(hub, repository, client, where, kind, cause):
-    hub.fail(where, kind)
+def test_a_hub_that_does_not_work_and_an_empty_cache_are_reported_with_the_cause(hub, repository, client, where, fault, cause):
+    hub.fail(where, fault)
     outcome = client.fetch(REPO, WEIGHTS)
     # Files that are known to be there and cannot be had may also be an error of ours; never the client's.
     assert outcome.error in (None, "HubError"), outcome.message
@@ -124,7 +124,7 @@ def test_a_hub_that_does_not_work_and_an_empty_cache_are_told_with_the_cause(hub
 
 
 @pytest.mark.parametrize("which", ["lost_client", "offline_client"])
-def test_no_hub_and_an_empty_cache_are_told_in_a_line(hub, which, request):
+def test_no_hub_and_an_empty_cache_are_reported_in_a_line(hub, which, request):
     outcome = request.getfixturevalue(which).fetch(REPO, WEIGHTS)
     assert outcome.error is None, outcome.message
     (line,) = outcome.tried
@@ -134,7 +134,7 @@ def test_no_hub_and_an_empty_cache_are_told_in_a_line(hub, which, request):
     assert "\n" not in line
 
 
-def test_missing_repository_is_told_in_a_line(hub, client):
+def test_missing_repository_is_reported_in_a_line(hub, client):
     outcome = client.fetch("acme/nothing", CONFIG)
     assert (outcome.error, outcome.commit) == (None, None)
     (line,) = outcome.tried
@@ -187,9 +187,9 @@ def test_cut_connection_is_resumed_where_it_broke(hub, client):
     assert 0 < int(second.headers["Range"].removeprefix("bytes=").removesuffix("-")) <= len(weights) // 2
 
 
-@pytest.mark.parametrize("kind", ["cut", "short"])
-def test_truncated_download_is_an_error_that_leaves_no_file_behind(hub, repository, client, kind):
-    hub.fail(WEIGHTS, kind)
+@pytest.mark.parametrize("fault", ["cut", "short"])
+def test_truncated_download_is_an_error_that_leaves_no_file_behind(hub, repository, client, fault):
+    hub.fail(WEIGHTS, fault)
     outcome = client.fetch(REPO, WEIGHTS)
     assert outcome.error == "HubError", outcome.message
     assert REPO in outcome.message

