@@ -46,6 +46,7 @@ def create_unet(
         I2PError: as these two; InvalidInputError for numbers out of range.
 
     Example:
+        >>> import torch
         >>> unet = create_unet("test_resnet", num_classes=4, pretrained=False, skip_downsamples=2).eval()
         >>> unet([torch.rand(50, 3), torch.rand(30, 3)]).shape
         torch.Size([80, 4])
