@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import textwrap
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,15 @@ def read_rows() -> list[list[str]]:
     return [[name.strip() for name in row.split("|")] for row in rows]
 
 
-def find_arrows(names: list[str]) -> set[tuple[str, str]]:
-    """Returns which of these parts of the package import which, without arrows that a longer way already shows."""
+def find_arrows(names: list[str]) -> list[tuple[str, str]]:
+    """Returns which of these parts of the package import which, without arrows that go by another part as well."""
     graph = grimp.build_graph("i2p_zoo")
     arrows = {
         (a, b)
-        for a in names
-        for b in names
-        if a != b and graph.direct_import_exists(importer=f"i2p_zoo.{a}", imported=f"i2p_zoo.{b}", as_packages=True)
+        for a, b in permutations(names, 2)
+        if graph.direct_import_exists(importer=f"i2p_zoo.{a}", imported=f"i2p_zoo.{b}", as_packages=True)
     }
-    reached = {a: _reach(a, arrows) for a in names}
-    return {(a, b) for a, b in arrows if not any(b in reached[c] for x, c in arrows if x == a and c != b)}
-
-
-def _reach(start: str, arrows: set[tuple[str, str]]) -> set[str]:
-    seen: set[str] = set()
-    pending = [start]
-    while pending:
-        steps = {b for a, b in arrows if a == pending[-1]} - seen
-        pending.pop()
-        seen |= steps
-        pending += steps
-    return seen
+    return sorted((a, b) for a, b in arrows if not any((a, c) in arrows and (c, b) in arrows for c in names))
 
 
 def describe(name: str) -> str:
@@ -84,7 +72,7 @@ def draw_layers(path: Path = PICTURE) -> None:
         if len(row) == 1:
             axis.text(2.3, -number, textwrap.fill(describe(row[0]), 95), va="center", fontsize=8.5)
     drawn = [name for row in rows[:-_GROUND_ROWS] for name in row]
-    for a, b in sorted(find_arrows(drawn)):
+    for a, b in find_arrows(drawn):
         is_next = places[a][1] - places[b][1] == 1
         arrow = {"arrowstyle": "-|>", "color": "#4267ac", "alpha": 0.6, "shrinkA": 11, "shrinkB": 11}
         axis.annotate(
