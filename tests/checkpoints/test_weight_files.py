@@ -365,7 +365,7 @@ MALFORMED_CONFIGS = {  # a change to the folder, and what the message says
     "transformer": (put_key("architecture", "i2p-vit_tiny_patch16_224"), NO_NETWORK),
     "block of another kind": (put_key("model_args", {"block": "BasicBlock"}), NO_NETWORK),
     "layers of another kind": (put_key("model_args", {"layers": "many"}), NO_NETWORK),
-    "100,000 features": (put_key("i2p.settings.features", ",".join(f"f{n}" for n in range(100_000))), "`features` must be"),
+    "100,000 features": (put_key("i2p.settings.features", ",".join(f"f{n}" for n in range(100_000))), "features` must be"),
     "UTF-16": (put_text('{"i2p": {}}'.encode("utf-16")), "not JSON"),
     "lone surrogate": (put_text(b'{"architecture": "\\ud800", "i2p": {}}'), "format_version"),
     "no compact": (put_key("i2p.compact", False), "shape expected"),
