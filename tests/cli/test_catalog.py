@@ -20,7 +20,6 @@ from click.testing import CliRunner
 
 import i2p_zoo
 from i2p_zoo.cli import main
-from i2p_zoo.networks import models
 from i2p_zoo.zoo import certificate
 from i2p_zoo.zoo import ledger as zoo
 from i2p_zoo.zoo import pretrained as hub
@@ -455,7 +454,7 @@ def test_a_bug_of_ours_is_not_dressed_up_as_a_users_error(monkeypatch):
     def broken(pattern):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(models, "list_models", broken)
+    monkeypatch.setattr(zoo, "list_models", broken)
     result = run("list")
     assert isinstance(result.exception, RuntimeError)
     assert result.stderr == ""
@@ -465,7 +464,7 @@ def test_a_reader_that_stops_reading_is_no_error_to_tell(monkeypatch):
     def closed(pattern):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(models, "list_models", closed)
+    monkeypatch.setattr(zoo, "list_models", closed)
     assert run("list").stderr == "", "as in `i2p-zoo list | head -1`"
 
 
