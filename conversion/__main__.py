@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import Any
 
 import click
 import timm
@@ -12,24 +11,13 @@ import timm
 from conversion.ledger import update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
-from i2p_zoo.errors import I2PError
+from i2p_zoo.cli.error_lines import ErrorLines, debug_option
 from i2p_zoo.zoo.sources import read_state
 
 
-class _OneLineErrors(click.Group):
-    """Prints this package's errors and those of the file system in one line, and exits with code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # a reader that stops reading: click ends quietly
-            raise
-        except (I2PError, OSError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
-
-
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.group("python -m conversion", cls=ErrorLines, context_settings={"help_option_names": ["-h", "--help"]})
+@debug_option
+def main(debug: bool) -> None:
     """Make the zoo: certify timm's architectures, convert, publish."""
 
 

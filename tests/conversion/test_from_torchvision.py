@@ -101,9 +101,9 @@ def test_command_writes_a_folder_that_loads(tmp_path, suffix):
 def test_command_reports_a_misfit_in_one_line(tmp_path):
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "weights.pth")
     result = CliRunner().invoke(workshop.main, ["torchvision", "resnet18", str(tmp_path / "weights.pth"), "--out", "out"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     missing = "102 missing: conv1.weight, bn1.weight, bn1.bias and so on"
-    assert result.stderr == f"Error: The weights do not fit ResNet: {missing}; 1 unknown: weight.\n"
+    assert result.stderr == f"python -m conversion: The weights do not fit ResNet: {missing}; 1 unknown: weight.\n"
 
 
 REFUSED = {
@@ -118,6 +118,6 @@ def test_command_tells_what_cannot_be_in_one_line(tmp_path, monkeypatch, argumen
     (tmp_path / "text.pth").write_text("no checkpoint")
     torch.save(random_network("mobilenet_v3_small", classes=4).state_dict(), "ok.pth")
     result = CliRunner().invoke(workshop.main, ["torchvision", *arguments])
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith("Error: ")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("python -m conversion: ")
     assert words in result.stderr

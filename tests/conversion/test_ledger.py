@@ -206,7 +206,9 @@ def test_command_tells_an_error_in_one_line(monkeypatch, error):
 
     monkeypatch.setattr(workshop, "update_ledger", broken)
     result = CliRunner().invoke(workshop.main, ["certify", "resnet18"])
-    assert (result.exit_code, result.stderr) == (1, "Error: two lines\n")
+    assert (result.exit_code, result.stderr) == (2, "python -m conversion: two lines\n")
+    result = CliRunner().invoke(workshop.main, ["--debug", "certify", "resnet18"])
+    assert "Traceback (most recent call last)" in result.stderr
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])

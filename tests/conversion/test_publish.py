@@ -348,7 +348,7 @@ def test_command_chooses_shares_out_and_fails_with_the_names(monkeypatch, tmp_pa
         parts += seen[-1][0]
     assert sorted(parts) == sorted(whole)
     result = CliRunner().invoke(main, ["publish", "--shard", "4/3"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'4/3'; expected 'i/n'" in result.output
     assert CliRunner().invoke(main, ["publish", "--recipe", "nothing*"]).exit_code == 2
 
