@@ -10,14 +10,8 @@ from pathlib import Path
 import click
 
 from i2p_zoo.cli.checkpoint_folders import check_place
+from i2p_zoo.cli.shared_options import axis_option, depth_option, inflation_option, json_option
 from i2p_zoo.errors import InvalidInputError
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-inflation_option = click.option(
-    "--inflation", type=click.Choice(["center", "average", "copy"]), default="center", show_default=True
-)
-axis_option = click.option("--axis", type=click.Choice(["z", "y", "x"]), default="z", show_default=True)
-depth_option = click.option("--depth", type=click.IntRange(min=1), help="Longest kernel along the new axis.")
 
 
 @click.command("list")
@@ -94,21 +88,21 @@ def convert(
     if report is not None and not report.parent.is_dir():
         raise InvalidInputError(f"--report {report}: {report.parent} is no folder.")
     folder = out or Path(PREFIX + name.removeprefix(PREFIX))
-    done = itertools.count()
+    steps_done = itertools.count()
     with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
 
         def progress(step: str) -> None:
-            bar.n = next(done)
+            bar.n = next(steps_done)
             bar.set_description(step)
 
         model = convert_to_folder(name, folder, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
         bar.update()
         bar.set_description("done")
-    origins, whole = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
+    origins, tensors = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
-        report.write_text(json.dumps({**origins, **whole}, indent=1) + "\n", encoding="utf-8")
+        report.write_text(json.dumps({**origins, **tensors}, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        shown = whole if table else {key: value for key, value in whole.items() if key != "parameters"}
+        shown = tensors if table else {key: value for key, value in tensors.items() if key != "parameters"}
         click.echo(json.dumps({"folder": str(folder), **origins, "report": shown}))
         return
     if table:
@@ -116,8 +110,8 @@ def convert(
     click.echo(model.report.summary())
     certificate = model.source["certificate"]
     figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
-    whose = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
-    click.echo(f"certificate{whose}: relative error {figures}")
+    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
+    click.echo(f"certificate{twin}: relative error {figures}")
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
@@ -139,14 +133,14 @@ def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool)
 
     from i2p_zoo.zoo.certificate import certify_architecture
 
-    records = {}
+    certificates = {}
     for name in tqdm(names, desc="certifying", file=sys.stderr, disable=len(names) == 1):
-        records[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
+        certificates[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
         if not as_json:
             tqdm.write(f"{name}: {certificate}")
     if as_json:
-        click.echo(json.dumps({name: certificate.to_dict() for name, certificate in records.items()}))
-    if not all(certificate.passed for certificate in records.values()):
+        click.echo(json.dumps({name: certificate.to_dict() for name, certificate in certificates.items()}))
+    if not all(certificate.passed for certificate in certificates.values()):
         sys.exit(1)
 
 

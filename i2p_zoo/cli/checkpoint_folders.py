@@ -10,10 +10,10 @@ from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 
 def check_place(name: str | os.PathLike[str]) -> None:
-    """Makes sure that a text which is a file or a folder is not a slip for the checkpoint's folder near it.
+    """Makes sure that a name is no file and no folder beside a checkpoint's folder.
 
     Raises:
-        InvalidInputError: it is a file, where a folder is wanted.
+        InvalidInputError: it is a file, and a network is a folder.
         NotFoundError: it is the folder of a run, whose checkpoint is one level below.
     """
     from i2p_zoo.checkpoints.config import CONFIG
@@ -28,7 +28,7 @@ def check_place(name: str | os.PathLike[str]) -> None:
             f"--weights {name}`, and give the folder that it writes."
         )
     if path.is_dir() and not locate(path, CONFIG).is_file():
-        below = [str(path / kind) for kind in ("model", "adapter") if locate(path / kind, CONFIG).is_file()]
+        below = [path / subfolder for subfolder in ("model", "adapter") if locate(path / subfolder, CONFIG).is_file()]
         if below:
             raise NotFoundError(f"{name} holds no checkpoint itself ({CONFIG} is not there); did you mean {below[0]}?")
 

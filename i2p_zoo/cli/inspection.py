@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from i2p_zoo._extras import require
-from i2p_zoo.cli.catalog import json_option
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
+from i2p_zoo.cli.shared_options import json_option, picture_option
 from i2p_zoo.errors import InvalidInputError
 
 
@@ -26,7 +26,7 @@ def _check_picture(picture: Path | None) -> None:
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to name of each file.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the clouds with their classes, as PNG.")
+@picture_option("Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
 @json_option
 def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, as_json: bool) -> None:
@@ -42,19 +42,19 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
 
     _check_picture(picture)
     network = load_network(model)
-    found, clouds = {}, []
+    classes_of_file, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
         cloud = read_cloud(file)
         cloud = cloud if as_is else normalize(cloud)
         clouds.append(cloud["points"])
-        found[str(file)] = classify(network, cloud, top)
+        classes_of_file[str(file)] = classify(network, cloud, top)
     if picture is not None:
-        names = [next(iter(classes)) for classes in found.values()]
+        names = [next(iter(classes)) for classes in classes_of_file.values()]
         draw_clouds(picture, clouds, names, names)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(classes_of_file))
         return
-    for name, classes in found.items():
+    for name, classes in classes_of_file.items():
         click.echo(f"{name}: " + ", ".join(f"{label} {100 * share:.1f} %" for label, share in classes.items()))
     if picture is not None:
         click.echo(f"drawn in {picture}")
@@ -64,7 +64,7 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`.")
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures, as PNG.")
+@picture_option("Draw the figures, as PNG.")
 @json_option
 def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, as_json: bool) -> None:
     """Measure neural collapse (NC1 to NC4 of Papyan et al. 2020) of MODELS, folders or names, on labelled clouds.
@@ -78,13 +78,13 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     for name in models:
         check_place(name)
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
-    found = {name: measure_collapse(load_network(name), clouds) for name in models}
+    metrics = {name: measure_collapse(load_network(name), clouds) for name in models}
     if picture is not None:
-        draw_collapse(picture, found)
+        draw_collapse(picture, metrics)
     if as_json:
-        click.echo(json.dumps({name: measured.to_dict() for name, measured in found.items()}))
+        click.echo(json.dumps({name: measured.to_dict() for name, measured in metrics.items()}))
         return
-    for name, measured in found.items():
+    for name, measured in metrics.items():
         click.echo(name)
         for key, value in measured.to_dict().items():
             click.echo(f"  {key:<24} {'-' if value is None else format(value, '.4g')}")

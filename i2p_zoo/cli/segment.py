@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
-from i2p_zoo.cli.catalog import json_option
+from i2p_zoo.choices import LOSSES
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.cli.training import (
+from i2p_zoo.cli.shared_options import (
     POSITIVE,
-    check_network,
-    check_run_options,
+    SHARE,
+    check_run,
     decorate,
+    json_option,
+    mode_option,
     network_options,
     read_options,
     run_options,
@@ -32,7 +34,7 @@ _block_options = decorate(
         ),
         click.option(
             "--overlap",
-            type=click.FloatRange(0, 1, max_open=True),
+            type=SHARE,
             default=0.25,
             show_default=True,
             help="Fraction that a block shares with the next.",
@@ -57,12 +59,10 @@ def segment() -> None:
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
 @_scene_options
 @_block_options
-@click.option(
-    "--mode", type=click.Choice(["all", "io+bn", "io+stats", "io"]), default="all", show_default=True, help="What trains."
-)
+@mode_option(without=("head", "none"))
 @click.option("--crop", type=POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
-@click.option("--loss", type=click.Choice(["cross-entropy", "lovasz", "both"]), default="both", show_default=True)
+@click.option("--loss", type=click.Choice(LOSSES), default="both", show_default=True)
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
 @run_options
 def train_command(
@@ -72,14 +72,9 @@ def train_command(
     max_points: int,
     loss: str,
     dropout: float,
-    held_out: float | None,
-    monitor_test: bool,
-    adapter: bool,
-    tensorboard: bool,
-    resume: bool,
     out: Path,
     as_json: bool,
-    **given: Any,
+    **values: Any,
 ) -> None:
     """Train a U-Net on labelled scenes; writes the network, metrics.json, curves.png, confusion.png and scene.png.
 
@@ -101,13 +96,13 @@ def train_command(
     from i2p_zoo.data.scene_specs import load_scenes
     from i2p_zoo.experiments.scene_runs import LEARNING_RATES, Blocks, run_segmentation
     from i2p_zoo.segmentation.crops import Cropping
+    from i2p_zoo.sparse.point_features import parse_features
 
-    if given["learning_rate"] is None:
-        given["learning_rate"] = LEARNING_RATES[given["optimizer"]]
-    check_run_options(given, held_out, monitor_test, adapter)
-    check_network(given)
-    train_set, test_set = load_scenes(given["data"], colors=_reads_colors(given["features"]))
-    setup, options = read_options(given, round(len(train_set) * (1 - (held_out or 0))))
+    if values["learning_rate"] is None:
+        values["learning_rate"] = LEARNING_RATES[values["optimizer"]]
+    check_run(values)
+    train_set, test_set = load_scenes(values["data"], colors="rgb" in parse_features(values["features"]))
+    setup, options = read_options(values, len(train_set))
     metrics = run_segmentation(
         setup,
         train_set,
@@ -117,29 +112,25 @@ def train_command(
         blocks=Blocks(Cropping(crop, max_points), block, overlap),
         loss=loss,
         dropout=dropout,
-        held_out=held_out,
-        monitor_test=monitor_test,
-        resume=resume,
-        save="adapter" if adapter else "model",
-        tensorboard=tensorboard,
+        held_out=values["held_out"],
+        monitor_test=values["monitor_test"],
+        resume=values["resume"],
+        save="adapter" if values["adapter"] else "model",
+        tensorboard=values["tensorboard"],
         progress="training",
         place=True,
     )
-    if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
-    _tell(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
+    _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
     if not as_json:
         click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
         click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
 
 
-def _reads_colors(features: str) -> bool:
-    return "rgb" in [name.strip() for name in features.split(",")]
-
-
-def _tell(scores: dict[str, Any], as_json: bool, whole: Any) -> None:
+def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> None:
     if as_json:
-        click.echo(json.dumps(whole))
+        click.echo(json.dumps(json_values))
         return
     click.echo(f"test mIoU {100 * scores['miou']:.1f} %, accuracy of points {100 * scores['accuracy']:.1f} %")
     width = max(map(len, scores["per_class"]))
@@ -159,11 +150,12 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
     """
     from i2p_zoo.data.scene_specs import load_scenes
     from i2p_zoo.segmentation.task import score
+    from i2p_zoo.sparse.point_features import parse_features
 
     network = _require_unet(load_network(model), model)
-    _, test_set = load_scenes(data, colors=_reads_colors(network.settings.features))
+    _, test_set = load_scenes(data, colors="rgb" in parse_features(network.settings.features))
     scores = score(network, test_set, block, overlap, progress="scene").to_dict()
-    _tell(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
+    _print_scores(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
 
 
 @segment.command("predict")
@@ -186,9 +178,11 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
 
     network = _require_unet(load_network(model), model)
     names = network.pretrained_cfg.get("label_names") or list(map(str, range(network.num_classes)))
-    twice = sorted({file.stem for file in files if sum(file.stem == other.stem for other in files) > 1})
-    if twice:
-        raise InvalidInputError(f"The results of several files would be {', '.join(twice)}-classes.npy; run them one by one.")
+    stems = [file.stem for file in files]
+    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise InvalidInputError(
+            f"The results of several files would be {', '.join(repeated)}-classes.npy; run them one by one."
+        )
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         scene = read_cloud(file, scene=True)
@@ -198,12 +192,14 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
         with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
             np.save(stream, labels.astype(np.int32))
         shares = np.bincount(labels, minlength=len(names)) / len(labels)
-        told = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
-        click.echo(f"{file}: {len(labels):,d} points; {told}")
+        text = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
+        click.echo(f"{file}: {len(labels):,d} points; {text}")
     click.echo(f"in {out}: -classes.ply, coloured, and -classes.npy, for each")
 
 
 def _require_unet(network: Any, name: str) -> Any:
-    if not hasattr(network, "decoder_channels"):
+    from i2p_zoo.networks.unet import UNet
+
+    if not isinstance(network, UNet):
         raise InvalidInputError(f"{name} classifies whole clouds; `i2p-zoo segment train` makes networks that class points.")
     return network

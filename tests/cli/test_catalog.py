@@ -97,6 +97,20 @@ def test_help_lists_every_command_with_its_purpose():
         assert len(line.split()) > 3
 
 
+def test_help_does_not_load_torch(tmp_path):
+    lines = (
+        "import sys",
+        "from i2p_zoo.cli import main",
+        "segment = [['segment', name] for name in main.commands['segment'].commands]",
+        "for words in ([], *([name] for name in main.commands), *segment):",
+        "    main([*words, '--help'], standalone_mode=False)",
+        "print({'torch', 'timm', 'numpy'} & set(sys.modules))",
+    )
+    done = subprocess_of([sys.executable, "-c", "\n".join(lines)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_version_is_the_packages(tmp_path):
     found = subprocess_of([sys.executable, "-W", "error", "-m", "i2p_zoo", "--version"], tmp_path)
     assert (found.returncode, found.stdout, found.stderr) == (0, f"i2p-zoo, version {i2p_zoo.__version__}\n", "")

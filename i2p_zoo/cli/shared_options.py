@@ -1,0 +1,189 @@
+"""The options that commands share, and the settings that they give."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo.choices import AXES, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STEMS
+from i2p_zoo.cli.checkpoint_folders import check_place
+from i2p_zoo.errors import InvalidInputError
+
+WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
+STEPS = 300
+POSITIVE = click.FloatRange(min=0, min_open=True)
+FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+SHARE = click.FloatRange(0, 1, max_open=True)
+_COUNT = click.IntRange(min=1)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+inflation_option = click.option("--inflation", type=click.Choice(INFLATIONS), default="center", show_default=True)
+axis_option = click.option("--axis", type=click.Choice(AXES), default="z", show_default=True)
+depth_option = click.option("--depth", type=_COUNT, help="Longest kernel along the new axis.")
+
+
+def picture_option(text: str) -> Callable[[Any], Any]:
+    """Returns the option of a picture's path, with its help."""
+    return click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help=text)
+
+
+def mode_option(default: str = "all", text: str = "What trains.", without: Sequence[str] = ("none",)) -> Callable[[Any], Any]:
+    """Returns the option of what trains, with its default and help, and the modes that it leaves out."""
+    modes = [mode for mode in MODES if mode not in without]
+    return click.option("--mode", type=click.Choice(modes), default=default, show_default=True, help=text)
+
+
+def decorate(options: Sequence[Any]) -> Callable[[Any], Any]:
+    """Returns a decorator that gives a command these options, in their order."""
+
+    def give(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
+
+
+def network_options(
+    *,
+    data: str = "Labelled clouds: see `i2p-zoo finetune --help`.",
+    voxel_size: str = "Edge of a voxel; objects fill the unit sphere.",
+    learning_rate: str = "by default 0.05 for mode all and from scratch, and 0.2 for other modes; adamw has no default.",
+    steps: int = STEPS,
+    epochs: bool = True,
+) -> Callable[[Any], Any]:
+    """Returns a decorator that gives a command the options of a network and its training.
+
+    Args:
+        data, voxel_size, learning_rate: texts of the help that differ between clouds and scenes.
+        steps: how many there are by default.
+        epochs: whether they can be given as passes over the training data instead.
+    """
+    batches = f"Batches to train on; by default {steps}."
+    return decorate(
+        [
+            click.option("--model", required=True, metavar="NAME|FOLDER", help="A zoo or Hub name, or a checkpoint's folder."),
+            click.option("--data", required=True, metavar="SPEC", help=data),
+            click.option("--inflation", type=click.Choice(INFLATIONS), help="By default average, and of a folder its own."),
+            click.option("--axis", type=click.Choice(AXES), help="Of the inflation; by default z, and of a folder its own."),
+            click.option("--stem", type=click.Choice(STEMS), default="point", show_default=True),
+            click.option(
+                "--skip-downsamples",
+                type=click.IntRange(min=0),
+                default=3,
+                show_default=True,
+                help="How many of the first halvings run at stride 1.",
+            ),
+            click.option("--voxel-size", type=POSITIVE, default=0.07, show_default=True, help=voxel_size),
+            click.option(
+                "--features",
+                default="xyz",
+                show_default=True,
+                help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas.",
+            ),
+            click.option("--steps", type=_COUNT, default=None if epochs else steps, help=batches),
+            *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),
+            click.option("--batch-size", type=_COUNT, default=32, show_default=True),
+            click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
+            click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
+            click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
+            click.option("--label-smoothing", type=SHARE, default=0.0, show_default=True),
+            click.option("--precision", type=click.Choice(PRECISIONS), default="no", show_default=True),
+            click.option("--out", required=True, type=_FOLDER, help="Folder to write."),
+            json_option,
+        ]
+    )
+
+
+run_options = decorate(
+    [
+        click.option("--scratch", is_flag=True, help="Random weights instead of the image's."),
+        click.option(
+            "--hold-out", "held_out", type=FRACTION, help="Fraction of the training split to monitor, not to train on."
+        ),
+        click.option("--monitor-test", is_flag=True, help="Measure the test split along the way, for a learning curve."),
+        click.option("--evaluate-every", type=_COUNT, help="Steps between measurements of what is monitored."),
+        click.option("--keep", type=click.Choice(KEPT_WEIGHTS), default="last", show_default=True, help="Which weights."),
+        click.option(
+            "--target", type=click.FloatRange(0, 1), help="Stop at this accuracy, or mIoU, a fraction, of what is monitored."
+        ),
+        click.option("--ema", type=SHARE, help="Decay of an average of the weights, which is kept instead."),
+        click.option("--accumulate", type=_COUNT, default=1, show_default=True, help="Parts of a batch."),
+        click.option(
+            "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
+        ),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+        click.option("--adapter", is_flag=True, help="Save only what was trained."),
+        click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
+        click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped."),
+    ]
+)
+
+
+def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:
+    """Splits a command's values into a setup and the training's options, for so many samples of the training split.
+
+    Raises:
+        InvalidInputError: options that exclude each other or are out of range.
+    """
+    from i2p_zoo.experiments import Setup
+    from i2p_zoo.finetune import Options
+
+    chosen = {key: value for key, value in values.items() if value is not None}
+    setup = Setup(**{f.name: chosen[f.name] for f in dataclasses.fields(Setup) if f.name in chosen})
+    if "epochs" in chosen:
+        if "steps" in chosen:
+            raise InvalidInputError("Give --steps or --epochs, not both.")
+        if not 0 < chosen["epochs"] < float("inf"):
+            raise InvalidInputError(f"--epochs must be a positive number; got {chosen['epochs']}.")
+        trained = round(samples * (1 - chosen.get("held_out", 0)))
+        chosen["steps"] = max(1, round(chosen["epochs"] * trained / chosen["batch_size"]))
+    if chosen["optimizer"] == "adamw" and "learning_rate" not in chosen:
+        raise InvalidInputError("Give --lr with --optimizer adamw: the default learning rates are SGD's.")
+    defaults = {"steps": STEPS, "learning_rate": setup.learning_rate, "weight_decay": WEIGHT_DECAYS[chosen["optimizer"]]}
+    chosen = {**defaults, **chosen}
+    return setup, Options(**{f.name: chosen[f.name] for f in dataclasses.fields(Options) if f.name in chosen})
+
+
+def check_network(values: dict[str, Any]) -> None:
+    """Makes sure, before any data are read, that there is such a network, and that its options are in range.
+
+    Raises:
+        NotFoundError: a name that is none of timm's.
+        InvalidInputError: as `check_place` and `read_options`.
+    """
+    from i2p_zoo.names import split_name
+
+    name = values["model"]
+    check_place(name)
+    if "/" not in name and not Path(name).is_dir():
+        split_name(name.partition("@")[0])
+    read_options(values, 1)
+
+
+def check_run(values: dict[str, Any]) -> None:
+    """Makes sure, before any data are read, that the options of a run go together.
+
+    Raises:
+        NotFoundError, InvalidInputError: as `check_network`, or weights are to be chosen, or the run to be stopped, by nothing
+            or by the test split; or an adapter is to be saved of random weights.
+    """
+    held_out, target = values["held_out"], values["target"]
+    choosing = "--keep best" if values["keep"] == "best" else "" if target is None else f"--target {target}"
+    if values["monitor_test"] and (choosing or held_out is not None):
+        raise InvalidInputError(
+            "Which weights to keep and when to stop is chosen on what is held out of training, never on the test split: leave "
+            f"out --monitor-test{f', and give --hold-out 0.2 for {choosing}' if held_out is None else ''}."
+        )
+    if choosing and held_out is None:
+        raise InvalidInputError(f"{choosing} needs a part of the training split to judge by: give --hold-out 0.2, for example.")
+    if values["scratch"] and values["adapter"]:
+        raise InvalidInputError(
+            "--adapter saves what differs from image weights, and --scratch has none: leave one of them out."
+        )
+    check_network(values)
