@@ -20,6 +20,7 @@ from i2p_zoo.cli.shared_options import (
     mode_option,
     network_options,
     read_options,
+    read_run_options,
     run_options,
 )
 from i2p_zoo.errors import InvalidInputError
@@ -103,23 +104,9 @@ def train_command(
     check_run(values)
     train_set, test_set = load_scenes(values["data"], colors="rgb" in parse_features(values["features"]))
     setup, options = read_options(values, len(train_set))
-    metrics = run_segmentation(
-        setup,
-        train_set,
-        test_set,
-        options,
-        out,
-        blocks=Blocks(Cropping(crop, max_points), block, overlap),
-        loss=loss,
-        dropout=dropout,
-        held_out=values["held_out"],
-        monitor_test=values["monitor_test"],
-        resume=values["resume"],
-        save="adapter" if values["adapter"] else "model",
-        tensorboard=values["tensorboard"],
-        progress="training",
-        place=True,
-    )
+    blocks = Blocks(Cropping(crop, max_points), block, overlap)
+    chosen = read_run_options(values, "training")
+    metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, blocks=blocks, loss=loss, dropout=dropout)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
@@ -171,13 +158,13 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     import numpy as np
 
     from i2p_zoo.data.files.cloud_files import read_cloud
-    from i2p_zoo.experiments.classification import check_features
+    from i2p_zoo.experiments.classification import check_features, name_classes
     from i2p_zoo.experiments.scene_runs import write_classes
     from i2p_zoo.segmentation.voting import segment as segment_scene
     from i2p_zoo.staging import replacing
 
     network = _require_unet(load_network(model), model)
-    names = network.pretrained_cfg.get("label_names") or list(map(str, range(network.num_classes)))
+    names = name_classes(network)
     stems = [file.stem for file in files]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise InvalidInputError(

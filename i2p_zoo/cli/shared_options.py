@@ -150,6 +150,14 @@ def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:
     return setup, Options(**{f.name: chosen[f.name] for f in dataclasses.fields(Options) if f.name in chosen})
 
 
+def read_run_options(values: dict[str, Any], progress: str) -> Any:
+    """Returns what a command's values say of its run, with the label of its progress bar."""
+    from i2p_zoo.experiments import RunOptions
+
+    fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard")}
+    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress, place=True)
+
+
 def check_network(values: dict[str, Any]) -> None:
     """Makes sure, before any data are read, that there is such a network, and that its options are in range.
 

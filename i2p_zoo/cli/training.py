@@ -17,6 +17,7 @@ from i2p_zoo.cli.shared_options import (
     mode_option,
     network_options,
     read_options,
+    read_run_options,
     run_options,
 )
 from i2p_zoo.errors import InvalidInputError
@@ -72,20 +73,7 @@ def finetune(
         network = load_network(str(teacher))
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
     setup, options = read_options(values, len(train_set))
-    metrics = run(
-        setup,
-        train_set,
-        test_set,
-        options,
-        out,
-        held_out=values["held_out"],
-        monitor_test=values["monitor_test"],
-        resume=values["resume"],
-        save="adapter" if values["adapter"] else "model",
-        tensorboard=values["tensorboard"],
-        progress="finetuning",
-        place=True,
-    )
+    metrics = run(setup, train_set, test_set, options, out, read_run_options(values, "finetuning"))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     if as_json:

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from i2p_zoo.choices import AXES, INFLATIONS
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.experiments.runs import run
-from i2p_zoo.experiments.setup import Setup, check_folder, is_of_kind, stem_of
+from i2p_zoo.experiments.series import Series
+from i2p_zoo.experiments.setup import Setup, check_folder, fits_annotation, stem_of
 from i2p_zoo.finetune import Options
 
 VARIATIONS: dict[str, tuple[Any, ...]] = {
-    "inflation": ("center", "average", "copy"),
-    "axis": ("z", "y", "x"),
+    "inflation": INFLATIONS,
+    "axis": AXES,
     "skip_downsamples": (0, 1, 2, 3),
     "voxel_size": (0.05, 0.07, 0.1),
     "stem": ("point", "image"),
@@ -43,7 +43,7 @@ def run_ablation(
     progress: bool = False,
     place: bool = False,
 ) -> dict[str, Any]:
-    """Trains the given setup and those that differ from it in one setting. Runs that `folder` holds are not run again.
+    """Trains a setup and those that differ from it in one setting. Runs that `folder` holds are not run again.
 
     Args:
         setup, options: the run to vary.
@@ -53,43 +53,30 @@ def run_ablation(
         seeds: runs of each setting; the seed chooses the held-out clouds too.
         held_out: fraction of the training split to judge by.
         progress: show progress bars.
-        place: as `run`.
+        place: as `RunOptions`.
 
     Returns:
         What ablation.json holds: for each setting and value the held-out accuracies of the seeds, with the weights kept.
 
     Raises:
-        InvalidInputError: an unknown setting, a value that is none of its kind or that the model's folder cannot have, or
-            fewer than 1 seed.
+        InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, or fewer than 1
+            seed.
         I2PError, OSError: as `run`.
     """
     varied = dict(default_variations(setup, train_set) if variations is None else variations)
     if seeds < 1:
         raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
     runs = _list_runs(setup, options, varied, seeds)
-    folder = Path(folder)
-    found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
-    for name, value, label, chosen, trained in runs:
-        metrics = run(
-            chosen,
-            train_set,
-            test_set,
-            trained,
-            folder / f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{trained.seed}",
-            held_out=held_out,
-            save=None,
-            resume=True,
-            progress=f"{label}, seed {trained.seed}" if progress else None,
-            place=place,
-        )
-        judged = _kept(metrics, trained)
-        kept = found[name].setdefault(str(value), {"top1": [], "mean_class": [], "seconds": []})
-        for key in ("top1", "mean_class"):
-            kept[key].append(judged[key])
-        kept["seconds"].append(metrics["seconds"])
-        write_json(folder / "ablation.json", found)  # what there is, after each run
-        (folder / "ablation.md").write_text(format_ablation(found), encoding="utf-8")
-    return found
+    series = Series(Path(folder), test_set, progress, place)
+    figures: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
+    for name, value, label, changed, trained in runs:
+        folder_name = f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{trained.seed}"
+        metrics = series.run(folder_name, f"{label}, seed {trained.seed}", changed, train_set, trained, held_out=held_out)
+        judged = {**_kept(metrics, trained), "seconds": metrics["seconds"]}
+        for key in ("top1", "mean_class", "seconds"):
+            figures[name].setdefault(str(value), {}).setdefault(key, []).append(judged[key])
+        series.write("ablation", figures, format_ablation(figures))  # what there is, after each run
+    return figures
 
 
 def _kept(metrics: dict[str, Any], options: Options) -> dict[str, Any]:
@@ -104,19 +91,16 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
     These are another axis than a folder's own; an image stem that a folder's network has lost, and then another inflation and
     other numbers of channels too; and normals that no cloud has.
     """
-    found = dict(VARIATIONS)
+    varied = dict(VARIATIONS)
     if os.path.isdir(setup.model):
-        del found["axis"]
+        del varied["axis"]
     if stem_of(setup.model) == "point":
-        del found["stem"], found["inflation"]
-        found["features"] = tuple(value for value in found["features"] if _channels(setup, value) == setup.in_chans)
+        del varied["stem"], varied["inflation"]
+        widths = {value: dataclasses.replace(setup, features=value).in_chans for value in varied["features"]}
+        varied["features"] = tuple(value for value, width in widths.items() if width == setup.in_chans)
     if clouds.normals is None:
-        found["features"] = tuple(value for value in found["features"] if "normals" not in value)
-    return {name: values for name, values in found.items() if len(values) > 1}
-
-
-def _channels(setup: Setup, features: str) -> int:
-    return dataclasses.replace(setup, features=features).in_chans
+        varied["features"] = tuple(value for value in varied["features"] if "normals" not in value)
+    return {name: values for name, values in varied.items() if len(values) > 1}
 
 
 def _list_runs(
@@ -128,27 +112,27 @@ def _list_runs(
         base = dataclasses.replace(options, seed=seed)
         for name, values in varied.items():
             for value in values:
-                chosen, trained = _change(setup, base, name, value)
-                check_folder(chosen)
-                is_base = chosen == setup and trained == base
-                runs.append((name, value, "base" if is_base else f"{name}={value}", chosen, trained))
+                changed, trained = _change(setup, base, name, value)
+                check_folder(changed)
+                is_base = changed == setup and trained == base
+                runs.append((name, value, "base" if is_base else f"{name}={value}", changed, trained))
     return runs
 
 
 def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setup, Options]:
-    """Returns both with one setting changed; raises InvalidInputError for an unknown one or a value of another kind."""
+    """Returns both with one setting changed; raises InvalidInputError for an unknown one or a value of another type."""
     owners: dict[str, Any] = {field.name: setup for field in dataclasses.fields(Setup)}
     owners |= {field.name: options for field in dataclasses.fields(Options)}
-    if name not in owners or not is_of_kind(type(owners[name]), name, value):
+    if name not in owners or not fits_annotation(type(owners[name]), name, value):
         raise InvalidInputError(f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}.")
     changed = dataclasses.replace(owners[name], **{name: value})
     return (changed, options) if owners[name] is setup else (setup, changed)
 
 
-def format_ablation(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
+def format_ablation(varied: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
     """Returns a Markdown table of held-out accuracy in %, mean and deviation over the seeds, a row each value."""
     lines = ["| setting | value | top-1 | mean over classes | seconds a run |", "|---|---|--:|--:|--:|"]
-    for name, values in found.items():
+    for name, values in varied.items():
         best = max(values, key=lambda value: float(np.mean(values[value]["top1"])), default=None)
         for value, figures in values.items():
             top1, mean_class = (100 * np.asarray(figures[key]) for key in ("top1", "mean_class"))

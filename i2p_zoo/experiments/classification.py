@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.modules import class_names
+from i2p_zoo.networks.unet import UNet
+from i2p_zoo.sparse.point_features import parse_features
 
 
 def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -22,9 +25,15 @@ def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
     """Raises InvalidInputError where a network reads what a cloud does not have."""
-    wanted = [name for name in model.settings.features.split(",") if name in ("normals", "rgb") and name not in cloud]
-    if wanted:
-        raise InvalidInputError(f"The network reads {model.settings.features!r}, and the cloud has no {', '.join(wanted)}.")
+    features = model.settings.features
+    missing = [name for name in parse_features(features) if name in ("normals", "rgb") and name not in cloud]
+    if missing:
+        raise InvalidInputError(f"The network reads {features!r}, and the cloud has no {', '.join(missing)}.")
+
+
+def name_classes(model: Any) -> tuple[str, ...]:
+    """Returns the names of a network's classes that it notes, or else their numbers."""
+    return tuple(map(str, class_names(model) or range(model.num_classes)))
 
 
 def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dict[str, float]:
@@ -34,13 +43,13 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
         InvalidInputError: the network has no classifier or is a U-Net, or reads features that the cloud does not have.
     """
     check_features(model, cloud)
-    if hasattr(model, "decoder_channels"):
+    if isinstance(model, UNet):
         raise InvalidInputError("The network is a U-Net, which classes points: `i2p-zoo segment predict` runs it.")
     if not getattr(model, "num_classes", 0):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
     model.eval()
     with torch.no_grad():
         shares = model([dict(cloud)])[0].double().softmax(0)
-    names = (model.pretrained_cfg or {}).get("label_names") or [str(number) for number in range(len(shares))]
+    names = name_classes(model)
     values, order = shares.topk(min(top, len(shares)))
-    return {str(names[number]): float(value) for number, value in zip(order.tolist(), values.tolist(), strict=True)}
+    return {names[number]: value for number, value in zip(order.tolist(), values.tolist(), strict=True)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ from i2p_zoo import finetune, pictures
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.data import CloudSet, load_npz
-from i2p_zoo.experiments import Setup, run
+from i2p_zoo.experiments import RunOptions, Setup, run
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
+from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options
 from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.sparse.voxelization import image_to_plane
@@ -64,7 +64,7 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Say = prin
         spread = f" +- {100 * np.std(figures['top1']):.1f}" if seeds > 1 else ""
         counts = f"{figures['trained']:>9,d} of {figures['total']:,d} parameters trained"
         say(f"   {name:<21} top-1 {top1:5.1f} %{spread}, mean over classes {mean_class:5.1f} %, {counts}")
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "metrics.json", metrics)
     show_clouds(best, test_set, out)
     say(f"4. Pictures in {out}: photographs.png, kernels.png, clouds.png, curves.png; figures in metrics.json")
     return metrics
@@ -102,14 +102,14 @@ def compare_runs(
         metrics[name] = {"top1": [], "mean_class": []}
         curves[name] = []
         for seed in range(seeds):
-            place = out / "runs" / f"{_slug(name)}-{seed}"
-            shutil.rmtree(place, ignore_errors=True)  # of an earlier demonstration
+            run_folder = out / "runs" / f"{_slug(name)}-{seed}"
+            shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier demonstration
             options = Options(steps=steps, learning_rate=setup.learning_rate, seed=seed)
-            found = run(setup, train_set, test_set, options, place, progress=f"{name}, seed {seed}")
+            figures = run(setup, train_set, test_set, options, run_folder, RunOptions(progress=f"{name}, seed {seed}"))
             for key in ("top1", "mean_class"):
-                metrics[name][key].append(found["test"][key])
-            metrics[name].update(trained=found["trained"], total=found["total"])
-            curves[name].append([step["loss"] for step in found["history"]])
+                metrics[name][key].append(figures["test"][key])
+            metrics[name].update(trained=figures["trained"], total=figures["total"])
+            curves[name].append([step["loss"] for step in figures["history"]])
     pictures.draw_curves(out / "curves.png", curves)
     return metrics, from_pretrained(out / "runs" / f"{_slug(next(iter(RUNS)))}-0" / "model")
 

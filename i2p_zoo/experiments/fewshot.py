@@ -13,8 +13,7 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.data import CloudSet, choose_shots
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.experiments.runs import check_rate, run
+from i2p_zoo.experiments.series import Series, choose_rate
 from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
 from i2p_zoo.finetune import Options
 
@@ -45,7 +44,7 @@ def run_fewshot(
     """Trains each method on the same few clouds of each class. Runs that `folder` already holds are not run again.
 
     Args:
-        setup: the network, but for what the method changes.
+        setup: the network, apart from what the method changes.
         train_set: where the shots are drawn, with the trial's number as seed.
         test_set: the whole test split, measured once a run.
         options: of each run; its seed is the trial's number.
@@ -55,7 +54,7 @@ def run_fewshot(
         methods: of `METHODS`.
         learning_rate: of every method; None for each one's default.
         progress: show progress bars.
-        place: as `run`.
+        place: as `RunOptions`.
 
     Returns:
         What fewshot.json holds: for each method and number of shots the accuracies of the trials.
@@ -65,47 +64,36 @@ def run_fewshot(
             class has clouds, or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
-    check_rate(options, learning_rate)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
-    blind = [name for name in methods if METHODS[name].get("stem") == "image"]
+    blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
     if blind and stem_of(setup.model) == "point":
         raise InvalidInputError(
-            f"{setup.model} has a point stem, and {', '.join(blind)} trains a classifier on the image stem: leave "
-            f"{', '.join(blind)} out of the methods, or give the name of a zoo network."
+            f"{setup.model} has a point stem, and {blind} trains a classifier on the image stem: leave {blind} out of the "
+            "methods, or give the name of a zoo network."
         )
-    for name in methods:
-        check_folder(dataclasses.replace(setup, **METHODS[name]))
-    folder = Path(folder)
-    drawn = {(count, trial): choose_shots(train_set, count, trial) for count in shots for trial in range(trials)}
-    found: dict[str, Any] = {name: {} for name in methods}
-    for (count, trial), clouds in drawn.items():
+    setups = {name: dataclasses.replace(setup, **METHODS[name]) for name in methods}
+    rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
+    for changed in setups.values():
+        check_folder(changed)
+    shot_sets = {(count, trial): choose_shots(train_set, count, trial) for count in shots for trial in range(trials)}
+    series = Series(Path(folder), test_set, progress, place)
+    figures: dict[str, Any] = {name: {str(count): {"top1": [], "mean_class": []} for count in shots} for name in methods}
+    for (count, trial), clouds in shot_sets.items():
         for name in methods:
-            chosen = dataclasses.replace(setup, **METHODS[name])
-            rate = chosen.learning_rate if learning_rate is None else learning_rate
-            metrics = run(
-                chosen,
-                clouds,
-                test_set,
-                dataclasses.replace(options, seed=trial, learning_rate=rate),
-                folder / f"{name}-{count}-shot-{trial}",
-                save=None,
-                resume=True,
-                progress=f"{name}, {count} shots, trial {trial}" if progress else None,
-                place=place,
-            )
-            kept = found[name].setdefault(str(count), {"top1": [], "mean_class": []})
-            for key in kept:
-                kept[key].append(metrics["test"][key])
-    result = {"shots": list(shots), "trials": trials, "methods": found}
-    write_json(folder / "fewshot.json", result)
-    (folder / "fewshot.md").write_text(format_table(result), encoding="utf-8")
-    lines: dict[str, list[dict[str, list[float]]]] = {
+            label = f"{name}, {count} shots, trial {trial}"
+            seeded = dataclasses.replace(rated[name], seed=trial)
+            metrics = series.run(f"{name}-{count}-shot-{trial}", label, setups[name], clouds, seeded)
+            for key, values in figures[name][str(count)].items():
+                values.append(metrics["test"][key])
+    result = {"shots": list(shots), "trials": trials, "methods": figures}
+    series.write("fewshot", result, format_table(result))
+    lines = {
         name: [{"x": [float(count) for count in by_shots], "y": [float(np.mean(v["top1"])) for v in by_shots.values()]}]
-        for name, by_shots in found.items()
+        for name, by_shots in figures.items()
     }
-    pictures.draw_accuracies(folder / "fewshot.png", lines, label="clouds of each class")
+    pictures.draw_accuracies(series.folder / "fewshot.png", lines, label="clouds of each class")
     return result
 
 

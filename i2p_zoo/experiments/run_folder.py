@@ -16,7 +16,10 @@ from filelock import FileLock, Timeout
 
 from i2p_zoo import __version__, pictures
 from i2p_zoo._extras import require
+from i2p_zoo.checkpoints.adapters import save_adapter
+from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
+from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
 from i2p_zoo.finetune.processes import make_accelerator
 from i2p_zoo.finetune.training_state import FREE, has_training_state
@@ -32,56 +35,47 @@ def execute(
     task: Task,
     build: Callable[[], tuple[Any, ParameterCount]],
     measure: Callable[[Any, Any], tuple[dict[str, Any], Any]],
-    save: Callable[[Any], object],
-    *,
-    draw: Callable[[Any], object] | None = None,
-    resume: bool = False,
-    tensorboard: bool = False,
-    progress: str | None = None,
-    place: bool = False,
+    run_options: RunOptions,
+    draw: Callable[[Any], object] = lambda model: None,
 ) -> dict[str, Any]:
     """Trains a network, measures it once with the weights at the end, and writes what came of it.
 
     Args:
-        folder: gets metrics.json, curves.png, confusion.png and what `save` writes; while it trains, the state of the run.
+        folder: gets metrics.json, curves.png, confusion.png and the network; while it trains, the state of the run.
         described: the settings of the run, as JSON types; they name the `classes`.
         options, task: of the training.
         build: makes the network, and counts its parameters.
         measure: called with the network and the accelerator, gives the scores of the test split and their confusion.
-        save: writes the network, on the CPU.
-        draw: draws more pictures of it, after the figures are written.
-        resume: go on with a run that was stopped; one that is finished is not run again.
-        tensorboard: write its event files too.
-        progress: label of a progress bar.
-        place: move the network to this process's device.
+        run_options: what is kept and shown, and whether a run goes on.
+        draw: draws more pictures of the network, after the figures are written.
 
     Returns:
         What metrics.json holds, in every process; `environment` is what the last bits depend on beside the settings.
 
     Raises:
-        InvalidInputError: the folder holds a finished run that is not to be resumed, or one of other settings, or another
-            process is at it.
+        InvalidInputError: the folder holds a finished run that must not be resumed, or one of other settings, or another
+            process works in it.
         MissingExtraError: what trains or draws is not installed.
-        I2PError, OSError: as `i2p_zoo.finetune.train` and the given functions.
+        I2PError, OSError: as `i2p_zoo.finetune.train`, and as the functions that are passed.
     """
-    accelerator = make_accelerator(options.precision, place)
+    accelerator = make_accelerator(options.precision, run_options.place)
     with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        finished = find_finished(folder, described, resume)
+        finished = find_finished(folder, described, run_options.resume)
         if finished is not None:
             return finished
         require("matplotlib.figure", "finetune")  # before the training whose figures it draws
         if accelerator.is_main_process:
             _note_settings(folder / TRAINING, described)
         model, count = build()
-        with report_to(folder / "tensorboard" if tensorboard and accelerator.is_main_process else None) as report:
+        with report_to(folder / "tensorboard" if run_options.tensorboard and accelerator.is_main_process else None) as report:
             history = train(
                 model,
                 task,
                 options=options,
                 folder=folder / TRAINING,
-                resume=resume,
+                resume=run_options.resume,
                 accelerator=accelerator,
-                progress=progress,
+                progress=run_options.progress,
                 report=report,
             )
         scores, confusion = measure(model, accelerator)
@@ -89,11 +83,12 @@ def execute(
         metrics = _gather_figures(described, options, count, history, scores)
         metrics["environment"] = _describe_environment(accelerator)
         if accelerator.is_main_process:
-            save(model.cpu())
+            model = model.cpu()
+            if run_options.save is not None:
+                (save_adapter if run_options.save == "adapter" else save_pretrained)(model, folder / run_options.save)
             write_json(folder / METRICS, metrics)  # before the pictures, which may fail
             _draw(folder, metrics, confusion)
-            if draw is not None:
-                draw(model)
+            draw(model)
             shutil.rmtree(folder / TRAINING, ignore_errors=True)  # until then, resuming measures and draws again
         accelerator.wait_for_everyone()
         return metrics
@@ -102,7 +97,7 @@ def execute(
 def _gather_figures(
     described: dict[str, Any], options: Options, count: ParameterCount, history: History, scores: dict[str, Any]
 ) -> dict[str, Any]:
-    told = history.to_dict()
+    entries = history.to_dict()
     metrics: dict[str, Any] = {
         "test": scores,
         **described,
@@ -110,14 +105,14 @@ def _gather_figures(
         "total": count.total,
         "seconds": history.seconds,
         "waited": history.waited,
-        "history": told["steps"],
-        "evaluations": told["evaluations"],
+        "history": entries["steps"],
+        "evaluations": entries["evaluations"],
     }
     if options.target is not None:
         reached = history.reached(options.target)
         metrics["reached"] = None if reached is None else {"step": reached.step, "seconds": reached.seconds}
-    found: dict[str, Any] = json.loads(json.dumps(metrics))
-    return found
+    as_written: dict[str, Any] = json.loads(json.dumps(metrics))
+    return as_written
 
 
 def _describe_environment(accelerator: Any) -> dict[str, Any]:
@@ -141,15 +136,15 @@ def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:
 
 
 def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Returns the metrics of a run that is finished, or None where a folder holds none, or one to be resumed lacks pictures.
+    """Returns the metrics of a run that is finished, or None where a folder holds none or one that lacks pictures.
 
     Args:
         folder: of the run.
-        described: the settings it must have had.
-        resume: whether a finished run is welcome.
+        described: the settings that it must have had.
+        resume: whether a finished run may be there.
 
     Raises:
-        InvalidInputError: the folder holds a finished run that is not welcome, or one of other settings.
+        InvalidInputError: the folder holds a finished run that may not be there, or one of other settings.
         CheckpointError: its metrics.json cannot be read.
     """
     if not (folder / METRICS).is_file():
@@ -178,38 +173,37 @@ def _note_settings(folder: Path, described: dict[str, Any]) -> None:
     write_json(folder / SETTINGS, described)
 
 
-def _check_settings(folder: Path, found: dict[str, Any], described: dict[str, Any], what: str) -> None:
-    wanted = json.loads(json.dumps(described))
-    told = [
-        f"{key} was {old!r} and is {new!r}"
-        for key, new in wanted.items()
-        if (old := found.get(key, new)) != new and key != "options"  # an older version noted fewer
-    ]
-    options = found.get("options", {})
-    told += [
-        f"{k} was {options.get(k)!r} and is {v!r}"
-        for k, v in wanted["options"].items()
-        if options.get(k) != v and k not in FREE
-    ]
-    if told:
-        raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(told)}. Use another folder.")
+def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, Any], what: str) -> None:
+    """Raises InvalidInputError where settings differ; one that an older version did not note counts as the same."""
+    expected, options = json.loads(json.dumps(described)), noted.get("options", {})
+    pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
+    pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
+    changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]
+    if changes:
+        raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        problem = "" if isinstance(values, dict) else "it holds no object"
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}). Delete the folder, or use another.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: cannot be read (it holds no object). Delete the folder, or use another.")
-    return found
+        values, problem = {}, str(error)
+    if problem:
+        raise CheckpointError(f"{path}: cannot be read ({problem}). Delete the folder, or use another.")
+    return dict(values)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in place of a file, or leaves that as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON in place of a file, or leaves that as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -224,10 +218,9 @@ def report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], Non
     with SummaryWriter(str(folder)) as writer:
 
         def report(entry: Step | Evaluation) -> None:
-            kind = "train" if isinstance(entry, Step) else "monitored"
-            values = vars(entry) if isinstance(entry, Step) else entry.scores
+            group, values = ("train", vars(entry)) if isinstance(entry, Step) else ("monitored", entry.scores)
             for name, value in values.items():
                 if name not in ("step", "seconds"):
-                    writer.add_scalar(f"{kind}/{name}", value, entry.step)
+                    writer.add_scalar(f"{group}/{name}", value, entry.step)
 
         yield report

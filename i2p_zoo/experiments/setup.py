@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.choices import INFLATIONS
+from i2p_zoo.choices import AXES, INFLATIONS, MODES, STEMS
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.finetune import MODES, ParameterCount, freeze
+from i2p_zoo.finetune import ParameterCount, freeze
+from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import create_model
-from i2p_zoo.sparse.point_features import CHANNELS
+from i2p_zoo.sparse.point_features import count_channels, parse_features
 from i2p_zoo.staging import locate
 from i2p_zoo.zoo.pretrained import from_pretrained
 
@@ -26,8 +27,7 @@ LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head":
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
-_CHOICES = {"mode": MODES, "inflation": INFLATIONS, "axis": ("z", "y", "x"), "stem": ("point", "image")}
-_WIDTHS = {**CHANNELS, "extra": 1}
+_CHOICES = {"mode": MODES, "inflation": INFLATIONS, "axis": AXES, "stem": STEMS}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
-            if not is_of_kind(Setup, name, value):
+            if not fits_annotation(Setup, name, value):
                 raise InvalidInputError(f"`{name}` must be of type {Setup.__annotations__[name]}; got {value!r}.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in (None, *choices):
@@ -73,16 +73,18 @@ class Setup:
                 f"`skip_downsamples` must be 0 or more and `voxel_size` a positive number; got {self.skip_downsamples} and "
                 f"{self.voxel_size}."
             )
-        unknown = [name for name in self.features.split(",") if name.strip() not in _WIDTHS]
-        if unknown:
-            raise InvalidInputError(
-                f"`features` must be some of {', '.join(_WIDTHS)}, joined by commas; got {self.features!r}."
-            )
+        parse_features(self.features)
 
     @property
     def in_chans(self) -> int:
         """Channels of a voxel."""
-        return sum(_WIDTHS[name.strip()] for name in self.features.split(","))
+        return count_channels(parse_features(self.features), extra=1)
+
+    @property
+    def voxel_arguments(self) -> dict[str, Any]:
+        """Arguments of `create_model` about voxels and the layers that read them."""
+        names = ("in_chans", "stem", "skip_downsamples", "voxel_size", "features")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def learning_rate(self) -> float:
@@ -94,13 +96,18 @@ class Setup:
         return asdict(self)
 
 
-def is_of_kind(owner: type, name: str, value: Any) -> bool:
+def fits_annotation(owner: type, name: str, value: Any) -> bool:
     """Whether a dataclass's field may have a value, by its annotation: a whole number is a fraction too, and no truth value."""
-    annotated = typing.get_type_hints(owner)[name]
-    kinds = typing.get_args(annotated) or (annotated,)
-    if isinstance(value, bool) and bool not in kinds:
+    annotation = typing.get_type_hints(owner)[name]
+    types = typing.get_args(annotation) or (annotation,)
+    if isinstance(value, bool) and bool not in types:
         return False
-    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+    return isinstance(value, (*types, int) if float in types else types)
+
+
+def read_folder_config(model: str) -> dict[str, Any] | None:
+    """Returns config.json of a checkpoint's folder, or None for a name; raises CheckpointError for a damaged one."""
+    return read_config(locate(Path(model), CONFIG)) if os.path.isdir(model) else None
 
 
 def check_folder(setup: Setup, segmented: bool = False) -> None:
@@ -112,36 +119,32 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
 
     Raises:
         InvalidInputError: it is a U-Net, has a point stem in place of the image stem that is needed, or has another axis, or,
-            with a point stem, another inflation or number of channels than are wanted.
+            with a point stem, another inflation or number of channels than the setup.
         CheckpointError: its config.json is missing or damaged.
     """
-    if setup.scratch or not os.path.isdir(setup.model):
+    config = None if setup.scratch else read_folder_config(setup.model)
+    if config is None:
         return
-    config = read_config(locate(Path(setup.model), CONFIG))["i2p"]
-    if config["unet"] is not None:
+    settings = config["i2p"]["settings"]
+    if config["i2p"]["unet"] is not None:
         raise InvalidInputError(
             f"{setup.model} is a U-Net, of which no other network is made. Give the name of a zoo network, or the folder of a "
             "classifier."
         )
-    fixed: dict[str, tuple[Any, Any]] = {"axis": (setup.axis, config["settings"]["axis"])}
-    if config["settings"]["stem"] == "point":
-        fixed["inflation"] = (setup.inflation, config["settings"]["inflation"])
-        fixed["channels of a voxel"] = (setup.in_chans, config["in_chans"])
-    for name, (wanted, found) in fixed.items():
-        if wanted not in (None, found):
+    fixed: list[tuple[str, Any, Any]] = [("axis", settings["axis"], setup.axis)]
+    if settings["stem"] == "point":
+        fixed.append(("inflation", settings["inflation"], setup.inflation))
+        fixed.append(("channels of a voxel", config["i2p"]["in_chans"], setup.in_chans))
+    for name, present, expected in fixed:
+        if expected not in (None, present):
             raise InvalidInputError(
-                f"{setup.model} has the {name} {found!r}, which cannot become {wanted!r}. Give the name of a zoo network."
+                f"{setup.model} has the {name} {present!r}, which cannot become {expected!r}. Give the name of a zoo network."
             )
-    if (segmented or setup.stem == "image") and config["settings"]["stem"] == "point":
+    if (segmented or setup.stem == "image") and settings["stem"] == "point":
         raise InvalidInputError(
             f"{setup.model} has a point stem, and its image stem is gone. Give the name of a zoo network, or a folder that was "
             "finetuned with `--stem image`."
         )
-
-
-def stem_of(model: str) -> str | None:
-    """Returns the stem of a checkpoint folder's network, "point" or "image"; None for a name."""
-    return read_config(locate(Path(model), CONFIG))["i2p"]["settings"]["stem"] if os.path.isdir(model) else None
 
 
 def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[Any, ParameterCount]:
@@ -153,50 +156,47 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
         seed: of the new layers' weights; the caller's random state stays.
 
     Raises:
-        I2PError: as `i2p_zoo.from_pretrained`, `i2p_zoo.create_model` and `i2p_zoo.finetune.freeze`.
+        I2PError: as `check_folder`, `i2p_zoo.from_pretrained`, `i2p_zoo.create_model` and `i2p_zoo.finetune.freeze`.
     """
-    adapted: dict[str, Any] = {
-        "num_classes": len(classes),
-        "in_chans": setup.in_chans,
-        "stem": setup.stem,
-        "skip_downsamples": setup.skip_downsamples,
-        "voxel_size": setup.voxel_size,
-        "features": setup.features,
-    }
+    check_folder(setup)
+    config = read_folder_config(setup.model)
+    arguments = {"num_classes": len(classes), **setup.voxel_arguments}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.scratch:
-            model = create_model(architecture_of(setup.model), **structure_of(setup), **adapted)
-        elif os.path.isdir(setup.model):
-            model = from_pretrained(setup.model, inflation=setup.inflation, **adapted)
-            noted = read_config(locate(Path(setup.model), CONFIG))
-            if noted["num_classes"] == len(classes) and noted["pretrained_cfg"].get("label_names") != list(classes):
-                model.reset_classifier(len(classes))
-            if setup.axis not in (None, model.settings.axis):
-                raise InvalidInputError(f"{setup.model} is inflated along {model.settings.axis!r}; {setup.axis!r} is wanted.")
+            model = create_model(architecture_of(setup.model), **structure_of(setup), **arguments)
+        elif config is None:
+            model = from_pretrained(setup.model, **structure_of(setup), **arguments)
         else:
-            model = from_pretrained(setup.model, **structure_of(setup), **adapted)
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(classes)}
+            model = from_pretrained(setup.model, inflation=setup.inflation, **arguments)
+            if config["num_classes"] == len(classes) and class_names(model) != classes:
+                model.reset_classifier(len(classes))
+    set_class_names_(model, classes)
     return model, freeze(model, setup.mode)
 
 
 def structure_of(setup: Setup) -> dict[str, Any]:
     """Arguments of `create_model` for a network as a folder's, from scratch, or as a named one is converted."""
-    found: dict[str, Any] = {"inflation": DEFAULT_INFLATION, "axis": "z"}
-    if os.path.isdir(setup.model):
-        config = read_config(locate(Path(setup.model), CONFIG))
+    structure: dict[str, Any] = {"inflation": DEFAULT_INFLATION, "axis": "z"}
+    if config := read_folder_config(setup.model):
         settings = config["i2p"]["settings"]
-        found = {**config["model_args"], **{key: settings[key] for key in ("inflation", "axis", "depth", "preset")}}
-    return {**found, **{key: value for key in ("inflation", "axis") if (value := getattr(setup, key))}}
+        structure = {**config["model_args"], **{key: settings[key] for key in ("inflation", "axis", "depth", "preset")}}
+    return {**structure, **{key: value for key in ("inflation", "axis") if (value := getattr(setup, key))}}
+
+
+def stem_of(model: str) -> str | None:
+    """Returns the stem of a checkpoint folder's network, "point" or "image"; None for a name."""
+    config = read_folder_config(model)
+    return config["i2p"]["settings"]["stem"] if config else None
 
 
 def weights_of(model: str) -> Any:
     """Returns the hashes of a checkpoint folder's weights, by which a run knows it again; None for a name."""
-    return read_config(locate(Path(model), CONFIG))["i2p"]["weights"] if os.path.isdir(model) else None
+    config = read_folder_config(model)
+    return config["i2p"]["weights"] if config else None
 
 
 def architecture_of(model: str) -> str:
     """Returns timm's architecture of a name or a checkpoint's folder."""
-    if os.path.isdir(model):
-        return split_name(read_config(locate(Path(model), CONFIG))["architecture"])[0]
-    return split_name(model)[0]
+    config = read_folder_config(model)
+    return split_name(config["architecture"] if config else model)[0]

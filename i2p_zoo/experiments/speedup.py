@@ -13,8 +13,7 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.experiments.runs import check_rate, run
+from i2p_zoo.experiments.series import Series, choose_rate
 from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Options
 
@@ -35,7 +34,7 @@ def run_speedup(
 ) -> dict[str, Any]:
     """Trains a network with image weights and from scratch, each at its own learning rate, and compares their curves.
 
-    A point on the way of a long schedule is not what a short one ends at: `budgets` asks how few steps would have done.
+    A point on the way of a long schedule is not what a short one ends at: `budgets` measures how few steps are enough.
 
     Args:
         setup: the network with image weights.
@@ -44,10 +43,10 @@ def run_speedup(
         folder: gets speedup.json, speedup.png and a folder a run; runs that it holds already are not run again.
         seeds: runs of each kind.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
-        budgets: numbers of steps to train image weights for besides, each by a whole schedule of that length.
+        budgets: more numbers of steps to train image weights for, each by a whole schedule of that length.
         learning_rate: of both kinds; None for each one's default.
         progress: show progress bars.
-        place: as `run`.
+        place: as `RunOptions`.
 
     Returns:
         What speedup.json holds: for each seed the target, the steps and seconds to it by kind (None where it was not reached)
@@ -59,47 +58,42 @@ def run_speedup(
             or AdamW without a rate.
         I2PError, OSError: as `run`.
     """
-    check_rate(options, learning_rate)
     if options.target is not None:
         raise InvalidInputError("Runs go on to the end: give `target` to `run_speedup`, not among the options.")
     if seeds < 1 or options.evaluate_every is None:
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
     if any(steps < 1 for steps in budgets):
         raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {list(budgets)}.")
-    folder = Path(folder)
-    kinds = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
-    curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in kinds}
+    setups = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
+    rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
+    series = Series(Path(folder), test_set, progress, place)
+    curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in setups}
     rows: list[dict[str, Any]] = []
     ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}
-    repeated: dict[str, Any] = {"save": None, "resume": True, "place": place}
     for seed in range(seeds):
         runs = {}
-        for name, chosen in kinds.items():
-            changed = dataclasses.replace(options, seed=seed, learning_rate=learning_rate or chosen.learning_rate)
-            own = folder / f"{name.replace(' ', '-')}-{seed}"
-            label = f"{name}, seed {seed}" if progress else None
-            how = {**repeated, "progress": label}
-            runs[name] = run(chosen, train_set, test_set, changed, own, monitor_test=True, **how)
+        for name, changed in setups.items():
+            seeded = dataclasses.replace(rated[name], seed=seed)
+            folder_name = f"{name.replace(' ', '-')}-{seed}"
+            runs[name] = series.run(folder_name, f"{name}, seed {seed}", changed, train_set, seeded, monitor_test=True)
             points = runs[name]["evaluations"]
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
-        wanted = runs["scratch"]["test"]["top1"] if target is None else target
         for steps in sorted(budgets):
-            rate = learning_rate or setup.learning_rate
-            short = dataclasses.replace(options, seed=seed, learning_rate=rate, steps=steps, evaluate_every=None)
-            how = {**repeated, "progress": f"{steps} steps, seed {seed}" if progress else None}
-            found = run(setup, train_set, test_set, short, folder / f"{steps}-steps-{seed}", **how)
-            ends[str(steps)].append(found["test"]["top1"])
-        rows.append({"target": wanted, **{name: _time_to(found, wanted) for name, found in runs.items()}})
-    level = float(np.mean([row["target"] for row in rows]))
-    shortest = next((int(steps) for steps, top1 in ends.items() if np.mean(top1) >= level), None)
+            short = dataclasses.replace(rated["image weights"], seed=seed, steps=steps, evaluate_every=None)
+            metrics = series.run(f"{steps}-steps-{seed}", f"{steps} steps, seed {seed}", setup, train_set, short)
+            ends[str(steps)].append(metrics["test"]["top1"])
+        level = runs["scratch"]["test"]["top1"] if target is None else target
+        rows.append({"target": level, **{name: _time_to(metrics, level) for name, metrics in runs.items()}})
+    mean_level = float(np.mean([row["target"] for row in rows]))
+    shortest = next((int(steps) for steps, top1 in ends.items() if np.mean(top1) >= mean_level), None)
     result = {
         "seeds": rows,
         "budgets": ends,
         "shortest": shortest,
         **{f"{unit}_ratio": _mean_ratio(rows, unit) for unit in ("steps", "seconds")},
     }
-    write_json(folder / "speedup.json", result)
-    pictures.draw_accuracies(folder / "speedup.png", curves, target=level)
+    series.write("speedup", result)
+    pictures.draw_accuracies(series.folder / "speedup.png", curves, target=mean_level)
     return result
 
 
@@ -114,9 +108,6 @@ def _time_to(metrics: dict[str, Any], target: float) -> dict[str, Any]:
 
 
 def _mean_ratio(rows: list[dict[str, Any]], unit: str) -> float | None:
-    ratios = [row["scratch"][unit] / row["image weights"][unit] for row in rows if _both(row, unit)]
+    pairs = [(row["scratch"][unit], row["image weights"][unit]) for row in rows]
+    ratios = [scratch / image for scratch, image in pairs if scratch is not None and image is not None]
     return float(np.mean(ratios)) if ratios else None
-
-
-def _both(row: dict[str, Any], unit: str) -> bool:
-    return all(row[name][unit] is not None for name in ("image weights", "scratch"))

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.experiments import Setup, ablation
+from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.ablation import VARIATIONS, default_variations, format_ablation, run_ablation
 from i2p_zoo.experiments.setup import build_model
 from i2p_zoo.finetune import Options
@@ -21,12 +21,12 @@ def seen(monkeypatch):
     """Runs that are noted and not trained; their accuracy counts them."""
     found = []
 
-    def run(setup, train_set, test_set, options, folder, *, held_out, **kwargs):
-        found.append((setup, options, folder.name, held_out))
+    def run(setup, train_set, test_set, options, folder, run_options):
+        found.append((setup, options, folder.name, run_options.held_out))
         accuracy = len(found) / 100
         return {"evaluations": [{"top1": 0.0, "mean_class": 0.0}, {"top1": accuracy, "mean_class": accuracy}], "seconds": 2.0}
 
-    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(series, "run", run)
     return found
 
 
@@ -90,7 +90,7 @@ def test_default_settings_are_those_that_can_be_run(network, splits):
 @pytest.mark.parametrize(("keep", "top1"), [("last", 0.5), ("best", 0.8)])
 def test_figures_are_of_the_weights_kept(splits, tmp_path, monkeypatch, keep, top1):
     points = [{"top1": value, "mean_class": mean} for value, mean in ((0.4, 0.4), (0.8, 0.7), (0.8, 0.6), (0.5, 0.5))]
-    monkeypatch.setattr(ablation, "run", lambda *args, **kwargs: {"evaluations": points, "seconds": 1.0})
+    monkeypatch.setattr(series, "run", lambda *args: {"evaluations": points, "seconds": 1.0})
     result = run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"keep": [keep]}, seeds=1)
     assert result["keep"][keep] == {"top1": [top1], "mean_class": [{0.5: 0.5, 0.8: 0.7}[top1]], "seconds": [1.0]}
 
@@ -109,12 +109,12 @@ def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_
 
 
 def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
-    def run(setup, train_set, test_set, options, folder, **kwargs):
+    def run(setup, train_set, test_set, options, folder, run_options):
         if options.learning_rate == 0.8:
             raise InvalidInputError("no")
         return {"evaluations": [{"top1": 0.5, "mean_class": 0.5}], "seconds": 1.0}
 
-    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(series, "run", run)
     with pytest.raises(InvalidInputError, match="no"):
         run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"learning_rate": [0.2, 0.8]}, seeds=1)
     assert json.loads((tmp_path / "ablation.json").read_text()) == {

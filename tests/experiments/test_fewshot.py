@@ -9,7 +9,7 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import choose_shots
-from i2p_zoo.experiments import Setup, fewshot
+from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.fewshot import METHODS, format_table, run_fewshot
 from i2p_zoo.finetune import Options
 
@@ -18,14 +18,14 @@ OPTIONS = Options(steps=2, batch_size=3)
 
 def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test_split(network, splits, tmp_path, monkeypatch):
     seen = []
-    real = fewshot.run
+    real = series.run
 
-    def watch(setup, clouds, test_set, options, folder, **kwargs):
-        metrics = real(setup, clouds, test_set, options, folder, **kwargs)
+    def watch(setup, clouds, test_set, options, folder, run_options):
+        metrics = real(setup, clouds, test_set, options, folder, run_options)
         seen.append((setup, clouds, len(test_set), options.seed, options.learning_rate, metrics))
         return metrics
 
-    monkeypatch.setattr(fewshot, "run", watch)
+    monkeypatch.setattr(series, "run", watch)
     setup = Setup(str(network), voxel_size=0.2)
     result = run_fewshot(setup, *splits, OPTIONS, tmp_path, shots=(1, 2), trials=2, methods=tuple(METHODS))
     assert len(seen) == 2 * 2 * len(METHODS)

@@ -20,7 +20,7 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, MissingExtraError
 from i2p_zoo.data import hold_out
-from i2p_zoo.experiments import Setup, run, run_folder
+from i2p_zoo.experiments import RunOptions, Setup, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options, evaluate, trainer
 from tests.finetune.test_freezing import shapes
@@ -37,7 +37,7 @@ def setup_of(network, **changes):
 def finished(network, splits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     options = replace(OPTIONS, evaluate_every=3)
-    return folder, run(setup_of(network, mode="io+bn"), *splits, options, folder, held_out=0.25, tensorboard=True)
+    return folder, run(setup_of(network, mode="io+bn"), *splits, options, folder, RunOptions(held_out=0.25, tensorboard=True))
 
 
 def test_metrics_are_those_of_the_saved_network(finished, splits):
@@ -58,7 +58,7 @@ def test_precision_that_accelerate_sets_is_noted(network, splits, monkeypatch, t
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     AcceleratorState._reset_state()  # of earlier runs here; a launched process begins without one
     options = replace(OPTIONS, steps=1)
-    metrics = run(setup_of(network, mode="io"), *splits, options, tmp_path, save=None)
+    metrics = run(setup_of(network, mode="io"), *splits, options, tmp_path, RunOptions(save=None))
     environment = metrics["environment"]
     assert (metrics["options"]["precision"], environment["precision"]) == ("no", "bf16")
     assert (environment["processes"], environment["threads"]) == (1, torch.get_num_threads())
@@ -73,7 +73,7 @@ def test_held_out_clouds_are_monitored_and_not_trained_on(finished, splits, netw
 
     monkeypatch.setattr(run_folder, "train", watch)
     with pytest.raises(KeyboardInterrupt):
-        run(setup_of(network), *splits, OPTIONS, tmp_path, held_out=0.25)
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(held_out=0.25))
     kept, held = hold_out(splits[0], 0.25)
     assert np.array_equal(seen["trained"].points, kept.points)
     assert np.array_equal(seen["monitored"].points, held.points)
@@ -92,7 +92,7 @@ def test_pictures_and_event_files_are_there(finished):
 
 
 def test_adapter_holds_what_was_trained(network, splits, tmp_path):
-    metrics = run(setup_of(network, mode="io+bn"), *splits, OPTIONS, tmp_path, save="adapter")
+    metrics = run(setup_of(network, mode="io+bn"), *splits, OPTIONS, tmp_path, RunOptions(save="adapter"))
     assert evaluate(i2p_zoo.from_pretrained(tmp_path / "adapter"), splits[1]).to_dict() == metrics["test"]
 
 
@@ -113,7 +113,7 @@ def test_what_draws_is_missed_before_training_and_figures_outlive_the_pictures(n
     assert len(metrics["history"]) == 1
     assert (tmp_path / "model").is_dir()
     monkeypatch.undo()
-    again = run(setup_of(network), *splits, replace(OPTIONS, steps=1), tmp_path, resume=True)
+    again = run(setup_of(network), *splits, replace(OPTIONS, steps=1), tmp_path, RunOptions(resume=True))
     assert again["test"] == metrics["test"]
     assert {"curves.png", "confusion.png"} <= {path.name for path in tmp_path.iterdir()}
     assert not (tmp_path / "training").exists()
@@ -121,9 +121,9 @@ def test_what_draws_is_missed_before_training_and_figures_outlive_the_pictures(n
 
 def test_weights_are_never_chosen_on_the_test_split(network, splits, tmp_path):
     with pytest.raises(InvalidInputError, match="never on the test split"):
-        run(setup_of(network), *splits, replace(OPTIONS, keep="best"), tmp_path, monitor_test=True)
+        run(setup_of(network), *splits, replace(OPTIONS, keep="best"), tmp_path, RunOptions(monitor_test=True))
     with pytest.raises(InvalidInputError, match="never on the test split"):
-        run(setup_of(network), *splits, OPTIONS, tmp_path, monitor_test=True, held_out=0.1)
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(monitor_test=True, held_out=0.1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,11 +132,11 @@ def test_finished_run_is_kept(finished, network, splits):
     setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3)
     arguments = {"held_out": 0.25, "tensorboard": True}
     before = (folder / "metrics.json").stat().st_mtime_ns
-    assert run(setup, *splits, options, folder, resume=True, **arguments) == metrics
+    assert run(setup, *splits, options, folder, RunOptions(resume=True, **arguments)) == metrics
     with pytest.raises(InvalidInputError, match="holds a finished run"):
-        run(setup, *splits, options, folder, **arguments)
+        run(setup, *splits, options, folder, RunOptions(**arguments))
     with pytest.raises(InvalidInputError, match="finished run of other settings"):
-        run(setup, *splits, replace(options, seed=1), folder, resume=True, **arguments)
+        run(setup, *splits, replace(options, seed=1), folder, RunOptions(resume=True, **arguments))
     assert (folder / "metrics.json").stat().st_mtime_ns == before
 
 
@@ -244,13 +244,13 @@ def test_interrupted_run_goes_on_as_itself_alone(network, splits, tmp_path, monk
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
-            run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, held_out=0.25)
+            run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, RunOptions(held_out=0.25))
     setup = setup_of(network, **{"mode": "io", **changes})
     arguments = {"held_out": 0.25, **arguments}
     train_set, test_set = arguments.pop("splits", splits)
     with pytest.raises(InvalidInputError, match=f"state of a run of other settings: {words}"):
-        run(setup, train_set, test_set, OPTIONS, tmp_path, resume=True, **arguments)
-    metrics = run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, resume=True, held_out=0.25)
+        run(setup, train_set, test_set, OPTIONS, tmp_path, RunOptions(resume=True, **arguments))
+    metrics = run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, RunOptions(resume=True, held_out=0.25))
     assert len(metrics["history"]) == 6
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "model", "metrics.json", "curves.png", "confusion.png"}
 
@@ -260,20 +260,20 @@ def test_finished_run_on_other_clouds_is_not_taken_for_this_one(finished, networ
     setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3)
     moved = replace(splits[0], points=splits[0].points + np.float32(0.01))
     with pytest.raises(InvalidInputError, match="of other settings: sha256 was"):
-        run(setup, moved, splits[1], options, folder, resume=True, held_out=0.25)
+        run(setup, moved, splits[1], options, folder, RunOptions(resume=True, held_out=0.25))
 
 
 def test_options_on_which_no_step_depends_may_change(finished, network, splits):
     folder, metrics = finished
     setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3, save_every=7, workers=1)
-    assert run(setup, *splits, options, folder, resume=True, held_out=0.25) == metrics
+    assert run(setup, *splits, options, folder, RunOptions(resume=True, held_out=0.25)) == metrics
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_damaged_figures_are_told_by_their_file(network, splits, tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"metrics\.json: cannot be read"):
-        run(setup_of(network), *splits, OPTIONS, tmp_path, resume=True)
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(resume=True))
 
 
 def test_two_processes_do_not_train_in_one_folder(network, splits, tmp_path):
@@ -291,7 +291,7 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "arguments", "changes", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_is_told_before_training(network, splits, tmp_path, options, arguments, changes, words):
     with pytest.raises(InvalidInputError, match=words):
-        run(setup_of(network, **changes), *splits, replace(OPTIONS, **options), tmp_path, **arguments)
+        run(setup_of(network, **changes), *splits, replace(OPTIONS, **options), tmp_path, RunOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.experiments.scene_runs import run_segmentation
 from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Options
@@ -29,9 +30,9 @@ def test_a_finished_run_is_no_result_for_other_scenes(scene_sets, tmp_path):
     setup = Setup(str(network), stem="image", skip_downsamples=1, voxel_size=0.2)
     options = Options(steps=1, batch_size=2)
     metrics = run_segmentation(setup, *scene_sets, options, tmp_path / "run")
-    assert run_segmentation(setup, *scene_sets, options, tmp_path / "run", resume=True) == metrics
+    assert run_segmentation(setup, *scene_sets, options, tmp_path / "run", RunOptions(resume=True)) == metrics
     train_set, test_set = scene_sets
     renamed = SceneSet(tuple(f"other {name}" for name in test_set.names), CLASSES, test_set.load)
     for others in ((train_set, renamed), (train_set, swapped(test_set)), (swapped(train_set), test_set)):
         with pytest.raises(InvalidInputError, match="sha256"):
-            run_segmentation(setup, *others, options, tmp_path / "run", resume=True)
+            run_segmentation(setup, *others, options, tmp_path / "run", RunOptions(resume=True))

@@ -61,7 +61,7 @@ REFUSED = {
     "a negative count": ({"skip_downsamples": -1}, "0 or more.*got -1"),
     "inflation": ({"inflation": "fancy"}, "center, average, copy; got 'fancy'"),
     "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
-    "stem": ({"stem": "brain"}, "point, image; got 'brain'"),
+    "stem": ({"stem": "brain"}, "image, point; got 'brain'"),
 }
 
 
@@ -79,7 +79,7 @@ def test_folder_is_inflated_as_told_and_otherwise_as_it_is(network):
 
 
 def test_folder_along_another_axis_is_refused(network):
-    with pytest.raises(InvalidInputError, match="inflated along 'z'; 'y' is wanted"):
+    with pytest.raises(InvalidInputError, match="has the axis 'z', which cannot become 'y'"):
         build_model(Setup(str(network), axis="y"), CLASSES)
 
 

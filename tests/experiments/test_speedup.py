@@ -7,7 +7,7 @@ import json
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.experiments import Setup, speedup
+from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.speedup import run_speedup
 from i2p_zoo.finetune import Options
 
@@ -21,17 +21,17 @@ CURVES = {  # test accuracy after 2, 4 and 6 steps, by seed
 def curves(monkeypatch):
     """Replaces training by the curves above, 2 s a step with image weights and 1 s from scratch."""
 
-    def run(setup, train_set, test_set, options, folder, **kwargs):
+    def run(setup, train_set, test_set, options, folder, run_options):
         if options.evaluate_every is None:  # a budget
             return {"test": {"top1": options.steps / 10}}
-        assert kwargs["monitor_test"]
+        assert run_options.monitor_test
         name = "scratch" if setup.scratch else "image weights"
         pace = 1 if setup.scratch else 2
         accuracies = CURVES[name][options.seed]
         points = [{"step": 2 * n, "seconds": 2.0 * n * pace, "top1": top1} for n, top1 in enumerate(accuracies, 1)]
         return {"evaluations": points, "test": {"top1": accuracies[-1], "mean_class": accuracies[-1] / 2}}
 
-    monkeypatch.setattr(speedup, "run", run)
+    monkeypatch.setattr(series, "run", run)
 
 
 def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path):
@@ -78,7 +78,7 @@ def test_curves_need_seeds_and_points(splits, tmp_path, arguments):
 
 
 def test_budget_without_a_step_is_told_before_any_run(splits, tmp_path, monkeypatch):
-    monkeypatch.setattr(speedup, "run", lambda *args, **kwargs: pytest.fail("a run has begun"))
+    monkeypatch.setattr(series, "run", lambda *args, **kwargs: pytest.fail("a run has begun"))
     with pytest.raises(InvalidInputError, match=r"1 or more; got budgets \[5, 0\]"):
         run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path, budgets=(5, 0))
 
@@ -86,12 +86,12 @@ def test_budget_without_a_step_is_told_before_any_run(splits, tmp_path, monkeypa
 def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
     seen = []
 
-    def run(setup, train_set, test_set, options, folder, **kwargs):
-        seen.append((options.optimizer, options.learning_rate, kwargs["place"]))
+    def run(setup, train_set, test_set, options, folder, run_options):
+        seen.append((options.optimizer, options.learning_rate, run_options.place))
         points = [{"step": 2, "seconds": 2.0, "top1": 0.5}]
         return {"evaluations": points, "test": {"top1": 0.5, "mean_class": 0.5}}
 
-    monkeypatch.setattr(speedup, "run", run)
+    monkeypatch.setattr(series, "run", run)
     options = Options(steps=6, evaluate_every=2, optimizer="adamw")
     how = {"seeds": 1, "budgets": (2,), "place": True}
     run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, learning_rate=0.001, **how)

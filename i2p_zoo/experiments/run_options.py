@@ -1,0 +1,105 @@
+"""How a run goes, beside the numbers of its training, and the settings by which its folder knows it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.setup import Setup, check_folder, weights_of
+from i2p_zoo.finetune import Options
+from i2p_zoo.finetune.tasks import check_classes
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run monitors, keeps and shows.
+
+    Attributes:
+        held_out: fraction of the training split that is not trained on but monitored, to choose the best weights or to stop.
+        monitor_test: monitor the test split instead, for learning curves; no weights are chosen by it, nor when to stop.
+        resume: go on with a run that was stopped; one that is finished is not run again.
+        save: "model"; "adapter", for image weights; or None for figures alone.
+        tensorboard: write its event files too.
+        progress: label of a progress bar.
+        place: move the network to this process's device.
+
+    Raises:
+        InvalidInputError: a fraction outside 0 to 1, an unknown `save`, or both splits are to be monitored.
+    """
+
+    held_out: float | None = None
+    monitor_test: bool = False
+    resume: bool = False
+    save: str | None = "model"
+    tensorboard: bool = False
+    progress: str | None = None
+    place: bool = False
+
+    def __post_init__(self) -> None:
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise InvalidInputError(f"The held-out fraction must lie between 0 and 1; got {self.held_out}.")
+        if self.save not in ("model", "adapter", None):
+            raise InvalidInputError(f"`save` must be 'model', 'adapter' or None; got {self.save!r}.")
+        if self.monitor_test and self.held_out is not None:
+            raise InvalidInputError(
+                "Weights are chosen on what is held out of training, never on the test split: give `held_out` or "
+                "`monitor_test`, not both."
+            )
+
+    def divide(self, train_set: Any, test_set: Any, hold_out: Callable[[Any, float, int], Any], seed: int) -> tuple[Any, Any]:
+        """Returns what is trained on and what is monitored, or None for that."""
+        if self.held_out is not None:
+            trained, monitored = hold_out(train_set, self.held_out, seed)
+            return trained, monitored
+        return train_set, test_set if self.monitor_test else None
+
+
+def describe_run(
+    setup: Setup,
+    train_set: Any,
+    test_set: Any,
+    options: Options,
+    run_options: RunOptions,
+    samples: str,
+    fingerprint: Callable[[Any], str],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Checks that the parts of a run fit together, and returns its settings as JSON types.
+
+    Args:
+        setup, train_set, test_set, options, run_options: of the run.
+        samples: what the sets hold, "clouds" or "scenes".
+        fingerprint: hashes a set.
+        settings: more of them, of this sort of run.
+
+    Raises:
+        InvalidInputError: weights are to be chosen by the test split, which has other classes or nothing in it, or an adapter
+            is to be saved of random weights.
+        I2PError: as `check_folder`.
+    """
+    if run_options.monitor_test and (options.keep == "best" or options.target is not None):
+        raise InvalidInputError(
+            "Which weights to keep and when to stop is chosen on what is held out of training, never on the test split: give "
+            f"`held_out` in place of `monitor_test` for keep={options.keep!r}, target={options.target}."
+        )
+    check_folder(setup, segmented=samples == "scenes")
+    check_classes(train_set.classes, test_set.classes)
+    if not len(test_set) or (run_options.save == "adapter" and setup.scratch):
+        raise InvalidInputError(
+            f"A run needs test {samples} ({len(test_set)}), and an adapter image weights (scratch={setup.scratch})."
+        )
+    held_out = None if run_options.held_out is None else "held-out"
+    return {
+        "setup": setup.to_dict(),
+        "options": options.to_dict(),
+        "weights": weights_of(setup.model),
+        samples: {"train": len(train_set), "test": len(test_set)},
+        "sha256": {"train": fingerprint(train_set), "test": fingerprint(test_set)},
+        "classes": list(train_set.classes),
+        **settings,
+        "held_out": run_options.held_out,
+        "monitored": "test" if run_options.monitor_test else held_out,
+        "saved": run_options.save,
+    }

@@ -1,0 +1,67 @@
+"""A series of runs whose figures are compared, a folder each; one that is finished is not run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from i2p_zoo.data import CloudSet
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.run_folder import write_json, write_text
+from i2p_zoo.experiments.run_options import RunOptions
+from i2p_zoo.experiments.runs import run
+from i2p_zoo.experiments.setup import Setup
+from i2p_zoo.finetune import Options
+
+
+@dataclass(frozen=True)
+class Series:
+    """What all runs of a series share.
+
+    Attributes:
+        folder: gets a folder a run, and the figures of all.
+        test_set: the test split.
+        progress: show progress bars.
+        place: as `RunOptions`.
+    """
+
+    folder: Path
+    test_set: CloudSet
+    progress: bool = False
+    place: bool = False
+
+    def run(
+        self, name: str, label: str, setup: Setup, train_set: CloudSet, options: Options, **monitoring: Any
+    ) -> dict[str, Any]:
+        """Returns the metrics of a run, which keeps no network.
+
+        Args:
+            name: of its folder.
+            label: of its progress bar.
+            setup, train_set, options: as `i2p_zoo.experiments.run`.
+            monitoring: `held_out` or `monitor_test` of `RunOptions`.
+
+        Raises:
+            I2PError, OSError: as `i2p_zoo.experiments.run`.
+        """
+        progress = label if self.progress else None
+        run_options = RunOptions(save=None, resume=True, progress=progress, place=self.place, **monitoring)
+        return run(setup, train_set, self.test_set, options, self.folder / name, run_options)
+
+    def write(self, name: str, figures: Any, table: str | None = None) -> None:
+        """Writes the figures as NAME.json and, where there is one, their table as NAME.md."""
+        write_json(self.folder / f"{name}.json", figures)
+        if table is not None:
+            write_text(self.folder / f"{name}.md", table)
+
+
+def choose_rate(setup: Setup, options: Options, learning_rate: float | None) -> Options:
+    """Returns options with a learning rate, by default that of a setup, which is SGD's.
+
+    Raises:
+        InvalidInputError: AdamW would train at a default rate.
+    """
+    if options.optimizer == "adamw" and learning_rate is None:
+        raise InvalidInputError("Give a learning rate with optimizer='adamw': the default ones are SGD's.")
+    return replace(options, learning_rate=setup.learning_rate if learning_rate is None else learning_rate)
