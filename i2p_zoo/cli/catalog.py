@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
+from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place
-from i2p_zoo.cli.shared_options import axis_option, depth_option, inflation_option, json_option
 from i2p_zoo.errors import InvalidInputError
 
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@json_option
+@shared.json_option
 def list_command(pattern: str, as_json: bool) -> None:
     """List the zoo's networks whose name matches PATTERN.
 
@@ -33,7 +33,7 @@ def list_command(pattern: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@json_option
+@shared.json_option
 def info(name: str, as_json: bool) -> None:
     """Describe a network by NAME (a zoo or timm name) or a checkpoint's FOLDER.
 
@@ -52,18 +52,16 @@ def info(name: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; by default the zoo name.")
+@click.option("--out", type=shared.FOLDER, help="Folder to write; by default the zoo name.")
 @click.option(
-    "--weights",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Your own .safetensors or .pth of that timm network; by default timm's weights.",
+    "--weights", type=shared.FILE, help="Your own .safetensors or .pth of that timm network; by default timm's weights."
 )
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the map of parameters as JSON.")
+@click.option("--report", type=shared.FILE, help="Write the map of parameters as JSON.")
 @click.option("--table", is_flag=True, help="Print the map of parameters, a line for each tensor.")
-@inflation_option
-@axis_option
-@depth_option
-@json_option
+@shared.inflation_option
+@shared.axis_option
+@shared.depth_option
+@shared.json_option
 def convert(
     name: str,
     out: Path | None,
@@ -119,9 +117,9 @@ def convert(
 
 @click.command()
 @click.argument("names", nargs=-1, required=True)
-@axis_option
-@depth_option
-@json_option
+@shared.axis_option
+@shared.depth_option
+@shared.json_option
 def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool) -> None:
     """Measure how exactly the center-inflated timm architectures NAMES compute their 2D functions.
 
@@ -145,13 +143,13 @@ def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool)
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=shared.FOLDER)
 @click.argument("repo")
 @click.option("--yes", is_flag=True, help="Push. Without it nothing is changed: you see what would be.")
 @click.option("--private", is_flag=True, default=None, help="Of a new repository.")
 @click.option("--revision", help="A branch; by default main.")
 @click.option("--message", help="Of the commit.")
-@json_option
+@shared.json_option
 def push(
     folder: Path, repo: str, yes: bool, private: bool | None, revision: str | None, message: str | None, as_json: bool
 ) -> None:
@@ -178,17 +176,10 @@ def push(
 
 
 @click.command()
-@click.option(
-    "--data",
-    "data_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="tests/data/kicad-mini.npz",
-    show_default=True,
-    help="Labelled clouds.",
-)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="out/demo", show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True, help="Training steps a run.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
+@shared.default_option("--data", "data_file", type=shared.FILE, default="tests/data/kicad-mini.npz", help="Labelled clouds.")
+@shared.default_option("--out", type=shared.FOLDER, default="out/demo")
+@shared.default_option("--steps", type=shared.COUNT, default=60, help="Training steps a run.")
+@shared.default_option("--seeds", type=shared.COUNT, default=1, help="Runs of each kind.")
 def demo(data_file: Path, out: Path, steps: int, seeds: int) -> None:
     """Convert a real network, prove it on photographs, finetune it on real shapes, and draw pictures.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from i2p_zoo._extras import require
+from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
-from i2p_zoo.cli.shared_options import json_option, picture_option
 from i2p_zoo.errors import InvalidInputError
 
 
@@ -25,10 +25,10 @@ def _check_picture(picture: Path | None) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to name of each file.")
-@picture_option("Draw the clouds with their classes, as PNG.")
+@shared.default_option("--top", type=shared.COUNT, default=3, help="Classes to name of each file.")
+@shared.picture_option("Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
-@json_option
+@shared.json_option
 def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, as_json: bool) -> None:
     """Classify FILES (ply, off, obj, stl, pcd, las, laz, bin, npy, npz) by MODEL, a folder or a name.
 
@@ -63,9 +63,9 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`.")
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
-@picture_option("Draw the figures, as PNG.")
-@json_option
+@shared.default_option("--split", type=click.Choice(["train", "test"]), default="train")
+@shared.picture_option("Draw the figures, as PNG.")
+@shared.json_option
 def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, as_json: bool) -> None:
     """Measure neural collapse (NC1 to NC4 of Papyan et al. 2020) of MODELS, folders or names, on labelled clouds.
 

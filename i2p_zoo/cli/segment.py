@@ -10,39 +10,22 @@ from typing import Any
 import click
 
 from i2p_zoo.choices import LOSSES
+from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.cli.shared_options import (
-    POSITIVE,
-    SHARE,
-    check_run,
-    decorate,
-    json_option,
-    mode_option,
-    network_options,
-    read_options,
-    read_run_options,
-    run_options,
-)
 from i2p_zoo.errors import InvalidInputError
 
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
 
-_block_options = decorate(
+_block_options = shared.decorate(
     [
         click.option(
-            "--block", type=POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
+            "--block", type=shared.POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
         ),
-        click.option(
-            "--overlap",
-            type=SHARE,
-            default=0.25,
-            show_default=True,
-            help="Fraction that a block shares with the next.",
-        ),
+        shared.default_option("--overlap", type=shared.SHARE, default=0.25, help="Fraction that a block shares with the next."),
     ]
 )
-_scene_options = network_options(
+_scene_options = shared.network_options(
     data="Labelled scenes: SPEC as above.",
     voxel_size="Edge of a voxel, in the scenes' unit.",
     learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
@@ -60,12 +43,12 @@ def segment() -> None:
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
 @_scene_options
 @_block_options
-@mode_option(without=("head", "none"))
-@click.option("--crop", type=POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
-@click.option("--max-points", type=click.IntRange(min=1), default=80_000, show_default=True, help="Of a training crop.")
-@click.option("--loss", type=click.Choice(LOSSES), default="both", show_default=True)
-@click.option("--dropout", type=float, default=0.0, show_default=True, help="Before the classifier.")
-@run_options
+@shared.mode_option(without=("head", "none"))
+@click.option("--crop", type=shared.POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
+@shared.default_option("--max-points", type=shared.COUNT, default=80_000, help="Of a training crop.")
+@shared.default_option("--loss", type=click.Choice(LOSSES), default="both")
+@shared.default_option("--dropout", type=float, default=0.0, help="Before the classifier.")
+@shared.run_options
 def train_command(
     block: float | None,
     overlap: float,
@@ -101,11 +84,11 @@ def train_command(
 
     if values["learning_rate"] is None:
         values["learning_rate"] = LEARNING_RATES[values["optimizer"]]
-    check_run(values)
+    shared.check_run(values)
     train_set, test_set = load_scenes(values["data"], colors="rgb" in parse_features(values["features"]))
-    setup, options = read_options(values, len(train_set))
+    setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
-    chosen = read_run_options(values, "training")
+    chosen = shared.read_run_options(values, "training")
     metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, blocks=blocks, loss=loss, dropout=dropout)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
@@ -129,7 +112,7 @@ def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> No
 @click.argument("model")
 @click.option("--data", required=True, metavar="SPEC", help="Labelled scenes: see `i2p-zoo segment train --help`.")
 @_block_options
-@json_option
+@shared.json_option
 def eval_command(model: str, data: str, block: float | None, overlap: float, as_json: bool) -> None:
     """Measure MODEL, a folder or a name, on the test scenes.
 
@@ -148,7 +131,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 @segment.command("predict")
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder of the results.")
+@click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
 def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
     """Give each point of FILES, or vertex of a mesh, a class by MODEL; writes NAME-classes.ply, coloured, and -classes.npy.

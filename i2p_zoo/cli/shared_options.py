@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,24 +19,27 @@ STEPS = 300
 POSITIVE = click.FloatRange(min=0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
-_COUNT = click.IntRange(min=1)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+COUNT = click.IntRange(min=1)
+FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
+_NATURAL = click.IntRange(min=0)
+
+default_option = functools.partial(click.option, show_default=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-inflation_option = click.option("--inflation", type=click.Choice(INFLATIONS), default="center", show_default=True)
-axis_option = click.option("--axis", type=click.Choice(AXES), default="z", show_default=True)
-depth_option = click.option("--depth", type=_COUNT, help="Longest kernel along the new axis.")
+inflation_option = default_option("--inflation", type=click.Choice(INFLATIONS), default="center")
+axis_option = default_option("--axis", type=click.Choice(AXES), default="z")
+depth_option = click.option("--depth", type=COUNT, help="Longest kernel along the new axis.")
 
 
 def picture_option(text: str) -> Callable[[Any], Any]:
     """Returns the option of a picture's path, with its help."""
-    return click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help=text)
+    return click.option("--picture", type=FILE, help=text)
 
 
 def mode_option(default: str = "all", text: str = "What trains.", without: Sequence[str] = ("none",)) -> Callable[[Any], Any]:
     """Returns the option of what trains, with its default and help, and the modes that it leaves out."""
     modes = [mode for mode in MODES if mode not in without]
-    return click.option("--mode", type=click.Choice(modes), default=default, show_default=True, help=text)
+    return default_option("--mode", type=click.Choice(modes), default=default, help=text)
 
 
 def decorate(options: Sequence[Any]) -> Callable[[Any], Any]:
@@ -71,30 +75,23 @@ def network_options(
             click.option("--data", required=True, metavar="SPEC", help=data),
             click.option("--inflation", type=click.Choice(INFLATIONS), help="By default average, and of a folder its own."),
             click.option("--axis", type=click.Choice(AXES), help="Of the inflation; by default z, and of a folder its own."),
-            click.option("--stem", type=click.Choice(STEMS), default="point", show_default=True),
-            click.option(
-                "--skip-downsamples",
-                type=click.IntRange(min=0),
-                default=3,
-                show_default=True,
-                help="How many of the first halvings run at stride 1.",
+            default_option("--stem", type=click.Choice(STEMS), default="point"),
+            default_option(
+                "--skip-downsamples", type=_NATURAL, default=3, help="How many of the first halvings run at stride 1."
             ),
-            click.option("--voxel-size", type=POSITIVE, default=0.07, show_default=True, help=voxel_size),
-            click.option(
-                "--features",
-                default="xyz",
-                show_default=True,
-                help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas.",
+            default_option("--voxel-size", type=POSITIVE, default=0.07, help=voxel_size),
+            default_option(
+                "--features", default="xyz", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."
             ),
-            click.option("--steps", type=_COUNT, default=None if epochs else steps, help=batches),
+            click.option("--steps", type=COUNT, default=None if epochs else steps, help=batches),
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),
-            click.option("--batch-size", type=_COUNT, default=32, show_default=True),
+            default_option("--batch-size", type=COUNT, default=32),
             click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
-            click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
-            click.option("--label-smoothing", type=SHARE, default=0.0, show_default=True),
-            click.option("--precision", type=click.Choice(PRECISIONS), default="no", show_default=True),
-            click.option("--out", required=True, type=_FOLDER, help="Folder to write."),
+            default_option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd"),
+            default_option("--label-smoothing", type=SHARE, default=0.0),
+            default_option("--precision", type=click.Choice(PRECISIONS), default="no"),
+            click.option("--out", required=True, type=FOLDER, help="Folder to write."),
             json_option,
         ]
     )
@@ -107,17 +104,15 @@ run_options = decorate(
             "--hold-out", "held_out", type=FRACTION, help="Fraction of the training split to monitor, not to train on."
         ),
         click.option("--monitor-test", is_flag=True, help="Measure the test split along the way, for a learning curve."),
-        click.option("--evaluate-every", type=_COUNT, help="Steps between measurements of what is monitored."),
-        click.option("--keep", type=click.Choice(KEPT_WEIGHTS), default="last", show_default=True, help="Which weights."),
+        click.option("--evaluate-every", type=COUNT, help="Steps between measurements of what is monitored."),
+        default_option("--keep", type=click.Choice(KEPT_WEIGHTS), default="last", help="Which weights."),
         click.option(
             "--target", type=click.FloatRange(0, 1), help="Stop at this accuracy, or mIoU, a fraction, of what is monitored."
         ),
         click.option("--ema", type=SHARE, help="Decay of an average of the weights, which is kept instead."),
-        click.option("--accumulate", type=_COUNT, default=1, show_default=True, help="Parts of a batch."),
-        click.option(
-            "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that make batches."
-        ),
-        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+        default_option("--accumulate", type=COUNT, default=1, help="Parts of a batch."),
+        default_option("--workers", type=_NATURAL, default=0, help="Processes that make batches."),
+        default_option("--seed", type=click.IntRange(0, 2**32 - 1), default=0),
         click.option("--adapter", is_flag=True, help="Save only what was trained."),
         click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
         click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped."),

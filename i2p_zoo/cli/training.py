@@ -9,38 +9,22 @@ from typing import Any
 
 import click
 
+from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.cli.shared_options import (
-    FRACTION,
-    check_network,
-    check_run,
-    mode_option,
-    network_options,
-    read_options,
-    read_run_options,
-    run_options,
-)
 from i2p_zoo.errors import InvalidInputError
 
 
 @click.command()
-@network_options()
-@mode_option()
-@click.option("--shots", type=click.IntRange(min=1), help="Train on this many clouds of each class alone.")
+@shared.network_options()
+@shared.mode_option()
+@click.option("--shots", type=shared.COUNT, help="Train on this many clouds of each class alone.")
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of a teacher's soft labels.")
+@shared.default_option("--temperature", type=float, default=1.0, help="Of a teacher's soft labels.")
 @click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure; others are left out.")
-@run_options
-def finetune(
-    shots: int | None,
-    teacher: Path | None,
-    threshold: float | None,
-    out: Path,
-    as_json: bool,
-    **values: Any,
-) -> None:
+@shared.run_options
+def finetune(shots: int | None, teacher: Path | None, threshold: float | None, out: Path, as_json: bool, **values: Any) -> None:
     """Finetune an image network on labelled clouds; writes the network, metrics.json, curves.png and confusion.png.
 
     \b
@@ -65,15 +49,15 @@ def finetune(
 
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
-    check_run(values)
+    shared.check_run(values)
     train_set, test_set = load_data(values["data"])
     if shots is not None:
         train_set = choose_shots(train_set, shots, values["seed"])
     if teacher is not None:
         network = load_network(str(teacher))
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
-    setup, options = read_options(values, len(train_set))
-    metrics = run(setup, train_set, test_set, options, out, read_run_options(values, "finetuning"))
+    setup, options = shared.read_options(values, len(train_set))
+    metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning"))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     if as_json:
@@ -96,21 +80,22 @@ def _parse_numbers(text: str) -> list[int]:
         raise InvalidInputError(f"Give numbers joined by commas, such as 1,5,10; got {text!r}.") from error
 
 
-def _load(values: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Returns setup, training split, test split and options of a command; checks the options first."""
+def _load_series(values: dict[str, Any], folder: Path) -> Any:
+    """Checks a command's values, then reads the data; returns the series of runs that they describe."""
     from i2p_zoo.data.specs import load_data
+    from i2p_zoo.experiments.series import Series
 
-    check_network(values)
+    shared.check_network(values)
     train_set, test_set = load_data(values["data"])
-    setup, options = read_options(values, len(train_set))
-    return setup, train_set, test_set, options
+    setup, options = shared.read_options(values, len(train_set))
+    return Series(setup, train_set, test_set, options, folder, progress=True, place=True)
 
 
 @click.command()
-@network_options(steps=100, epochs=False)
-@click.option("--shots", default="1,5,10", show_default=True, help="Clouds of each class.")
-@click.option("--trials", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--methods", default="scratch,probe,io,io+bn,all", show_default=True)
+@shared.network_options(steps=100, epochs=False)
+@shared.default_option("--shots", default="1,5,10", help="Clouds of each class.")
+@shared.default_option("--trials", type=shared.COUNT, default=3)
+@shared.default_option("--methods", default="scratch,probe,io,io+bn,all")
 def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **values: Any) -> None:
     """Finetune on a few clouds of each class, the same for every method; a table like Image2Point's Table 3, and a plot.
 
@@ -120,29 +105,17 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
     """
     from i2p_zoo.experiments.fewshot import format_table, run_fewshot
 
-    counts = _parse_numbers(shots)
-    setup, train_set, test_set, options = _load(values)
-    result = run_fewshot(
-        setup,
-        train_set,
-        test_set,
-        options,
-        out,
-        shots=counts,
-        trials=trials,
-        methods=[name.strip() for name in methods.split(",")],
-        learning_rate=values["learning_rate"],
-        progress=True,
-        place=True,
-    )
+    counts, names = _parse_numbers(shots), [name.strip() for name in methods.split(",")]
+    series, rate = _load_series(values, out), values["learning_rate"]
+    result = run_fewshot(series, shots=counts, trials=trials, methods=names, learning_rate=rate)
     click.echo(json.dumps(result) if as_json else format_table(result).rstrip())
 
 
 @click.command()
-@network_options()
-@mode_option(text="What trains of the image network.")
-@click.option("--evaluate-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between points.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@shared.network_options()
+@shared.mode_option(text="What trains of the image network.")
+@shared.default_option("--evaluate-every", type=shared.COUNT, default=10, help="Steps between points.")
+@shared.default_option("--seeds", type=shared.COUNT, default=3)
 @click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
 @click.option("--budgets", help="Steps to train image weights for besides, each by a whole schedule, such as 50,100.")
 def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as_json: bool, **values: Any) -> None:
@@ -155,20 +128,8 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
     from i2p_zoo.experiments.speedup import run_speedup
 
     lengths = _parse_numbers(budgets) if budgets else ()
-    setup, train_set, test_set, options = _load(values)
-    result = run_speedup(
-        setup,
-        train_set,
-        test_set,
-        options,
-        out,
-        seeds=seeds,
-        target=target,
-        budgets=lengths,
-        learning_rate=values["learning_rate"],
-        progress=True,
-        place=True,
-    )
+    series, rate = _load_series(values, out), values["learning_rate"]
+    result = run_speedup(series, seeds=seeds, target=target, budgets=lengths, learning_rate=rate)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -185,11 +146,11 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 
 
 @click.command()
-@network_options()
-@mode_option(default="io+bn")
+@shared.network_options()
+@shared.mode_option(default="io+bn")
 @click.option("--vary", multiple=True, metavar="SETTING=A;B;...", help="A setting and its values; by default all that matter.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--hold-out", "held_out", type=FRACTION, default=0.25, show_default=True, help="Fraction to judge by.")
+@shared.default_option("--seeds", type=shared.COUNT, default=3)
+@shared.default_option("--hold-out", "held_out", type=shared.FRACTION, default=0.25, help="Fraction to judge by.")
 def ablate(vary: tuple[str, ...], seeds: int, out: Path, as_json: bool, **values: Any) -> None:
     """Change one setting at a time and judge each on clouds held out of the training split.
 
@@ -199,22 +160,11 @@ def ablate(vary: tuple[str, ...], seeds: int, out: Path, as_json: bool, **values
     """
     from i2p_zoo.experiments.ablation import format_ablation, run_ablation
 
-    setup, train_set, test_set, options = _load(values)
     variations = dict(map(_parse_variation, vary)) if vary else None
     if len(variations or ()) < len(vary):
         raise InvalidInputError(f"--vary names each setting once; got {', '.join(vary)}.")
-    result = run_ablation(
-        setup,
-        train_set,
-        test_set,
-        options,
-        out,
-        variations=variations,
-        seeds=seeds,
-        held_out=values["held_out"],
-        progress=True,
-        place=True,
-    )
+    series = _load_series(values, out)
+    result = run_ablation(series, variations=variations, seeds=seeds, held_out=values["held_out"])
     click.echo(json.dumps(result) if as_json else format_ablation(result).rstrip())
 
 

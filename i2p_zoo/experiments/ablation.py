@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,29 +30,15 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
 
 
 def run_ablation(
-    setup: Setup,
-    train_set: CloudSet,
-    test_set: CloudSet,
-    options: Options,
-    folder: str | os.PathLike[str],
-    *,
-    variations: Mapping[str, Sequence[Any]] | None = None,
-    seeds: int = 3,
-    held_out: float = 0.25,
-    progress: bool = False,
-    place: bool = False,
+    series: Series, *, variations: Mapping[str, Sequence[Any]] | None = None, seeds: int = 3, held_out: float = 0.25
 ) -> dict[str, Any]:
-    """Trains a setup and those that differ from it in one setting. Runs that `folder` holds are not run again.
+    """Trains a setup and those that differ from it in one setting.
 
     Args:
-        setup, options: the run to vary.
-        train_set, test_set: the clouds; no figure of the test split is looked at.
-        folder: gets ablation.json, ablation.md and a folder a run.
+        series: the run to vary; no figure of its test split is looked at. Its folder gets ablation.json and ablation.md.
         variations: values by field of `Setup` or `Options`; None for `default_variations`.
         seeds: runs of each setting; the seed chooses the held-out clouds too.
         held_out: fraction of the training split to judge by.
-        progress: show progress bars.
-        place: as `RunOptions`.
 
     Returns:
         What ablation.json holds: for each setting and value the held-out accuracies of the seeds, with the weights kept.
@@ -61,18 +46,16 @@ def run_ablation(
     Raises:
         InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, or fewer than 1
             seed.
-        I2PError, OSError: as `run`.
+        I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
-    varied = dict(default_variations(setup, train_set) if variations is None else variations)
+    varied = dict(default_variations(series.setup, series.train_set) if variations is None else variations)
     if seeds < 1:
         raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
-    runs = _list_runs(setup, options, varied, seeds)
-    series = Series(Path(folder), test_set, progress, place)
     figures: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
-    for name, value, label, changed, trained in runs:
-        folder_name = f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{trained.seed}"
-        metrics = series.run(folder_name, f"{label}, seed {trained.seed}", changed, train_set, trained, held_out=held_out)
-        judged = {**_kept(metrics, trained), "seconds": metrics["seconds"]}
+    for name, value, label, setup, options in _list_runs(series, varied, seeds):
+        folder_name = f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{options.seed}"
+        metrics = series.run(folder_name, f"{label}, seed {options.seed}", setup, options, held_out=held_out)
+        judged = {**_kept(metrics, options), "seconds": metrics["seconds"]}
         for key in ("top1", "mean_class", "seconds"):
             figures[name].setdefault(str(value), {}).setdefault(key, []).append(judged[key])
         series.write("ablation", figures, format_ablation(figures))  # what there is, after each run
@@ -103,19 +86,17 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
     return {name: values for name, values in varied.items() if len(values) > 1}
 
 
-def _list_runs(
-    setup: Setup, options: Options, varied: Mapping[str, Sequence[Any]], seeds: int
-) -> list[tuple[str, Any, str, Setup, Options]]:
+def _list_runs(series: Series, varied: Mapping[str, Sequence[Any]], seeds: int) -> list[tuple[str, Any, str, Setup, Options]]:
     """Returns setting, value, label, setup and options of each run; raises InvalidInputError before any of them begins."""
     runs = []
     for seed in range(seeds):
-        base = dataclasses.replace(options, seed=seed)
+        base = dataclasses.replace(series.options, seed=seed)
         for name, values in varied.items():
             for value in values:
-                changed, trained = _change(setup, base, name, value)
-                check_folder(changed)
-                is_base = changed == setup and trained == base
-                runs.append((name, value, "base" if is_base else f"{name}={value}", changed, trained))
+                setup, options = _change(series.setup, base, name, value)
+                check_folder(setup)
+                label = "base" if (setup, options) == (series.setup, base) else f"{name}={value}"
+                runs.append((name, value, label, setup, options))
     return runs
 
 

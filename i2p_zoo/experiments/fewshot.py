@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from i2p_zoo import pictures
-from i2p_zoo.data import CloudSet, choose_shots
+from i2p_zoo.data import choose_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.series import Series, choose_rate
-from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
-from i2p_zoo.finetune import Options
+from i2p_zoo.experiments.setup import check_folder, stem_of
 
 METHODS: dict[str, dict[str, Any]] = {
     "scratch": {"scratch": True, "mode": "all"},
@@ -28,33 +25,22 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def run_fewshot(
-    setup: Setup,
-    train_set: CloudSet,
-    test_set: CloudSet,
-    options: Options,
-    folder: str | os.PathLike[str],
+    series: Series,
     *,
     shots: Sequence[int] = (1, 5, 10),
     trials: int = 3,
     methods: Sequence[str] = ("scratch", "all"),
     learning_rate: float | None = None,
-    progress: bool = False,
-    place: bool = False,
 ) -> dict[str, Any]:
-    """Trains each method on the same few clouds of each class. Runs that `folder` already holds are not run again.
+    """Trains each method on the same few clouds of each class. The test split is measured whole.
 
     Args:
-        setup: the network, apart from what the method changes.
-        train_set: where the shots are drawn, with the trial's number as seed.
-        test_set: the whole test split, measured once a run.
-        options: of each run; its seed is the trial's number.
-        folder: gets fewshot.json, fewshot.md, fewshot.png and a folder a run.
+        series: the network, apart from what the method changes; the clouds, of which shots are drawn with the trial's number
+            as seed; the options, whose seed is the trial's number; the folder, which gets fewshot.json, .md and .png.
         shots: clouds a class.
         trials: runs of each kind.
         methods: of `METHODS`.
         learning_rate: of every method; None for each one's default.
-        progress: show progress bars.
-        place: as `RunOptions`.
 
     Returns:
         What fewshot.json holds: for each method and number of shots the accuracies of the trials.
@@ -62,29 +48,28 @@ def run_fewshot(
     Raises:
         InvalidInputError: an unknown method, a linear probe of a folder whose network lost its image stem, more shots than a
             class has clouds, or AdamW without a rate.
-        I2PError, OSError: as `run`.
+        I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
     blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
-    if blind and stem_of(setup.model) == "point":
+    if blind and stem_of(series.setup.model) == "point":
         raise InvalidInputError(
-            f"{setup.model} has a point stem, and {blind} trains a classifier on the image stem: leave {blind} out of the "
-            "methods, or give the name of a zoo network."
+            f"{series.setup.model} has a point stem, and {blind} trains a classifier on the image stem: leave {blind} out of "
+            "the methods, or give the name of a zoo network."
         )
-    setups = {name: dataclasses.replace(setup, **METHODS[name]) for name in methods}
-    rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
+    setups = {name: dataclasses.replace(series.setup, **METHODS[name]) for name in methods}
+    rated = {name: choose_rate(changed, series.options, learning_rate) for name, changed in setups.items()}
     for changed in setups.values():
         check_folder(changed)
-    shot_sets = {(count, trial): choose_shots(train_set, count, trial) for count in shots for trial in range(trials)}
-    series = Series(Path(folder), test_set, progress, place)
+    shot_sets = {(count, trial): choose_shots(series.train_set, count, trial) for count in shots for trial in range(trials)}
     figures: dict[str, Any] = {name: {str(count): {"top1": [], "mean_class": []} for count in shots} for name in methods}
     for (count, trial), clouds in shot_sets.items():
         for name in methods:
             label = f"{name}, {count} shots, trial {trial}"
             seeded = dataclasses.replace(rated[name], seed=trial)
-            metrics = series.run(f"{name}-{count}-shot-{trial}", label, setups[name], clouds, seeded)
+            metrics = series.run(f"{name}-{count}-shot-{trial}", label, setups[name], seeded, clouds)
             for key, values in figures[name][str(count)].items():
                 values.append(metrics["test"][key])
     result = {"shots": list(shots), "trials": trials, "methods": figures}
@@ -93,7 +78,7 @@ def run_fewshot(
         name: [{"x": [float(count) for count in by_shots], "y": [float(np.mean(v["top1"])) for v in by_shots.values()]}]
         for name, by_shots in figures.items()
     }
-    pictures.draw_accuracies(series.folder / "fewshot.png", lines, label="clouds of each class")
+    pictures.draw_accuracies(series.path("fewshot.png"), lines, label="clouds of each class")
     return result
 
 

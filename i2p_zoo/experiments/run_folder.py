@@ -60,7 +60,7 @@ def execute(
     """
     accelerator = make_accelerator(options.precision, run_options.place)
     with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        finished = find_finished(folder, described, run_options.resume)
+        finished = _find_finished(folder, described, run_options.resume)
         if finished is not None:
             return finished
         require("matplotlib.figure", "finetune")  # before the training whose figures it draws
@@ -135,16 +135,11 @@ def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:
     pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
 
 
-def find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Returns the metrics of a run that is finished, or None where a folder holds none or one that lacks pictures.
-
-    Args:
-        folder: of the run.
-        described: the settings that it must have had.
-        resume: whether a finished run may be there.
+def _find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Returns the metrics of a finished run of these settings, or None where a folder holds none or one that lacks pictures.
 
     Raises:
-        InvalidInputError: the folder holds a finished run that may not be there, or one of other settings.
+        InvalidInputError: the folder holds a finished run, and nothing is resumed, or one of other settings.
         CheckpointError: its metrics.json cannot be read.
     """
     if not (folder / METRICS).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,32 @@ from i2p_zoo.finetune import Options
 
 @dataclass(frozen=True)
 class Series:
-    """What all runs of a series share.
+    """What the runs of a series have in common.
 
     Attributes:
+        setup, train_set, test_set, options: as `i2p_zoo.experiments.run`; what a run changes of them, it says.
         folder: gets a folder a run, and the figures of all.
-        test_set: the test split.
         progress: show progress bars.
         place: as `RunOptions`.
     """
 
-    folder: Path
+    setup: Setup
+    train_set: CloudSet
     test_set: CloudSet
+    options: Options
+    folder: str | os.PathLike[str]
     progress: bool = False
     place: bool = False
 
     def run(
-        self, name: str, label: str, setup: Setup, train_set: CloudSet, options: Options, **monitoring: Any
+        self, name: str, label: str, setup: Setup, options: Options, train_set: CloudSet | None = None, **monitoring: Any
     ) -> dict[str, Any]:
         """Returns the metrics of a run, which keeps no network.
 
         Args:
             name: of its folder.
             label: of its progress bar.
-            setup, train_set, options: as `i2p_zoo.experiments.run`.
+            setup, options, train_set: of this run; None for the train_set of all.
             monitoring: `held_out` or `monitor_test` of `RunOptions`.
 
         Raises:
@@ -47,13 +51,18 @@ class Series:
         """
         progress = label if self.progress else None
         run_options = RunOptions(save=None, resume=True, progress=progress, place=self.place, **monitoring)
-        return run(setup, train_set, self.test_set, options, self.folder / name, run_options)
+        clouds = self.train_set if train_set is None else train_set
+        return run(setup, clouds, self.test_set, options, self.path(name), run_options)
+
+    def path(self, name: str) -> Path:
+        """Returns where a file or folder of the series stands."""
+        return Path(self.folder) / name
 
     def write(self, name: str, figures: Any, table: str | None = None) -> None:
         """Writes the figures as NAME.json and, where there is one, their table as NAME.md."""
-        write_json(self.folder / f"{name}.json", figures)
+        write_json(self.path(f"{name}.json"), figures)
         if table is not None:
-            write_text(self.folder / f"{name}.md", table)
+            write_text(self.path(f"{name}.md"), table)
 
 
 def choose_rate(setup: Setup, options: Options, learning_rate: float | None) -> Options:

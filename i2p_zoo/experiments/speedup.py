@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from i2p_zoo import pictures
-from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.series import Series, choose_rate
-from i2p_zoo.experiments.setup import Setup
-from i2p_zoo.finetune import Options
 
 
 def run_speedup(
-    setup: Setup,
-    train_set: CloudSet,
-    test_set: CloudSet,
-    options: Options,
-    folder: str | os.PathLike[str],
+    series: Series,
     *,
     seeds: int = 3,
     target: float | None = None,
     budgets: Sequence[int] = (),
     learning_rate: float | None = None,
-    progress: bool = False,
-    place: bool = False,
 ) -> dict[str, Any]:
     """Trains a network with image weights and from scratch, each at its own learning rate, and compares their curves.
 
     A point on the way of a long schedule is not what a short one ends at: `budgets` measures how few steps are enough.
 
     Args:
-        setup: the network with image weights.
-        train_set, test_set: the clouds; the test split is measured along the way, and nothing is chosen by it.
-        options: of each run; its seed and learning rate are set here.
-        folder: gets speedup.json, speedup.png and a folder a run; runs that it holds already are not run again.
+        series: the network with image weights; the clouds, whose test split is measured along the way, and nothing is chosen
+            by it; the options, whose seed and learning rate are set here; the folder, which gets speedup.json and .png.
         seeds: runs of each kind.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
         budgets: more numbers of steps to train image weights for, each by a whole schedule of that length.
         learning_rate: of both kinds; None for each one's default.
-        progress: show progress bars.
-        place: as `RunOptions`.
 
     Returns:
         What speedup.json holds: for each seed the target, the steps and seconds to it by kind (None where it was not reached)
@@ -56,8 +41,9 @@ def run_speedup(
     Raises:
         InvalidInputError: fewer than 1 seed, a budget of fewer than 1 step, no `evaluate_every`, a target at which runs stop,
             or AdamW without a rate.
-        I2PError, OSError: as `run`.
+        I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
+    setup, options = series.setup, series.options
     if options.target is not None:
         raise InvalidInputError("Runs go on to the end: give `target` to `run_speedup`, not among the options.")
     if seeds < 1 or options.evaluate_every is None:
@@ -66,7 +52,6 @@ def run_speedup(
         raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {list(budgets)}.")
     setups = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
     rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
-    series = Series(Path(folder), test_set, progress, place)
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in setups}
     rows: list[dict[str, Any]] = []
     ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}
@@ -75,12 +60,12 @@ def run_speedup(
         for name, changed in setups.items():
             seeded = dataclasses.replace(rated[name], seed=seed)
             folder_name = f"{name.replace(' ', '-')}-{seed}"
-            runs[name] = series.run(folder_name, f"{name}, seed {seed}", changed, train_set, seeded, monitor_test=True)
+            runs[name] = series.run(folder_name, f"{name}, seed {seed}", changed, seeded, monitor_test=True)
             points = runs[name]["evaluations"]
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
         for steps in sorted(budgets):
             short = dataclasses.replace(rated["image weights"], seed=seed, steps=steps, evaluate_every=None)
-            metrics = series.run(f"{steps}-steps-{seed}", f"{steps} steps, seed {seed}", setup, train_set, short)
+            metrics = series.run(f"{steps}-steps-{seed}", f"{steps} steps, seed {seed}", setup, short)
             ends[str(steps)].append(metrics["test"]["top1"])
         level = runs["scratch"]["test"]["top1"] if target is None else target
         rows.append({"target": level, **{name: _time_to(metrics, level) for name, metrics in runs.items()}})
@@ -93,7 +78,7 @@ def run_speedup(
         **{f"{unit}_ratio": _mean_ratio(rows, unit) for unit in ("steps", "seconds")},
     }
     series.write("speedup", result)
-    pictures.draw_accuracies(series.folder / "speedup.png", curves, target=mean_level)
+    pictures.draw_accuracies(series.path("speedup.png"), curves, target=mean_level)
     return result
 
 

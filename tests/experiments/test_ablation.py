@@ -10,6 +10,7 @@ import pytest
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.ablation import VARIATIONS, default_variations, format_ablation, run_ablation
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.setup import build_model
 from i2p_zoo.finetune import Options
 
@@ -32,7 +33,7 @@ def seen(monkeypatch):
 
 def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
-    result = run_ablation(setup, *splits, OPTIONS, tmp_path, variations=VARIATIONS, seeds=2, held_out=0.3)
+    result = run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
     for chosen, options, _, held_out in seen:
         changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]
@@ -49,11 +50,11 @@ def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
 def test_setting_as_it_is_is_run_once_a_seed(network, splits, tmp_path):
     setup = Setup(str(network), "io+bn", voxel_size=0.2, skip_downsamples=2)
     variations = {"skip_downsamples": [1, 2], "learning_rate": [0.4, 0.8]}
-    result = run_ablation(setup, *splits, OPTIONS, tmp_path, variations=variations, seeds=1)
+    result = run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations=variations, seeds=1)
     names = {path.parent.name for path in tmp_path.glob("*/metrics.json")}
     assert names == {"base-0", "skip_downsamples=1-0", "learning_rate=0.8-0"}
     assert result["skip_downsamples"]["2"] == result["learning_rate"]["0.4"]
-    assert run_ablation(setup, *splits, OPTIONS, tmp_path, variations=variations, seeds=1) == result
+    assert run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations=variations, seeds=1) == result
 
 
 def test_table_marks_the_best_value_of_each_setting():
@@ -74,7 +75,7 @@ BAD = [{"variations": v} for v in (
 @pytest.mark.parametrize("arguments", [*BAD, {"seeds": 0}], ids=str)
 def test_unknown_settings_are_refused(seen, splits, tmp_path, arguments):
     with pytest.raises(InvalidInputError, match=r"Settings to vary are model, mode|seeds \(=0\)"):
-        run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, **arguments)
+        run_ablation(Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), **arguments)
     assert seen == []
 
 
@@ -91,7 +92,7 @@ def test_default_settings_are_those_that_can_be_run(network, splits):
 def test_figures_are_of_the_weights_kept(splits, tmp_path, monkeypatch, keep, top1):
     points = [{"top1": value, "mean_class": mean} for value, mean in ((0.4, 0.4), (0.8, 0.7), (0.8, 0.6), (0.5, 0.5))]
     monkeypatch.setattr(series, "run", lambda *args: {"evaluations": points, "seconds": 1.0})
-    result = run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"keep": [keep]}, seeds=1)
+    result = run_ablation(Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations={"keep": [keep]}, seeds=1)
     assert result["keep"][keep] == {"top1": [top1], "mean_class": [{0.5: 0.5, 0.8: 0.7}[top1]], "seconds": [1.0]}
 
 
@@ -104,7 +105,7 @@ def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_
             if name in setup.to_dict():
                 build_model(dataclasses.replace(setup, **{name: value}), splits[0].classes)
     with pytest.raises(InvalidInputError, match=r"has a point stem.*zoo network"):
-        run_ablation(Setup(str(pointed)), *splits, OPTIONS, tmp_path, variations={"stem": ["point", "image"]}, seeds=1)
+        run_ablation(Series(Setup(str(pointed)), *splits, OPTIONS, tmp_path), variations={"stem": ["point", "image"]}, seeds=1)
     assert seen == []
 
 
@@ -116,7 +117,9 @@ def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(series, "run", run)
     with pytest.raises(InvalidInputError, match="no"):
-        run_ablation(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path, variations={"learning_rate": [0.2, 0.8]}, seeds=1)
+        run_ablation(
+            Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations={"learning_rate": [0.2, 0.8]}, seeds=1
+        )
     assert json.loads((tmp_path / "ablation.json").read_text()) == {
         "learning_rate": {"0.2": {"top1": [0.5], "mean_class": [0.5], "seconds": [1.0]}}
     }

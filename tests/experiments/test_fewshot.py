@@ -11,6 +11,7 @@ from i2p_zoo import InvalidInputError
 from i2p_zoo.data import choose_shots
 from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.fewshot import METHODS, format_table, run_fewshot
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.finetune import Options
 
 OPTIONS = Options(steps=2, batch_size=3)
@@ -27,7 +28,7 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
 
     monkeypatch.setattr(series, "run", watch)
     setup = Setup(str(network), voxel_size=0.2)
-    result = run_fewshot(setup, *splits, OPTIONS, tmp_path, shots=(1, 2), trials=2, methods=tuple(METHODS))
+    result = run_fewshot(Series(setup, *splits, OPTIONS, tmp_path), shots=(1, 2), trials=2, methods=tuple(METHODS))
     assert len(seen) == 2 * 2 * len(METHODS)
     for chosen, clouds, tested, trial, rate, _ in seen:
         expected = choose_shots(splits[0], len(clouds) // 3, trial)
@@ -40,7 +41,7 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
     saved = json.loads((tmp_path / "fewshot.json").read_text())
     assert saved == result
     assert (tmp_path / "fewshot.png").stat().st_size > 1000
-    again = run_fewshot(setup, *splits, OPTIONS, tmp_path, shots=(1, 2), trials=2, methods=tuple(METHODS))
+    again = run_fewshot(Series(setup, *splits, OPTIONS, tmp_path), shots=(1, 2), trials=2, methods=tuple(METHODS))
     assert again == result
     assert len({str(path) for path in tmp_path.glob("*/metrics.json")}) == len(seen) // 2
 
@@ -53,7 +54,7 @@ def test_table_has_mean_and_deviation_in_percent():
 
 def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointed, splits, tmp_path):
     with pytest.raises(InvalidInputError, match="leave probe out of the methods"):
-        run_fewshot(Setup(str(pointed)), *splits, OPTIONS, tmp_path / "out", shots=(1,), methods=("scratch", "probe"))
+        run_fewshot(Series(Setup(str(pointed)), *splits, OPTIONS, tmp_path / "out"), shots=(1,), methods=("scratch", "probe"))
     assert not (tmp_path / "out").exists()
 
 
@@ -67,5 +68,5 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_drawn_is_told_before_any_run(network, splits, tmp_path, arguments, words):
     with pytest.raises(InvalidInputError, match=words):
-        run_fewshot(Setup(str(network)), *splits, OPTIONS, tmp_path / "out", **arguments)
+        run_fewshot(Series(Setup(str(network)), *splits, OPTIONS, tmp_path / "out"), **arguments)
     assert not (tmp_path / "out").exists()

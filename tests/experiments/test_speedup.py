@@ -8,6 +8,7 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments import Setup, series
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.speedup import run_speedup
 from i2p_zoo.finetune import Options
 
@@ -35,7 +36,7 @@ def curves(monkeypatch):
 
 
 def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path):
-    result = run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path, seeds=2)
+    result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path), seeds=2)
     first, second = result["seeds"]
     assert first["target"] == 0.4
     assert first["image weights"] == {"steps": 2, "seconds": 4.0, "final": 0.9, "final_mean_class": 0.45}
@@ -48,15 +49,15 @@ def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path)
 
 def test_shortest_budget_is_the_least_that_ends_at_the_targets_mean(curves, splits, tmp_path):
     options = Options(steps=6, evaluate_every=2)
-    result = run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=2, budgets=(7, 4, 5))
+    result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=2, budgets=(7, 4, 5))
     assert result["budgets"] == {"4": [0.4, 0.4], "5": [0.5, 0.5], "7": [0.7, 0.7]}
     assert result["shortest"] == 5, "the targets are 0.4 and 0.6"
-    assert run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=2, budgets=(4,))["shortest"] is None
+    assert run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=2, budgets=(4,))["shortest"] is None
 
 
 def test_target_that_nobody_reaches_has_no_ratio(curves, splits, tmp_path):
     options = Options(steps=6, evaluate_every=2)
-    result = run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, seeds=1, target=0.95)
+    result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=1, target=0.95)
     assert result["steps_ratio"] is result["seconds_ratio"] is None
     assert result["seeds"][0]["scratch"]["steps"] is None
 
@@ -64,23 +65,23 @@ def test_target_that_nobody_reaches_has_no_ratio(curves, splits, tmp_path):
 def test_real_runs_have_both_curves_and_are_not_run_twice(network, splits, tmp_path):
     options = Options(steps=4, batch_size=6, evaluate_every=2)
     setup = Setup(str(network), voxel_size=0.2)
-    result = run_speedup(setup, *splits, options, tmp_path, seeds=1)
+    result = run_speedup(Series(setup, *splits, options, tmp_path), seeds=1)
     assert result["seeds"][0]["scratch"]["final"] == result["seeds"][0]["target"]
     assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"image-weights-0", "scratch-0"}
-    assert run_speedup(setup, *splits, options, tmp_path, seeds=1) == result
+    assert run_speedup(Series(setup, *splits, options, tmp_path), seeds=1) == result
 
 
 @pytest.mark.parametrize("arguments", [{"seeds": 0}, {"options": Options(steps=6)}], ids=["no seeds", "no points"])
 def test_curves_need_seeds_and_points(splits, tmp_path, arguments):
     options = arguments.pop("options", Options(steps=6, evaluate_every=2))
     with pytest.raises(InvalidInputError, match=r"seeds.*evaluate_every"):
-        run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, **arguments)
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), **arguments)
 
 
 def test_budget_without_a_step_is_told_before_any_run(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(series, "run", lambda *args, **kwargs: pytest.fail("a run has begun"))
     with pytest.raises(InvalidInputError, match=r"1 or more; got budgets \[5, 0\]"):
-        run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path, budgets=(5, 0))
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path), budgets=(5, 0))
 
 
 def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
@@ -93,10 +94,10 @@ def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(series, "run", run)
     options = Options(steps=6, evaluate_every=2, optimizer="adamw")
-    how = {"seeds": 1, "budgets": (2,), "place": True}
-    run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, learning_rate=0.001, **how)
+    how = {"seeds": 1, "budgets": (2,)}
+    run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path, place=True), learning_rate=0.001, **how)
     assert seen == [("adamw", 0.001, True)] * 3
     with pytest.raises(InvalidInputError, match="Give a learning rate"):
-        run_speedup(Setup("i2p-test_resnet"), *splits, options, tmp_path, **how)
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), **how)
     with pytest.raises(InvalidInputError, match="not among the options"):
-        run_speedup(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2, target=0.5), tmp_path, **how)
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2, target=0.5), tmp_path), **how)
