@@ -16,7 +16,7 @@ from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalized_linear import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
-from i2p_zoo.pictures import _COLORS, _figure
+from i2p_zoo.pictures import COLORS, make_figure
 
 Floats = NDArray[np.float64]
 
@@ -328,14 +328,14 @@ def draw_collapse(path: Path, measured: Mapping[str, NeuralCollapse]) -> None:
     """
     if not measured:
         raise InvalidInputError("There are no networks to draw.")
-    figure, axes = _figure(1, len(_PANELS), (15, 3.8))
+    figure, axes = make_figure(1, len(_PANELS), (15, 3.8))
     width = 0.8 / len(measured)
     for axis, (title, fields) in zip(axes[0], _PANELS.items(), strict=True):
         for place, (name, collapse) in enumerate(measured.items()):
             values = [getattr(collapse, field) for field in fields.values()]
             bars = [(group, value) for group, value in enumerate(values) if value is not None]
             left = [group + (place + 0.5) * width - 0.4 for group, _ in bars]
-            axis.bar(left, [value for _, value in bars], width, color=_COLORS[place % len(_COLORS)], label=name)
+            axis.bar(left, [value for _, value in bars], width, color=COLORS[place % len(COLORS)], label=name)
         axis.set(title=title, xticks=range(len(fields)), xticklabels=list(fields), xlim=(-0.6, len(fields) - 0.4))
         axis.grid(axis="y", alpha=0.3)
     if any(collapse.nc1 > 0 for collapse in measured.values()):

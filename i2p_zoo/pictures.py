@@ -13,10 +13,12 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 
-_COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
+COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
+"""Of what is compared in one picture."""
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], projection: str | None = None) -> tuple[Any, Any]:
+def make_figure(rows: int, columns: int, size: tuple[float, float], projection: str | None = None) -> tuple[Any, Any]:
+    """Returns a figure of a size in inches and its axes, (rows, columns); raises MissingExtraError without matplotlib."""
     figure_class = require("matplotlib.figure", extra="finetune").Figure
     figure = figure_class(figsize=size, layout="constrained")
     require("matplotlib.backends.backend_agg", extra="finetune").FigureCanvasAgg(figure)
@@ -32,7 +34,7 @@ def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, 
         images: (3, H, W) in 0 to 1, by name.
         classes: for each name (class, probability) pairs.
     """
-    figure, axes = _figure(1, len(images), (4.2 * len(images), 4.6), "3d")
+    figure, axes = make_figure(1, len(images), (4.2 * len(images), 4.6), "3d")
     for axis, (name, image) in zip(axes[0], images.items(), strict=True):
         step = max(image.shape[-1] // 56, 1)
         pixels = image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).numpy()
@@ -55,7 +57,7 @@ def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
         kernels: (kz, ky, kx) weights by inflation mode.
     """
     depth = max(kernel.shape[0] for kernel in kernels.values())
-    figure, axes = _figure(len(kernels), depth, (2.1 * depth, 2.3 * len(kernels)))
+    figure, axes = make_figure(len(kernels), depth, (2.1 * depth, 2.3 * len(kernels)))
     limit = max(float(kernel.detach().abs().max()) for kernel in kernels.values())
     for row, (name, kernel) in zip(axes, kernels.items(), strict=True):
         for axis in row[kernel.shape[0] :]:
@@ -78,14 +80,14 @@ def draw_clouds(
         columns: pictures a row.
     """
     rows = -(-len(clouds) // columns)
-    figure, axes = _figure(rows, columns, (2.7 * columns, 2.9 * rows), "3d")
+    figure, axes = make_figure(rows, columns, (2.7 * columns, 2.9 * rows), "3d")
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, points, true, found in zip(axes.flat, clouds, truth, predicted, strict=False):
+    for axis, points, true, answer in zip(axes.flat, clouds, truth, predicted, strict=False):
         axis.scatter(*points.T, c=points[:, 2], cmap="viridis", s=2)
         axis.set_aspect("equal")
-        right = true == found
-        axis.set_title(found if right else f"{found}\n(is {true})", fontsize=9, color="black" if right else "#b00020")
+        right = true == answer
+        axis.set_title(answer if right else f"{answer}\n(is {true})", fontsize=9, color="black" if right else "#b00020")
     figure.savefig(path, dpi=110)
 
 
@@ -96,18 +98,13 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> No
         path: of the PNG.
         runs: for each kind the losses by step of each seed.
     """
-    figure, axes = _figure(1, 1, (7, 4.5))
-    for color, (name, seeds) in zip(itertools.cycle(_COLORS), runs.items(), strict=False):
-        for number, losses in enumerate(seeds):
-            window = min(8, len(losses))
-            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-            marker = "o" if len(smooth) == 1 else None
-            label = name if number == 0 else None
-            axes[0, 0].plot(np.arange(window, len(losses) + 1), smooth, color=color, marker=marker, label=label)
-    axes[0, 0].set(xlabel="step", ylabel="training loss, mean of 8 steps")
-    axes[0, 0].grid(alpha=0.3)
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=110)
+    lines = {name: [_smooth(losses) for losses in seeds] for name, seeds in runs.items()}
+    _draw_lines(path, lines, ("step", "training loss, mean of 8 steps"))
+
+
+def _smooth(losses: Sequence[float]) -> tuple[Any, Any]:
+    window = min(8, len(losses))
+    return np.arange(window, len(losses) + 1), np.convolve(losses, np.ones(window) / window, mode="valid")
 
 
 def draw_accuracies(
@@ -121,16 +118,26 @@ def draw_accuracies(
         target: a level to mark.
         label: of the horizontal axis.
     """
-    figure, axes = _figure(1, 1, (7, 4.5))
-    for color, (name, seeds) in zip(itertools.cycle(_COLORS), runs.items(), strict=False):
-        for number, line in enumerate(seeds):
-            shown = name if number == 0 else None
-            axes[0, 0].plot(line["x"], 100 * np.asarray(line["y"]), color=color, marker="o", ms=3, label=shown)
-    if target is not None:
-        axes[0, 0].axhline(100 * target, color="grey", lw=0.8, ls="--")
-    axes[0, 0].set(xlabel=label, ylabel="test accuracy, %")
-    axes[0, 0].grid(alpha=0.3)
-    axes[0, 0].legend()
+    lines = {name: [(line["x"], 100 * np.asarray(line["y"])) for line in seeds] for name, seeds in runs.items()}
+    level = None if target is None else 100 * target
+    _draw_lines(path, lines, (label, "test accuracy, %"), level, marker="o", ms=3)
+
+
+def _draw_lines(
+    path: Path, lines: Mapping[str, Any], labels: tuple[str, str], level: float | None = None, **style: Any
+) -> None:
+    """Draws the lines (x, y) of a name in one colour; one of a single point gets a marker, without which nothing is seen."""
+    figure, axes = make_figure(1, 1, (7, 4.5))
+    axis = axes[0, 0]
+    for color, (name, seeds) in zip(itertools.cycle(COLORS), lines.items(), strict=False):
+        for number, (x, y) in enumerate(seeds):
+            dot = {"marker": "o"} if len(y) == 1 else {}
+            axis.plot(x, y, color=color, label=name if number == 0 else None, **{**dot, **style})
+    if level is not None:
+        axis.axhline(level, color="grey", lw=0.8, ls="--")
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    axis.grid(alpha=0.3)
+    axis.legend()
     figure.savefig(path, dpi=110)
 
 
@@ -143,7 +150,7 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
         classes: their names.
     """
     size = 2.5 + 0.3 * len(classes)
-    figure, axes = _figure(1, 1, (size + 1, size))
+    figure, axes = make_figure(1, 1, (size + 1, size))
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes[0, 0].imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(confusion), strict=True):
@@ -175,7 +182,7 @@ def draw_scenes(
     rows = np.argsort(toward, kind="stable")[:: -(-len(points) // most)]  # what is nearer is drawn later
     width, height = (max(float(np.ptp(values)), 1e-6) for values in (across, up))
     inches = min(max(6 * height / width, 2), 12)
-    figure, axes = _figure(1, len(shown), (6 * len(shown), inches + 0.8))
+    figure, axes = make_figure(1, len(shown), (6 * len(shown), inches + 0.8))
     size = np.clip(72**2 * 6 * inches / len(rows), 0.5, 25)  # in square points, so that a surface looks closed
     for axis, (title, colors) in zip(axes[0], shown.items(), strict=True):
         axis.scatter(across[rows], up[rows], s=size, c=colors[rows] / 255, linewidths=0)
