@@ -11,6 +11,7 @@ import timm
 from conversion.ledger import update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
+from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
 from i2p_zoo.zoo.sources import read_state
 
@@ -25,9 +26,7 @@ def main(debug: bool) -> None:
 @click.argument("patterns", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every architecture of timm.")
 @click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
-@click.option(
-    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Side by side; they share a budget of memory."
-)
+@shared.default_option("--processes", type=shared.COUNT, default=2, help="Side by side; they share a budget of memory.")
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
     """Measure the architectures that match PATTERNS into i2p_zoo/zoo/ledger.json and docs/architectures.md.
 
@@ -49,7 +48,7 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
 @main.command()
 @click.argument("name")
 @click.argument("weights", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
+@click.option("--out", type=shared.FOLDER, required=True, help="Folder to write.")
 def torchvision(name: str, weights: Path, out: Path) -> None:
     """Convert the WEIGHTS (.pth, .safetensors) of torchvision's network NAME into a certified 3D checkpoint folder.
 
@@ -70,11 +69,11 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
 
 @main.command()
 @click.option("--recipe", "names", multiple=True, help="A recipe's name or a pattern; by default all.")
-@click.option("--recipes", "file", type=click.Path(path_type=Path, dir_okay=False), default=RECIPES, help="The recipes.")
-@click.option("--shard", "part", default="1/1", show_default=True, help="i/n: this machine's share of n.")
-@click.option("--organisation", default="i2p-zoo", show_default=True, help="Owner of the repositories.")
-@click.option("--work", type=click.Path(path_type=Path, file_okay=False), default=Path("out/zoo"), show_default=True)
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Networks at once.")
+@click.option("--recipes", "file", type=shared.FILE, default=RECIPES, help="The recipes.")
+@shared.default_option("--shard", "part", default="1/1", help="i/n: this machine's share of n.")
+@shared.default_option("--organisation", default="i2p-zoo", help="Owner of the repositories.")
+@shared.default_option("--work", type=shared.FOLDER, default=Path("out/zoo"))
+@shared.default_option("--processes", type=shared.COUNT, default=1, help="Networks at once.")
 @click.option("--yes", is_flag=True, help="Push. Without it the Hub is only read.")
 def publish(names: tuple[str, ...], file: Path, part: str, organisation: str, work: Path, processes: int, yes: bool) -> None:
     """Convert, certify and push the zoo's recipes; what is on the Hub already with the same hashes is not sent again.

@@ -1,8 +1,8 @@
 """Renaming by execution order: two implementations of one network run the same layers, whatever they call them.
 
-Both networks run once on the meta device. The n-th layer of a kind (type and geometry) in one is the n-th of that kind in the
-other; a normalisation belongs to the convolution that feeds it. That the networks then compute the same function is checked,
-since order alone does not prove it.
+Both networks run once on the meta device. The n-th layer of a signature (type and geometry) in one is the n-th of that
+signature in the other; a normalisation belongs to the convolution that feeds it. That the networks then compute the same
+function is checked, since order alone does not prove it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Layer:
 
     Attributes:
         name: qualified.
-        kind: type and geometry; equal in both implementations.
+        signature: type and geometry; equal in both implementations.
         producer: of a normalisation, the convolution or linear layer whose output it took as it was.
     """
 
     name: str
-    kind: tuple[Hashable, ...]
+    signature: tuple[Hashable, ...]
     producer: str | None
 
 
@@ -60,8 +60,8 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     names = pair_layers(run_layers(source, images), run_layers(target, images))
     result: dict[str, Tensor] = {}
     for theirs, ours in names.items():
-        given, wanted = (dict(_own_tensors(net.get_submodule(n))) for net, n in ((source, theirs), (target, ours)))
-        for (_, tensor), (key, place) in zip(given.items(), wanted.items(), strict=True):
+        tensors, expected = _own_tensors(source.get_submodule(theirs)), _own_tensors(target.get_submodule(ours))
+        for tensor, (key, place) in zip(tensors.values(), expected.items(), strict=True):
             result[f"{ours}.{key}" if ours else key] = tensor.detach().reshape(place.shape).clone()
     missing = sorted(target.state_dict().keys() - result.keys())
     if missing:
@@ -81,14 +81,15 @@ def run_layers(model: nn.Module, images: Tensor) -> list[Layer]:
     memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
     twin = copy.deepcopy(model, memo).to("meta").eval()
     layers: list[Layer] = []
-    made: dict[int, tuple[Tensor, str]] = {}  # outputs are kept, so that no id is used twice
+    producers: dict[int, tuple[Tensor, str]] = {}  # by the id of an output, which is kept so that no id is used twice
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            kind = _kind(module, inputs[0])
-            layers.append(Layer(name, kind, made[id(inputs[0])][1] if kind[0] == "vectors" and id(inputs[0]) in made else None))
-            if kind[0] != "vectors" and isinstance(output, Tensor):
-                made[id(output)] = (output, name)
+            signature = _signature_of(module, inputs[0])
+            is_norm = signature[0] == "vectors"
+            layers.append(Layer(name, signature, producers.get(id(inputs[0]), (None, None))[1] if is_norm else None))
+            if not is_norm and isinstance(output, Tensor):
+                producers[id(output)] = (output, name)
 
         module.register_forward_hook(hook)
 
@@ -101,23 +102,23 @@ def run_layers(model: nn.Module, images: Tensor) -> list[Layer]:
 
 
 def pair_layers(source: list[Layer], target: list[Layer]) -> dict[str, str]:
-    """Pairs the layers of two runs, by kind and order.
+    """Pairs the layers of two runs, by signature and order.
 
     Returns:
         The target's name of each source layer.
 
     Raises:
-        CheckpointError: a kind has more layers in one run than in the other; all are named.
+        CheckpointError: a signature has more layers in one run than in the other; all are named.
     """
     names: dict[str, str] = {}
-    for fed in (False, True):  # those fed by a layer come after it has its name
+    for is_fed in (False, True):  # those fed by a layer come after it has its name
         queues: dict[Hashable, list[str]] = defaultdict(list)
         for layer in target:
-            if (layer.producer is not None) == fed:
-                queues[(layer.kind, layer.producer)].append(layer.name)
+            if (layer.producer is not None) == is_fed:
+                queues[(layer.signature, layer.producer)].append(layer.name)
         for layer in source:
-            if (layer.producer is not None) == fed:
-                queue = queues[(layer.kind, names.get(layer.producer or ""))]
+            if (layer.producer is not None) == is_fed:
+                queue = queues[(layer.signature, names.get(layer.producer or ""))]
                 if queue:
                     names[layer.name] = queue.pop(0)
     unpaired = sorted({layer.name for layer in source} - names.keys())
@@ -133,11 +134,11 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {key: t for key, t in module.state_dict().items() if not any(key.startswith(c) for c in children)}
 
 
-def _kind(module: nn.Module, given: Tensor) -> tuple[Hashable, ...]:
-    """A linear layer and a convolution over the whole of its input are of one kind."""
+def _signature_of(module: nn.Module, inputs: Tensor) -> tuple[Hashable, ...]:
+    """A linear layer and a convolution over the whole of its input have one signature."""
     if isinstance(module, nn.Conv2d):
         kernel = (module.kernel_size[0], module.kernel_size[1])
-        if kernel == tuple(given.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
+        if kernel == tuple(inputs.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
             return ("linear", module.out_channels, module.weight[0].numel())
         return ("convolution", tuple(module.weight.shape), module.stride, module.groups)
     if isinstance(module, nn.Linear):
@@ -147,5 +148,5 @@ def _kind(module: nn.Module, given: Tensor) -> tuple[Hashable, ...]:
 
 @torch.no_grad()
 def _difference(source: nn.Module, target: nn.Module, images: Tensor) -> float:
-    expected, found = source.eval()(images), target.eval()(images)
-    return float((expected - found).abs().max() / expected.abs().max())
+    expected, outputs = source.eval()(images), target.eval()(images)
+    return float((expected - outputs).abs().max() / expected.abs().max())

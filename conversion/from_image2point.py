@@ -82,15 +82,15 @@ def load_image2point(state: dict[str, Tensor]) -> Any:
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     ours = {convert_key(key): convert_kernel(t) if key.endswith("kernel") else t.clone() for key, t in state.items()}
     blocks = [{m[2] for key in ours if (m := re.match(r"layer(\d)\.(\d+)\.", key)) and int(m[1]) == n} for n in (1, 2, 3, 4)]
-    kind = (any("conv3" in key for key in ours), tuple(map(len, blocks)))
-    if kind not in ARCHITECTURES or "fc.weight" not in ours or "conv1.weight" not in ours:
-        raise CheckpointError(f"No ResNet has (bottlenecks, blocks) {kind}; known: {', '.join(map(str, ARCHITECTURES))}.")
+    structure = (any("conv3" in key for key in ours), tuple(map(len, blocks)))
+    if structure not in ARCHITECTURES or "fc.weight" not in ours or "conv1.weight" not in ours:
+        raise CheckpointError(f"No ResNet has (bottlenecks, blocks) {structure}; known: {', '.join(map(str, ARCHITECTURES))}.")
     classes, channels = len(ours["fc.weight"]), ours["conv1.weight"].shape[-1]
-    model = create_model(ARCHITECTURES[kind], num_classes=classes, in_chans=channels, preset="image2point")
+    model = create_model(ARCHITECTURES[structure], num_classes=classes, in_chans=channels, preset="image2point")
     model.to(ours["fc.weight"].dtype)
     try:
         model.load_state_dict(ours, strict=True)
     except RuntimeError as error:
         misfit = describe_misfit(model, ours, error)
-        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[kind]}: {misfit}.") from error
+        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[structure]}: {misfit}.") from error
     return model.eval()

@@ -30,8 +30,8 @@ OTHER_NAME = {
     "efficientnet_v2_m": "efficientnetv2_m",
     "efficientnet_v2_l": "efficientnetv2_l",
     **{
-        f"regnet_{kind}_{size}": f"regnet{kind}_{number}"
-        for kind in "xy"
+        f"regnet_{family}_{size}": f"regnet{family}_{number}"
+        for family in "xy"
         for size, number in zip(
             ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf"),
             ("004", "008", "016", "032", "080", "160", "320"),
@@ -82,5 +82,5 @@ def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, 
 
 def _norm_args(source: nn.Module, target: nn.Module) -> dict[str, Any]:
     """The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it."""
-    found = [{m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, target)]
-    return {"bn_eps": found[0].pop()} if found[0] != found[1] and len(found[0]) == 1 else {}
+    theirs, ours = ({m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, target))
+    return {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}

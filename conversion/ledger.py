@@ -8,7 +8,6 @@ import gc
 import hashlib
 import json
 import multiprocessing
-import os
 import re
 import sys
 import time
@@ -28,6 +27,7 @@ from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
+from i2p_zoo.staging import replacing
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
 from i2p_zoo.zoo.random_models import create_random_model, example_images
 
@@ -42,7 +42,7 @@ Record = dict[str, Any]
 
 
 def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
-    """Certifies one architecture, or tells why it has no sparse counterpart.
+    """Certifies one architecture, or notes why it has no sparse counterpart.
 
     Args:
         architecture: timm's name.
@@ -132,7 +132,7 @@ def peak_memory(model: nn.Module, structure: nn.Module) -> tuple[int, int]:
 
 
 class MemoryBudget:
-    """Bytes that several processes share: who wants more than is free waits.
+    """Bytes that several processes share: one that needs more than is free waits.
 
     Args:
         total: bytes.
@@ -168,14 +168,14 @@ def archetype(model: nn.Module) -> str:
 def update_ledger(
     architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False, everything: bool = False
 ) -> dict[str, Any]:
-    """Measures architectures and writes the ledger after each, so that an interrupted run is taken up where it stood.
+    """Measures architectures and writes the ledger after each, so that an interrupted run goes on where it stopped.
 
     Args:
         architectures: timm's names; those that the ledger has from this timm are passed over, unless `fresh`.
         path: of the ledger.
         processes: how many measure side by side, one thread each.
         fresh: measure again what the ledger has.
-        everything: the architectures are all of timm's, so that a ledger of another timm may be begun anew.
+        everything: the architectures are all of timm's, so that a ledger of another timm may be replaced.
 
     Returns:
         The ledger.
@@ -193,8 +193,8 @@ def update_ledger(
                 "installed; a ledger is of one version. Install that one, or measure every architecture anew with --all."
             )
         ledger = empty
-    wanted = [name for name in architectures if fresh or name not in ledger["models"]]
-    bar = tqdm(_measure_all(wanted, processes), total=len(wanted), desc="certifying", unit="model")
+    unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]
+    bar = tqdm(_measure_all(unmeasured, processes), total=len(unmeasured), desc="certifying", unit="model")
     for name, record in bar:
         ledger["models"][name] = record
         write_ledger(ledger, path)
@@ -238,9 +238,8 @@ def _return_memory() -> None:
 
 
 def write_ledger(ledger: dict[str, Any], path: Path) -> None:
-    """Writes a ledger, a line a model in the order of names, to a temporary file that is then renamed."""
+    """Writes a ledger, a line a model in the order of names, in place of a file, or leaves that as it was."""
     lines = [f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(ledger["models"].items())]
     text = f'{{"timm": {json.dumps(ledger["timm"])}, "models": {{\n' + ",\n".join(lines) + "\n}}\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

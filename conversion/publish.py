@@ -151,10 +151,10 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     if model is None:
         model = convert(f"{recipe.architecture}.{recipe.tag}", folder, inflation=recipe.inflation)
     check_certificate(recipe.name, model.source.get("certificate"), sha256_of_tensors(model))
-    found = model.source.get("license") or "unknown"
-    if found != recipe.license:
+    license_ = model.source.get("license") or "unknown"
+    if license_ != recipe.license:
         raise InvalidInputError(
-            f"{recipe.name}: the weights have the licence {found!r}, the recipe says {recipe.license!r}. Correct the recipe."
+            f"{recipe.name}: the weights have the licence {license_!r}, the recipe says {recipe.license!r}. Correct the recipe."
         )
     drawn = False
     with staged_folder(folder, lambda path: path.name == PICTURE and not drawn, is_edited_card) as stage:

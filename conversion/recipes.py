@@ -58,7 +58,7 @@ def load_recipes(path: Path = RECIPES) -> list[Recipe]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path}: no readable TOML file: {error}. Mend it there.") from error
+        raise InvalidInputError(f"{path}: no readable TOML file: {error}. Correct it there.") from error
     recipes = [_read_recipe(f"{path}: {name}", name, table) for name, table in tables.items()]
     names: dict[str, str] = {}
     for recipe in recipes:
@@ -80,8 +80,8 @@ def _read_recipe(place: str, name: str, table: Any) -> Recipe:
         raise InvalidInputError(f"{place}: missing keys {missing}; found {sorted(table)}. Add them.")
     for key, value in table.items():
         if type(value) is not _TYPES[key] or value == "":
-            kind = "true or false" if _TYPES[key] is bool else "a string that is not empty"
-            raise InvalidInputError(f"{place}: `{key}` is {value!r}; expected {kind}. Write it so.")
+            expected = "true or false" if _TYPES[key] is bool else "a string that is not empty"
+            raise InvalidInputError(f"{place}: `{key}` is {value!r}; expected {expected}. Write it so.")
     architecture, dot, tag = name.removeprefix(PREFIX).partition(".")
     if not name.startswith(PREFIX) or not architecture or (dot and tag != table["tag"]):
         raise InvalidInputError(
@@ -90,21 +90,13 @@ def _read_recipe(place: str, name: str, table: Any) -> Recipe:
         )
     if table["inflation"] not in INFLATIONS:
         raise InvalidInputError(f"{place}: `inflation` is {table['inflation']!r}; expected one of {INFLATIONS}. Choose one.")
-    noncommercial, expected = table.get("noncommercial", False), is_noncommercial(table["license"])
-    if noncommercial != expected:
+    noncommercial, by_licence = table.get("noncommercial", False), is_noncommercial(table["license"])
+    if noncommercial != by_licence:
         raise InvalidInputError(
-            f"{place}: `noncommercial` is {noncommercial}; expected {expected} for the licence {table['license']!r}. Correct "
+            f"{place}: `noncommercial` is {noncommercial}; expected {by_licence} for the licence {table['license']!r}. Correct "
             "the one that is wrong."
         )
-    return Recipe(
-        name=name,
-        architecture=architecture,
-        tag=table["tag"],
-        source=table["source"],
-        license=table["license"],
-        noncommercial=noncommercial,
-        inflation=table["inflation"],
-    )
+    return Recipe(name=name, architecture=architecture, **{**table, "noncommercial": noncommercial})
 
 
 def shard(recipes: Sequence[Recipe], part: str) -> list[Recipe]:
