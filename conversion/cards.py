@@ -33,7 +33,7 @@ def write_cards(folder: Path = MODEL_CARDS) -> None:
     folder.mkdir(exist_ok=True)
     old = sorted(folder.glob("i2p-*.md"))
     if edited := [path.name for path in old if is_edited(path.read_text(encoding="utf-8"))]:
-        raise InvalidInputError(f"{folder}: {', '.join(edited)} were edited by hand. Remove them to have them written anew.")
+        raise InvalidInputError(f"{folder}: {', '.join(edited)} were edited by hand. Remove them to have them written again.")
     cards = {f"{recipe.name}.md": card_of(recipe) for recipe in load_recipes()}
     for path in old:
         if path.name not in cards:

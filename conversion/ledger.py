@@ -106,7 +106,7 @@ def _respond(source: nn.Module) -> tuple[Tensor, float]:
     small = full[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
     try:
         expected, images = _last_output(source, small), small
-    except Exception:  # whatever a network says of a size that is not its own
+    except Exception:  # any error of a network that takes no other size than its own
         expected, images = _last_output(source, full), full
     other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     return images, float((_last_output(source, other) - expected).abs().max() / expected.abs().max())
@@ -190,7 +190,7 @@ def update_ledger(
             count = len(ledger.get("models", ()))
             raise InvalidInputError(
                 f"{path} holds {count} architectures of timm {ledger.get('timm')!r}, and timm {timm.__version__!r} is "
-                "installed; a ledger is of one version. Install that one, or measure every architecture anew with --all."
+                "installed; a ledger is of one version. Install that one, or measure every architecture again with --all."
             )
         ledger = empty
     unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]

@@ -55,7 +55,7 @@ def publish(
         recipes: which.
         work: a folder of checkpoints, one a network; what is whole there from an earlier run is not converted again.
         organisation: of the repositories `organisation/name`.
-        push: change the Hub; otherwise only tell what would change.
+        push: change the Hub; otherwise only say what would change.
         processes: how many networks at once.
 
     Yields:
@@ -98,7 +98,7 @@ def _publish_side_by_side(
                 recipe, process = running[receiver]
                 try:
                     outcome = receiver.recv()
-                except (EOFError, OSError):  # before it had one to tell, or in the middle of it
+                except (EOFError, OSError):  # before it had one to send, or while it sent it
                     outcome = None
                     died.append(recipe)
                 del running[receiver]
@@ -158,7 +158,7 @@ def prepare(recipe: Recipe, folder: Path) -> None:
         )
     drawn = False
     with staged_folder(folder, lambda path: path.name == PICTURE and not drawn, is_edited_card) as stage:
-        drawn = _draw_filter(model, stage / PICTURE)  # each time: one that is there may be of the network before
+        drawn = _draw_filter(model, stage / PICTURE)  # each time: one that is there may show an earlier network
         parameters = sum(parameter.numel() for parameter in model.parameters())
         text = write_card(read_config(folder / CONFIG), parameters, picture=PICTURE if drawn else None)
         (stage / CARD).write_text(text, encoding="utf-8")
@@ -188,7 +188,7 @@ def _load_prepared(recipe: Recipe, folder: Path) -> Any:
 
 
 def _draw_filter(model: Any, path: Path) -> bool:
-    """Draws the strongest filter of the first convolution that is wider than a voxel, and tells whether there is one."""
+    """Draws the strongest filter of the first convolution that is wider than a voxel; returns whether there is one."""
     wide = (m for m in model.modules() if isinstance(m, SparseConv3d) and max(m.kernel_size) > 1)
     layer = next(wide, None)
     if layer is None:

@@ -142,7 +142,7 @@ def _draw_lines(
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Draws how often each class is taken for each other.
+    """Draws how often a cloud of each class is given each other.
 
     Args:
         path: of the PNG.

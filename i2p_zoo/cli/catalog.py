@@ -6,12 +6,12 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place
-from i2p_zoo.errors import InvalidInputError
 
 
 @click.command("list")
@@ -83,8 +83,7 @@ def convert(
     from i2p_zoo.names import PREFIX
     from i2p_zoo.zoo.conversion import convert as convert_to_folder
 
-    if report is not None and not report.parent.is_dir():
-        raise InvalidInputError(f"--report {report}: {report.parent} is no folder.")
+    shared.check_parent("--report", report)
     folder = out or Path(PREFIX + name.removeprefix(PREFIX))
     steps_done = itertools.count()
     with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
@@ -96,23 +95,26 @@ def convert(
         model = convert_to_folder(name, folder, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
         bar.update()
         bar.set_description("done")
-    origins, tensors = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
+    origins, inflated = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
-        report.write_text(json.dumps({**origins, **tensors}, indent=1) + "\n", encoding="utf-8")
+        report.write_text(json.dumps({**origins, **inflated}, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        shown = tensors if table else {key: value for key, value in tensors.items() if key != "parameters"}
+        shown = inflated if table else {key: value for key, value in inflated.items() if key != "parameters"}
         click.echo(json.dumps({"folder": str(folder), **origins, "report": shown}))
         return
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
-    certificate = model.source["certificate"]
-    figures = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
-    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
-    click.echo(f"certificate{twin}: relative error {figures}")
+    click.echo(_describe_certificate(model.source["certificate"], inflation))
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
+
+
+def _describe_certificate(certificate: dict[str, Any], inflation: str) -> str:
+    errors = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
+    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
+    return f"certificate{twin}: relative error {errors}"
 
 
 @click.command()

@@ -10,16 +10,13 @@ import click
 from i2p_zoo._extras import require
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
-from i2p_zoo.errors import InvalidInputError
 
 
 def _check_picture(picture: Path | None) -> None:
-    """Makes sure, before anything is measured, that a picture can be drawn and has a folder to stand in."""
-    if picture is None:
-        return
-    if not picture.parent.is_dir():
-        raise InvalidInputError(f"--picture {picture}: {picture.parent} is no folder.")
-    require("matplotlib.figure", "finetune")
+    """Raises, before anything is measured, where a picture cannot be drawn or has no folder."""
+    shared.check_parent("--picture", picture)
+    if picture is not None:
+        require("matplotlib.figure", "finetune")
 
 
 @click.command()

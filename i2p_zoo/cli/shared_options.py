@@ -120,6 +120,12 @@ run_options = decorate(
 )
 
 
+def check_parent(option: str, path: Path | None) -> None:
+    """Raises InvalidInputError, before anything is measured, where an option's file has no folder."""
+    if path is not None and not path.parent.is_dir():
+        raise InvalidInputError(f"{option} {path}: {path.parent} is no folder.")
+
+
 def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:
     """Splits a command's values into a setup and the training's options, for so many samples of the training split.
 

@@ -117,7 +117,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
 @shared.default_option("--evaluate-every", type=shared.COUNT, default=10, help="Steps between points.")
 @shared.default_option("--seeds", type=shared.COUNT, default=3)
 @click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
-@click.option("--budgets", help="Steps to train image weights for besides, each by a whole schedule, such as 50,100.")
+@click.option("--budgets", help="More numbers of steps to train image weights for, each by a whole schedule, such as 50,100.")
 def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as_json: bool, **values: Any) -> None:
     """Measure how much sooner image weights reach the accuracy that training from scratch ends at (Image2Point, Figure 3).
 

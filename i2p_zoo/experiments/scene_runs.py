@@ -143,18 +143,7 @@ def _fingerprint(scenes: SceneSet) -> str:
 
 
 def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks, classes: Sequence[str]) -> None:
-    """Draws a scene's classes as they are and as a network sees them.
-
-    Args:
-        path: of the PNG.
-        model: a U-Net.
-        scene: points and labels.
-        blocks: how the scene is cut.
-        classes: their names, for the legend.
-
-    Raises:
-        I2PError, OSError: as `segment`, or where the picture cannot be written.
-    """
+    """Draws a scene's classes as they are and as a U-Net sees them, as PNG; raises as `segment`."""
     predicted = segment(model, scene, blocks.extent, blocks.overlap).argmax(1)
     shown = {"truth": color_classes(scene["labels"]), "predicted": color_classes(predicted)}
     labels = np.union1d(scene["labels"], predicted)

@@ -55,7 +55,7 @@ class Series:
         return run(setup, clouds, self.test_set, options, self.path(name), run_options)
 
     def path(self, name: str) -> Path:
-        """Returns where a file or folder of the series stands."""
+        """Returns the path of a file or folder of the series."""
         return Path(self.folder) / name
 
     def write(self, name: str, figures: Any, table: str | None = None) -> None:
