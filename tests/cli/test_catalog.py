@@ -20,9 +20,8 @@ from click.testing import CliRunner
 
 import i2p_zoo
 from i2p_zoo.cli import main
-from i2p_zoo.zoo import certificate
+from i2p_zoo.zoo import certificate, conversion
 from i2p_zoo.zoo import ledger as zoo
-from i2p_zoo.zoo import pretrained as hub
 from i2p_zoo.zoo.certificate import Certificate
 
 COMMANDS = list(main.commands)
@@ -288,7 +287,7 @@ def small_weights(monkeypatch):
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32)}
         return model.eval(), {"repo": f"timm/{architecture}.{tag}", "sha256": "0" * 64, "license": "mit"}
 
-    monkeypatch.setattr(hub, "load_source", load)
+    monkeypatch.setattr(conversion, "load_source", load)
 
 
 def test_convert_as_json_prints_one_object(small_weights):
@@ -320,7 +319,7 @@ def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     weight = i2p_zoo.from_pretrained("net").conv_stem.weight
     assert tuple(weight.shape[1:4]) == shape
     middle = weight.select(1 + "zyx".index(axis), (depth - 1) // 2)
-    source, _ = hub.load_source("test_efficientnet", "", None, [])
+    source, _ = conversion.load_source("test_efficientnet", "", None, [])
     expected = source.conv_stem.weight.permute(0, 2, 3, 1) / (depth if inflation == "average" else 1)
     assert torch.allclose(middle, expected)
 
@@ -448,7 +447,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work_begins(monkeypa
     def work(*_, **__):
         raise AssertionError("the conversion has begun")
 
-    monkeypatch.setattr(hub, "convert", work)
+    monkeypatch.setattr(conversion, "convert", work)
     write_file(tmp_path / "file")
     assert "file" in fail("convert", "test_efficientnet", "--report", "file/report.json")
 
