@@ -324,10 +324,10 @@ def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     assert torch.allclose(middle, expected)
 
 
-@pytest.mark.parametrize(("inflation", "told"), [("average", " (of its center-inflated twin)"), ("copy", "")])
-def test_convert_says_whose_certificate_it_is(small_weights, inflation, told):
+@pytest.mark.parametrize(("inflation", "twin"), [("average", " (of its center-inflated twin)"), ("copy", "")])
+def test_convert_says_whose_certificate_it_is(small_weights, inflation, twin):
     lines = succeed("convert", "test_efficientnet", "--out", "net", "--inflation", inflation).stdout.splitlines()
-    assert lines[-3].startswith(f"certificate{told}: relative error float32 ")
+    assert lines[-3].startswith(f"certificate{twin}: relative error float32 ")
 
 
 # Errors

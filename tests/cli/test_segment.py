@@ -48,13 +48,13 @@ def test_training_says_what_it_measured_and_where(finished):
 
 
 def test_defaults_follow_the_optimizer(finished, network, scenes_npz, tmp_path):
-    wanted = {"adamw": (0.01, 0.05), "sgd": (0.2, 1e-4)}
+    expected = {"adamw": (0.01, 0.05), "sgd": (0.2, 1e-4)}
     data = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST]
     succeed("segment", "train", *data, "--optimizer", "sgd", "--out", tmp_path / "run")
     for folder, optimizer in ((finished[0], "adamw"), (tmp_path / "run", "sgd")):
         metrics = json.loads((folder / "metrics.json").read_text())
         options = metrics["options"]
-        assert (options["optimizer"], options["learning_rate"], options["weight_decay"]) == (optimizer, *wanted[optimizer])
+        assert (options["optimizer"], options["learning_rate"], options["weight_decay"]) == (optimizer, *expected[optimizer])
         assert (metrics["setup"]["skip_downsamples"], metrics["loss"]) == (1, "both")
 
 

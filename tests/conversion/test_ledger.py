@@ -134,8 +134,8 @@ def measured(monkeypatch):
     """The names measured; `measure` is replaced, so that no process starts."""
     names = []
 
-    def measure_all(wanted, processes):
-        for name in wanted:
+    def measure_all(unmeasured, processes):
+        for name in unmeasured:
             if name == "broken":
                 raise OSError("the machine went down")
             names.append(name)

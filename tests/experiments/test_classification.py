@@ -44,8 +44,9 @@ def test_what_has_no_classes_or_lacks_features_is_refused():
     cloud = {"points": np.zeros((5, 3), np.float32)}
     with pytest.raises(InvalidInputError, match="no classifier"):
         classify(i2p_zoo.create_model("test_resnet", num_classes=0), cloud)
-    with pytest.raises(InvalidInputError, match=r"'xyz,normals'.*no normals"):
-        classify(i2p_zoo.create_model("test_resnet", in_chans=6, features="xyz,normals"), cloud)
+    for features in ("xyz,normals", "xyz, normals"):
+        with pytest.raises(InvalidInputError, match=f"'{features}'.*no normals"):
+            classify(i2p_zoo.create_model("test_resnet", in_chans=6, features=features), cloud)
 
 
 def test_a_unet_is_refused():

@@ -295,6 +295,12 @@ def test_what_cannot_be_is_told_before_training(network, splits, tmp_path, optio
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("changes", "words"), [({"held_out": 1}, "got 1"), ({"save": "all"}, "got 'all'")], ids=str)
+def test_options_of_a_run_are_checked_once_and_first(changes, words):
+    with pytest.raises(InvalidInputError, match=words):
+        RunOptions(**changes)
+
+
 def test_test_split_has_the_same_classes_and_clouds(network, splits, tmp_path):
     other = replace(splits[1], classes=tuple(reversed(splits[1].classes)))
     with pytest.raises(InvalidInputError, match="those to judge by are ball"):

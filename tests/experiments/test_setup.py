@@ -72,9 +72,9 @@ def test_what_no_data_set_has_is_refused(changes, words):
 
 
 def test_folder_is_inflated_as_told_and_otherwise_as_it_is(network):
-    given, copied = (build_model(Setup(str(network), inflation=inflation), CLASSES)[0] for inflation in (None, "copy"))
-    assert (given.settings.inflation, copied.settings.inflation) == ("center", "copy")
-    center, copy = (model.layer2[0].conv2.weight for model in (given, copied))
+    kept, copied = (build_model(Setup(str(network), inflation=inflation), CLASSES)[0] for inflation in (None, "copy"))
+    assert (kept.settings.inflation, copied.settings.inflation) == ("center", "copy")
+    center, copy = (model.layer2[0].conv2.weight for model in (kept, copied))
     assert torch.equal(copy, center[:, 1:2].expand_as(copy))
 
 

@@ -94,10 +94,12 @@ def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(series, "run", run)
     options = Options(steps=6, evaluate_every=2, optimizer="adamw")
-    how = {"seeds": 1, "budgets": (2,)}
-    run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path, place=True), learning_rate=0.001, **how)
+    arguments = {"seeds": 1, "budgets": (2,)}
+    run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path, place=True), learning_rate=0.001, **arguments)
     assert seen == [("adamw", 0.001, True)] * 3
     with pytest.raises(InvalidInputError, match="Give a learning rate"):
-        run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), **how)
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), **arguments)
     with pytest.raises(InvalidInputError, match="not among the options"):
-        run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2, target=0.5), tmp_path), **how)
+        run_speedup(
+            Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2, target=0.5), tmp_path), **arguments
+        )
