@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from i2p_zoo._extras import require
@@ -28,16 +29,12 @@ def load_photographs() -> dict[str, Any]:
 
 def preprocess(images: list[Any], model: nn.Module) -> Tensor:
     """Resizes, crops and normalises PIL images as timm does for a model: (B, 3, H, W) float32."""
-    from timm.data import create_transform, resolve_data_config
-
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     return torch.stack([transform(image) for image in images])
 
 
 def top_classes(logits: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:
     """Returns for each row of (B, 1000) logits the likeliest ImageNet classes and their probabilities."""
-    from timm.data import ImageNetInfo
-
     names = ImageNetInfo("imagenet-1k")
     values, indices = logits.softmax(1).topk(count)
     return [

@@ -207,10 +207,7 @@ def report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], Non
     if folder is None:
         yield None
         return
-    require("tensorboard", "finetune")
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
+    with require("torch.utils.tensorboard", "finetune").SummaryWriter(str(folder)) as writer:
 
         def report(entry: Step | Evaluation) -> None:
             group, values = ("train", vars(entry)) if isinstance(entry, Step) else ("monitored", entry.scores)
