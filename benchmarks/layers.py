@@ -12,10 +12,11 @@ from benchmarks.peers import exact_convolution, gather_scatter, spconv_convoluti
 from benchmarks.shapes import real_surface
 from benchmarks.timing import Result, compare, take_turns
 from i2p_zoo import SparseTensor
-from i2p_zoo.sparse.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse.geometry import Window
+from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve
 
-WINDOW = Window((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1), new_axis=0)
+WINDOW = Window(kernel=(3, 3, 3), before=(1, 1, 1), after=(1, 1, 1))
 
 
 def _error(found: Tensor, exact: Tensor) -> float:

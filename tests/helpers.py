@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2p_zoo import SparseTensor, image_to_plane
-from i2p_zoo.sparse.kernel_maps import Window
+from i2p_zoo.sparse.geometry import Window
 
 # The same examples in every run and no file on disk; the first example pays for compilation, hence no deadline.
 property_test = settings(
@@ -61,7 +61,7 @@ def make_window(
     """A window with the new axis along z, centred unless `padding` says otherwise."""
     if padding is None:
         padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True))
-    return Window(kernel, stride, padding, padding, dilation, new_axis=0)
+    return Window(kernel=kernel, stride=stride, before=padding, after=padding, dilation=dilation)
 
 
 def strided_sites(coords: Tensor, stride: tuple[int, int, int]) -> list[tuple[int, ...]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo import SparseTensor, image_to_plane, inflate
-from i2p_zoo.sparse.tensor import Padding
+from i2p_zoo.sparse.geometry import Padding
 from tests.helpers import check_on_plane, random_cloud, relative_error, seeded
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from i2p_zoo.choices import PRESETS, STEMS
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.layers.kernel_inflation import check_axis, check_depth, check_inflation
+from i2p_zoo.layers.kernel_inflation import check_depth, check_inflation
+from i2p_zoo.sparse.geometry import check_axis
 from i2p_zoo.sparse.point_features import parse_features
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.batch_norm import is_synchronized
 from i2p_zoo.sparse.clamped_batch_norm import normalize_and_clamp
+from i2p_zoo.sparse.geometry import Padding
 from i2p_zoo.sparse.sparse_convolution import has_kernel
-from i2p_zoo.sparse.tensor import Padding, SparseTensor
+from i2p_zoo.sparse.tensor import SparseTensor
 
 _HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 _LIMITS = {nn.Identity: (float("-inf"), float("inf")), nn.ReLU: (0.0, float("inf")), nn.ReLU6: (0.0, 6.0)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.coordinates import unique_rows
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse.coordinates import SiteCache, Triple
-from i2p_zoo.sparse.functions.resampling import apply_padding
-from i2p_zoo.sparse.kernel_maps import AXES, Window, kernel_map, window_sites
+from i2p_zoo.sparse.coordinates import SiteCache
+from i2p_zoo.sparse.geometry import AXES, Triple, Window, as_pair
+from i2p_zoo.sparse.kernel_maps import kernel_map, window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution, with_window
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.windows import as_pair, plan_window
+from i2p_zoo.sparse.windows import plan_window
 
 
 class SparseBlurPool3d(nn.Module):
@@ -41,7 +41,7 @@ class SparseBlurPool3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Blurs and strides (N, C) features."""
-        x = apply_padding(x)
+        x = x.apply_padding()
         size = (self.filt_size, self.filt_size)
         window, level = plan_window(x, size, as_pair(self.stride), self.padding, depth=1, axis=AXES[self.axis])
         channels = x.features.shape[1]

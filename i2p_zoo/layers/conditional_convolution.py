@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
 from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window

@@ -9,12 +9,12 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.layers.kernel_inflation import check_axis, deflate_weight, inflate_weight
+from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import AXES, Pair, as_pair, centred_padding, check_axis, insert_axis
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.windows import Pair, as_pair, insert_axis, plan_window
+from i2p_zoo.sparse.windows import plan_window
 
 
 class SparseConv3d(nn.Module):
@@ -69,8 +69,8 @@ class SparseConv3d(nn.Module):
         self.axis = axis
         self.depth = max(self.kernel_size) if depth is None else depth
         if padding == "centred":
-            spans = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-            self.padding: tuple[Pair, Pair] | None = (_halves(spans[0]), _halves(spans[1]))
+            rows, columns = map(centred_padding, self.kernel_size, self.dilation)
+            self.padding: tuple[Pair, Pair] | None = (rows, columns)
         elif isinstance(padding, str):
             if padding != "same":
                 raise InvalidInputError(f"`padding` must be numbers, 'centred' or 'same'; got {padding!r}.")
@@ -146,10 +146,6 @@ class SparseConv3d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel={kernel}, stride={self.stride}, padding={padding}, "
             f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
         )
-
-
-def _halves(span: int) -> Pair:
-    return (span // 2, span - span // 2)
 
 
 def convolution_arguments(leaf: Any, axis: str, depth: int | None, *, same: bool) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError
-from i2p_zoo.sparse.coordinates import Triple
-from i2p_zoo.sparse.kernel_maps import Window, kernel_map
+from i2p_zoo.sparse.geometry import Triple, Window, unfold_stride
+from i2p_zoo.sparse.kernel_maps import kernel_map
 from i2p_zoo.sparse.sparse_convolution import convolve
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -53,10 +53,10 @@ class InverseConv3d(nn.Module):
         """
         if coarse.cache is not fine.cache:
             raise CoordinateMismatchError(f"{coarse!r} and {fine!r} come from two inputs; both must be of one forward.")
-        found = tuple(c // f for c, f in zip(_triple(coarse.stride), _triple(fine.stride), strict=True))
-        if found != self.ratio:
-            raise InvalidInputError(f"{coarse!r} is {found} times as coarse as {fine!r}; this layer's ratio is {self.ratio}.")
-        window = Window(self.ratio, self.ratio, (0, 0, 0), (0, 0, 0), (1, 1, 1), new_axis=fine.plan.axis)
+        ratio = tuple(c // f for c, f in zip(unfold_stride(coarse.stride), unfold_stride(fine.stride), strict=True))
+        if ratio != self.ratio:
+            raise InvalidInputError(f"{coarse!r} is {ratio} times as coarse as {fine!r}; this layer's ratio is {self.ratio}.")
+        window = Window(kernel=self.ratio, stride=self.ratio, new_axis=fine.plan.axis)
         kmap = kernel_map(coarse.cache, fine.coords, coarse.coords, window).inverse
         features: Tensor = convolve(coarse.features, self.weight.to(coarse.features.dtype), kmap, 1)
         return fine.derive(features)
@@ -64,7 +64,3 @@ class InverseConv3d(nn.Module):
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""
         return f"{self.in_channels}, {self.out_channels}, ratio={'x'.join(map(str, self.ratio))}"
-
-
-def _triple(stride: int | Triple) -> Triple:
-    return (stride, stride, stride) if isinstance(stride, int) else stride

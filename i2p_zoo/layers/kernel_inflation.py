@@ -7,14 +7,7 @@ from torch import Tensor
 
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.kernel_maps import AXES
-
-
-def check_axis(axis: str) -> int:
-    """Returns 0, 1 or 2 for "z", "y" or "x"; raises InvalidInputError for anything else."""
-    if axis not in AXES:
-        raise InvalidInputError(f"`axis` must be 'z', 'y' or 'x'; got {axis!r}.")
-    return AXES[axis]
+from i2p_zoo.sparse.geometry import check_axis
 
 
 def check_inflation(inflation: str) -> None:

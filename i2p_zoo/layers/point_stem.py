@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import keep
-from i2p_zoo.sparse.tensor import Padding, SparseTensor
+from i2p_zoo.sparse.geometry import Padding
+from i2p_zoo.sparse.tensor import SparseTensor
 
 
 class PointStemConv3d(SparseConv3d):

@@ -10,11 +10,11 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse.functions.resampling import apply_padding
-from i2p_zoo.sparse.kernel_maps import AXES, window_sites
+from i2p_zoo.sparse.geometry import AXES, insert_axis
+from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import with_window
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.windows import insert_axis, plan_window
+from i2p_zoo.sparse.windows import plan_window
 
 
 class SparseSpaceToDepth(nn.Module):
@@ -34,7 +34,7 @@ class SparseSpaceToDepth(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Rearranges (N, C) features to (M, block_size ** 2 * C) on the strided sites."""
         size, axis = self.block_size, AXES[self.axis]
-        x = apply_padding(x)
+        x = x.apply_padding()
         if x.spatial_shape is not None and any(x.spatial_shape[a] % size for a in x.plan.plane):
             raise InvalidInputError(f"The extent {x.spatial_shape} (z, y, x) must be divisible by blocks of {size}.")
         window, level = plan_window(x, (size, size), (size, size), ((0, 0), (0, 0)), axis=axis)

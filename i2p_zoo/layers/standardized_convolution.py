@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
 from i2p_zoo.layers.kernel_inflation import plane_shares
 from i2p_zoo.layers.registry import replaces
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import AXES
 
 
 class SparseStdConv3d(SparseConv3d):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.geometry import unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _ALIGNMENT = 64  # blocks begin at multiples of it, so that no stride of a network (32 mostly) puts two of them in one voxel
@@ -71,7 +72,7 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 block = SparseTensor(x.features[near], x.coords[near], batch_size=x.batch_size, spatial_shape=x.spatial_shape)
                 plan = x.plan
                 out = model.forward_features(block.with_plan(axis=plan.axis, skip_downsamples=plan.skip_downsamples))
-                stride = torch.tensor((out.stride,) * 3 if isinstance(out.stride, int) else out.stride, device=near.device)
+                stride = torch.tensor(unfold_stride(out.stride), device=near.device)
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")
                 place = out.coords[:, 1:] * stride

@@ -11,7 +11,7 @@ from torch import nn
 
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.inverse_convolution import InverseConv3d
-from i2p_zoo.sparse.coordinates import Triple
+from i2p_zoo.sparse.geometry import Triple
 from i2p_zoo.sparse.tensor import SparseTensor
 
 

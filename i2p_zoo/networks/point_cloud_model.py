@@ -17,7 +17,7 @@ from i2p_zoo.networks.blocks import predict
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_
 from i2p_zoo.networks.reconstruction import build_structure
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
 

@@ -17,8 +17,8 @@ from i2p_zoo.networks.decoder import Decoder, Level
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import new_stem_layers
-from i2p_zoo.sparse.coordinates import Triple
 from i2p_zoo.sparse.devoxelization import devoxelize
+from i2p_zoo.sparse.geometry import Triple, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import split_clouds, voxelize
 
@@ -151,8 +151,7 @@ def find_levels(encoder: Any) -> list[Level]:
         )
     maps_of: dict[Triple, list[int]] = {}
     for number, features in enumerate(maps):
-        stride = features.stride
-        maps_of.setdefault((stride,) * 3 if isinstance(stride, int) else stride, []).append(number)
+        maps_of.setdefault(unfold_stride(features.stride), []).append(number)
     return [
         Level(sum(maps[number].features.shape[1] for number in numbers), stride, tuple(numbers))
         for stride, numbers in sorted(maps_of.items())

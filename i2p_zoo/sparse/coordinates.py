@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.geometry import Triple
 
-Triple = tuple[int, int, int]
 MAX_COORDINATE = 2**30
 _KEY_LIMIT = 2**62
 

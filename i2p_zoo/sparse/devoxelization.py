@@ -7,7 +7,8 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import unique_rows
-from i2p_zoo.sparse.kernel_maps import Window, kernel_map
+from i2p_zoo.sparse.geometry import Window
+from i2p_zoo.sparse.kernel_maps import kernel_map
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -40,8 +41,7 @@ def devoxelize(x: SparseTensor, positions: Tensor, index: Tensor | None = None, 
     part = positions[:, 1:].double() - 0.5 - corner  # (P, 3), how far towards the upper neighbour
     coords = torch.cat([positions[:, :1].int(), corner.int()], dim=1)
     corners, row = unique_rows(coords)
-    cube = Window((2, 2, 2), (1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), new_axis=0)
-    kmap = kernel_map(x.cache, x.coords, corners.contiguous(), cube)
+    kmap = kernel_map(x.cache, x.coords, corners.contiguous(), Window(kernel=(2, 2, 2)))
     out = x.features.new_zeros((len(positions), x.features.shape[1]))
     total = x.features.new_zeros((len(positions), 1))
     for tap, table in zip(kmap.taps, kmap.table, strict=True):

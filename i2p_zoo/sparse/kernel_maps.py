@@ -6,7 +6,6 @@ one does (it lives in the input's `SiteCache`).
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,70 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2p_zoo.sparse.coordinates import SiteCache, Triple, derive_sites
+from i2p_zoo.sparse.coordinates import SiteCache, derive_sites
+from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernels import columns as _columns
 from i2p_zoo.sparse.kernels import sites as _sites
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
-AXES = {"z": 0, "y": 1, "x": 2}
 _LONG_LINE = 4  # sites; lines that are so long on average are walked along once a row of taps, shorter ones once a plane
-
-
-@dataclass(frozen=True)
-class Window:
-    """Geometry of a convolution's or pool's window; triples are (z, y, x) in voxels of the input.
-
-    `new_axis` is the axis the 2D window did not have: padding there is centred and its extent shrinks by the stride alone.
-    `given_before` and `given_after` are the parts of the padding that a 2D network put there itself and takes for image;
-    `zeros` says that it holds zeros.
-    """
-
-    kernel: Triple
-    stride: Triple
-    before: Triple
-    after: Triple
-    dilation: Triple
-    new_axis: int
-    ceil_mode: bool = False
-    given_before: Triple = (0, 0, 0)
-    given_after: Triple = (0, 0, 0)
-    zeros: bool = False
-
-    @property
-    def offsets(self) -> list[Triple]:
-        """Each tap's offset from the stride-scaled output site, taps in (z, y, x) order, x fastest."""
-        z, y, x = self.axis_offsets
-        return list(itertools.product(z, y, x))
-
-    @property
-    def axis_offsets(self) -> list[list[int]]:
-        """The taps' offsets along z, y and x, ascending."""
-        return [[tap * d - p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilation, self.before, strict=True)]
-
-    @property
-    def shift(self) -> Triple:
-        """How far a stride-1 axis of the image moves its sites back because its padding is not the centred one."""
-        shifts = []
-        for axis in range(3):
-            before, span = self.before[axis], (self.kernel[axis] - 1) * self.dilation[axis]
-            keeps = axis == self.new_axis or self.stride[axis] > 1 or before in (span // 2, -(-span // 2))
-            shifts.append(0 if keeps else span // 2 - before)
-        return (shifts[0], shifts[1], shifts[2])
-
-    def out_shape(self, shape: Triple) -> Triple:
-        """Returns the output extent that torch gives for an input extent (torch.nn.Conv2d, MaxPool2d: "Shape")."""
-        extents = []
-        for axis in range(3):
-            kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
-            if axis == self.new_axis:
-                extents.append(-(-shape[axis] // stride))
-                continue
-            room = shape[axis] + self.before[axis] + self.after[axis] - dilation * (kernel - 1) - 1
-            extent = (-(-room // stride) if self.ceil_mode else room // stride) + 1
-            if self.ceil_mode and (extent - 1) * stride >= shape[axis] + self.before[axis] + self.given_after[axis]:
-                extent -= 1
-            extents.append(extent)
-        return (extents[0], extents[1], extents[2])
 
 
 class PairLists(NamedTuple):

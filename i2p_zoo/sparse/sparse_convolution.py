@@ -17,12 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.engines import convolve_by_engine, find_engine
-from i2p_zoo.sparse.kernel_maps import KernelMap, Window, window_sites
+from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
+from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.kernels import columns as _columns
 from i2p_zoo.sparse.kernels import depthwise_numba as _depthwise
 from i2p_zoo.sparse.kernels import dot_products as _dot_products
 from i2p_zoo.sparse.kernels import matrix as _matrix
-from i2p_zoo.sparse.tensor import Padding, SparseTensor, simplify_stride
+from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 _ROWS_A_CHANNEL = 2  # fewer rows a tap than this times their channels are few
@@ -43,7 +44,7 @@ def sparse_convolution(
         level: the `Plan.level` of the result, or None to keep the input's.
 
     Returns:
-        (M, C_out) features on the output sites of DESIGN rule 1.
+        (M, C_out) features on the output sites (docs/design.md, rule 1).
 
     Raises:
         InvalidInputError: channels or dtypes do not fit the weight.
@@ -67,10 +68,10 @@ def sparse_convolution(
 
 
 def with_window(
-    x: SparseTensor, features: Tensor, coords: Tensor, shape: Any, window: Window, level: int | None
+    x: SparseTensor, features: Tensor, coords: Tensor, shape: Triple | None, window: Window, level: int | None
 ) -> SparseTensor:
     """Wraps a window's output features (M, ...) with its sites, extent, stride and level."""
-    old = (x.stride,) * 3 if isinstance(x.stride, int) else x.stride
+    old = unfold_stride(x.stride)
     stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
     if x.padding != Padding() and window.stride != (1, 1, 1):
         coords = coords.clone()  # not the object that up-sampling traces back: what was padded has no finer sites

@@ -4,65 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import resolve_name
 
+from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
-from i2p_zoo.sparse.coordinates import SiteCache, Triple, batch_counts, check_coords
+from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
+from i2p_zoo.sparse.dispatch import describe_call, describe_miss, find_handler, name_of, takes_padding
+from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
 
 UNBOUNDED = 2**30
 """The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
-
-_handlers: dict[Any, Callable[..., Any]] = {}
-_padding_takers: set[Any] = set()
-
-
-def find_handler(function: Any) -> Callable[..., Any] | None:
-    """Returns the handler that `i2p_zoo.sparse.functions` registered for a torch function object, or None."""
-    import i2p_zoo.sparse.functions  # noqa: F401  (fills the table; it imports this module)
-
-    return _handlers.get(function)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the 2D network's geometry runs in 3D.
-
-    Attributes:
-        axis: 0, 1 or 2 (z, y, x): the axis that the 2D network did not have.
-        skip_downsamples: how many of its first halvings run at stride 1.
-        level: how many halvings lie behind this tensor, the skipped ones included.
-    """
-
-    axis: int = 0
-    skip_downsamples: int = 0
-    level: int = 0
-
-    @property
-    def plane(self) -> tuple[int, int]:
-        """The two axes (indices into z, y, x) on which the image's height and width lie."""
-        return ((1, 2), (0, 2), (0, 1))[self.axis]
-
-
-@dataclass(frozen=True)
-class Padding:
-    """What a 2D network put around the image, or cut off where negative, for the next window to see; sites stay until then.
-
-    Attributes:
-        rows: at the top and the bottom.
-        columns: at the left and the right.
-        zeros: whether zeros were put there, of which a maximum takes notice.
-    """
-
-    rows: tuple[int, int] = (0, 0)
-    columns: tuple[int, int] = (0, 0)
-    zeros: bool = False
 
 
 class SparseTensor:
@@ -105,8 +61,8 @@ class SparseTensor:
         spatial_shape: Triple | None = None,
     ) -> None:
         if not isinstance(features, Tensor) or features.ndim < 2:
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise InvalidInputError(f"`features` must be a (N, C) tensor; got {found}.")
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise InvalidInputError(f"`features` must be a (N, C) tensor; got {shape}.")
         if not features.is_floating_point():
             raise InvalidInputError(f"`features` must be floating point; got {features.dtype}. Call `.float()` on it.")
         if spatial_shape is not None:
@@ -146,6 +102,38 @@ class SparseTensor:
         """Returns the same tensor with some fields of its `Plan` changed."""
         return self.derive(self.features, plan=replace(self.plan, **changes))
 
+    def apply_padding(self) -> SparseTensor:
+        """Returns the tensor with its sites moved to where a padded image has them, and its extent grown."""
+        if self.padding == Padding():
+            return self
+        return self.derive(self.features, padding=Padding()).pad_sites(self.padding.rows, self.padding.columns)
+
+    def pad_sites(self, rows: Pair, columns: Pair) -> SparseTensor:
+        """Shifts sites by the padding before them and grows (or, negative, crops) the extent.
+
+        Args:
+            rows: at the top and the bottom.
+            columns: at the left and the right.
+
+        Raises:
+            InvalidInputError: nothing is left of the extent.
+        """
+        axis = self.plan.axis
+        shift = insert_axis((-rows[0], -columns[0]), 0, axis)
+        if self.spatial_shape is None:
+            coords = derive_sites(self.cache, self.coords, None, (1, 1, 1), shift, None)
+            return self.derive(self.features, coords=coords)
+        old = self.spatial_shape
+        grown = insert_axis((sum(rows), sum(columns)), 0, axis)
+        shape = (old[0] + grown[0], old[1] + grown[1], old[2] + grown[2])
+        if min(shape) < 1:
+            raise InvalidInputError(f"Padding {self!r} by {rows} and {columns} (height, width) leaves the extent {shape}.")
+        coords = derive_sites(self.cache, self.coords, old, (1, 1, 1), shift, shape)
+        features = self.features
+        if len(coords) != len(self.coords):
+            features = features[inside(self.coords - self.coords.new_tensor((0, *shift)), shape)]
+        return self.derive(features, coords=coords, spatial_shape=shape)
+
     @property
     def batch_rows(self) -> Tensor:
         """(N,) int64, the sample each voxel belongs to."""
@@ -161,10 +149,8 @@ class SparseTensor:
 
         Its origin is the voxel (0, 0, 0) where a `spatial_shape` is given, else the least coordinate of each axis.
         """
-        from i2p_zoo.sparse.functions.resampling import apply_padding
-
         if self.padding != Padding():
-            return apply_padding(self).dense()
+            return self.apply_padding().dense()
         coords = self.coords.long()
         if self.spatial_shape is None:
             low, high = torch.aminmax(coords[:, 1:], dim=0)
@@ -207,8 +193,6 @@ class SparseTensor:
             MissingExtraError: spconv is not installed.
             InvalidInputError: a coordinate is negative, which spconv cannot hold.
         """
-        from i2p_zoo._extras import require
-
         require_unpadded(self, "to_spconv")
         spconv = require("spconv.pytorch", extra="spconv")
         low, high = torch.aminmax(self.coords[:, 1:].long(), dim=0)
@@ -318,18 +302,18 @@ class SparseTensor:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = find_handler(func)
         if handler is None:
-            raise UnsupportedError(_describe_miss(func, args, kwargs or {}))
-        if func not in _padding_takers:
+            raise UnsupportedError(describe_miss(func, args, kwargs or {}))
+        if not takes_padding(func):
             for x in (*args, *(kwargs or {}).values()):
                 if isinstance(x, SparseTensor):
-                    require_unpadded(x, _name_of(func))
+                    require_unpadded(x, name_of(func))
         try:
             return handler(*args, **(kwargs or {}))
         except TypeError as error:
             try:
                 inspect.signature(handler).bind(*args, **(kwargs or {}))
             except TypeError:
-                raise UnsupportedError(f"{_describe_call(func, args, kwargs or {})}: {error}.") from None
+                raise UnsupportedError(f"{describe_call(func, args, kwargs or {})}: {error}.") from None
             raise
 
     def __getattr__(self, name: str) -> Any:
@@ -354,35 +338,6 @@ for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruedi
     setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
 
 
-@functools.cache
-def _name_of(function: Any) -> str:
-    name = resolve_name(function) or f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
-    return str(name)
-
-
-def _describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    name = _name_of(function)
-    given = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
-    return f"`{name}` was called on a sparse tensor with ({', '.join(given)})"
-
-
-def _describe_miss(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in _handlers})
-    return (
-        f"{_describe_call(function, args, kwargs)}; that function has no handler. "
-        f"Register one with `@i2p_zoo.sparse_op({resolve_name(function) or function})`. "
-        f"Supported: {', '.join(supported)}."
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, SparseTensor | Tensor):
-        return f"{type(value).__name__}{tuple(value.shape)}"
-    if isinstance(value, list | tuple):
-        return f"{type(value).__name__}({', '.join(_describe(v) for v in value)})"
-    return repr(value)
-
-
 def require_channels_first(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where a 2D network permuted the channels to the end before a function that wants them first."""
     if x.channels_last:
@@ -393,19 +348,3 @@ def require_unpadded(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where padding was put around the image and no convolution or pool has taken it up."""
     if x.padding != Padding():
         raise UnsupportedError(f"`{name}` of {x!r} behind {x.padding}: only convolutions and pools can follow a padding.")
-
-
-def check_shape(value: Any, name: str) -> Triple:
-    """Returns one positive int or three as a (z, y, x) triple; raises InvalidInputError that quotes `name`."""
-    try:
-        z, y, x = (operator.index(v) for v in (value if isinstance(value, list | tuple) else (value,) * 3))
-    except (TypeError, ValueError):
-        z = y = x = 0
-    if min(z, y, x) < 1 or isinstance(value, bool):
-        raise InvalidInputError(f"`{name}` must be one positive integer or three (z, y, x); got {value!r}.")
-    return (z, y, x)
-
-
-def simplify_stride(stride: Triple) -> int | Triple:
-    """Returns one number for a stride that is the same along all axes, as torch's modules take it."""
-    return stride[0] if stride[0] == stride[1] == stride[2] else stride

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
-from i2p_zoo.sparse.kernel_maps import AXES
+from i2p_zoo.sparse.geometry import check_axis, insert_axis
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.windows import insert_axis
 
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 
@@ -228,17 +227,16 @@ def image_to_plane(images: Tensor, axis: str = "z") -> SparseTensor:
         (1, 4, 5)
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or images.numel() == 0:
-        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidInputError(f"`images` must be a non-empty floating point (B, C, H, W) tensor; got {found}.")
-    if axis not in AXES:
-        raise InvalidInputError(f"`axis` must be 'z', 'y' or 'x'; got {axis!r}.")
+        actual = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a non-empty floating point (B, C, H, W) tensor; got {actual}.")
+    normal = check_axis(axis)
     batch, channels, height, width = images.shape
     ranges = [torch.arange(n, dtype=torch.int32, device=images.device) for n in (batch, height, width)]
     b, h, w = torch.meshgrid(*ranges, indexing="ij")
     columns = [h, w]
-    columns.insert(AXES[axis], torch.zeros_like(h))
+    columns.insert(normal, torch.zeros_like(h))
     coords = torch.stack([b, *columns], dim=-1).reshape(-1, 4)
     features = images.permute(0, 2, 3, 1).reshape(-1, channels)
-    shape = insert_axis((height, width), 1, AXES[axis])
+    shape = insert_axis((height, width), 1, normal)
     x = SparseTensor(features, coords, batch_size=batch, spatial_shape=shape)
-    return x.with_plan(axis=AXES[axis])
+    return x.with_plan(axis=normal)

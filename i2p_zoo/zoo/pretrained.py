@@ -17,7 +17,7 @@ from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
 from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.inflation.state import reinflate_
-from i2p_zoo.layers.kernel_inflation import check_axis, check_inflation
+from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.adaptation import Adaptation, adapt_
 from i2p_zoo.networks.models import create_extractor
@@ -25,6 +25,7 @@ from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.networks.unet import UNet
+from i2p_zoo.sparse.geometry import check_axis
 from i2p_zoo.zoo.cache import load_cached
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from i2p_zoo import SparseConv3d, UnsupportedError, certify, inflate, inflate_weight, replaces, sparse_op
 from i2p_zoo.layers.registry import _builders
-from i2p_zoo.sparse.tensor import _handlers
+from i2p_zoo.sparse.dispatch import _handlers
 
 
 class CosineConv2d(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from i2p_zoo import I2PError, UnsupportedError, image_to_plane, sparse_op
-from i2p_zoo.sparse.tensor import _handlers
+from i2p_zoo.sparse.dispatch import _handlers
 from tests.helpers import random_cloud, random_images
 
 

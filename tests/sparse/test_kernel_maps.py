@@ -8,13 +8,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from i2p_zoo.sparse import kernel_maps
 from i2p_zoo.sparse.coordinates import SiteCache
-from i2p_zoo.sparse.kernel_maps import KernelMap, Window, kernel_map, window_sites
+from i2p_zoo.sparse.kernel_maps import KernelMap, kernel_map, window_sites
 from tests.helpers import force_torch_path, make_window, property_test, random_cloud, strided_sites, window_rows
 
 
@@ -171,66 +170,3 @@ def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
     for other in others:
         assert whole_table(kernel_map(x.cache, x.coords, x.coords, other), other) == window_rows(x.coords, x.coords, other)
     assert len(built) == 4
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "before", "dilation", "shift"),
-    [
-        (3, 1, 1, 1, 0),
-        (3, 1, 0, 1, 1),
-        (5, 1, 0, 1, 2),
-        (3, 1, 2, 1, -1),
-        (3, 1, 0, 2, 2),
-        (3, 1, 2, 2, 0),
-        (1, 1, 0, 1, 0),
-        (2, 1, 0, 1, 0),  # an even kernel has two centres
-        (2, 1, 1, 1, 0),
-        (4, 1, 0, 1, 1),
-        (4, 1, 3, 1, -2),
-        (3, 2, 0, 1, 0),  # a strided axis keeps the rule floor(c / s)
-    ],
-)
-def test_sites_shift_by_what_the_padding_lacks(kernel, stride, before, dilation, shift):
-    window = Window((9, kernel, 1), (1, stride, 1), (0, before, 0), (0, before, 0), (1, dilation, 1), new_axis=0)
-    assert window.shift == (0, shift, 0)
-
-
-@given(
-    extents=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    before=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    after=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-)
-@property_test
-def test_output_extent_is_that_of_conv2d(extents, kernel, stride, dilation, before, after):
-    padded = [e + b + a for e, b, a in zip(extents, before, after, strict=True)]
-    assume(all(p >= (k - 1) * d + 1 for p, k, d in zip(padded, kernel, dilation, strict=True)))
-    image = torch.empty(1, 1, *padded, device="meta")
-    expected = F.conv2d(image, torch.empty(1, 1, *kernel, device="meta"), stride=stride, dilation=dilation).shape[2:]
-    window = Window((5, *kernel), (2, *stride), (2, *before), (2, *after), (1, *dilation), new_axis=0)
-    assert window.out_shape((7, *extents)) == (4, *expected)
-
-
-@given(
-    extents=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    kernel=st.integers(1, 5),
-    stride=st.integers(1, 4),
-    dilation=st.integers(1, 2),
-    ceil_mode=st.booleans(),
-    data=st.data(),
-)
-@property_test
-def test_output_extent_is_that_of_max_pool2d(extents, kernel, stride, dilation, ceil_mode, data):
-    padding = data.draw(st.integers(0, kernel // 2))
-    assume(min(extents) + 2 * padding >= (kernel - 1) * dilation + 1)
-    expected = F.max_pool2d(torch.zeros(1, 1, *extents), kernel, stride, padding, dilation, ceil_mode).shape[2:]
-    triples = [(value,) * 3 for value in (kernel, stride, padding, padding, dilation)]
-    window = Window(*triples, new_axis=2, ceil_mode=ceil_mode)
-    assert window.out_shape((*extents, 5)) == (*expected, -(-5 // stride))
-
-
-def test_offsets_run_over_x_fastest():
-    window = Window((2, 1, 3), (1, 1, 1), (1, 0, 2), (0, 0, 0), (3, 1, 2), new_axis=0)
-    assert window.offsets == [(-1, 0, -2), (-1, 0, 0), (-1, 0, 2), (2, 0, -2), (2, 0, 0), (2, 0, 2)]

@@ -1,46 +1,16 @@
-"""From a 2D window's arguments to the 3D window: pairs, the new axis, TensorFlow's padding and skipped strides."""
+"""From a 2D window's arguments to the 3D window: the new axis and skipped strides."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from timm.layers.padding import pad_same
 
-from i2p_zoo import InvalidInputError, image_to_plane
-from i2p_zoo.sparse.windows import as_pair, insert_axis, plan_window, same_padding
-from tests.helpers import property_test, random_cloud
+from i2p_zoo import image_to_plane
+from i2p_zoo.sparse.geometry import insert_axis
+from i2p_zoo.sparse.windows import plan_window
+from tests.helpers import random_cloud
 
 ZEROS = ((0, 0), (0, 0))
-
-
-@pytest.mark.parametrize(
-    ("value", "pair"),
-    [(3, (3, 3)), ((3,), (3, 3)), ([2], (2, 2)), ((2, 5), (2, 5)), ([2, 5], (2, 5)), (torch.Size([4, 1]), (4, 1))],
-)
-def test_one_number_or_two_are_height_and_width(value, pair):
-    assert as_pair(value) == pair
-
-
-@pytest.mark.parametrize("value", [(1, 2, 3), [], ()])
-def test_more_or_fewer_numbers_are_quoted(value):
-    with pytest.raises(InvalidInputError, match="one number or") as error:
-        as_pair(value)
-    assert repr(value) in str(error.value)
-
-
-@pytest.mark.parametrize(("axis", "triple"), [(0, (9, 1, 2)), (1, (1, 9, 2)), (2, (1, 2, 9))])
-def test_the_new_axis_goes_between_height_and_width_where_it_lies(axis, triple):
-    assert insert_axis((1, 2), 9, axis) == triple
-
-
-@given(extent=st.integers(1, 20), kernel=st.integers(1, 7), stride=st.integers(1, 5), dilation=st.integers(1, 3))
-@property_test
-def test_same_padding_is_timms(extent, kernel, stride, dilation):
-    padded = pad_same(torch.ones(1, 1, 1, extent), (1, kernel), (1, stride), (1, dilation))[0, 0, 0]
-    first = int(padded.nonzero()[0, 0])
-    assert same_padding(extent, kernel, stride, dilation) == (first, len(padded) - extent - first)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

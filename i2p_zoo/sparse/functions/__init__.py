@@ -4,9 +4,6 @@ A sparse tensor with features (N, C1, C2, ...) stands for a (B, C1, C2, ..., H, 
 permutation. A call that has no meaning on sites raises; nothing falls through.
 """
 
-from i2p_zoo.sparse.dispatch import methods, sparse_op
-from i2p_zoo.sparse.functions import arithmetic, dimensions, elementwise, reductions
-from i2p_zoo.sparse.functions import channelwise as normalization
-from i2p_zoo.sparse.functions import resampling as windows
+from i2p_zoo.sparse.functions import arithmetic, channelwise, dimensions, elementwise, reductions, resampling
 
-__all__ = ["arithmetic", "dimensions", "elementwise", "methods", "normalization", "reductions", "sparse_op", "windows"]
+__all__ = ["arithmetic", "channelwise", "dimensions", "elementwise", "reductions", "resampling"]

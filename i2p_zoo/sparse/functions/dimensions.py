@@ -11,7 +11,6 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op
 from i2p_zoo.sparse.functions.arithmetic import check_same_sites
-from i2p_zoo.sparse.functions.resampling import apply_padding, pad_sites
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -167,4 +166,4 @@ def getitem(x: SparseTensor, index: Any) -> SparseTensor:
     for dim, part in zip(x.site_dims, sites, strict=True):
         start, stop, _ = part.indices(x.shape[dim])
         pads.append((-start, stop - x.shape[dim]))
-    return pad_sites(apply_padding(result), pads[0], pads[1])
+    return result.apply_padding().pad_sites(pads[0], pads[1])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -25,11 +23,10 @@ def _register_elementwise(function: Any) -> None:
 _ELEMENTWISE = """
     relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
     celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
-    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num to type_as __neg__ __pow__ pow
+    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num type_as __neg__ __pow__ pow
 """.split()
 for _function in methods(*_ELEMENTWISE):
-    if _function not in (torch.Tensor.to,):
-        _register_elementwise(_function)
+    _register_elementwise(_function)
 
 
 @sparse_op(*methods("contiguous"), takes_padding=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.sparse.dispatch import methods, sparse_op
+from i2p_zoo.sparse.dispatch import find_handler, methods, sparse_op
 from i2p_zoo.sparse.functions.dimensions import channel_dim
 from i2p_zoo.sparse.pooling import in_single, reduce_sites
-from i2p_zoo.sparse.tensor import SparseTensor, find_handler
+from i2p_zoo.sparse.tensor import SparseTensor
 
 
 def split_dims(x: SparseTensor, dim: Any, name: str) -> tuple[list[int], bool]:

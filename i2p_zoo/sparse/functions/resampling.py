@@ -10,11 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.sparse.coordinates import derive_sites
 from i2p_zoo.sparse.dispatch import methods, sparse_op
-from i2p_zoo.sparse.pooling import average_pool, max_pool, reduce_sites, upsample_nearest, upsample_to_extent
-from i2p_zoo.sparse.tensor import Padding, SparseTensor, require_channels_first
-from i2p_zoo.sparse.windows import as_pair, insert_axis, plan_window
+from i2p_zoo.sparse.geometry import Padding, Pair, as_pair
+from i2p_zoo.sparse.pooling import average_pool, max_pool, reduce_sites
+from i2p_zoo.sparse.tensor import SparseTensor, require_channels_first
+from i2p_zoo.sparse.upsampling import upsample_nearest, upsample_to_extent
+from i2p_zoo.sparse.windows import plan_window
 
 
 @sparse_op(F.max_pool2d, torch.max_pool2d, takes_padding=True)
@@ -55,14 +56,15 @@ def avg_pool2d(
     return average_pool(x, window, level, count_padding=count_include_pad, divisor=divisor_override)
 
 
-def _cut_off(x: SparseTensor, pads: tuple[int, int], ceil_mode: bool) -> SparseTensor:
+def _cut_off(x: SparseTensor, pads: Pair, ceil_mode: bool) -> SparseTensor:
     """Cuts off now what the 2D network cut off and a window would see, by its own padding or its rounded-up end."""
     cuts = (x.padding.rows, x.padding.columns)
-    seen = any((p > 0 and min(cut) < 0) or (ceil_mode and cut[1] < 0) for p, cut in zip(pads, cuts, strict=True))
-    if not seen:
+    is_seen = any((p > 0 and min(cut) < 0) or (ceil_mode and cut[1] < 0) for p, cut in zip(pads, cuts, strict=True))
+    if not is_seen:
         return x
     (top, bottom), (left, right) = cuts
-    cut = pad_sites(x.derive(x.features, padding=Padding()), (min(top, 0), min(bottom, 0)), (min(left, 0), min(right, 0)))
+    bare = x.derive(x.features, padding=Padding())
+    cut = bare.pad_sites((min(top, 0), min(bottom, 0)), (min(left, 0), min(right, 0)))
     left_over = Padding((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), x.padding.zeros)
     return cut.derive(cut.features, padding=left_over)
 
@@ -103,7 +105,7 @@ def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: floa
     grew = max(*old.rows, *old.columns) > 0
     sides = zip((*old.rows, *old.columns), (top, bottom, left, right), strict=True)
     if any(a * b < 0 for a, b in sides) or (grows and grew and old.zeros != zeros):
-        x, old = apply_padding(x), Padding()  # what was cut off does not come back, and zeros stay apart from -inf
+        x, old = x.apply_padding(), Padding()  # what was cut off does not come back, and zeros stay apart from -inf
     padding = Padding(
         (old.rows[0] + top, old.rows[1] + bottom),
         (old.columns[0] + left, old.columns[1] + right),
@@ -113,34 +115,6 @@ def pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value: floa
     if min(padded.shape[-2:]) < 1:
         raise InvalidInputError(f"Padding {x!r} by {tuple(pad)} leaves the extent {padded.shape[-2:]} (height, width).")
     return padded
-
-
-def apply_padding(x: SparseTensor) -> SparseTensor:
-    """Returns the tensor with its sites moved to where a padded image has them, and its extent grown."""
-    if x.padding == Padding():
-        return x
-    return pad_sites(x.derive(x.features, padding=Padding()), x.padding.rows, x.padding.columns)
-
-
-def pad_sites(x: SparseTensor, rows: tuple[int, int], columns: tuple[int, int]) -> SparseTensor:
-    """Shifts sites by the padding before them and grows (or, negative, crops) the extent."""
-    axis = x.plan.axis
-    shift = insert_axis((-rows[0], -columns[0]), 0, axis)
-    if x.spatial_shape is None:
-        coords = derive_sites(x.cache, x.coords, None, (1, 1, 1), shift, None)
-        return x.derive(x.features, coords=coords)
-    old = x.spatial_shape
-    grown = insert_axis((rows[0] + rows[1], columns[0] + columns[1]), 0, axis)
-    shape = (old[0] + grown[0], old[1] + grown[1], old[2] + grown[2])
-    if min(shape) < 1:
-        raise InvalidInputError(f"Padding {x!r} by {rows} and {columns} (height, width) leaves the extent {shape}.")
-    coords = derive_sites(x.cache, x.coords, old, (1, 1, 1), shift, shape)
-    features = x.features
-    if len(coords) != len(x.coords):
-        limit = torch.tensor(shape, device=coords.device) + torch.tensor(shift, device=coords.device)
-        low = torch.tensor(shift, device=coords.device)
-        features = features[((x.coords[:, 1:] >= low) & (x.coords[:, 1:] < limit)).all(1)]
-    return x.derive(features, coords=coords, spatial_shape=shape)
 
 
 @sparse_op(F.interpolate, takes_padding=True)
@@ -155,19 +129,19 @@ def interpolate(
 ) -> SparseTensor:
     """Nearest up-sampling onto the finer sites that the tensor was strided from."""
     require_channels_first(x, "interpolate")
-    x = apply_padding(x)
+    x = x.apply_padding()
     if mode != "nearest":
         raise UnsupportedError(f"`interpolate` of {x!r} with mode={mode!r}: only 'nearest' has a sparse counterpart.")
     if scale_factor is not None:
         factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor]
     else:
-        wanted, extents = as_pair(size), x.shape[-2:]
-        if x.spatial_shape is None and any(w < e for w, e in zip(wanted, extents, strict=True)):
+        sizes = as_pair(size)
+        factors = [new / old for new, old in zip(sizes, x.shape[-2:], strict=True)]
+        if x.spatial_shape is None and min(factors) < 1:
             raise UnsupportedError(f"`interpolate` of {x!r} to size {size}: a cloud without a border has no size.")
-        factors = [w / e for w, e in zip(wanted, extents, strict=True)]
-        whole = factors[0] == factors[1] == int(factors[0])
-        if x.spatial_shape is not None and min(factors) >= 1 and not whole:
-            return upsample_to_extent(x, *wanted)
+        is_whole = factors[0] == factors[1] == int(factors[0])
+        if x.spatial_shape is not None and min(factors) >= 1 and not is_whole:
+            return upsample_to_extent(x, *sizes)
     if any(factor != factors[0] or factor != int(factor) for factor in factors):
         raise UnsupportedError(f"`interpolate` of {x!r} by {factors}: only one whole factor.")
     return x if factors[0] == 1 else upsample_nearest(x, int(factors[0]))

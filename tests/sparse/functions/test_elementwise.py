@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2p_zoo import I2PError, image_to_plane
-from i2p_zoo.sparse.tensor import _handlers
+from i2p_zoo.sparse.dispatch import _handlers
 from tests.helpers import check_on_plane, random_cloud, random_images
 
 IMAGES = random_images(2, 4, 6, 5)

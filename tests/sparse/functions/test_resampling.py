@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane, inflate
-from i2p_zoo.sparse.functions.resampling import apply_padding
-from i2p_zoo.sparse.tensor import Padding
+from i2p_zoo.sparse.geometry import Padding
 from tests.helpers import check_on_plane, property_test, random_cloud, random_images
 from tests.oracles import check_at_sites, randomised
 
@@ -54,12 +53,12 @@ def test_padding_stays_beside_the_sites_of_a_cloud_until_they_are_moved_along_th
         assert padded.coords is x.coords
         assert padded.padding == Padding(rows=(3, 4), columns=(1, 2), zeros=True)
         assert F.pad(padded, (1, 1)).padding == Padding((3, 4), (2, 3), zeros=True)
-        moved = apply_padding(padded)
+        moved = padded.apply_padding()
         assert torch.equal(moved.coords, x.coords + torch.tensor([0, *shift]))
         assert moved.features is x.features
         assert moved.spatial_shape is None
         assert moved.padding == Padding()
-        assert apply_padding(moved) is moved
+        assert moved.apply_padding() is moved
 
 
 def pooled(x, factor=2):
@@ -91,7 +90,7 @@ def test_nearest_up_sampling_after_a_strided_layer_is_that_of_the_image(function
 
 def test_up_sampling_gives_the_extent_of_its_own_history_whatever_ran_before():
     x = image_to_plane(random_images(1, 2, 8, 8))
-    padded = apply_padding(F.pad(x, (0, 2, 0, 2)))  # the same sites in a larger extent
+    padded = F.pad(x, (0, 2, 0, 2)).apply_padding()  # the same sites in a larger extent
     pooled(x)
     assert F.interpolate(pooled(padded), scale_factor=2).shape == (1, 2, 10, 10)
 
