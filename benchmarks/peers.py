@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -12,18 +12,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from i2p_zoo import SparseConv3d, SparseTensor
-from i2p_zoo.layers import batch_norm_act
-from i2p_zoo.sparse import pooling
-from i2p_zoo.sparse import sparse_convolution as convolution
+from i2p_zoo.sparse.engines import choice, numba_engine
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
 @contextmanager
 def gather_scatter() -> Iterator[None]:
     """Runs all that has a kernel of ours as plain torch does: a tap's rows gathered, multiplied, added to their outputs."""
-    with ExitStack() as stack:
-        for module in (convolution, pooling, batch_norm_act):
-            stack.enter_context(patch.object(module, "has_kernel", lambda _: False))
+    with patch.object(numba_engine, "has_kernel", lambda _: False):
         yield
 
 
@@ -96,5 +92,5 @@ def spconv_engine() -> Iterator[None]:
     import spconv
     import spconv.pytorch
 
-    with patch.object(convolution, "find_engine", lambda device: spconv), threadpool_limits(1, user_api="openmp"):
+    with patch.object(choice, "find_package", lambda device: spconv), threadpool_limits(1, user_api="openmp"):
         yield

@@ -120,12 +120,10 @@ def randomise_norms_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def force_torch_path(monkeypatch) -> None:
     """Runs what other devices run: no numba kernels, and kernel maps by binary search."""
-    from i2p_zoo.layers import batch_norm_act
-    from i2p_zoo.sparse import kernel_maps, pooling
-    from i2p_zoo.sparse import sparse_convolution as convolution
+    from i2p_zoo.sparse import kernel_maps
+    from i2p_zoo.sparse.engines import numba_engine
 
-    for module in (convolution, pooling, batch_norm_act):
-        monkeypatch.setattr(module, "has_kernel", lambda tensor: False)
+    monkeypatch.setattr(numba_engine, "has_kernel", lambda tensor: False)
     monkeypatch.setattr(kernel_maps, "build_table", kernel_maps.search_table)
 
 

@@ -16,7 +16,6 @@ from benchmarks.layers import WINDOW
 from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
 from benchmarks.timing import compare, take_turns
 from i2p_zoo import SparseTensor
-from i2p_zoo.sparse import sparse_convolution as convolution
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
@@ -60,7 +59,7 @@ def test_peer_engines_compute_the_exact_convolution(engine):
     weight = torch.randn((24, 3, 3, 3, 16), generator=seeded())
     exact = exact_convolution(x.features, weight.flatten(1, 3), kmap)
     with engine():
-        assert relative_error(convolution.convolve(x.features, weight, kmap, 1), exact) < 1e-5
+        assert relative_error(convolve(x.features, weight, kmap, 1), exact) < 1e-5
     assert relative_error(convolve(x.features, weight, kmap, 1), exact) < 1e-5
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.batch_norm import is_synchronized
 from i2p_zoo.sparse.clamped_batch_norm import normalize_and_clamp
+from i2p_zoo.sparse.engines import numba_engine
 from i2p_zoo.sparse.geometry import Padding
-from i2p_zoo.sparse.sparse_convolution import has_kernel
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
@@ -57,8 +57,8 @@ class SparseBatchNormAct2d(BatchNormAct2d):
             return False
         own = [t for t in (self.weight, self.bias, self.running_mean, self.running_var) if t is not None]
         rows, channels = x.features.shape
-        alike = all(t.shape == (channels,) and t.dtype == x.features.dtype and has_kernel(t) for t in own)
-        return alike and has_kernel(x.features) and rows > 1 and not (self.training and is_synchronized())
+        alike = all(t.shape == (channels,) and t.dtype == x.features.dtype and numba_engine.has_kernel(t) for t in own)
+        return alike and numba_engine.has_kernel(x.features) and rows > 1 and not (self.training and is_synchronized())
 
 
 @replaces(BatchNormAct2d)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from i2p_zoo.sparse.engines.choice import choose_maximum
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
-from i2p_zoo.sparse.kernels import max_pooling as _pooling
-from i2p_zoo.sparse.sparse_convolution import convolve, has_kernel, with_window
+from i2p_zoo.sparse.sparse_convolution import convolve, with_window
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 
 def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
@@ -80,41 +79,18 @@ def _count_positions(coords: Tensor, shape: Triple, window: Window, before: Trip
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, kmap: KernelMap) -> Tensor:
-        out = features.new_empty((kmap.num_outputs, features.shape[1]))
-        if has_kernel(features):
-            source = torch.empty(out.shape, dtype=torch.int32)
-            arrays = (features.detach().contiguous().numpy(), kmap.table.numpy(), out.numpy(), source.numpy())
-            run_chunks(_pooling.max_forward, chunk_bounds(len(out)), *arrays)
-        else:
-            out, source = _max_in_torch(features, kmap)
+        engine = choose_maximum(features)
+        out, source = engine.forward(features, kmap)
         ctx.save_for_backward(source)
-        ctx.kmap = kmap
+        ctx.engine, ctx.kmap = engine, kmap
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (source,) = ctx.saved_tensors
-        kmap: KernelMap = ctx.kmap
-        out = gradient.new_zeros((kmap.num_inputs, gradient.shape[1]))
-        if has_kernel(gradient):
-            arrays = (gradient.contiguous().numpy(), kmap.transposed.numpy(), source.numpy(), out.numpy())
-            run_chunks(_pooling.max_backward, chunk_bounds(len(out)), *arrays)
-        else:
-            out.scatter_add_(0, source.long().clamp(min=0), gradient * (source >= 0))
-        return out, None
-
-
-def _max_in_torch(features: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor]:
-    """The maximum and the int32 row it came from (-1 and 0 for an empty window), on any device."""
-    best = features.new_zeros((kmap.num_outputs, features.shape[1]))
-    source = torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
-    for row in kmap.table:
-        value = features[row.clamp(min=0).long()]
-        better = (row >= 0)[:, None] & ((source < 0) | (value > best) | value.isnan())
-        best = torch.where(better, value, best)
-        source = torch.where(better, row[:, None], source)
-    return best, source
+        result: Tensor = ctx.engine.input_gradient(gradient, source, ctx.kmap)
+        return result, None
 
 
 def in_single(x: SparseTensor) -> SparseTensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from threadpoolctl import threadpool_limits
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, MissingExtraError
-from i2p_zoo.sparse import engines
-from i2p_zoo.sparse.engines import ENGINES, convolve_by_engine, find_engine, use_engine
+from i2p_zoo.sparse.engines import choice
+from i2p_zoo.sparse.engines.choice import ENGINES, choose_convolution, choose_depthwise, find_package, use_engine
+from i2p_zoo.sparse.engines.numba_engine import NumbaConvolution, NumbaDepthwise
+from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
+from i2p_zoo.sparse.engines.torch_engine import TorchConvolution, TorchDepthwise
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve
 from tests.helpers import dense_convolution, make_window, random_cloud, relative_error, seeded
@@ -26,13 +30,13 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 def packages(monkeypatch):
     """Stands for what is installed: names in it, and no others, can be loaded."""
     present = {}
-    monkeypatch.setattr(engines, "_load", present.get)
+    monkeypatch.setattr(choice, "_load", present.get)
     return present
 
 
 def test_cpu_runs_our_own_kernels_whatever_is_installed(packages):
     packages.update(spconv="one", spconv_triton="other")
-    assert find_engine(torch.device("cpu")) is None
+    assert find_package(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(
@@ -40,20 +44,20 @@ def test_cpu_runs_our_own_kernels_whatever_is_installed(packages):
 )
 def test_gpu_runs_what_is_installed_spconv_triton_first(packages, present, expected):
     packages.update({name: name for name in present})
-    assert find_engine(CUDA) == expected
+    assert find_package(CUDA) == expected
 
 
 def test_choice_holds_within_its_block(packages, monkeypatch):
     packages.update(spconv="spconv", spconv_triton="spconv_triton")
-    monkeypatch.setattr(engines, "require", lambda name, extra: None)
+    monkeypatch.setattr(choice, "require", lambda name, extra: None)
     with use_engine("spconv"):
-        assert find_engine(CUDA) == "spconv"
+        assert find_package(CUDA) == "spconv"
         with use_engine("torch"):
-            assert find_engine(CUDA) is None
-        assert find_engine(CUDA) == "spconv"
+            assert find_package(CUDA) is None
+        assert find_package(CUDA) == "spconv"
     with pytest.raises(ArithmeticError), use_engine("torch"):
         raise ArithmeticError
-    assert find_engine(CUDA) == "spconv_triton"
+    assert find_package(CUDA) == "spconv_triton"
 
 
 def test_unknown_engine_is_quoted_with_the_known_ones():
@@ -70,19 +74,51 @@ def test_engine_that_is_not_installed_names_its_extra(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("dtype", "convolution", "depthwise"),
+    [
+        (torch.float32, NumbaConvolution, NumbaDepthwise),
+        (torch.float64, NumbaConvolution, NumbaDepthwise),
+        (torch.bfloat16, TorchConvolution, TorchDepthwise),
+    ],
+)
+def test_cpu_runs_numba_in_the_dtypes_it_has_kernels_for_and_torch_in_others(dtype, convolution, depthwise):
+    x = random_cloud(4, dtype=dtype)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window((3, 3, 3)))
+    assert [type(choose_convolution(x.features, kmap, groups)) for groups in (1, 2)] == [convolution] * 2
+    assert type(choose_depthwise(x.features, kmap)) is depthwise
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # spconv's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("needs", ["both gradients", "the input's", "the weight's"])
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)], ids=str)
-def test_spconv_on_one_thread_gives_the_convolution_of_our_map(stride):
+def test_spconv_on_one_thread_gives_the_convolution_of_our_map_and_its_gradients(stride, needs, dtype, monkeypatch):
     spconv = pytest.importorskip("spconv")
-    __import__("spconv.pytorch")
+    operations = importlib.import_module("spconv.pytorch.ops")
+    monkeypatch.setattr(operations, "get_current_stream", lambda: 0)  # which it asks for on the CPU too
     x = random_cloud(8, voxels=200, dtype=torch.float32)
     window = make_window((3, 2, 3), stride)
     out, _, kmap = window_sites(x.cache, x.coords, None, window)
-    weight = torch.randn((16, 3, 2, 3, 8), generator=seeded())
+    features, weight = x.features.to(dtype), torch.randn((16, 3, 2, 3, 8), generator=seeded()).to(dtype)
+    upstream = torch.randn((len(out), 16), generator=seeded(1)).to(dtype)
+    engine, taps = SpconvConvolution(spconv, kmap), weight.flatten(1, 3)
     with threadpool_limits(1, user_api="openmp"):
-        found = convolve_by_engine(spconv, x.features, weight, kmap)
-    expected = dense_convolution(x.features.double(), x.coords, out, weight.double(), None, window, 1)
-    assert relative_error(found, expected) < 1e-6
+        found = [engine.forward(features, taps)]
+        if needs == "both gradients":
+            found += engine.gradients(upstream, features, taps)
+        elif needs == "the input's":
+            found.append(engine.input_gradient(upstream, taps))
+        else:
+            found.append(engine.weight_gradient(upstream, features, taps))
+    exact = [tensor.double().requires_grad_() for tensor in (features, weight)]
+    values = dense_convolution(exact[0], x.coords, out, exact[1], None, window, 1)
+    of_input, of_weight = torch.autograd.grad(values, exact, upstream.double())
+    gradients = {"both gradients": [of_input, of_weight], "the input's": [of_input], "the weight's": [of_weight]}
+    tolerance = {torch.float32: 1e-6, torch.float16: 5e-3, torch.bfloat16: 2e-2}[dtype]
+    for tensor, truth in zip(found, [values, *gradients[needs]], strict=True):
+        assert tensor.dtype == dtype
+        assert relative_error(tensor.reshape(truth.shape), truth) < tolerance
 
 
 def gradients(device, dtype=torch.float32, groups=1, stride=(1, 1, 1)):

@@ -12,6 +12,8 @@ from i2p_zoo import InvalidInputError, SparseConv3d, SparseTensor
 from i2p_zoo.sparse import kernel_maps
 from i2p_zoo.sparse import sparse_convolution as convolution
 from i2p_zoo.sparse.coordinates import SiteCache
+from i2p_zoo.sparse.engines import numba_engine
+from i2p_zoo.sparse.engines.numba_engine import NumbaConvolution, NumbaDepthwise
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from tests.helpers import (
     dense_convolution,
@@ -33,6 +35,9 @@ GROUPINGS = {  # in channels, out channels, groups
     "depthwise": (4, 4, 4),
     "depthwise, multiplier 2": (3, 6, 3),
 }
+BOTH_ENGINES = pytest.mark.parametrize(
+    ("name", "engine"), [("dense", NumbaConvolution), ("two groups", NumbaConvolution), ("depthwise", NumbaDepthwise)]
+)
 BY_NAME = pytest.mark.parametrize("grouping", GROUPINGS.values(), ids=GROUPINGS.keys())
 
 
@@ -55,7 +60,7 @@ def make_layer(grouping, kernel, stride=1, dilation=1, bias=True, dtype=torch.fl
 
 
 def layer_window(kernel, stride, dilation):
-    """The geometry that DESIGN gives a 2D layer: along z the larger of each, everything centred."""
+    """The geometry that docs/design.md gives a 2D layer: along z the larger of each, everything centred."""
     (ky, kx), (sy, sx), (dy, dx) = pair(kernel), pair(stride), pair(dilation)
     return make_window((max(ky, kx), ky, kx), (max(sy, sx), sy, sx), (max(dy, dx), dy, dx))
 
@@ -252,7 +257,7 @@ def test_torch_path_gives_what_the_numba_path_gives(grouping, dtype, stride, mon
 )
 @pytest.mark.parametrize("rows", ["few", "many"])
 def test_matrix_kernels_fit_any_number_of_rows_and_channels(rows, inputs, outputs, groups, voxels, dtype, monkeypatch):
-    monkeypatch.setattr(convolution, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
+    monkeypatch.setattr(numba_engine, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
     x = random_cloud(inputs, voxels=voxels, extent=8, dtype=dtype)
     window = make_window((3, 1, 3))
     leaves = [x.features, random_weight((outputs, 3, 1, 3, inputs // groups), dtype=dtype)]
@@ -304,8 +309,8 @@ def test_frozen_weight_that_repeats_along_an_axis_is_summed_there_first(grouping
     window = make_window(tuple(weight.shape[1:4]), stride)
     x = random_cloud(inputs, voxels=150)
     features = x.features.requires_grad_()
-    monkeypatch.setattr(convolution, "_SUM_COST", 0)  # pays even for these few channels
-    sums = spy(monkeypatch, "depthwise")
+    monkeypatch.setattr(numba_engine, "_SUM_COST", 0)  # pays even for these few channels
+    sums = spy(monkeypatch, NumbaDepthwise, "forward")
     out = sparse_convolution(x.derive(features), weight, None, window, groups)
     assert sums, "summed along the axis"
     expected = dense_convolution(features, x.coords, out.coords, weight, None, window, groups)
@@ -322,8 +327,8 @@ def test_weight_that_is_trained_or_does_not_repeat_is_used_tap_by_tap(change, mo
         weight.requires_grad_()
     else:
         weight[3, 2, 2, 2, 2] += 1e-9
-    monkeypatch.setattr(convolution, "_SUM_COST", 0)
-    sums = spy(monkeypatch, "depthwise")
+    monkeypatch.setattr(numba_engine, "_SUM_COST", 0)
+    sums = spy(monkeypatch, NumbaDepthwise, "forward")
     sparse_convolution(random_cloud(3, voxels=150), weight, None, make_window((3, 3, 3)))
     assert not sums
 
@@ -331,7 +336,7 @@ def test_weight_that_is_trained_or_does_not_repeat_is_used_tap_by_tap(change, mo
 @pytest.mark.parametrize("rows", ["few", "many"])
 @pytest.mark.parametrize("grouping", [GROUPINGS["dense"], GROUPINGS["two groups"], GROUPINGS["depthwise"]], ids=str)
 def test_taps_of_zeros_are_not_even_read(grouping, rows, monkeypatch):
-    monkeypatch.setattr(convolution, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
+    monkeypatch.setattr(numba_engine, "_ROWS_A_CHANNEL", 10**6 if rows == "few" else 0)
     inputs, outputs, groups = grouping
     x = random_cloud(inputs, voxels=150)
     weight = random_weight((outputs, 3, 3, 3, inputs // groups))
@@ -379,49 +384,49 @@ def test_both_ways_of_building_a_kernel_map_agree(kernel, stride, dilation, padd
     assert torch.equal(counts, numbers)
 
 
-def spy(monkeypatch, name):
+def spy(monkeypatch, owner, name):
     calls = []
-    original = getattr(convolution, name)
+    original = getattr(owner, name)
 
     def called(*args, **kwargs):
         calls.append(name)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(convolution, name, called)
+    monkeypatch.setattr(owner, name, called)
     return calls
 
 
-@pytest.mark.parametrize("name", ["dense", "two groups", "depthwise"])
-def test_frozen_weight_gets_no_gradient_and_costs_none(name, monkeypatch):
-    dense, depthwise = spy(monkeypatch, "correlate_rows"), spy(monkeypatch, "depthwise_weight_gradient")
+@BOTH_ENGINES
+def test_frozen_weight_gets_no_gradient_and_costs_none(name, engine, monkeypatch):
+    calls = spy(monkeypatch, engine, "weight_gradient")
     layer = make_layer(GROUPINGS[name], 3)
     x = random_cloud(GROUPINGS[name][0])
     features = x.features.requires_grad_()
     layer(x.derive(features)).features.sum().backward()
-    assert dense or depthwise, "the spies see the weight gradient of a trained layer"
+    assert calls, "the spy sees the weight gradient of a trained layer"
     assert layer.weight.grad is not None
     trained = features.grad.clone()
-    dense.clear(), depthwise.clear()
+    calls.clear()
     layer.weight.grad = features.grad = None
     layer.weight.requires_grad_(False)
     layer(x.derive(features)).features.sum().backward()
-    assert not dense
-    assert not depthwise
+    assert not calls
     assert layer.weight.grad is None
     assert torch.equal(features.grad, trained)
 
 
-@pytest.mark.parametrize("name", ["dense", "depthwise"])
-def test_features_that_need_no_gradient_cost_none(name, monkeypatch):
-    back, depthwise = spy(monkeypatch, "multiply_few_rows"), spy(monkeypatch, "depthwise")
+@BOTH_ENGINES
+def test_features_that_need_no_gradient_cost_none(name, engine, monkeypatch):
+    calls = spy(monkeypatch, engine, "input_gradient")
     layer = make_layer(GROUPINGS[name], 3)
-    out = layer(random_cloud(GROUPINGS[name][0]))
-    assert back or depthwise, "the spies see the forward pass"
-    back.clear(), depthwise.clear()
-    out.features.sum().backward()
+    x = random_cloud(GROUPINGS[name][0])
+    layer(x.derive(x.features.clone().requires_grad_())).features.sum().backward()
+    assert calls, "the spy sees the gradient of features that need one"
+    calls.clear()
+    layer.weight.grad = None
+    layer(x).features.sum().backward()
     assert layer.weight.grad.abs().sum() > 0
-    assert not back
-    assert not depthwise
+    assert not calls
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,4 +1,4 @@
-"""The engine of dense-channel convolutions: our own everywhere, spconv-triton or spconv on CUDA, on our kernel maps."""
+"""The engine of a convolution or a maximum, by device, dtype and groups: our own everywhere, or spconv's on CUDA."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.engines import numba_engine, torch_engine
+from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
+from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
+from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise, has_triton
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 ENGINES = ("auto", "torch", "spconv_triton", "spconv")
@@ -44,8 +48,29 @@ def use_engine(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def find_engine(device: torch.device) -> Any:
-    """Returns the package of the engine that runs on a device, or None for our own."""
+def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine:
+    """Returns the engine that convolves (N, C) features of dense or grouped channels."""
+    package = find_package(features.device) if groups == 1 else None
+    if package is not None:
+        return SpconvConvolution(package, kmap)
+    engine = numba_engine.NumbaConvolution if numba_engine.has_kernel(features) else torch_engine.TorchConvolution
+    return engine(kmap, groups)
+
+
+def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
+    """Returns the engine that convolves (N, C) features with one filter a channel."""
+    if numba_engine.has_kernel(features):
+        return numba_engine.NumbaDepthwise(kmap)
+    return TritonDepthwise(kmap) if features.is_cuda and has_triton() else torch_engine.TorchDepthwise(kmap)
+
+
+def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | torch_engine.TorchMaximum]:
+    """Returns the engine that takes maxima of (N, C) features."""
+    return numba_engine.NumbaMaximum if numba_engine.has_kernel(features) else torch_engine.TorchMaximum
+
+
+def find_package(device: torch.device) -> Any:
+    """Returns the package that convolves dense channels on a device, or None for our own kernels."""
     name = _chosen.get()
     if device.type != "cuda" or name == "torch":
         return None
@@ -61,16 +86,3 @@ def _load(name: str) -> Any:
         except ImportError:
             _installed[name] = None
     return _installed[name]
-
-
-def convolve_by_engine(package: Any, features: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-    """Convolves with the package's autograd function: (N_in, C_in) by (C_out, kz, ky, kx, C_in) -> (N_out, C_out).
-
-    TF32 follows `torch.backends.cuda.matmul.allow_tf32`.
-    """
-    package.constants.SPCONV_ALLOW_TF32 = torch.backends.cuda.matmul.allow_tf32
-    pairs, counts = kmap.pair_table
-    function = package.pytorch.functional.SparseConvFunction
-    native = package.core.ConvAlgo.Native
-    out: Tensor = function.apply(features.contiguous(), weight, pairs, counts, kmap.num_outputs, native)
-    return out

@@ -1,0 +1,109 @@
+"""Torch's own operations, on any device and in any dtype: a tap's rows gathered, multiplied, added to their outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
+from i2p_zoo.sparse.kernel_maps import KernelMap
+
+
+class TorchConvolution(Engine):
+    """Dense or grouped channels, one matrix product a tap."""
+
+    def forward(self, features: Tensor, weight: Tensor) -> Tensor:
+        """Returns the (N_out, C_out) output."""
+        out = features.new_zeros((self.kmap.num_outputs, weight.shape[0]))
+        for tap, inputs, outputs in self.kmap.pairs:
+            _add_rows(out, outputs, self._project(_take_rows(features, inputs), weight[:, tap]))
+        return out
+
+    def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """Returns the (N_in, C_in) gradient of the features."""
+        out = gradient.new_zeros((self.kmap.num_inputs, weight.shape[2] * self.groups))
+        for tap, inputs, outputs in self.kmap.pairs:
+            _add_rows(out, inputs, self._project_back(_take_rows(gradient, outputs), weight[:, tap]))
+        return out
+
+    def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
+        """Returns the (C_out, all taps, C_in / groups) gradient of the weight."""
+        result = torch.zeros_like(weight)
+        for tap, inputs, outputs in self.kmap.pairs:
+            result[:, tap] = self._correlate(_take_rows(gradient, outputs), _take_rows(features, inputs))
+        return result
+
+    def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """(n, C_in) times a tap's (C_out, C_in / groups): (n, C_out)."""
+        if self.groups == 1:
+            return rows @ weight.t()
+        blocks = weight.unflatten(0, (self.groups, -1))  # (groups, C_out / groups, C_in / groups)
+        return torch.bmm(self._grouped(rows), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
+
+    def _project_back(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """The input gradient of `_project`: (n, C_out) -> (n, C_in)."""
+        if self.groups == 1:
+            return gradient @ weight
+        blocks = weight.unflatten(0, (self.groups, -1))
+        return torch.bmm(self._grouped(gradient), blocks).transpose(0, 1).flatten(1)
+
+    def _correlate(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """The weight gradient of `_project`: (C_out, C_in / groups)."""
+        if self.groups == 1:
+            return gradient.t() @ rows
+        return torch.bmm(self._grouped(gradient).transpose(1, 2), self._grouped(rows)).flatten(0, 1)
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        blocks: Tensor = rows.unflatten(1, (self.groups, -1))
+        return blocks.transpose(0, 1)  # (groups, n, C / groups)
+
+
+class TorchDepthwise(DepthwiseEngine):
+    """One filter a channel."""
+
+    def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
+        """Returns the weighted sums."""
+        out = rows.new_zeros((self.kmap.num_inputs if transposed else self.kmap.num_outputs, rows.shape[1]))
+        for factors, (_, inputs, outputs) in zip(weight, self.kmap.pairs, strict=True):
+            source, target = (outputs, inputs) if transposed else (inputs, outputs)
+            _add_rows(out, target, _take_rows(rows, source) * factors)
+        return out
+
+    def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
+        """Returns the (K, C) gradient of the weights of the map's taps."""
+        pairs = self.kmap.pairs
+        products = [(_take_rows(gradient, outputs) * _take_rows(features, inputs)).sum(0) for _, inputs, outputs in pairs]
+        return torch.stack(products) if products else features.new_zeros((0, features.shape[1]))
+
+
+def _take_rows(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values.index_select(0, rows)
+
+
+def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    if rows is None:
+        out += values
+    else:
+        out.index_add_(0, rows, values)
+
+
+class TorchMaximum:
+    """The maximum over each window."""
+
+    @staticmethod
+    def forward(features: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor]:
+        """Returns the (N_out, C) maxima and the int32 rows they came from; 0 and -1 where a window is empty."""
+        best = features.new_zeros((kmap.num_outputs, features.shape[1]))
+        source = torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
+        for row in kmap.table:
+            value = features[row.clamp(min=0).long()]
+            better = (row >= 0)[:, None] & ((source < 0) | (value > best) | value.isnan())
+            best = torch.where(better, value, best)
+            source = torch.where(better, row[:, None], source)
+        return best, source
+
+    @staticmethod
+    def input_gradient(gradient: Tensor, source: Tensor, kmap: KernelMap) -> Tensor:
+        """Returns the (N_in, C) gradient of the features."""
+        out = gradient.new_zeros((kmap.num_inputs, gradient.shape[1]))
+        return out.scatter_add_(0, source.long().clamp(min=0), gradient * (source >= 0))
