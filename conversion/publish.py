@@ -23,7 +23,7 @@ from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, push_folder
 from i2p_zoo.checkpoints.saving import CARD, is_edited_card, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, CheckpointError, I2PError, InvalidInputError
-from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.pictures import draw_kernels
 from i2p_zoo.staging import staged_folder
 from i2p_zoo.zoo.certificate import TOLERANCES

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.choices import MODES
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.normalization import NORMS
 from i2p_zoo.modules import eval_mode, find_classifier
 from i2p_zoo.sparse.tensor import SparseTensor

@@ -11,7 +11,8 @@ from torch import nn
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.layers import SparseConv3d, find_builder, is_supported, supported_types
+from i2p_zoo.layers.convolution import SparseConv3d
+from i2p_zoo.layers.registry import find_builder, is_supported, supported_types
 from i2p_zoo.modules import image_channels
 
 
@@ -78,7 +79,7 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
             "Register a counterpart with `@i2p_zoo.replaces(type)`, or `i2p_zoo.keep(type)` where its own forward runs on "
             "sparse tensors as it is."
         )
-    for module in list(model.modules()):
+    for module in [*model.modules(), *built.values()]:
         for name, child in module._modules.items():
             if child is not None and id(child) in built:
                 module._modules[name] = built[id(child)]

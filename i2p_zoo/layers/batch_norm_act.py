@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import replaces, take_over
 from i2p_zoo.sparse.batch_norm import is_synchronized
 from i2p_zoo.sparse.clamped_batch_norm import normalize_and_clamp
 from i2p_zoo.sparse.engines import numba_engine
@@ -20,16 +19,17 @@ _HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_
 _LIMITS = {nn.Identity: (float("-inf"), float("inf")), nn.ReLU: (0.0, float("inf")), nn.ReLU6: (0.0, 6.0)}
 
 
+@replaces(BatchNormAct2d)
 class SparseBatchNormAct2d(BatchNormAct2d):
     """timm's layer, which runs as one operation where it can: on the CPU, with ReLU, ReLU6 or no activation.
 
     Args:
-        leaf: timm's layer; all that it holds is shared, not copied.
+        leaf: timm's layer, whose parts this one takes over.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, leaf: BatchNormAct2d) -> None:
-        for name, value in vars(leaf).items():
-            self.__dict__[name] = copy.copy(value) if isinstance(value, dict | set) else value
+    def __init__(self, leaf: BatchNormAct2d, **_: Any) -> None:
+        take_over(self, leaf)
 
     def forward(self, x: Any) -> Any:
         """Normalises (N, C) features over all voxels of the batch and applies the activation."""
@@ -55,13 +55,7 @@ class SparseBatchNormAct2d(BatchNormAct2d):
             return False
         if any(getattr(torch.nn.modules.module, name) for name in _HOOKS_OF_ALL):
             return False
-        own = [t for t in (self.weight, self.bias, self.running_mean, self.running_var) if t is not None]
+        vectors = [t for t in (self.weight, self.bias, self.running_mean, self.running_var) if t is not None]
         rows, channels = x.features.shape
-        alike = all(t.shape == (channels,) and t.dtype == x.features.dtype and numba_engine.has_kernel(t) for t in own)
+        alike = all(t.shape == (channels,) and t.dtype == x.dtype and numba_engine.has_kernel(t) for t in vectors)
         return alike and numba_engine.has_kernel(x.features) and rows > 1 and not (self.training and is_synchronized())
-
-
-@replaces(BatchNormAct2d)
-def build_batch_norm_act(leaf: BatchNormAct2d, axis: str, depth: int | None, inflation: str) -> SparseBatchNormAct2d:
-    """Builds the sparse layer of timm's BatchNormAct2d."""
-    return SparseBatchNormAct2d(leaf)

@@ -9,12 +9,13 @@ from timm.layers.non_local_attn import BilinearAttnTransform
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import replaces, take_over
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
+@replaces(BilinearAttnTransform)
 class SparseBilinearAttention(nn.Module):
     """timm's BilinearAttnTransform (Chi et al. 2020) on sparse voxels.
 
@@ -24,11 +25,12 @@ class SparseBilinearAttention(nn.Module):
     Args:
         leaf: the 2D layer, whose parts this one takes over.
         axis: the axis, "z", "y" or "x", that the 2D layer does not have.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, leaf: BilinearAttnTransform, axis: str) -> None:
+    def __init__(self, leaf: BilinearAttnTransform, axis: str, **_: Any) -> None:
         super().__init__()
-        self.__dict__.update(leaf.__dict__)
+        take_over(self, leaf)
         self.axis = axis
 
     def forward(self, x: SparseTensor) -> Any:
@@ -78,11 +80,3 @@ def _locate(x: SparseTensor, size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
         blocks.append(torch.div(offset, length, rounding_mode="floor"))
         places[:, axis + 1] = (offset % length).to(places.dtype)
     return (blocks[0], blocks[1]), places
-
-
-@replaces(BilinearAttnTransform)
-def build_bilinear_attention(
-    leaf: BilinearAttnTransform, axis: str, depth: int | None, inflation: str
-) -> SparseBilinearAttention:
-    """Builds the sparse layer of timm's BilinearAttnTransform."""
-    return SparseBilinearAttention(leaf, axis)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers.blur_pool import BlurPool2d
 from torch import Tensor, nn
 
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import keep, replaces
 from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.geometry import AXES, Triple, Window, as_pair
 from i2p_zoo.sparse.kernel_maps import kernel_map, window_sites
@@ -16,6 +18,7 @@ from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window
 
 
+@replaces(BlurPool2d)
 class SparseBlurPool3d(nn.Module):
     """timm's BlurPool2d on sparse voxels: the same binomial filter, on the plane of the image.
 
@@ -24,12 +27,18 @@ class SparseBlurPool3d(nn.Module):
     Args:
         pool: the 2D layer; its filter is shared, not copied.
         axis: the axis that the 2D layer does not have.
+        **_: a builder's other arguments.
+
+    Raises:
+        UnsupportedError: it pads by anything but mirror images or zeros.
     """
 
     filt: Tensor
 
-    def __init__(self, pool: BlurPool2d, axis: str) -> None:
+    def __init__(self, pool: BlurPool2d, axis: str, **_: Any) -> None:
         super().__init__()
+        if pool.pad_mode not in ("reflect", "constant"):
+            raise UnsupportedError(f"pad_mode={pool.pad_mode!r}; only 'reflect' and 'constant' have a sparse counterpart")
         self.channels, self.stride, self.filt_size, self.pad_mode = pool.channels, pool.stride, pool.filt_size, pool.pad_mode
         self.axis = axis
         self.padding = ((pool.padding[2], pool.padding[3]), (pool.padding[0], pool.padding[1]))
@@ -61,6 +70,9 @@ class SparseBlurPool3d(nn.Module):
         return with_window(x, out, out_coords, shape, window, level)
 
 
+keep(SparseBlurPool3d)
+
+
 def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Window) -> tuple[Tensor, Tensor]:
     """Adds mirror images of the sites near a border, as torch's 'reflect' padding does.
 
@@ -85,11 +97,3 @@ def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Win
         cache.derived[key] = (rows, padded.contiguous())
     result: tuple[Tensor, Tensor] = cache.derived[key]
     return result
-
-
-@replaces(BlurPool2d)
-def build_blur_pool(leaf: BlurPool2d, axis: str, depth: int | None, inflation: str) -> SparseBlurPool3d:
-    """Builds the sparse layer of timm's blur pool; raises UnsupportedError for paddings that are neither mirror nor zero."""
-    if leaf.pad_mode not in ("reflect", "constant"):
-        raise UnsupportedError(f"pad_mode={leaf.pad_mode!r}; only 'reflect' and 'constant' have a sparse counterpart")
-    return SparseBlurPool3d(leaf, axis)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
 from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import keep, replaces
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -66,6 +66,9 @@ class SparseCondConv3d(SparseConv3d):
         gates = routing_weights.index_select(0, outputs[0].batch_rows)
         mixed = torch.stack([out.features for out in outputs], 1) * gates[:, :, None]
         return outputs[0].derive(mixed.sum(1))
+
+
+keep(SparseCondConv3d)
 
 
 @replaces(CondConv2d)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import keep, replaces
 from i2p_zoo.sparse.geometry import AXES, Pair, as_pair, centred_padding, check_axis, insert_axis
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -146,6 +146,9 @@ class SparseConv3d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel={kernel}, stride={self.stride}, padding={padding}, "
             f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
         )
+
+
+keep(SparseConv3d)
 
 
 def convolution_arguments(leaf: Any, axis: str, depth: int | None, *, same: bool) -> dict[str, Any]:

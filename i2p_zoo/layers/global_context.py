@@ -8,20 +8,22 @@ import torch
 from timm.layers.global_context import GlobalContext
 from torch import nn
 
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import replaces, take_over
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
+@replaces(GlobalContext)
 class SparseGlobalContext(nn.Module):
     """timm's GlobalContext (Cao et al. 2019) on sparse voxels.
 
     Args:
         leaf: the 2D layer, whose parts this one takes over.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, leaf: GlobalContext) -> None:
+    def __init__(self, leaf: GlobalContext, **_: Any) -> None:
         super().__init__()
-        self.__dict__.update(leaf.__dict__)
+        take_over(self, leaf)
 
     def forward(self, x: SparseTensor) -> Any:
         """Gates (N, C) features."""
@@ -36,9 +38,3 @@ class SparseGlobalContext(nn.Module):
         if parts.mlp_scale is not None:
             x = x * parts.gate(parts.mlp_scale(context))
         return x if parts.mlp_add is None else x + parts.mlp_add(context)
-
-
-@replaces(GlobalContext)
-def build_global_context(leaf: GlobalContext, axis: str, depth: int | None, inflation: str) -> SparseGlobalContext:
-    """Builds the sparse layer of timm's GlobalContext."""
-    return SparseGlobalContext(leaf)

@@ -16,14 +16,16 @@ from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.pooling import in_single
 
 
+@replaces(EvoNorm2dS0, EvoNorm2dS0a)
 class SparseEvoNorm(nn.Module):
     """EvoNorm-S0 (Liu et al. 2020): x * sigmoid(v x) over the deviation of a channel group in a sample, then an affine map.
 
     Args:
         leaf: timm's layer; its parameters are shared, not copied.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, leaf: EvoNorm2dS0) -> None:
+    def __init__(self, leaf: EvoNorm2dS0, **_: Any) -> None:
         super().__init__()
         self.groups, self.eps = leaf.groups, leaf.eps
         self.always_divides = type(leaf) is EvoNorm2dS0a
@@ -41,14 +43,16 @@ class SparseEvoNorm(nn.Module):
         return x * _as_gate(self.weight) + _as_gate(self.bias)
 
 
+@replaces(FilterResponseNormTlu2d, FilterResponseNormAct2d)
 class SparseFilterResponseNorm(nn.Module):
     """Filter response normalisation (Singh and Krishnan 2020): x over a channel's root mean square in a sample.
 
     Args:
         leaf: timm's layer; its parameters are shared, not copied.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, leaf: FilterResponseNormTlu2d | FilterResponseNormAct2d) -> None:
+    def __init__(self, leaf: FilterResponseNormTlu2d | FilterResponseNormAct2d, **_: Any) -> None:
         super().__init__()
         self.eps = leaf.eps
         self.weight, self.bias = leaf.weight, leaf.bias
@@ -67,21 +71,9 @@ def _as_gate(vector: Tensor) -> Tensor:
     return vector[:, None, None]
 
 
-@replaces(EvoNorm2dS0, EvoNorm2dS0a)
-def build_evo_norm(leaf: EvoNorm2dS0, axis: str, depth: int | None, inflation: str) -> SparseEvoNorm:
-    """Builds the sparse layer of timm's EvoNorm-S0."""
-    return SparseEvoNorm(leaf)
-
-
-@replaces(FilterResponseNormTlu2d, FilterResponseNormAct2d)
-def build_filter_response_norm(leaf: Any, axis: str, depth: int | None, inflation: str) -> SparseFilterResponseNorm:
-    """Builds the sparse layer of timm's filter response normalisation."""
-    return SparseFilterResponseNorm(leaf)
-
-
 NORMS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, nn.GroupNorm, nn.LayerNorm),
-    *(kind for name, kind in vars(timm.layers.norm).items() if name.startswith(("RmsNorm", "SimpleNorm"))),
+    *(norm for name, norm in vars(timm.layers.norm).items() if name.startswith(("RmsNorm", "SimpleNorm"))),
     *(GlobalResponseNorm, SparseEvoNorm, SparseFilterResponseNorm),
 )
 """Every kind of normalisation layer that a network of timm, or an inflated one, may have."""

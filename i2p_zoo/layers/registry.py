@@ -6,18 +6,21 @@ all vectors or scalars needs no entry: they hold no spatial weights, and its own
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import nn
 
 from i2p_zoo.errors import I2PError
 
 Builder = Callable[..., nn.Module]
+AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
 _builders: dict[type[nn.Module], Builder | None] = {}
 
 
-def replaces(*types: type[nn.Module]) -> Callable[[Builder], Builder]:
-    """Registers the decorated function as the builder of the 3D layer for 2D leaves of exactly these types.
+def replaces(*types: type[nn.Module]) -> Callable[[AnyBuilder], AnyBuilder]:
+    """Registers the decorated function or class as the builder of the 3D layer for 2D leaves of exactly these types.
 
     The builder is called as `builder(leaf, axis=..., depth=..., inflation=...)` (axis "z", "y" or "x"; depth the longest
     kernel along it, or None; inflation "center", "average" or "copy") and returns a module without meaningful weights, with
@@ -29,7 +32,7 @@ def replaces(*types: type[nn.Module]) -> Callable[[Builder], Builder]:
         I2PError: one of the types is registered already.
     """
 
-    def register(builder: Builder) -> Builder:
+    def register(builder: AnyBuilder) -> AnyBuilder:
         _register(types, builder)
         return builder
 
@@ -46,10 +49,16 @@ def keep(*types: type[nn.Module]) -> None:
 
 
 def _register(types: tuple[type[nn.Module], ...], builder: Builder | None) -> None:
-    for kind in types:
-        if kind in _builders:
-            raise I2PError(f"{kind.__module__}.{kind.__qualname__} is registered as a 2D leaf already.")
+    for leaf_type in types:
+        if leaf_type in _builders:
+            raise I2PError(f"{leaf_type.__module__}.{leaf_type.__qualname__} is registered as a 2D leaf already.")
     _builders.update(dict.fromkeys(types, builder))
+
+
+def take_over(layer: nn.Module, leaf: nn.Module) -> None:
+    """Gives a layer all that a leaf holds: tensors and parts are shared, the tables that name them are the layer's own."""
+    for name, value in vars(leaf).items():
+        layer.__dict__[name] = copy.copy(value) if isinstance(value, dict | set) else value
 
 
 def find_builder(module: nn.Module) -> Builder | None:
@@ -65,4 +74,4 @@ def is_supported(module: nn.Module) -> bool:
 
 def supported_types() -> list[str]:
     """Returns the qualified names of all registered 2D leaves, sorted."""
-    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in _builders)
+    return sorted(f"{leaf_type.__module__}.{leaf_type.__qualname__}" for leaf_type in _builders)

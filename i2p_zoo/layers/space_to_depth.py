@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from timm.layers.space_to_depth import SpaceToDepth
@@ -17,19 +18,21 @@ from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window
 
 
+@replaces(SpaceToDepth)
 class SparseSpaceToDepth(nn.Module):
     """Gives each block of voxels the channels of its columns, (row, column, channel) with the channel fastest.
 
     The voxels of a column along the new axis, which a 2D network has one of, are averaged; a column without any is 0.
 
     Args:
-        block_size: edge of a block.
+        leaf: the 2D layer.
         axis: the axis, "z", "y" or "x", that the 2D network did not have.
+        **_: a builder's other arguments.
     """
 
-    def __init__(self, block_size: int, axis: str) -> None:
+    def __init__(self, leaf: SpaceToDepth, axis: str, **_: Any) -> None:
         super().__init__()
-        self.block_size, self.axis = block_size, axis
+        self.block_size, self.axis = leaf.bs, axis
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Rearranges (N, C) features to (M, block_size ** 2 * C) on the strided sites."""
@@ -55,9 +58,3 @@ class SparseSpaceToDepth(nn.Module):
         count = torch.bincount(target, minlength=len(total)).clamp(min=1)
         features = (total / count[:, None].to(total.dtype)).view(len(coords), -1)
         return with_window(x, features, coords, shape, window, level)
-
-
-@replaces(SpaceToDepth)
-def build_space_to_depth(leaf: SpaceToDepth, axis: str, depth: int | None, inflation: str) -> SparseSpaceToDepth:
-    """Builds the sparse layer of timm's SpaceToDepth."""
-    return SparseSpaceToDepth(leaf.bs, axis)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.layers.convolution import SparseConv3d, convolution_arguments
 from i2p_zoo.layers.kernel_inflation import plane_shares
-from i2p_zoo.layers.registry import replaces
+from i2p_zoo.layers.registry import keep, replaces
 from i2p_zoo.sparse.geometry import AXES
 
 
@@ -64,6 +64,9 @@ class SparseStdConv3d(SparseConv3d):
         if self.gain is not None and self.gamma is not None:
             weight = weight * (self.gain[..., None] * (self.gamma * kernel[0].numel() ** -0.5))
         return weight
+
+
+keep(SparseStdConv3d)
 
 
 @replaces(StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)

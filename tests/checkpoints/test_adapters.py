@@ -102,7 +102,7 @@ def test_only_changed_tensors_are_in_the_file(made):
     changed = {k for k, t in model.state_dict().items() if k not in source or not has_same_bits(t, source[k])}
     assert found.keys() == changed
     assert {"fc.weight", "fc.bias", "bn1.running_mean", "bn1.num_batches_tracked", "layer3.0.bn2.weight"} <= changed
-    frozen = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, i2p_zoo.layers.SparseConv3d)}
+    frozen = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, i2p_zoo.SparseConv3d)}
     assert frozen - changed == {key for key in frozen if not key.startswith("conv1.0")}
 
 

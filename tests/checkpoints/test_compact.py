@@ -17,7 +17,7 @@ from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
 from i2p_zoo.choices import INFLATIONS
-from i2p_zoo.layers import SparseConv3d
+from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.kernel_inflation import deflate_weight, has_same_bits, inflate_weight
 from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint

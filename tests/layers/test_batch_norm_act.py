@@ -10,8 +10,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from i2p_zoo import SparseTensor, UnsupportedError
-from i2p_zoo.layers import batch_norm_act, find_builder
+from i2p_zoo.layers import batch_norm_act
 from i2p_zoo.layers.batch_norm_act import SparseBatchNormAct2d
+from i2p_zoo.layers.registry import find_builder
 from i2p_zoo.sparse.batch_norm import synchronize_norms
 from tests.helpers import random_cloud, relative_error, seeded
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.global_context import GlobalContext
+from timm.layers.non_local_attn import BilinearAttnTransform
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from i2p_zoo import I2PError, SparseConv3d, UnsupportedError, inflate, keep, replaces
 from i2p_zoo.layers.registry import _builders, find_builder, is_supported, supported_types
-from tests.helpers import check_on_plane, random_images
+from tests.helpers import check_on_plane, random_images, seeded
 
 
 class OwnConvolution(nn.Conv2d):
@@ -103,3 +106,41 @@ def test_a_leaf_type_is_registered_once():
         for kind in (OwnConvolution, Scale, nn.ReLU):
             _builders.pop(kind, None)
     assert supported_types() == sorted(supported_types())
+
+
+LEAVES = {
+    "global context": (lambda: GlobalContext(8, use_attn=True, fuse_add=True, rd_channels=4), "conv_attn"),
+    "bilinear attention": (lambda: BilinearAttnTransform(8, 2, 2), "conv1"),
+    "batch norm and activation": (lambda: BatchNormAct2d(8), "act"),
+}
+
+
+@pytest.mark.parametrize(("make", "part"), LEAVES.values(), ids=LEAVES.keys())
+def test_a_layer_that_takes_over_a_leaf_shares_its_tensors_and_is_otherwise_independent(make, part):
+    leaf = make()
+    parts, state = dict(leaf.named_modules()), leaf.state_dict()
+    layer = find_builder(leaf)(leaf, axis="z", depth=None, inflation="center")
+    assert all(layer.state_dict()[key].data_ptr() == value.data_ptr() for key, value in state.items())
+    setattr(layer, part, nn.Identity())
+    layer.register_buffer("more", torch.ones(1), persistent=False)
+    layer.register_forward_hook(lambda *_: None)
+    layer.training = not leaf.training
+    assert all(dict(leaf.named_modules())[name] is module for name, module in parts.items())
+    assert leaf.state_dict().keys() == state.keys()
+    assert not hasattr(leaf, "more")
+    assert not leaf._non_persistent_buffers_set
+    assert not leaf._forward_hooks
+    assert leaf.training
+
+
+@pytest.mark.parametrize("make", [make for make, _ in LEAVES.values()], ids=LEAVES.keys())
+def test_a_network_stays_as_it_was_when_it_is_inflated(make):
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), make()).eval()
+    images = torch.rand(2, 3, 4, 4, generator=seeded())
+    before, modules = network(images), list(network.modules())
+    layers = inflate(network)
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.add_(1)
+    assert torch.equal(network(images), before)
+    assert all(a is b for a, b in zip(network.modules(), modules, strict=True))
