@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from i2p_zoo import SparseConv3d, SparseTensor
-from i2p_zoo.sparse.engines import choice, numba_engine
+from i2p_zoo.sparse.engines import numba_engine, selection
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
@@ -92,5 +92,5 @@ def spconv_engine() -> Iterator[None]:
     import spconv
     import spconv.pytorch
 
-    with patch.object(choice, "find_package", lambda device: spconv), threadpool_limits(1, user_api="openmp"):
+    with patch.object(selection, "find_package", lambda device: spconv), threadpool_limits(1, user_api="openmp"):
         yield

@@ -27,7 +27,7 @@ from .networks.models import create_model as create_model
 from .networks.point_cloud_model import PointCloudModel as PointCloudModel
 from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
-from .sparse.engines.choice import use_engine as use_engine
+from .sparse.engines.selection import use_engine as use_engine
 from .sparse.tensor import SparseTensor as SparseTensor
 from .sparse.voxelization import image_to_plane as image_to_plane
 from .sparse.voxelization import voxelize as voxelize

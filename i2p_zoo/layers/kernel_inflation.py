@@ -79,11 +79,11 @@ def deflate_weight(weight: Tensor, inflation: str, axis: str = "z") -> Tensor | 
     flat = plane * length if inflation == "average" else plane
     full = _bits(flat / length if inflation == "average" else plane)
     for position in range(length):
-        found = _bits(weight.select(dim, position))
+        bits = _bits(weight.select(dim, position))
         if inflation == "center" and position != middle:
-            if found.numel() and any(torch.aminmax(found)):
+            if bits.numel() and any(torch.aminmax(bits)):
                 return None
-        elif not torch.equal(found, full):
+        elif not torch.equal(bits, full):
             return None
     return flat.permute(0, 3, 1, 2)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.kernels import batch_statistics as _kernels
+from i2p_zoo.sparse.kernels import batch_statistics
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 Vector = NDArray[np.float64]
@@ -62,8 +62,8 @@ def normalize_and_clamp(
     if training and running is not None:
         unbiased = variance * (len(x) / (len(x) - 1))
         with torch.no_grad():
-            for statistic, found in zip(running, (mean, unbiased), strict=True):
-                statistic.lerp_(torch.from_numpy(found).to(statistic), momentum)
+            for statistic, value in zip(running, (mean, unbiased), strict=True):
+                statistic.lerp_(torch.from_numpy(value).to(statistic), momentum)
     statistics = (mean, 1 / np.sqrt(variance + eps), training or running is None)
     limits = tuple(np.nan if np.isinf(limit) else limit for limit in (low, high))
     out: Tensor = _NormalizeAndClamp.apply(x, weight, bias, statistics, limits)
@@ -71,13 +71,13 @@ def normalize_and_clamp(
 
 
 def _moments(x: Tensor) -> tuple[Vector, Vector]:
-    """The (C,) mean and biased variance over the rows, summed about the mean of some of them lest digits cancel."""
+    """The (C,) mean and biased variance over the rows, summed about the mean of some of them so that digits do not cancel."""
     rows = x.detach().contiguous().numpy()
     centre = rows[:: len(rows) // 8 + 1].mean(0)
     centre[~np.isfinite(centre)] = 0
     bounds = chunk_bounds(len(rows))
     sums = np.zeros((len(bounds), 2, rows.shape[1]))
-    run_chunks(_kernels.sum_moments, bounds, rows, centre, sums)
+    run_chunks(batch_statistics.sum_moments, bounds, rows, centre, sums)
     first, second = sums.sum(0) / len(rows)
     return first + centre, np.maximum(second - first * first, 0)
 
@@ -87,14 +87,14 @@ class _NormalizeAndClamp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Any, limits: Any) -> Tensor:
         mean, deviation, _ = statistics
         rows = x.detach().contiguous().numpy()
-        kind = rows.dtype.type
+        dtype = rows.dtype.type
         ctx.scale = deviation if weight is None else deviation * weight.detach().numpy()
         offset = -mean * ctx.scale if bias is None else bias.detach().numpy() - mean * ctx.scale
-        ctx.affine = (ctx.scale.astype(kind), offset.astype(kind), kind(limits[0]), kind(limits[1]))
+        ctx.affine = (ctx.scale.astype(dtype), offset.astype(dtype), dtype(limits[0]), dtype(limits[1]))
         ctx.statistics = statistics
         ctx.save_for_backward(x)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        run_chunks(_kernels.scale_and_clamp, chunk_bounds(len(rows)), rows, *ctx.affine, out.numpy())
+        run_chunks(batch_statistics.scale_and_clamp, chunk_bounds(len(rows)), rows, *ctx.affine, out.numpy())
         return out
 
     @staticmethod
@@ -104,10 +104,10 @@ class _NormalizeAndClamp(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         mean, deviation, of_batch = ctx.statistics
         rows, upstream = x.detach().contiguous().numpy(), gradient.contiguous().numpy()
-        bounds, kind = chunk_bounds(len(rows)), rows.dtype.type
+        bounds, dtype = chunk_bounds(len(rows)), rows.dtype.type
         sums = np.zeros((len(bounds), 2, rows.shape[1]))
         if of_batch or any(ctx.needs_input_grad[1:3]):
-            run_chunks(_kernels.sum_gradients, bounds, upstream, rows, *ctx.affine, mean.astype(kind), sums)
+            run_chunks(batch_statistics.sum_gradients, bounds, upstream, rows, *ctx.affine, mean.astype(dtype), sums)
         total, product = sums.sum(0)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -115,10 +115,10 @@ class _NormalizeAndClamp(torch.autograd.Function):
             if of_batch:
                 slope = -ctx.scale * deviation**2 * product / len(rows)
                 level = -ctx.scale * total / len(rows) - slope * mean
-                arrays = (slope.astype(kind), level.astype(kind), grad_x.numpy())
-                run_chunks(_kernels.pass_back_of_batch, bounds, upstream, rows, *ctx.affine, *arrays)
+                arrays = (slope.astype(dtype), level.astype(dtype), grad_x.numpy())
+                run_chunks(batch_statistics.pass_back_of_batch, bounds, upstream, rows, *ctx.affine, *arrays)
             else:
-                run_chunks(_kernels.pass_back, bounds, upstream, rows, *ctx.affine, grad_x.numpy())
+                run_chunks(batch_statistics.pass_back, bounds, upstream, rows, *ctx.affine, grad_x.numpy())
         if ctx.needs_input_grad[1]:
             grad_weight = torch.from_numpy(product * deviation).to(x.dtype)
         if ctx.needs_input_grad[2]:

@@ -73,8 +73,8 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
             `batch_size`, a voxel outside `spatial_shape`, or a duplicate voxel.
     """
     if not isinstance(coords, Tensor) or coords.ndim != 2 or coords.shape[1] != 4:
-        found = tuple(coords.shape) if isinstance(coords, Tensor) else type(coords).__name__
-        raise InvalidInputError(f"`coords` must be a (N, 4) tensor with columns batch, z, y, x; got {found}.")
+        actual = tuple(coords.shape) if isinstance(coords, Tensor) else type(coords).__name__
+        raise InvalidInputError(f"`coords` must be a (N, 4) tensor with columns batch, z, y, x; got {actual}.")
     if coords.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
         raise InvalidInputError(f"`coords` must be integers (int32); got {coords.dtype}. Use `voxelize` for points in metres.")
     if len(coords) == 0:

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites
 from i2p_zoo.sparse.geometry import Triple, Window
-from i2p_zoo.sparse.kernels import columns as _columns
-from i2p_zoo.sparse.kernels import sites as _sites
+from i2p_zoo.sparse.kernels import columns, sites
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 _LONG_LINE = 4  # sites; lines that are so long on average are walked along once a row of taps, shorter ones once a plane
@@ -80,7 +79,7 @@ class KernelMap:
         """(K, N_in) int32: for each tap and input row the output that reads it, -1 where there is none."""
         table = self.table.new_empty((len(self.taps), self.num_inputs))
         if table.device.type == "cpu":
-            run_chunks(_sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table.numpy(), table.numpy())
+            run_chunks(sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table.numpy(), table.numpy())
             return table
         table.fill_(-1)
         for number, (_, inputs, outputs) in enumerate(self.pairs):
@@ -144,11 +143,11 @@ class KernelMap:
 
 def _list_pairs(table: Tensor) -> PairLists:
     counts = np.empty(table.shape[1], np.int64)
-    run_chunks(_sites.count_pairs, chunk_bounds(len(counts)), table.numpy(), counts)
+    run_chunks(sites.count_pairs, chunk_bounds(len(counts)), table.numpy(), counts)
     ends = counts.cumsum()
     pairs = int(ends[-1]) if len(ends) else 0
     sources, taps = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
-    run_chunks(_sites.list_pairs, chunk_bounds(len(ends)), table.numpy(), ends, sources, taps)
+    run_chunks(sites.list_pairs, chunk_bounds(len(ends)), table.numpy(), ends, sources, taps)
     return PairLists(ends, sources, taps)
 
 
@@ -161,11 +160,11 @@ def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
     plane = torch.empty((places, kmap.num_outputs), dtype=torch.int32)
     known = torch.zeros(kmap.num_inputs * length, dtype=torch.int32)
     bounds = chunk_bounds(kmap.num_outputs)
-    run_chunks(_columns.find_columns, bounds, kmap.table.numpy(), lines, plane.numpy(), known.numpy())
+    run_chunks(columns.find_columns, bounds, kmap.table.numpy(), lines, plane.numpy(), known.numpy())
     ends = known.cumsum(0, dtype=torch.int32)
     along = torch.full((length, int(ends[-1])), -1, dtype=torch.int32)
     arrays = (kmap.table.numpy(), lines, (ends - 1).numpy(), plane.numpy(), along.numpy())
-    run_chunks(_columns.fill_columns, bounds, *arrays)
+    run_chunks(columns.fill_columns, bounds, *arrays)
     line = (length if axis == 0 else 1, length if axis == 1 else 1, length if axis == 2 else 1)
     return (
         KernelMap(list(range(length)), along, kmap.num_inputs, line, int((along >= 0).sum())),
@@ -229,7 +228,7 @@ def lines_of(cache: SiteCache, coords: Tensor) -> Lines:
         rows = np.empty(0, dtype=np.int64) if order is None else order.numpy()
         keys, starts = np.empty((len(coords), 3), np.int32), np.empty(len(coords) + 1, np.int64)
         x = np.empty(len(coords), np.int32)
-        count = _sites.find_lines(coords.numpy(), rows, keys, starts, x)
+        count = sites.find_lines(coords.numpy(), rows, keys, starts, x)
         cache.derived[key] = Lines(keys[:count].copy(), starts[: count + 1].copy(), x, rows)
     result: Lines = cache.derived[key]
     return result
@@ -248,7 +247,7 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
     bounds = chunk_bounds(len(write.keys))
     counts = torch.zeros((len(bounds), len(table)), dtype=torch.int64)
     run_chunks(
-        _sites.match_lines,
+        sites.match_lines,
         bounds,
         *(read.keys, read.starts, read.x, read.order),
         *(write.keys, write.starts, write.x, write.order),
@@ -275,10 +274,10 @@ def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) 
     stride = torch.tensor([1, *window.stride], device=out.device)
     table = torch.empty((len(window.offsets), len(out)), dtype=torch.int32, device=out.device)
     for tap, offset in enumerate(window.offsets):
-        wanted = out.long() * stride + torch.tensor([0, *offset], device=out.device)
-        reachable = ((wanted >= low) & (wanted <= high)).all(1)
-        query = ((wanted - low) * weights).sum(1)
+        targets = out.long() * stride + torch.tensor([0, *offset], device=out.device)
+        reachable = ((targets >= low) & (targets <= high)).all(1)
+        query = ((targets - low) * weights).sum(1)
         position = torch.searchsorted(keys, query).clamp_(max=len(keys) - 1)
-        found = reachable & (keys[position] == query)
-        table[tap] = torch.where(found, rows[position], -1)
+        is_site = reachable & (keys[position] == query)
+        table[tap] = torch.where(is_site, rows[position], -1)
     return table, (table >= 0).sum(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from i2p_zoo.sparse.engines.choice import choose_maximum
+from i2p_zoo.sparse.engines.selection import choose_maximum
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve, with_window
@@ -98,24 +98,24 @@ def in_single(x: SparseTensor) -> SparseTensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def reduce_sites(x: SparseTensor, how: str) -> Tensor:
+def reduce_sites(x: SparseTensor, reduction: str) -> Tensor:
     """Reduces each sample's voxels to one row; a sample with no voxel gives 0.
 
     Args:
         x: (N, ...) features.
-        how: "mean", "sum" or "amax".
+        reduction: "mean", "sum" or "amax".
 
     Returns:
         (B, ...) dense.
     """
     features, rows = x.features, x.batch_rows
-    if how == "amax":
+    if reduction == "amax":
         index = rows.view(-1, *[1] * (features.ndim - 1)).expand_as(features)
         out = features.new_full((x.batch_size, *features.shape[1:]), -torch.inf)
         out = out.scatter_reduce(0, index, features, "amax")
         return out.masked_fill((x.sample_counts == 0).view(-1, *[1] * (features.ndim - 1)), 0)
     single = in_single(x).features
     total = single.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, single)
-    if how == "mean":
+    if reduction == "mean":
         total = total / x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1)).to(total.dtype)
     return total.to(features.dtype)

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.engines.choice import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.engines.engine import Engine
+from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor

@@ -108,7 +108,7 @@ def split_clouds(points: Any) -> list[Any]:
 
 
 def _check_devices(arrays: list[Any]) -> None:
-    flat = [a for given in arrays for a in (given if isinstance(given, list | tuple) else [given])]
+    flat = [a for value in arrays for a in (value if isinstance(value, list | tuple) else [value])]
     devices = {a.device for a in flat if isinstance(a, Tensor)}
     if any(isinstance(a, np.ndarray) for a in flat):
         devices.add(torch.device("cpu"))
@@ -117,11 +117,11 @@ def _check_devices(arrays: list[Any]) -> None:
 
 
 def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
-    given = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
-    unknown = sorted(set(given) - {"points", "rgb", "normals"})
-    if "points" not in given or unknown:
-        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(given)}.")
-    part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in given.items()}
+    fields = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
+    unknown = sorted(set(fields) - {"points", "rgb", "normals"})
+    if "points" not in fields or unknown:
+        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(fields)}.")
+    part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in fields.items()}
     shape = tuple(part["points"].shape)
     if len(shape) != 2 or shape[1] < 3:
         raise InvalidInputError(f"Cloud {number} must be (N, 3 + K) with columns x, y, z; got shape {shape}.")
@@ -130,7 +130,7 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     for name in set(part) - {"points"}:
         if tuple(part[name].shape) != (shape[0], 3):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
-    points = _as_tensor(given["points"], "points", number)
+    points = _as_tensor(fields["points"], "points", number)
     return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
 
 
@@ -186,8 +186,8 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
     if not several and count > 1:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
-    given = features[number] if several else features
-    values = _as_float(_as_tensor(given, "features", number), "features", number)
+    array = features[number] if several else features
+    values = _as_float(_as_tensor(array, "features", number), "features", number)
     if values.ndim != 2 or len(values) != len(points):
         raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")
     return values

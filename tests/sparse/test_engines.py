@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, MissingExtraError
-from i2p_zoo.sparse.engines import choice
-from i2p_zoo.sparse.engines.choice import ENGINES, choose_convolution, choose_depthwise, find_package, use_engine
+from i2p_zoo.sparse.engines import selection
 from i2p_zoo.sparse.engines.numba_engine import NumbaConvolution, NumbaDepthwise
+from i2p_zoo.sparse.engines.selection import ENGINES, choose_convolution, choose_depthwise, find_package, use_engine
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.torch_engine import TorchConvolution, TorchDepthwise
 from i2p_zoo.sparse.kernel_maps import window_sites
@@ -30,7 +30,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 def packages(monkeypatch):
     """Stands for what is installed: names in it, and no others, can be loaded."""
     present = {}
-    monkeypatch.setattr(choice, "_load", present.get)
+    monkeypatch.setattr(selection, "_load", present.get)
     return present
 
 
@@ -49,7 +49,7 @@ def test_gpu_runs_what_is_installed_spconv_triton_first(packages, present, expec
 
 def test_choice_holds_within_its_block(packages, monkeypatch):
     packages.update(spconv="spconv", spconv_triton="spconv_triton")
-    monkeypatch.setattr(choice, "require", lambda name, extra: None)
+    monkeypatch.setattr(selection, "require", lambda name, extra: None)
     with use_engine("spconv"):
         assert find_package(CUDA) == "spconv"
         with use_engine("torch"):

@@ -30,11 +30,11 @@ class Engine(ABC):
 
     @abstractmethod
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """Returns the gradient of the features, given that of the output."""
+        """Returns the gradient of the features from that of the output."""
 
     @abstractmethod
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
-        """Returns the gradient of the weight, given that of the output."""
+        """Returns the gradient of the weight from that of the output."""
 
     def find_repeated_axis(self, weight: Tensor) -> int | None:
         """Returns the axis along which a (C_out, kz, ky, kx, C_in / groups) weight repeats, if it pays to sum there first."""

@@ -41,18 +41,18 @@ def _shaped(x: SparseTensor, dense: Tensor, channels: list[int], keepdim: bool) 
     return dense.unsqueeze(height).unsqueeze(width)
 
 
-def _register_reduction(how: str) -> None:
-    @sparse_op(*methods(how))
+def _register_reduction(name: str) -> None:
+    @sparse_op(*methods(name))
     def reduction(x: SparseTensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
         x = x if dtype is None else x.derive(x.features.to(dtype))
-        channels, over_sites = split_dims(x, dim, how)
-        reduce = getattr(torch, how)
+        channels, over_sites = split_dims(x, dim, name)
+        reduce = getattr(torch, name)
         if not over_sites:
             return x.derive(reduce(x.features, dim=channels, keepdim=keepdim))
-        dense = reduce_sites(x, how)
+        dense = reduce_sites(x, name)
         return _shaped(x, reduce(dense, dim=channels, keepdim=True) if channels else dense, channels, keepdim)
 
-    reduction.__qualname__ = how
+    reduction.__qualname__ = name
 
 
 for _name in ("mean", "sum", "amax"):

@@ -69,11 +69,11 @@ def _cut_off(x: SparseTensor, pads: Pair, ceil_mode: bool) -> SparseTensor:
     return cut.derive(cut.features, padding=left_over)
 
 
-def _global_pool(x: SparseTensor, output_size: Any, how: str, name: str) -> Any:
+def _global_pool(x: SparseTensor, output_size: Any, reduction: str, name: str) -> Any:
     require_channels_first(x, name)
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if size == (1, 1):
-        return reduce_sites(x, how)[..., None, None]
+        return reduce_sites(x, reduction)[..., None, None]
     if all(s is None or s == e for s, e in zip(size, x.shape[-2:], strict=True)):
         return x
     raise UnsupportedError(f"`{name}` of {x!r} to {output_size}: a sparse tensor can be pooled to 1 or to its own extent only.")

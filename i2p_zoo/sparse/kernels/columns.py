@@ -1,4 +1,4 @@
-"""Kernels of kernels that repeat along an axis: whether they do, and the two maps that then replace one."""
+"""Kernels for weights that repeat along an axis: whether they do, and the two maps that then replace one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _find_differences(chunk, start, stop, weight, axis, differs):
             for y in range(weight.shape[2]):
                 for x in range(weight.shape[3]):
                     first_z, first_y, first_x = 0 if axis == 0 else z, 0 if axis == 1 else y, 0 if axis == 2 else x
-                    found = False
+                    differ = False
                     for channel in range(weight.shape[4]):  # to the end, which the compiler can make vectors of
-                        found |= weight[output, z, y, x, channel] != weight[output, first_z, first_y, first_x, channel]
-                    if found:
+                        differ |= weight[output, z, y, x, channel] != weight[output, first_z, first_y, first_x, channel]
+                    if differ:
                         differs[chunk] = True
                         return
 

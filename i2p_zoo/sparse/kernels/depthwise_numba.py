@@ -16,9 +16,9 @@ _ROWS_AHEAD = 4
 _WIDTHS = (8, 4, 2, 1)  # vectors of channels that stay in registers through all of a row's pairs
 
 
-def _block(context, vectors, kind, value, row, channel, width):
+def _block(context, vectors, array_type, value, row, channel, width):
     """Points to the vectors of the block of channels at (row, channel)."""
-    start = element_pointer(context, vectors.builder, kind, value, row, channel)
+    start = element_pointer(context, vectors.builder, array_type, value, row, channel)
     return [vectors.at(start, number) for number in range(width)]
 
 
@@ -29,15 +29,15 @@ def _weigh(width):
         signature = types.void(features, sources, weight, taps, first, last, row, channel, out)
 
         def generate(context, builder, signature, args):
-            kinds, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
+            arg_types, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
             zeros = ir.Constant(vectors.type, [0.0] * vectors.lanes)
-            places = _block(context, vectors, kinds[8], args[8], args[6], args[7], width)
+            places = _block(context, vectors, arg_types[8], args[8], args[6], args[7], width)
             sums = [cgutils.alloca_once_value(builder, zeros) for _ in places]
             with cgutils.for_range(builder, args[5], args[4]) as loop:
-                source = row_number(context, builder, kinds[1], args[1], loop.index)
-                tap = row_number(context, builder, kinds[3], args[3], loop.index)
-                values = _block(context, vectors, kinds[0], args[0], source, args[7], width)
-                factors = _block(context, vectors, kinds[2], args[2], tap, args[7], width)
+                source = row_number(context, builder, arg_types[1], args[1], loop.index)
+                tap = row_number(context, builder, arg_types[3], args[3], loop.index)
+                values = _block(context, vectors, arg_types[0], args[0], source, args[7], width)
+                factors = _block(context, vectors, arg_types[2], args[2], tap, args[7], width)
                 for value, factor, total in zip(values, factors, sums, strict=True):
                     added = vectors.multiply_add(vectors.load(value), vectors.load(factor), builder.load(total))
                     builder.store(added, total)
@@ -57,14 +57,14 @@ def _correlate(width):
         signature = types.void(features, sources, gradient, taps, first, last, row, channel, sums)
 
         def generate(context, builder, signature, args):
-            kinds, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
-            places = _block(context, vectors, kinds[2], args[2], args[6], args[7], width)
+            arg_types, vectors = signature.args, Vectors(builder, signature.args[0].dtype)
+            places = _block(context, vectors, arg_types[2], args[2], args[6], args[7], width)
             upstream = [vectors.load(place) for place in places]
             with cgutils.for_range(builder, args[5], args[4]) as loop:
-                source = row_number(context, builder, kinds[1], args[1], loop.index)
-                tap = row_number(context, builder, kinds[3], args[3], loop.index)
-                values = _block(context, vectors, kinds[0], args[0], source, args[7], width)
-                totals = _block(context, vectors, kinds[8], args[8], tap, args[7], width)
+                source = row_number(context, builder, arg_types[1], args[1], loop.index)
+                tap = row_number(context, builder, arg_types[3], args[3], loop.index)
+                values = _block(context, vectors, arg_types[0], args[0], source, args[7], width)
+                totals = _block(context, vectors, arg_types[8], args[8], tap, args[7], width)
                 for value, factor, total in zip(values, upstream, totals, strict=True):
                     vectors.store(vectors.multiply_add(vectors.load(value), factor, vectors.load(total)), total)
             return context.get_dummy_value()
@@ -88,8 +88,8 @@ def _prefetch(typingctx, features, row):
         channels = builder.extract_value(context.make_array(signature.args[0])(context, builder, args[0]).shape, 1)
         size = builder.mul(channels, word(Vectors(builder, signature.args[0].dtype).size))
         start = builder.bitcast(element_pointer(context, builder, signature.args[0], args[0], args[1], word(0)), pointer)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        prefetch_type = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, prefetch_type, "llvm.prefetch.p0")
         with cgutils.for_range_slice(builder, word(0), size, word(_LINE_BYTES), inc=True) as (offset, _):
             builder.call(fetch, [builder.gep(start, [offset]), flag(0), flag(2), flag(1)])  # to read, second cache, data
         return context.get_dummy_value()

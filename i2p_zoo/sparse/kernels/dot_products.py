@@ -55,23 +55,23 @@ def _add_dot_products(typingctx, features, sources, first, weight, tap, channel,
     signature = types.void(features, sources, integer, weight, integer, integer, integer, out, targets, integer)
 
     def generate(context, builder, signature, args):
-        kinds, word = signature.args, ir.IntType(64)
-        vectors = Vectors(builder, kinds[0].dtype)
+        arg_types, word = signature.args, ir.IntType(64)
+        vectors = Vectors(builder, arg_types[0].dtype)
         rows, places = [], []
         for number in range(ROWS):
             index = builder.add(args[2], word(number))
-            source = row_number(context, builder, kinds[1], args[1], index)
-            target = row_number(context, builder, kinds[8], args[8], index)
-            rows.append(element_pointer(context, builder, kinds[0], args[0], source, word(0)))
-            places.append(element_pointer(context, builder, kinds[7], args[7], target, args[9]))
-        shape = context.make_array(kinds[3])(context, builder, args[3]).shape
+            source = row_number(context, builder, arg_types[1], args[1], index)
+            target = row_number(context, builder, arg_types[8], args[8], index)
+            rows.append(element_pointer(context, builder, arg_types[0], args[0], source, word(0)))
+            places.append(element_pointer(context, builder, arg_types[7], args[7], target, args[9]))
+        shape = context.make_array(arg_types[3])(context, builder, args[3]).shape
         last = builder.sub(builder.extract_value(shape, 0), word(1))
         column = builder.mul(args[4], args[6])
         channels = []
         for number in range(CHANNELS):
             channel = builder.add(args[5], word(number))
             channel = builder.select(builder.icmp_signed("<", channel, last), channel, last)
-            channels.append(element_pointer(context, builder, kinds[3], args[3], channel, column))
+            channels.append(element_pointer(context, builder, arg_types[3], args[3], channel, column))
         zero = ir.Constant(vectors.type, None)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in channels] for _ in rows]
 
@@ -91,10 +91,10 @@ def _add_dot_products(typingctx, features, sources, first, weight, tap, channel,
         rest = builder.sub(args[6], start)
         with builder.if_then(builder.icmp_signed(">", rest, word(0))):
             add(lambda pointer: vectors.load_first(vectors.at(builder.gep(pointer, [start]), 0), rest))
-        kind = ir.VectorType(vectors.type.element, CHANNELS)
+        block_type = ir.VectorType(vectors.type.element, CHANNELS)
         for place, totals in zip(places, sums, strict=True):
             total = _sum_lanes(vectors, [builder.load(total) for total in totals])
-            pointer = builder.bitcast(place, kind.as_pointer())
+            pointer = builder.bitcast(place, block_type.as_pointer())
             builder.store(builder.fadd(builder.load(pointer, align=vectors.size), total), pointer, align=vectors.size)
         return context.get_dummy_value()
 
@@ -117,7 +117,7 @@ def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, we
     rows = out.shape[0]
     sources, targets = np.empty(rows + ROWS, np.int32), np.empty(rows + ROWS, np.int32)
     scratch = np.empty((ROWS, CHANNELS), features.dtype)
-    own = np.arange(ROWS).astype(np.int32)
+    numbers = np.arange(ROWS).astype(np.int32)
     for number in range(table.shape[0]):
         if not used[number]:
             continue
@@ -132,7 +132,7 @@ def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, we
                     _add_dot_products(features, sources, pair, weight, tap, channel, depth, out, targets, channel)
                     continue
                 scratch[:] = 0
-                _add_dot_products(features, sources[pair:], 0, weight, tap, channel, depth, scratch, own, 0)
+                _add_dot_products(features, sources[pair:], 0, weight, tap, channel, depth, scratch, numbers, 0)
                 for m in range(min(ROWS, count - pair)):
                     for j in range(channels):
                         out[targets[pair + m], channel + j] += scratch[m, j]

@@ -67,16 +67,16 @@ def _multiply_tile(typingctx, features, sources, first, column, depth, panels, p
     signature = types.void(features, sources, integer, integer, integer, panels, integer, out, targets, integer)
 
     def generate(context, builder, signature, args):
-        kinds, word = signature.args, ir.IntType(64)
+        arg_types, word = signature.args, ir.IntType(64)
         scalars, outputs = [], []
         for number in range(TILE_ROWS):
             index = builder.add(args[2], word(number))
-            source = row_number(context, builder, kinds[1], args[1], index)
-            target = row_number(context, builder, kinds[8], args[8], index)
-            scalars.append(element_pointer(context, builder, kinds[0], args[0], source, args[3]))
-            outputs.append(element_pointer(context, builder, kinds[7], args[7], target, args[9]))
-        panel = builder.gep(context.make_array(kinds[5])(context, builder, args[5]).data, [args[6]])
-        tile = _Tile(builder, kinds[0].dtype, outputs)
+            source = row_number(context, builder, arg_types[1], args[1], index)
+            target = row_number(context, builder, arg_types[8], args[8], index)
+            scalars.append(element_pointer(context, builder, arg_types[0], args[0], source, args[3]))
+            outputs.append(element_pointer(context, builder, arg_types[7], args[7], target, args[9]))
+        panel = builder.gep(context.make_array(arg_types[5])(context, builder, args[5]).data, [args[6]])
+        tile = _Tile(builder, arg_types[0].dtype, outputs)
         with cgutils.for_range(builder, args[4]) as loop:
             row = builder.gep(panel, [builder.mul(loop.index, word(_VECTORS * tile.vectors.lanes))])
             tile.add_product([builder.gep(scalar, [loop.index]) for scalar in scalars], row)
@@ -93,15 +93,15 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
     signature = types.void(left, left_rows, integer, right, right_rows, integer, integer, out, integer, integer)
 
     def generate(context, builder, signature, args):
-        kinds, word = signature.args, ir.IntType(64)
+        arg_types, word = signature.args, ir.IntType(64)
         rows = [builder.add(args[8], word(number)) for number in range(TILE_ROWS)]
-        outputs = [element_pointer(context, builder, kinds[7], args[7], row, args[9]) for row in rows]
-        tile = _Tile(builder, kinds[0].dtype, outputs)
+        outputs = [element_pointer(context, builder, arg_types[7], args[7], row, args[9]) for row in rows]
+        tile = _Tile(builder, arg_types[0].dtype, outputs)
         with cgutils.for_range(builder, args[6]) as loop:
-            source = row_number(context, builder, kinds[1], args[1], loop.index)
-            scalars = element_pointer(context, builder, kinds[0], args[0], source, args[2])
-            source = row_number(context, builder, kinds[4], args[4], loop.index)
-            row = element_pointer(context, builder, kinds[3], args[3], source, args[5])
+            source = row_number(context, builder, arg_types[1], args[1], loop.index)
+            scalars = element_pointer(context, builder, arg_types[0], args[0], source, args[2])
+            source = row_number(context, builder, arg_types[4], args[4], loop.index)
+            row = element_pointer(context, builder, arg_types[3], args[3], source, args[5])
             tile.add_product([builder.gep(scalars, [word(number)]) for number in range(TILE_ROWS)], row)
         tile.store()
         return context.get_dummy_value()
@@ -112,10 +112,10 @@ def _correlate_tile(typingctx, left, left_rows, left_column, right, right_rows, 
 @compiled
 def _any_nonzero(weight, tap):
     for output in range(weight.shape[0]):
-        found = False
+        is_used = False
         for k in range(weight.shape[2]):  # to the end, which the compiler can make vectors of
-            found |= weight[output, tap, k] != 0
-        if found:
+            is_used |= weight[output, tap, k] != 0
+        if is_used:
             return True
     return False
 
@@ -135,7 +135,7 @@ def find_used_taps(team, chunks, *args):
 
 @compiled
 def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed):
-    """Lays taps of a (C_out, all taps, C_in / groups) weight out as `multiply_rows` reads them, but for those not used.
+    """Lays the used taps of a (C_out, all taps, C_in / groups) weight out as `multiply_rows` reads them.
 
     packed[n, panel, k, j] = weight[output j of the panel, taps[n], k], a panel never reaching over two groups, and zero
     where a group has no such output.
@@ -192,10 +192,10 @@ def _multiply_pairs(features, sources, count, column, depth, panels, place, out,
         for pair in range(0, count, TILE_ROWS):
             _multiply_tile(features, sources, pair, column, depth, panels, place, out, targets, out_column)
         return
-    own, scratch = np.arange(TILE_ROWS).astype(np.int32), np.empty((TILE_ROWS, width), features.dtype)
+    numbers, scratch = np.arange(TILE_ROWS).astype(np.int32), np.empty((TILE_ROWS, width), features.dtype)
     for pair in range(0, count, TILE_ROWS):
         scratch[:] = 0
-        _multiply_tile(features, sources[pair:], 0, column, depth, panels, place, scratch, own, 0)
+        _multiply_tile(features, sources[pair:], 0, column, depth, panels, place, scratch, numbers, 0)
         for m in range(TILE_ROWS):
             for j in range(columns):
                 out[targets[pair + m], out_column + j] += scratch[m, j]

@@ -34,24 +34,24 @@ def run_team(typingctx, team, chunks, kernel, args):
     signature = types.void(team, chunks, kernel, args)
 
     def generate(context, builder, signature, values):
-        kinds = signature.args
-        addresses = context.make_array(kinds[0])(context, builder, values[0]).data
+        arg_types = signature.args
+        addresses = context.make_array(arg_types[0])(context, builder, values[0]).data
         gomp, number_of, size_of = (builder.load(builder.gep(addresses, [_WORD(n)])) for n in range(3))
-        table = context.make_array(kinds[1])(context, builder, values[1])
+        table = context.make_array(arg_types[1])(context, builder, values[1])
         count = builder.extract_value(table.shape, 0)
         fields = [number_of, size_of, count, table.data, values[3], ir.Constant(_WORD, 0)]
         work = cgutils.alloca_once(builder, ir.LiteralStructType([field.type for field in fields]))
         for index, field in enumerate(fields):
             builder.store(field, cgutils.gep_inbounds(builder, work, 0, index))
-        function = _work_of(context, builder, work.type, kinds[2].dispatcher, call, kinds[3])
+        function = _work_of(context, builder, work.type, arg_types[2].dispatcher, call, arg_types[3])
         argument = builder.bitcast(work, _POINTER)
         with builder.if_else(builder.icmp_unsigned("==", gomp, _WORD(0))) as (alone, together):
             with alone:
                 builder.call(function, [argument])
             with together:
-                kind = ir.FunctionType(ir.VoidType(), [function.type, _POINTER, ir.IntType(32), ir.IntType(32)])
+                start_type = ir.FunctionType(ir.VoidType(), [function.type, _POINTER, ir.IntType(32), ir.IntType(32)])
                 threads = builder.trunc(count, ir.IntType(32))
-                start = builder.inttoptr(gomp, kind.as_pointer())
+                start = builder.inttoptr(gomp, start_type.as_pointer())
                 builder.call(start, [function, argument, threads, ir.IntType(32)(0)])
         failed = builder.load(cgutils.gep_inbounds(builder, work, 0, len(fields) - 1))
         with builder.if_then(builder.icmp_unsigned("!=", failed, _WORD(0))):
@@ -63,7 +63,7 @@ def run_team(typingctx, team, chunks, kernel, args):
     return signature, generate
 
 
-def _work_of(context, builder, kind, dispatcher, call, args):
+def _work_of(context, builder, work_type, dispatcher, call, args):
     """Emits what each thread of the team does: the chunks whose number is its own, modulo the number of threads."""
     compiled = dispatcher.get_compile_result(call)
     context.add_linking_libs([compiled.library])
@@ -71,7 +71,7 @@ def _work_of(context, builder, kind, dispatcher, call, args):
     function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [_POINTER]), name)
     function.linkage = "internal"
     inner = ir.IRBuilder(function.append_basic_block())
-    work = inner.bitcast(function.args[0], kind)
+    work = inner.bitcast(function.args[0], work_type)
 
     def field(index):
         return cgutils.gep_inbounds(inner, work, 0, index)

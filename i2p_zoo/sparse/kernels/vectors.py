@@ -21,8 +21,8 @@ class Vectors:
         self.size = 8 if element == types.float64 else 4
         self.lanes = VECTOR_BYTES // self.size
         self.type = ir.VectorType(ir.DoubleType() if self.size == 8 else ir.FloatType(), self.lanes)
-        kind = ir.FunctionType(self.type, [self.type] * 3)
-        self._fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{self.lanes}f{self.size * 8}")
+        function_type = ir.FunctionType(self.type, [self.type] * 3)
+        self._fma = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fma.v{self.lanes}f{self.size * 8}")
 
     def at(self, pointer, number):
         """Points to the vector `number` vectors behind an element."""
@@ -40,9 +40,9 @@ class Vectors:
         limit = builder.insert_element(limit, count, ir.IntType(32)(0))
         limit = builder.shuffle_vector(limit, limit, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes))
         mask = builder.icmp_signed("<", numbers, limit)
-        kind = ir.FunctionType(self.type, [self.type.as_pointer(), ir.IntType(32), mask.type, self.type])
+        function_type = ir.FunctionType(self.type, [self.type.as_pointer(), ir.IntType(32), mask.type, self.type])
         name = f"llvm.masked.load.v{self.lanes}f{self.size * 8}.p0"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
         return builder.call(function, [pointer, ir.IntType(32)(self.size), mask, ir.Constant(self.type, None)])
 
     def store(self, value, pointer):
@@ -52,14 +52,14 @@ class Vectors:
         return self.builder.call(self._fma, [a, b, total])
 
 
-def element_pointer(context, builder, kind, value, row, column):
+def element_pointer(context, builder, array_type, value, row, column):
     """Points to an element of a C-contiguous (rows, columns) array."""
-    array = context.make_array(kind)(context, builder, value)
+    array = context.make_array(array_type)(context, builder, value)
     place = builder.add(builder.mul(row, builder.extract_value(array.shape, 1)), column)
     return builder.gep(array.data, [place])
 
 
-def row_number(context, builder, kind, value, index):
+def row_number(context, builder, array_type, value, index):
     """An entry of an (n,) int32 array, widened."""
-    array = context.make_array(kind)(context, builder, value)
+    array = context.make_array(array_type)(context, builder, value)
     return builder.sext(builder.load(builder.gep(array.data, [index])), ir.IntType(64))
