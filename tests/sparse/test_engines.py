@@ -19,7 +19,7 @@ from i2p_zoo.sparse.engines.selection import ENGINES, choose_convolution, choose
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.torch_engine import TorchConvolution, TorchDepthwise
 from i2p_zoo.sparse.kernel_maps import window_sites
-from i2p_zoo.sparse.sparse_convolution import convolve
+from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution
 from tests.helpers import dense_convolution, make_window, random_cloud, relative_error, seeded
 
 CUDA = torch.device("cuda")
@@ -121,16 +121,17 @@ def test_spconv_on_one_thread_gives_the_convolution_of_our_map_and_its_gradients
         assert relative_error(tensor.reshape(truth.shape), truth) < tolerance
 
 
-def gradients(device, dtype=torch.float32, groups=1, stride=(1, 1, 1)):
-    """Output and both gradients of a convolution on a device, in float64 on the CPU."""
+def gradients(device, dtype=torch.float32, groups=1, stride=(1, 1, 1), needs=(True, True)):
+    """Output of a convolution on a device and the gradients that are needed, in float64 on the CPU."""
     x = random_cloud(16, voxels=400, extent=9, dtype=torch.float32)
-    features = x.features.to(device, dtype).requires_grad_()
-    x = i2p_zoo.SparseTensor(features, x.coords.to(device), batch_size=x.batch_size)
-    weight = torch.randn((32, 3, 3, 3, 16 // groups), generator=seeded()).to(device, dtype).requires_grad_()
+    weight = torch.randn((32, 3, 3, 3, 16 // groups), generator=seeded())
+    leaves = [t.to(device, dtype).requires_grad_(needed) for t, needed in zip((x.features, weight), needs, strict=True)]
+    x = i2p_zoo.SparseTensor(leaves[0], x.coords.to(device), batch_size=x.batch_size)
     _, _, kmap = window_sites(x.cache, x.coords, None, make_window((3, 3, 3), stride))
-    out = convolve(x.features, weight, kmap, groups)
+    out = convolve(x.features, leaves[1], kmap, groups)
     upstream = torch.randn(out.shape, generator=seeded(1)).to(device, dtype)
-    return [t.detach().double().cpu() for t in (out, *torch.autograd.grad(out, [features, weight], upstream))]
+    results = (out, *torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], upstream))
+    return [t.detach().double().cpu() for t in results]
 
 
 @on_gpu
@@ -138,15 +139,35 @@ def gradients(device, dtype=torch.float32, groups=1, stride=(1, 1, 1)):
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_gpu_gives_what_the_cpu_gives(engine, stride, groups, dtype):
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)], ids=["both", "the input's", "the weight's"])
+def test_gpu_gives_what_the_cpu_gives(engine, stride, groups, dtype, needs):
     if engine != "torch":
         pytest.importorskip(f"{engine}.pytorch.functional")
-    expected = gradients("cpu", groups=groups, stride=stride)
+    expected = gradients("cpu", groups=groups, stride=stride, needs=needs)
     with use_engine(engine):
-        found = gradients("cuda", dtype, groups, stride)
+        found = gradients("cuda", dtype, groups, stride, needs)
     tolerance = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}[dtype]
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < tolerance
+
+
+@on_gpu
+@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_on_a_gpu_computes_in_its_dtype(engine, dtype):
+    if engine != "torch":
+        pytest.importorskip(f"{engine}.pytorch.functional")
+    expected = gradients("cpu")
+    x = random_cloud(16, voxels=400, extent=9, dtype=torch.float32)
+    x = i2p_zoo.SparseTensor(x.features.cuda().requires_grad_(), x.coords.cuda(), batch_size=x.batch_size)
+    weight = torch.randn((32, 3, 3, 3, 16), generator=seeded()).cuda().requires_grad_()
+    with use_engine(engine), torch.autocast("cuda", dtype):
+        out = sparse_convolution(x, weight, None, make_window((3, 3, 3))).features
+    upstream = torch.randn(out.shape, generator=seeded(1)).to("cuda", dtype)
+    found = torch.autograd.grad(out, [x.features, weight], upstream)
+    assert (out.dtype, *(gradient.dtype for gradient in found)) == (dtype, torch.float32, torch.float32)
+    for a, b in zip((out, *found), expected, strict=True):
+        assert relative_error(a.double().cpu(), b) < {torch.float16: 2e-2, torch.bfloat16: 8e-2}[dtype]
 
 
 TRITON_SCRIPT = """
