@@ -33,7 +33,6 @@ def _sum_moments(chunk, start, stop, rows, centre, sums):
 
 @compiled
 def sum_moments(team, chunks, *args):
-    """Runs `_sum_moments` on a team."""
     run_team(team, chunks, _sum_moments, args)
 
 
@@ -49,7 +48,6 @@ def _scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
 
 @compiled
 def scale_and_clamp(team, chunks, *args):
-    """Runs `_scale_and_clamp` on a team."""
     run_team(team, chunks, _scale_and_clamp, args)
 
 
@@ -74,7 +72,6 @@ def _sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high,
 
 @compiled
 def sum_gradients(team, chunks, *args):
-    """Runs `_sum_gradients` on a team."""
     run_team(team, chunks, _sum_gradients, args)
 
 
@@ -91,7 +88,6 @@ def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out
 
 @compiled
 def pass_back(team, chunks, *args):
-    """Runs `_pass_back` on a team."""
     run_team(team, chunks, _pass_back, args)
 
 
@@ -108,5 +104,4 @@ def _pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, 
 
 @compiled
 def pass_back_of_batch(team, chunks, *args):
-    """Runs `_pass_back_of_batch` on a team."""
     run_team(team, chunks, _pass_back_of_batch, args)

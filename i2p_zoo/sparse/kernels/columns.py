@@ -24,7 +24,6 @@ def _find_differences(chunk, start, stop, weight, axis, differs):
 
 @compiled
 def find_differences(team, chunks, *args):
-    """Runs `_find_differences` on a team."""
     run_team(team, chunks, _find_differences, args)
 
 
@@ -57,7 +56,6 @@ def _find_columns(chunk, start, stop, table, lines, plane, known):
 
 @compiled
 def find_columns(team, chunks, *args):
-    """Runs `_find_columns` on a team."""
     run_team(team, chunks, _find_columns, args)
 
 
@@ -77,5 +75,4 @@ def _fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
 
 @compiled
 def fill_columns(team, chunks, *args):
-    """Runs `_fill_columns` on a team."""
     run_team(team, chunks, _fill_columns, args)

@@ -156,7 +156,6 @@ def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight
 
 @compiled
 def depthwise_forward(team, chunks, *args):
-    """Runs `_depthwise_forward` on a team."""
     run_team(team, chunks, _depthwise_forward, args)
 
 
@@ -188,5 +187,4 @@ def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps
 
 @compiled
 def depthwise_weight_gradient(team, chunks, *args):
-    """Runs `_depthwise_weight_gradient` on a team."""
     run_team(team, chunks, _depthwise_weight_gradient, args)

@@ -140,5 +140,4 @@ def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, we
 
 @compiled
 def multiply_few_rows(team, chunks, *args):
-    """Runs `_multiply_few_rows` on a team."""
     run_team(team, chunks, _multiply_few_rows, args)

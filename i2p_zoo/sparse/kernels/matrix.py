@@ -129,7 +129,6 @@ def _find_used_taps(chunk, first, last, weight, taps, used):
 
 @compiled
 def find_used_taps(team, chunks, *args):
-    """Runs `_find_used_taps` on a team."""
     run_team(team, chunks, _find_used_taps, args)
 
 
@@ -166,7 +165,6 @@ def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed)
 
 @compiled
 def pack_weight(team, chunks, *args):
-    """Runs `_pack_weight` on a team."""
     run_team(team, chunks, _pack_weight, args)
 
 
@@ -241,7 +239,6 @@ def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, ou
 
 @compiled
 def multiply_rows(team, chunks, *args):
-    """Runs `_multiply_rows` on a team."""
     run_team(team, chunks, _multiply_rows, args)
 
 
@@ -286,7 +283,6 @@ def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, wei
 
 @compiled
 def multiply_few_rows_back(team, chunks, *args):
-    """Runs `_multiply_few_rows_back` on a team."""
     run_team(team, chunks, _multiply_few_rows_back, args)
 
 
@@ -330,5 +326,4 @@ def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, gro
 
 @compiled
 def correlate_rows(team, chunks, *args):
-    """Runs `_correlate_rows` on a team."""
     run_team(team, chunks, _correlate_rows, args)

@@ -25,7 +25,6 @@ def _max_forward(chunk, start, stop, features, table, out, source_of):
 
 @compiled
 def max_forward(team, chunks, *args):
-    """Runs `_max_forward` on a team."""
     run_team(team, chunks, _max_forward, args)
 
 
@@ -45,5 +44,4 @@ def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
 
 @compiled
 def max_backward(team, chunks, *args):
-    """Runs `_max_backward` on a team."""
     run_team(team, chunks, _max_backward, args)

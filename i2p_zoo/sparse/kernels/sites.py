@@ -143,7 +143,6 @@ def _match_lines(
 
 @compiled
 def match_lines(team, chunks, *args):
-    """Runs `_match_lines` on a team."""
     run_team(team, chunks, _match_lines, args)
 
 
@@ -159,7 +158,6 @@ def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
 
 @compiled
 def transpose_taps(team, chunks, *args):
-    """Runs `_transpose_taps` on a team."""
     run_team(team, chunks, _transpose_taps, args)
 
 
@@ -175,7 +173,6 @@ def _count_pairs(chunk, start, stop, table, counts):
 
 @compiled
 def count_pairs(team, chunks, *args):
-    """Runs `_count_pairs` on a team."""
     run_team(team, chunks, _count_pairs, args)
 
 
@@ -193,5 +190,4 @@ def _list_pairs(chunk, start, stop, table, ends, sources, taps):
 
 @compiled
 def list_pairs(team, chunks, *args):
-    """Runs `_list_pairs` on a team."""
     run_team(team, chunks, _list_pairs, args)
