@@ -23,6 +23,7 @@ FILES = {
 PACKAGES = sorted(name for name, path in FILES.items() if path.name == "__init__.py" and name != "i2p_zoo")
 TOP = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LONGEST = 400
+VAGUE = {"found", "how", "told", "own", "kind", "kinds", "wanted", "given"}
 
 
 def walk(node):
@@ -111,3 +112,10 @@ def test_top_level_is_small_and_files_are_short():
 def test_a_modules_name_stands_once():
     names = Counter(path.stem for path in FILES.values() if not path.stem.startswith("__"))
     assert not {name for name, count in names.items() if count > 1}
+
+
+def test_no_variable_has_a_name_that_says_nothing():
+    for name, path in FILES.items():
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        used = {node.id for node in nodes if isinstance(node, ast.Name)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
+        assert not used & VAGUE, name
