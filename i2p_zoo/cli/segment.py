@@ -77,7 +77,7 @@ def train_command(
 
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
     """  # noqa: D301
-    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.data.specs import load_scenes
     from i2p_zoo.experiments.scene_runs import LEARNING_RATES, Blocks, run_segmentation
     from i2p_zoo.segmentation.crops import Cropping
     from i2p_zoo.sparse.point_features import parse_features
@@ -118,7 +118,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 
     Example: i2p-zoo segment eval run/model --data scenes:boards.npz
     """
-    from i2p_zoo.data.scene_specs import load_scenes
+    from i2p_zoo.data.specs import load_scenes
     from i2p_zoo.segmentation.task import score
     from i2p_zoo.sparse.point_features import parse_features
 

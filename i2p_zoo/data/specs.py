@@ -1,4 +1,4 @@
-"""Data sets by a short text, as the command line takes them: `modelnet40:DIR`, `folder:DIR` and so on."""
+"""Data sets by a short text, as the command line takes them: `modelnet40:DIR` and so on for clouds, `s3dis:DIR` for scenes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.scenes import SceneSet
 from i2p_zoo.data.sets.folders import load_folder
 from i2p_zoo.data.sets.modelnet40 import load_modelnet40
-from i2p_zoo.data.sets.npz import load_npz
+from i2p_zoo.data.sets.npz import load_npz, load_scene_npz
+from i2p_zoo.data.sets.s3dis import load_s3dis
+from i2p_zoo.data.sets.scannet import load_scannet
 from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
+from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
-_LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
+_CLOUD_LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
     "modelnet40": load_modelnet40,
     "scanobjectnn": load_scanobjectnn,
     "scanobjectnn-objects": lambda path: load_scanobjectnn(path, "objects"),
@@ -28,11 +31,23 @@ _LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
     "npz": load_npz,
     "folder": load_folder,
 }
-_EXAMPLES = (
+_CLOUD_EXAMPLES = (
     "modelnet40:data/modelnet40_ply_hdf5_2048 (or the folder of Princeton's OFF meshes), scanobjectnn:data/h5_files (its "
     "hardest variant), scanobjectnn-objects:data/h5_files, scanobjectnn-background:data/h5_files, "
     "shapenet55:data/ShapeNet55-34, npz:clouds.npz, folder:my_objects (a sub-folder of clouds or meshes for each class), "
     "kicad-mini"
+)
+_SCENE_LOADERS: dict[str, Callable[..., tuple[SceneSet, SceneSet]]] = {
+    "s3dis": load_s3dis,
+    "semantickitti": load_semantickitti,
+    "scannet": load_scannet,
+    "scenes": load_scene_npz,
+    "parts": load_scene_npz,
+}
+_SCENE_EXAMPLES = (
+    "s3dis:data/Stanford3dDataset_v1.2_Aligned_Version (or the folder of Area_1_conferenceRoom_1.npy and so on), "
+    "semantickitti:data/semantickitti (which holds dataset/sequences), scannet:data/scannet (which holds scans), "
+    "scenes:boards.npz, parts:kicad-parts.npz"
 )
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
@@ -60,7 +75,7 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     """
     if spec == "kicad-mini":
         return load_npz(_find_kicad())
-    splits = load_splits(spec, _LOADERS, "clouds", _EXAMPLES)
+    splits = _load_splits(spec, _CLOUD_LOADERS, "clouds", _CLOUD_EXAMPLES)
     train = splits[0]
     counts = np.bincount(train.hard_labels(), minlength=len(train.classes))
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
@@ -69,21 +84,30 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     return splits
 
 
-def load_splits(
-    spec: str, loaders: Mapping[str, Callable[..., tuple[Split, Split]]], noun: str, examples: str, **options: Any
-) -> tuple[Split, Split]:
-    """Loads a text such as `modelnet40:DIR` by the loader of the name before the colon; neither split may be empty.
+def load_scenes(spec: str, colors: bool = False) -> tuple[SceneSet, SceneSet]:
+    """Lists the scenes of a data set that a text names.
 
     Args:
-        spec: the text.
-        loaders: by name, functions of the path after the colon.
-        noun: what the data set has, for the errors.
-        examples: texts for each loader, for the error.
-        options: of the loader.
+        spec: a name and, after a colon, a folder or file: `s3dis:DIR`, `semantickitti:DIR`, `scannet:DIR`,
+            `scenes:FILE.npz` or `parts:FILE.npz`.
+        colors: whether scenes of an .npz file have `rgb`; those of scans have what their files hold.
+
+    Returns:
+        The train split and the test split, each of at least one scene: Area 5 of S3DIS, sequence 08 of SemanticKITTI, and
+        ScanNet's validation split.
 
     Raises:
-        InvalidInputError: an unknown name, no path, or an empty split; or as the loader.
+        NotFoundError: the folder or file is missing; the message says where the data set is available.
+        InvalidInputError: an unknown name, data that cannot be read, or an empty split.
     """
+    options = {"colors": True} if colors and spec.partition(":")[0] in ("scenes", "parts") else {}
+    return _load_splits(spec, _SCENE_LOADERS, "scenes", _SCENE_EXAMPLES, **options)
+
+
+def _load_splits(
+    spec: str, loaders: Mapping[str, Callable[..., tuple[Split, Split]]], noun: str, examples: str, **options: Any
+) -> tuple[Split, Split]:
+    """Loads a text such as `modelnet40:DIR` by the loader of the name before the colon; neither split may be empty."""
     name, _, place = spec.partition(":")
     if name not in loaders or not place:
         raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")

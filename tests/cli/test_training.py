@@ -14,7 +14,7 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.data import scene_specs, specs
+from i2p_zoo.data import specs
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
@@ -195,12 +195,13 @@ def test_help_and_options_have_the_defaults_that_runs_have(command, words):
         assert {rate for mode, rate in LEARNING_RATES.items() if mode != "all"} == {LEARNING_RATES["io"]}
 
 
-@pytest.mark.parametrize(
-    ("command", "loaders"), [("finetune", specs), ("segment train", scene_specs)], ids=["clouds", "scenes"]
-)
+LOADERS = [("finetune", specs._CLOUD_LOADERS), ("segment train", specs._SCENE_LOADERS)]
+
+
+@pytest.mark.parametrize(("command", "loaders"), LOADERS, ids=["clouds", "scenes"])
 def test_help_describes_every_kind_of_data(command, loaders):
     lines = succeed(*command.split(), "--help").stdout.splitlines()
-    assert all(any(line.strip().startswith(f"{kind}:") for line in lines) for kind in loaders._LOADERS)
+    assert all(any(line.strip().startswith(f"{kind}:") for line in lines) for kind in loaders)
 
 
 def test_probe_of_a_finetuned_network_is_refused_before_any_run(data, finished, tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import scene_specs
-from i2p_zoo.data.scene_specs import load_scenes
+from i2p_zoo.data import specs
 from i2p_zoo.data.scenes import SceneSet
+from i2p_zoo.data.specs import load_scenes
 from i2p_zoo.errors import NotFoundError
 
 SOURCES = {
@@ -30,7 +30,7 @@ def scenes(count):
 def test_the_text_before_the_colon_chooses_the_loader_of_the_path_behind_it(monkeypatch, kind):
     taken = []
     splits = scenes(2), scenes(1)
-    monkeypatch.setitem(scene_specs._LOADERS, kind, lambda path: taken.append(path) or splits)
+    monkeypatch.setitem(specs._SCENE_LOADERS, kind, lambda path: taken.append(path) or splits)
     assert load_scenes(f"{kind}:some folder/with:colon") is splits
     assert taken == [Path("some folder/with:colon")]
 
@@ -53,7 +53,7 @@ def test_an_unknown_text_is_quoted_with_an_example_of_each_kind(spec):
 
 @pytest.mark.parametrize(("counts", "name"), [((0, 1), "train"), ((1, 0), "test")])
 def test_a_split_without_scenes_is_refused(monkeypatch, counts, name):
-    monkeypatch.setitem(scene_specs._LOADERS, "scenes", lambda path: tuple(map(scenes, counts)))
+    monkeypatch.setitem(specs._SCENE_LOADERS, "scenes", lambda path: tuple(map(scenes, counts)))
     with pytest.raises(InvalidInputError, match=rf"scenes:a\.npz: the {name} split has no scenes"):
         load_scenes("scenes:a.npz")
 

@@ -25,7 +25,7 @@ def clouds(labels, classes=("cat", "dog")):
 def test_the_text_before_the_colon_chooses_the_loader_of_the_path_behind_it(monkeypatch, kind):
     taken = []
     splits = clouds([0, 1]), clouds([0])
-    monkeypatch.setitem(specs._LOADERS, kind, lambda path: taken.append(path) or splits)
+    monkeypatch.setitem(specs._CLOUD_LOADERS, kind, lambda path: taken.append(path) or splits)
     assert load_data(f"{kind}:some folder/with:colon") is splits
     assert taken == [Path("some folder/with:colon")]
 
@@ -116,7 +116,7 @@ INCOMPLETE = {
 
 @pytest.mark.parametrize(("labels", "message"), INCOMPLETE.values(), ids=INCOMPLETE)
 def test_what_every_data_set_must_have_is_checked(monkeypatch, labels, message):
-    monkeypatch.setitem(specs._LOADERS, "npz", lambda path: tuple(clouds(split) for split in labels))
+    monkeypatch.setitem(specs._CLOUD_LOADERS, "npz", lambda path: tuple(clouds(split) for split in labels))
     with pytest.raises(InvalidInputError, match=rf"npz:a\.npz: .*{message}"):
         load_data("npz:a.npz")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.scene_specs import load_scenes
 from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.data.specs import load_scenes
 from i2p_zoo.segmentation import crops
 from i2p_zoo.segmentation.crops import Cropping, SceneBatches, as_cloud, choose_crop, turn
 from tests.segmentation.conftest import CLASSES, make_scene, make_set

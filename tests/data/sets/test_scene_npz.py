@@ -9,7 +9,7 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scenes import hold_out_scenes
-from i2p_zoo.data.sets.scene_npz import load_scene_npz
+from i2p_zoo.data.sets.npz import load_scene_npz
 from i2p_zoo.errors import NotFoundError
 
 RANDOM = np.random.default_rng(0)
