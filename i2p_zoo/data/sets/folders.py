@@ -48,8 +48,7 @@ def load_folder(folder: str | os.PathLike[str], points: int = 2048) -> tuple[Clo
     objects = read_objects([path for path, _, _ in rows], points, f"reading {folder.name}")
     whole = CloudSet(labels=np.array([label for _, label, _ in rows], np.int64), classes=classes, **objects)
     splits = np.array([split for _, _, split in rows])
-    train, test = (whole.subset(splits == name) for name in _SPLITS)
-    return train, test
+    return whole.subset(splits == "train"), whole.subset(splits == "test")
 
 
 def _list_files(folder: Path) -> list[tuple[str, str, Path | None]]:

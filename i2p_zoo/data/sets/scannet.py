@@ -15,29 +15,12 @@ from i2p_zoo.data.files.ply import RGB, read_ply, vertex_columns
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
-# NYU40's id of each of the benchmark's classes; every other id is IGNORED.
-IDS = {
-    1: "wall",
-    2: "floor",
-    3: "cabinet",
-    4: "bed",
-    5: "chair",
-    6: "sofa",
-    7: "table",
-    8: "door",
-    9: "window",
-    10: "bookshelf",
-    11: "picture",
-    12: "counter",
-    14: "desk",
-    16: "curtain",
-    24: "refrigerator",
-    28: "shower curtain",
-    33: "toilet",
-    34: "sink",
-    36: "bathtub",
-    39: "other furniture",
-}
+# NYU40's id of each of the benchmark's classes, and its name; every other id is IGNORED.
+_NAMES = (
+    "1 wall, 2 floor, 3 cabinet, 4 bed, 5 chair, 6 sofa, 7 table, 8 door, 9 window, 10 bookshelf, 11 picture, 12 counter, "
+    "14 desk, 16 curtain, 24 refrigerator, 28 shower curtain, 33 toilet, 34 sink, 36 bathtub, 39 other furniture"
+)
+IDS = {int(number): name for number, name in (entry.split(maxsplit=1) for entry in _NAMES.split(", "))}
 CLASSES = tuple(IDS.values())
 ADVICE = (
     "ScanNet is available from its authors' page on agreement to its terms; give the folder with scans/scene0000_00 and so on, "
@@ -65,8 +48,7 @@ def load_scannet(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneSet]:
         InvalidInputError: a list without names or with one twice; when a room is read, a file that is damaged or does not fit.
     """
     folder = require_folder(folder, ADVICE)
-    train, test = (_list_rooms(folder, folder / f"scannetv2_{split}.txt") for split in ("train", "val"))
-    return train, test
+    return _list_rooms(folder, folder / "scannetv2_train.txt"), _list_rooms(folder, folder / "scannetv2_val.txt")
 
 
 def _list_rooms(folder: Path, listing: Path) -> SceneSet:

@@ -14,41 +14,40 @@ from i2p_zoo.data.files.paths import require_file, require_folder
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
-CLASSES = tuple(
-    "car bicycle motorcycle truck other-vehicle person bicyclist motorcyclist road parking sidewalk other-ground building "
-    "fence vegetation trunk terrain pole traffic-sign".split()
-)
 TRAIN, TEST = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10), (8,)
 ADVICE = (
     "SemanticKITTI is available at semantic-kitti.org, its scans from KITTI's page on odometry; give the folder with "
     "dataset/sequences/00/velodyne and dataset/sequences/00/labels and so on."
 )
-# The official learning map: each id of the label files, from 252 on of what moves, and the class that it counts as.
+# The official learning map: the ids of the label files that count as each class; those from 252 on are of what moves.
 _IDS = {
-    **dict.fromkeys((0, 1, 52, 99), ""),  # unlabelled, outlier, other structure, other object
-    **dict.fromkeys((10, 252), "car"),
-    11: "bicycle",
-    15: "motorcycle",
-    **dict.fromkeys((18, 258), "truck"),
-    **dict.fromkeys((13, 16, 20, 256, 257, 259), "other-vehicle"),  # bus, on rails, other
-    **dict.fromkeys((30, 254), "person"),
-    **dict.fromkeys((31, 253), "bicyclist"),
-    **dict.fromkeys((32, 255), "motorcyclist"),
-    **dict.fromkeys((40, 60), "road"),  # and lane marking
-    44: "parking",
-    48: "sidewalk",
-    49: "other-ground",
-    50: "building",
-    51: "fence",
-    70: "vegetation",
-    71: "trunk",
-    72: "terrain",
-    80: "pole",
-    81: "traffic-sign",
+    "car": (10, 252),
+    "bicycle": (11,),
+    "motorcycle": (15,),
+    "truck": (18, 258),
+    "other-vehicle": (13, 16, 20, 256, 257, 259),  # bus, on rails, other
+    "person": (30, 254),
+    "bicyclist": (31, 253),
+    "motorcyclist": (32, 255),
+    "road": (40, 60),  # and lane marking
+    "parking": (44,),
+    "sidewalk": (48,),
+    "other-ground": (49,),
+    "building": (50,),
+    "fence": (51,),
+    "vegetation": (70,),
+    "trunk": (71,),
+    "terrain": (72,),
+    "pole": (80,),
+    "traffic-sign": (81,),
 }
+CLASSES = tuple(_IDS)
+_UNLABELLED = (0, 1, 52, 99)  # and outlier, other structure, other object
 _UNKNOWN = -2
 _CLASS_OF_ID = np.full(2**16, _UNKNOWN, np.int64)
-_CLASS_OF_ID[list(_IDS)] = [CLASSES.index(name) if name else IGNORED for name in _IDS.values()]
+_CLASS_OF_ID[list(_UNLABELLED)] = IGNORED
+for label, ids in enumerate(_IDS.values()):
+    _CLASS_OF_ID[list(ids)] = label
 
 
 def load_semantickitti(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneSet]:
@@ -73,8 +72,7 @@ def load_semantickitti(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneS
     root = next((path for path in (folder / "dataset" / "sequences", folder / "sequences") if path.is_dir()), None)
     if root is None:
         raise NotFoundError(f"{folder}: neither dataset/sequences nor sequences. {ADVICE}")
-    train, test = (_list_scans(root, sequences) for sequences in (TRAIN, TEST))
-    return train, test
+    return _list_scans(root, TRAIN), _list_scans(root, TEST)
 
 
 def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
@@ -89,7 +87,7 @@ def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
             require_file(_labels(scan), f"The scan {scan} has no labels. {ADVICE}")
             (filled if _count(scan) else empty).append(scan)
     if empty:
-        warnings.warn(f"{root}: {len(empty)} scans such as {empty[0]} have no points and are left out.", stacklevel=4)
+        warnings.warn(f"{root}: {len(empty)} scans such as {empty[0]} have no points and are left out.", stacklevel=3)
     names = tuple(f"{scan.parents[1].name}/{scan.stem}" for scan in filled)
     # Neighbouring scans are a tenth of a second apart, and most sequences come through the same streets again: what is held out
     # of a sequence has been trained on, however it is cut. The ten sequences still add up to any usual fraction within 3 %.
@@ -104,9 +102,8 @@ def _load_scan(scans: Sequence[Path], number: int) -> Scene:
     labels = _CLASS_OF_ID[ids]
     if (labels == _UNKNOWN).any():
         row = int((labels == _UNKNOWN).argmax())
-        raise InvalidInputError(
-            f"{_labels(scan)}: the label of point {row} is {ids[row]}; the map has {', '.join(map(str, sorted(_IDS)))}."
-        )
+        known = ", ".join(map(str, np.flatnonzero(_CLASS_OF_ID != _UNKNOWN)))
+        raise InvalidInputError(f"{_labels(scan)}: the label of point {row} is {ids[row]}; the map has {known}.")
     return {"points": points.astype(np.float32), "labels": labels}
 
 
