@@ -1,7 +1,7 @@
 """Labelled point clouds: data sets, files of clouds and meshes, augmentation and batches."""
 
-from i2p_zoo.data.augmentation import augment as augment
 from i2p_zoo.data.batches import TrainingBatches as TrainingBatches
+from i2p_zoo.data.batches import augment as augment
 from i2p_zoo.data.batches import evaluation_batches as evaluation_batches
 from i2p_zoo.data.clouds import CloudSet as CloudSet
 from i2p_zoo.data.clouds import choose_shots as choose_shots

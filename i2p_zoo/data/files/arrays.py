@@ -1,7 +1,8 @@
-"""Arrays by name, as .npz files hold them, and what the arrays of labelled clouds must be."""
+"""Arrays by name, as .npz files hold them, and what the arrays of labelled clouds must be, normals and colours among them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.files.paths import faults_named, require_file
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.staging import replacing
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -18,6 +20,7 @@ Arrays = dict[str, NDArray[Any]]
 _AXES = {"normals": 3, "colors": 3, "part": 2, "scale": 1, "split": 1, "names": 1, "family": 1, "unit": 0}
 _LISTS = ("classes", "parts", "coarse_parts")
 _TYPES = {"floats": np.floating, "integers": np.integer, "booleans": np.bool_, "int8": np.int8, "uint8": np.uint8}
+_OVERSHOOT = 1e-3  # beyond 1, of colours as fractions that were blended
 _ALLOWED = {
     **dict.fromkeys(("points", "scale"), ("floats", "integers")),
     **dict.fromkeys(("label", "part", "coarse_of_part"), ("integers",)),
@@ -49,6 +52,28 @@ def load_arrays(file: IO[bytes]) -> Arrays:
     file.seek(0)
     with np.load(file, allow_pickle=False) as loaded:
         return {name: loaded[name] for name in loaded.files}
+
+
+def read_cache(path: Path, fingerprint: str, names: Iterable[str]) -> Arrays | None:
+    """Returns the arrays that a run kept, or None where there are none of the same fingerprint, or damaged ones."""
+    try:
+        arrays = read_arrays(path, "")
+    except (NotFoundError, InvalidInputError):
+        return None
+    is_same = str(arrays.get("fingerprint")) == fingerprint and set(names) <= arrays.keys()
+    return arrays if is_same else None
+
+
+def write_cache(path: Path, fingerprint: str, consequence: str, **arrays: Any) -> None:
+    """Keeps arrays that took long to make, under a fingerprint of what they were made of.
+
+    Where the folder cannot be written it warns of the consequence.
+    """
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, fingerprint=fingerprint, **arrays)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written ({error}): {consequence}", stacklevel=4)
 
 
 def select_arrays(path: Path, arrays: Arrays, required: Iterable[str], optional: Iterable[str]) -> Arrays:
@@ -101,6 +126,32 @@ def unit_normals(normals: NDArray[Any]) -> NDArray[np.float32]:
     """Returns float32 of floats or of int8, which are 127 times as long."""
     unit: NDArray[np.float32] = normals.astype(np.float32) / np.float32(127 if normals.dtype == np.int8 else 1)
     return unit
+
+
+def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns uint8 of the same shape, of floats within 0 to 1, numbers within 0 to 255, or uint16 that fill their range.
+
+    Raises:
+        InvalidInputError: numbers beyond these ranges, or another type.
+
+    Example:
+        >>> to_bytes(np.array([[0.0, 0.2, 1.0]])).tolist(), to_bytes(np.array([[0, 257, 65535]], np.uint16)).tolist()
+        ([[0, 51, 255]], [[0, 1, 255]])
+    """
+    low, high = colors.min(initial=0), colors.max(initial=0)
+    is_wide = colors.dtype == np.uint16 and high > 255  # some writers fill 16 bits with 8-bit values
+    is_fraction = colors.dtype.kind == "f" and high <= 1 + _OVERSHOOT
+    fits = low >= 0 and (high <= 255 or is_wide)
+    is_unclear = colors.dtype.kind == "f" and 1 + _OVERSHOOT < high < 2 and bool((colors != np.round(colors)).any())
+    if colors.dtype.kind not in "iuf" or not fits or is_unclear:
+        raise InvalidInputError(
+            f"its colours are {colors.dtype} from {low} to {high}; expected 0 to 255, fractions of 0 to 1, or uint16."
+        )
+    if is_wide:
+        colors = colors / 257
+    elif is_fraction:
+        colors = np.minimum(colors * 255, 255)
+    return np.round(colors).astype(np.uint8)
 
 
 def _check_positive(path: Path, name: str, values: NDArray[Any]) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.files.colors import to_bytes
+from i2p_zoo.data.files.arrays import Arrays, to_bytes
 from i2p_zoo.data.files.formats import READERS
 from i2p_zoo.data.files.paths import faults_named
 from i2p_zoo.data.files.polygons import sample_surface

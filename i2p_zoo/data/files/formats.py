@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
-from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, unit_normals
-from i2p_zoo.data.files.colors import to_bytes
+from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, to_bytes, unit_normals
 from i2p_zoo.data.files.ply import RGB, Lists, read_ply, vertex_columns
 from i2p_zoo.errors import InvalidInputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
-from i2p_zoo.data.files.caches import read_cache, write_cache
+from i2p_zoo.data.files.arrays import read_cache, write_cache
 from i2p_zoo.data.files.hdf5 import POINTS, read_hdf5
 from i2p_zoo.data.files.paths import require_folder
 from i2p_zoo.data.objects import check_counts, read_objects

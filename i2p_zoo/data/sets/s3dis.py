@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2p_zoo.data.files.caches import read_cache, write_cache
-from i2p_zoo.data.files.colors import to_bytes
+from i2p_zoo.data.files.arrays import read_cache, to_bytes, write_cache
 from i2p_zoo.data.files.paths import faults_named, require_folder
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
