@@ -96,8 +96,7 @@ class CloudSet:
 
     def hard_labels(self) -> NDArray[np.int64]:
         """Returns (M,) the class of each cloud; of soft labels the likeliest."""
-        hard: NDArray[np.int64] = (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
-        return hard
+        return (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
 
 
 def check_class_names(owner: str, classes: Sequence[str]) -> None:

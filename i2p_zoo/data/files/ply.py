@@ -50,24 +50,19 @@ def read_ply(file: IO[bytes]) -> dict[str, Properties]:
             type cannot hold.
     """
     is_text, elements = _read_header(file)
-    content = file.read()
-    properties: dict[str, Properties] = {}
+    rest: Any = file.read()
     if is_text:
-        lines = [line for line in content.decode("latin-1").splitlines() if line.strip()]
-        for element in elements:
-            part, lines = lines[: element.length], lines[element.length :]
-            if len(part) < element.length:
-                raise _cut_short(element, len(part))
-            properties[element.name] = _by_name(element, _read_text(element, part))
-        if lines:
-            raise InvalidInputError(f"it has {len(lines)} lines more than its header says, the first {lines[0][:80]!r}.")
-        return properties
-    start = 0
+        rest = [line for line in rest.decode("latin-1").splitlines() if line.strip()]
+    properties: dict[str, Properties] = {}
     for element in elements:
-        lists, start = _read_binary(element, content, start)
-        properties[element.name] = _by_name(element, lists)
-    if start < len(content):
-        raise InvalidInputError(f"it has {len(content) - start} bytes more than its header says.")
+        lists, size = (_read_text(element, rest), element.length) if is_text else _read_binary(element, rest)
+        rest = rest[size:]
+        pairs = zip(element.properties, lists, strict=True)
+        properties[element.name] = {each.name: column if each.size_dtype else column.values for each, column in pairs}
+    if rest and is_text:
+        raise InvalidInputError(f"it has {len(rest)} lines more than its header says, the first {rest[0][:80]!r}.")
+    if rest:
+        raise InvalidInputError(f"it has {len(rest)} bytes more than its header says.")
     return properties
 
 
@@ -135,16 +130,14 @@ def _read_header(file: IO[bytes]) -> tuple[bool, list[_Element]]:
     raise InvalidInputError("its header has no end, a line `end_header`.")
 
 
-def _by_name(element: _Element, lists: Sequence[Lists]) -> Properties:
-    pairs = zip(element.properties, lists, strict=True)
-    return {each.name: column if each.size_dtype else column.values for each, column in pairs}
-
-
 def _cut_short(element: _Element, rows: int) -> InvalidInputError:
     return InvalidInputError(f"cut short: {rows} of {element.length} rows of the element {element.name!r}.")
 
 
-def _read_text(element: _Element, lines: Sequence[str]) -> list[Lists]:
+def _read_text(element: _Element, content: Sequence[str]) -> list[Lists]:
+    lines = content[: element.length]
+    if len(lines) < element.length:
+        raise _cut_short(element, len(lines))
     if lines and not any(each.size_dtype for each in element.properties):
         # numpy reads them ten times as fast, but only reading one by one tells which row is at fault
         with contextlib.suppress(ValueError):
@@ -183,31 +176,32 @@ def _held(each: _Property, values: NDArray[np.float64]) -> NDArray[Any]:
     return held
 
 
-def _read_binary(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
-    """Returns the properties and where the next element begins."""
+def _read_binary(element: _Element, content: bytes) -> tuple[list[Lists], int]:
+    """Returns the properties and how many bytes they take."""
     # at once if the lists of every row are as long as those of the first, else one by one
-    lists, _ = _read_rows(element._replace(length=min(1, element.length)), content, start)
+    lists, _ = _read_rows(element._replace(length=min(1, element.length)), content)
     fields: list[Any] = []
     for number, (each, first) in enumerate(zip(element.properties, lists, strict=True)):
         fields += [(f"size {number}", each.size_dtype)] if each.size_dtype else []
         fields += [(f"values {number}", each.dtype, (len(first.values),))]
     row_dtype = np.dtype(fields)
-    end = start + element.length * row_dtype.itemsize
+    end = element.length * row_dtype.itemsize
     listed = [number for number, each in enumerate(element.properties) if each.size_dtype]
     if end > len(content):
         if not listed:
-            raise _cut_short(element, (len(content) - start) // row_dtype.itemsize)
-        return _read_rows(element, content, start)
-    rows = np.frombuffer(content, row_dtype, element.length, start)
+            raise _cut_short(element, len(content) // row_dtype.itemsize)
+        return _read_rows(element, content)
+    rows = np.frombuffer(content, row_dtype, element.length)
     if any((rows[f"size {number}"] != len(lists[number].values)).any() for number in listed):
-        return _read_rows(element, content, start)
+        return _read_rows(element, content)
     values = [rows[f"values {number}"].reshape(-1) for number in range(len(lists))]
     sizes = [np.full(element.length, len(first.values), np.int64) for first in lists]
     return [Lists(_native(column), its_sizes) for column, its_sizes in zip(values, sizes, strict=True)], end
 
 
-def _read_rows(element: _Element, content: bytes, start: int) -> tuple[list[Lists], int]:
+def _read_rows(element: _Element, content: bytes) -> tuple[list[Lists], int]:
     parts: list[list[NDArray[Any]]] = [[np.zeros(0, each.dtype)] for each in element.properties]
+    start = 0
     for row in range(element.length):
         for each, its_parts in zip(element.properties, parts, strict=True):
             size = 1

@@ -127,5 +127,4 @@ def _is_empty(corners: NDArray[np.float64], points: NDArray[np.float64], slack: 
 def _turn(first: NDArray[np.float64], second: NDArray[np.float64], third: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns twice the areas of triangles in the plane, positive where they turn to the left."""
     side, other = second - first, third - first
-    turns: NDArray[np.float64] = side[..., 0] * other[..., 1] - side[..., 1] * other[..., 0]
-    return turns
+    return side[..., 0] * other[..., 1] - side[..., 1] * other[..., 0]
