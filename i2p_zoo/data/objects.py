@@ -1,4 +1,4 @@
-"""What the data sets of objects share: one object a file, normalised, and counts that are checked against the release."""
+"""What the data sets of objects share: PointNet's HDF5 files, or one object a file, normalised, and the release's counts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from i2p_zoo._extras import require
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.cloud_files import read_cloud
+from i2p_zoo.data.files.paths import faults_named, require_file
 from i2p_zoo.errors import InvalidInputError
+
+POINTS = 2048
 
 
 def read_objects(paths: Sequence[Path], points: int, title: str) -> dict[str, Any]:
@@ -64,3 +68,53 @@ def check_counts(folder: Path, counts: tuple[int, int], official: tuple[int, int
             f"{folder}: expected {official[0]:,} training and {official[1]:,} test clouds, as the official release has; "
             f"found {counts[0]:,} and {counts[1]:,}. Complete the download, or load it with check=False."
         )
+
+
+def read_hdf5(paths: Sequence[Path], classes: int) -> Arrays:
+    """Reads the arrays of HDF5 files in PointNet's layout, of 2,048 points a cloud, and joins them.
+
+    Args:
+        paths: of the files of one split.
+        classes: how many there are.
+
+    Returns:
+        `points` (M, 2048, 3) float32, `labels` (M,) int64 and, where every file has them, `normals` (M, 2048, 3) float32.
+
+    Raises:
+        NotFoundError: a file is missing.
+        InvalidInputError: a file is damaged, lacks an array, or has one that does not fit.
+        MissingExtraError: h5py is not installed.
+    """
+    h5py = require("h5py", "data")
+    parts = []
+    for path in paths:
+        require_file(path, "The data set has it; complete the download.")
+        with faults_named(path), h5py.File(path, "r") as file:
+            missing = sorted({"data", "label"} - set(file))
+            if missing:
+                raise InvalidInputError(f"it lacks the arrays {missing}; it has {sorted(file)}.")
+            names = {"data": "points", "label": "labels", "normal": "normals"}
+            part = {ours: file[theirs][...] for theirs, ours in names.items() if theirs in file}
+            _check_arrays(part, classes)
+        part["labels"] = part["labels"].reshape(-1).astype(np.int64)
+        parts.append(part)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if all(name in part for part in parts)}
+    return {name: array if name == "labels" else array.astype(np.float32, copy=False) for name, array in joined.items()}
+
+
+def _check_arrays(part: Arrays, classes: int) -> None:
+    points, labels = part["points"], part["labels"]
+    count = len(points)
+    if points.shape != (count, POINTS, 3) or labels.shape not in ((count,), (count, 1)) or not count:
+        raise InvalidInputError(
+            f"expected data (M, {POINTS}, 3) and label (M,) or (M, 1); found {points.shape}, {labels.shape}."
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise InvalidInputError(f"labels must be integers of 0 to {classes - 1}; found {labels.min()} to {labels.max()}.")
+    for name in ("points", "normals"):
+        array = part.get(name, points)
+        if array.shape != points.shape or array.dtype.kind != "f":
+            raise InvalidInputError(f"its {name} must be floats {points.shape}; found {array.dtype} {array.shape}.")
+        faulty = np.flatnonzero(~np.isfinite(array).all((1, 2)))
+        if len(faulty):
+            raise InvalidInputError(f"the {name} of cloud {faulty[0]} have values that are NaN or infinite.")

@@ -106,7 +106,10 @@ def check_arrays(path: Path, arrays: Arrays, label_axes: int) -> None:
         raise InvalidInputError(f"{path}: split must be 0 for train or 1 for test; found {np.unique(arrays['split'])}.")
     for name in ("unit", "scale"):
         if name in arrays:
-            _check_positive(path, name, arrays[name])
+            with np.errstate(over="ignore"):
+                single = arrays[name].astype(np.float32)
+            if not (np.isfinite(single) & (single > 0)).all():
+                raise InvalidInputError(f"{path}: {name} must be positive and finite; found {single.min()} to {single.max()}.")
 
 
 def check_dtypes(place: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -152,10 +155,3 @@ def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
     elif is_fraction:
         colors = np.minimum(colors * 255, 255)
     return np.round(colors).astype(np.uint8)
-
-
-def _check_positive(path: Path, name: str, values: NDArray[Any]) -> None:
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    if not (np.isfinite(single) & (single > 0)).all():
-        raise InvalidInputError(f"{path}: {name} must be positive and finite; found {single.min()} to {single.max()}.")

@@ -64,13 +64,12 @@ def _list_files(folder: Path) -> list[tuple[str, str, Path | None]]:
     listed: list[tuple[str, str, Path | None]] = []
     for name, path in top.items():
         inner = _subfolders(path)
-        if inner and not set(inner) <= set(_SPLITS):
+        if not set(inner) <= set(_SPLITS):
             raise InvalidInputError(
                 f"{path}: expected files, or the folders train and test; found the folders {sorted(inner)}."
             )
-        if inner:
-            listed += [(name, split, file) for split, part in inner.items() for file in _files(part)]
-        else:
+        listed += [(name, split, file) for split, part in inner.items() for file in _files(part)]
+        if not inner:
             listed += [(name, _split_of(file), file) for file in _files(path)]
     if len({bool(_subfolders(path)) for path in top.values()}) > 1:
         raise InvalidInputError(f"{folder}: some classes are divided into train and test and others are not.")

@@ -10,9 +10,8 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import read_cache, write_cache
-from i2p_zoo.data.files.hdf5 import POINTS, read_hdf5
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.objects import check_counts, read_objects
+from i2p_zoo.data.objects import POINTS, check_counts, read_hdf5, read_objects
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple(
@@ -62,11 +61,10 @@ def _load_hdf5(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
         classes = tuple(names.read_text(encoding="utf-8", errors="replace").split())
         if len(classes) != len(CLASSES):
             raise InvalidInputError(f"{names}: expected the names of {len(CLASSES)} classes; found {len(classes)}.")
-    arrays = [read_hdf5(_hdf5_files(folder, split), len(CLASSES)) for split in ("train", "test")]
+    train, test = (read_hdf5(_hdf5_files(folder, split), len(CLASSES)) for split in ("train", "test"))
     if check:
-        check_counts(folder, (len(arrays[0]["labels"]), len(arrays[1]["labels"])), HDF5_COUNTS)
-    train, test = (CloudSet(classes=classes, **split) for split in arrays)
-    return train, test
+        check_counts(folder, (len(train["labels"]), len(test["labels"])), HDF5_COUNTS)
+    return CloudSet(classes=classes, **train), CloudSet(classes=classes, **test)
 
 
 def _hdf5_files(folder: Path, split: str) -> list[Path]:

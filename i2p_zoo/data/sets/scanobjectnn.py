@@ -7,9 +7,8 @@ import os
 import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
-from i2p_zoo.data.files.hdf5 import read_hdf5
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.objects import check_counts, to_unit_sphere
+from i2p_zoo.data.objects import check_counts, read_hdf5, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split())
@@ -55,11 +54,9 @@ def load_scanobjectnn(
     place = next((place for place in places if place.is_dir()), None)
     if place is None:
         raise NotFoundError(f"{folder}: neither {inner} nor h5_files/{inner} in it. {ADVICE}")
-    paths = [place / f"{split}_objectdataset{ending}.h5" for split in ("training", "test")]
-    arrays = [read_hdf5([path], len(CLASSES)) for path in paths]
+    train, test = (read_hdf5([place / f"{split}_objectdataset{ending}.h5"], len(CLASSES)) for split in ("training", "test"))
     if check:
-        check_counts(place, (len(arrays[0]["labels"]), len(arrays[1]["labels"])), official)
-    train, test = (
-        CloudSet(np.stack([to_unit_sphere(cloud) for cloud in split["points"]]), split["labels"], CLASSES) for split in arrays
-    )
-    return train, test
+        check_counts(place, (len(train["labels"]), len(test["labels"])), official)
+    for split in (train, test):
+        split["points"] = np.stack([to_unit_sphere(cloud) for cloud in split["points"]])
+    return CloudSet(train["points"], train["labels"], CLASSES), CloudSet(test["points"], test["labels"], CLASSES)
