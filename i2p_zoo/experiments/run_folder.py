@@ -21,7 +21,7 @@ from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
-from i2p_zoo.finetune.processes import make_accelerator
+from i2p_zoo.finetune.trainer import make_accelerator
 from i2p_zoo.finetune.training_state import FREE, has_training_state
 from i2p_zoo.staging import replacing
 

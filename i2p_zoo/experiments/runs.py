@@ -11,8 +11,7 @@ from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, build_model
-from i2p_zoo.finetune import Classification, Options
-from i2p_zoo.finetune.processes import evaluate_together
+from i2p_zoo.finetune import Classification, Options, evaluate
 
 
 def run(
@@ -46,7 +45,7 @@ def run(
     )
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
-        accuracy = evaluate_together(model, test_set, accelerator)
+        accuracy = evaluate(model, test_set, accelerator=accelerator)
         return accuracy.to_dict(), accuracy.confusion
 
     task = Classification(*run_options.divide(train_set, test_set, hold_out, options.seed))

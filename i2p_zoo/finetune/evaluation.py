@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
@@ -60,21 +61,35 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
     return logits
 
 
-def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64) -> Accuracy:
+def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64, accelerator: Any = None) -> Accuracy:
     """Classifies labelled clouds in eval mode; every module's mode is put back.
+
+    Args:
+        model: a network with a classifier.
+        clouds: labelled.
+        batch_size: clouds at once.
+        accelerator: of several processes, each of which takes its share of the clouds; all get the whole.
 
     Raises:
         InvalidInputError, DivergedError: as `predict_logits`.
     """
-    return count_accuracy(predict_logits(model, clouds, batch_size).argmax(1).numpy(), clouds)
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    rows = np.arange(rank, len(clouds), processes)
+    shares: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    if len(rows) or not len(clouds):  # every process refuses an empty set
+        share = clouds if processes == 1 else clouds.subset(rows)
+        shares.append((rows, predict_logits(model, share, batch_size).argmax(1).numpy()))
+    predictions = np.empty(len(clouds), np.int64)
+    for numbers, classes in require("accelerate.utils", "finetune").gather_object(shares) if processes > 1 else shares:
+        predictions[numbers] = classes
+    return _count_accuracy(predictions, clouds)
 
 
-def count_accuracy(predictions: NDArray[np.int64], clouds: CloudSet) -> Accuracy:
+def _count_accuracy(predictions: NDArray[np.int64], clouds: CloudSet) -> Accuracy:
     """Compares (M,) predicted classes with a set's labels."""
     labels, count = clouds.hard_labels(), max(len(clouds.classes), int(predictions.max(initial=0)) + 1)
     confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
     totals = confusion.sum(1)
-    fractions = {name: confusion[k, k] / totals[k] if totals[k] else None for k, name in enumerate(clouds.classes)}
-    per_class = {name: None if value is None else float(value) for name, value in fractions.items()}
+    per_class = {name: float(confusion[k, k] / totals[k]) if totals[k] else None for k, name in enumerate(clouds.classes)}
     occurring = [value for value in per_class.values() if value is not None]
     return Accuracy(float((predictions == labels).mean()), float(np.mean(occurring)), per_class, predictions, confusion)

@@ -60,8 +60,8 @@ def freeze(model: Any, mode: str) -> ParameterCount:
         module.requires_grad_(True)
     model.frozen_norms = mode in ("io", "head", "none")
     model.train(model.training)
-    counts = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
-    return ParameterCount(sum(n for n, on in counts.values() if on), sum(n for n, _ in counts.values()))
+    parameters = list(model.parameters())
+    return ParameterCount(sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
 
 
 def find_input_layers(model: Any) -> list[nn.Module]:

@@ -52,8 +52,8 @@ class Evaluation:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
         """Undoes `to_dict`."""
-        scores = {key: value for key, value in values.items() if key not in ("step", "seconds")}
-        return cls(values["step"], scores, values["seconds"])
+        scores = dict(values)
+        return cls(step=scores.pop("step"), seconds=scores.pop("seconds"), scores=scores)
 
 
 @dataclass

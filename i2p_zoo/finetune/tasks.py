@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune.evaluation import evaluate
 from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.processes import evaluate_together
 
 
 class Task(Protocol):
@@ -85,7 +85,7 @@ class Classification:
     def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
         """Returns top1 and mean_class of the monitored clouds."""
         monitor: Any = self.monitor
-        accuracy = evaluate_together(model, monitor, accelerator, options.batch_size)
+        accuracy = evaluate(model, monitor, options.batch_size, accelerator)
         return {"top1": accuracy.top1, "mean_class": accuracy.mean_class}
 
     def fingerprint(self) -> bytes:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.processes import make_accelerator, share_of
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.sparse.batch_norm import synchronize_norms
@@ -91,10 +91,34 @@ def train(
             run.save(place)
         run.go(place, progress)
     finally:
-        run.close()
+        run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # so that the model is as it was given
+        model.eval()
         if accelerator is None:
             run.accelerator.free_memory()
     return run.history
+
+
+def make_accelerator(precision: str = "no", place: bool = False) -> Any:
+    """Returns an `accelerate.Accelerator` of this process, as `accelerate launch` or torchrun set it up.
+
+    Args:
+        precision: "no" leaves it to `accelerate launch`.
+        place: whether networks move to the process's device when training begins.
+
+    Raises:
+        InvalidInputError: "fp16" without a GPU.
+        MissingExtraError: accelerate is not installed.
+    """
+    accelerate = require("accelerate", "finetune")
+    chosen = None if precision == "no" else precision
+    state = accelerate.state.AcceleratorState
+    if state._shared_state and state().mixed_precision != (chosen or "no"):
+        state._reset_state()  # the precision of an earlier run in this process
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = accelerate.Accelerator(device_placement=place, mixed_precision=chosen, kwargs_handlers=[unused])
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate passes over it
+        raise InvalidInputError("precision='fp16' needs a GPU; on a CPU there is 'bf16'.")
+    return accelerator
 
 
 class _Run:
@@ -112,7 +136,12 @@ class _Run:
         self.model, self.task, self.options, self.names = model, task, options, names
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
-        self.share = share_of(options.batch_size, accelerator.num_processes, options.accumulate)
+        self.share, rest = divmod(options.batch_size, accelerator.num_processes * options.accumulate)
+        if rest:
+            raise InvalidInputError(
+                f"A batch_size of {options.batch_size} does not divide evenly among {accelerator.num_processes} processes with "
+                f"accumulate={options.accumulate}."
+            )
         optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
         self.raw_optimizer = optimizer(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
@@ -125,18 +154,12 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
 
-    @property
-    def judged(self) -> Any:
-        """The network that is evaluated and kept."""
-        return self.model if self.average is None else self.average.module
-
     def go(self, folder: Path | None, progress: str | None) -> None:
         """Runs the steps that are left."""
         options = self.options
-        todo = range(len(self.history.steps), options.steps)
-        if self.has_reached_target():
-            todo = range(0)
-        bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=progress is None or self.is_helper)
+        todo = range(0) if self.has_reached_target() else range(len(self.history.steps), options.steps)
+        is_shown = progress is not None and self.accelerator.is_main_process
+        bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=not is_shown)
         devices = [self.device] if self.device.type == "cuda" else []
         together = synchronize_norms(self.accelerator.num_processes > 1)
         with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
@@ -163,10 +186,6 @@ class _Run:
         elif self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
 
-    @property
-    def is_helper(self) -> bool:
-        return not self.accelerator.is_main_process
-
     def load_batches(self, steps: range) -> Iterator[list[Any]]:
         """Yields this process's share of each batch."""
         batches: Any = self.task.batches(self.options)
@@ -175,7 +194,7 @@ class _Run:
             batch_size=None,
             sampler=steps,
             num_workers=self.options.workers,
-            collate_fn=_as_it_is,
+            collate_fn=list,
             multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
         )
         size = self.share * self.options.accumulate
@@ -190,7 +209,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(options.accumulate):
             share = samples[part * self.share : (part + 1) * self.share]
-            torch.manual_seed(_derive_seed(options.seed, number, part, self.accelerator.process_index))
+            seeds = np.random.SeedSequence((options.seed, number, part, self.accelerator.process_index))
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
             is_last = part + 1 == options.accumulate
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
@@ -213,19 +233,18 @@ class _Run:
 
     def note(self, entry: Step | Evaluation) -> None:
         """Adds an entry to the history."""
-        if isinstance(entry, Step):
-            self.history.steps.append(entry)
-        else:
-            self.history.evaluations.append(entry)
+        entries: list[Any] = self.history.steps if isinstance(entry, Step) else self.history.evaluations
+        entries.append(entry)
         self.report(entry)
 
     def evaluate(self, step: int) -> None:
         """Measures the monitored clouds, and keeps the weights where they are the best so far."""
         best = self.history.best()
-        entry = Evaluation(step, self.task.evaluate(self.judged, self.accelerator, self.options), self.seconds)
+        judged = self.model if self.average is None else self.average.module
+        entry = Evaluation(step, self.task.evaluate(judged, self.accelerator, self.options), self.seconds)
         self.note(entry)
         if self.options.keep == "best" and (best is None or entry.score > best.score):
-            self.best = {name: training_state.copy_to_cpu(tensor) for name, tensor in self.judged.state_dict().items()}
+            self.best = {name: training_state.copy_to_cpu(tensor) for name, tensor in judged.state_dict().items()}
 
     def has_reached_target(self) -> bool:
         """Whether the last evaluation is good enough to stop."""
@@ -241,7 +260,7 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Saves the state; raises OSError where the folder cannot be written."""
-        if self.is_helper:
+        if not self.accelerator.is_main_process:
             return
         optimizer = training_state.read_optimizer(self.raw_optimizer, self.names)
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer, "best": self.best}
@@ -262,22 +281,9 @@ class _Run:
         if "scaler" in state.scalars:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
 
-    def close(self) -> None:
-        """Leaves the model as it was given, but trained and in eval mode."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        self.model.eval()
-
 
 def _is_due(number: int, every: int | None) -> bool:
     return every is not None and (number + 1) % every == 0
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _derive_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:

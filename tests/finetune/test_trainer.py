@@ -24,7 +24,7 @@ from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer, training_state
 from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.evaluation import predict_logits
-from i2p_zoo.finetune.processes import make_accelerator
+from i2p_zoo.finetune.trainer import make_accelerator
 from i2p_zoo.finetune.training_state import STATE, TENSORS
 from tests.finetune.test_freezing import shapes, tiny
 
