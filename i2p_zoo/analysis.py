@@ -248,19 +248,16 @@ def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
                 model(batch.to(device=parameter.device, dtype=parameter.dtype))
                 if len(seen) != 1:
                     raise InvalidInputError(f"{name} ran its classifier {len(seen)} times for one batch; once was expected.")
-                inputs.append(_check_vectors(seen[0], name))
+                values = seen[0]  # of a classifier that is a 1x1 convolution (B, D, 1, 1)
+                if not isinstance(values, Tensor) or values.ndim < 2 or values[:1, :1].numel() != 1:
+                    shape = tuple(values.shape)
+                    raise InvalidInputError(f"The classifier of {name} must read one vector a sample; it reads {shape}.")
+                inputs.append(values.flatten(1).cpu())
     finally:
         handle.remove()
     if not inputs:
         raise InvalidInputError("There are no batches to take features of.")
     return torch.cat(inputs)
-
-
-def _check_vectors(values: Any, name: str) -> Tensor:
-    # A classifier that is a 1x1 convolution reads (B, D, 1, 1).
-    if not isinstance(values, Tensor) or values.ndim < 2 or values[:1, :1].numel() != 1:
-        raise InvalidInputError(f"The classifier of {name} must read one vector a sample; it reads {tuple(values.shape)}.")
-    return values.flatten(1).cpu()
 
 
 def measure_collapse(model: Any, clouds: CloudSet, batch_size: int = 32) -> NeuralCollapse:

@@ -1,7 +1,8 @@
 """Segmentation: classes of points."""
 
-from i2p_zoo.networks.unet import UNet as UNet
-from i2p_zoo.segmentation.pretrained_unet import create_unet as create_unet
-from i2p_zoo.segmentation.task import Segmentation as Segmentation
-from i2p_zoo.segmentation.task import score as score
-from i2p_zoo.segmentation.voting import segment as segment
+from i2p_zoo.networks.unet import UNet
+from i2p_zoo.segmentation.pretrained_unet import create_unet
+from i2p_zoo.segmentation.task import Segmentation, score
+from i2p_zoo.segmentation.voting import segment
+
+__all__ = ["Segmentation", "UNet", "create_unet", "score", "segment"]

@@ -127,19 +127,18 @@ def center(cloud: Arrays) -> Arrays:
     """Returns a cloud in the middle of its box in x and y and on its ground in z, so that no place on a map is learned."""
     low, high = cloud["points"][:, :3].min(0), cloud["points"][:, :3].max(0)
     middle = (low.astype(np.float64) + high) / 2
-    points = cloud["points"].copy()
-    points[:, :3] -= np.array([middle[0], middle[1], low[2]], np.float64)
-    return {**cloud, "points": points}
+    centred = {**cloud, "points": cloud["points"].copy()}
+    centred["points"][:, :3] -= np.array([middle[0], middle[1], low[2]], np.float64)
+    return centred
 
 
 def turn(cloud: Arrays, cropping: Cropping, random: np.random.Generator) -> Arrays:
     """Returns a cloud turned about z and scaled at random, in arrays of its own."""
-    out = dict(cloud)
+    out = {**cloud, "points": cloud["points"].copy()}
     angle = random.uniform(0, 2 * np.pi) if cropping.rotate else 0.0
     rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]], np.float32)
-    points = cloud["points"].copy()
-    points[:, :3] = points[:, :3] @ rotation.T * np.float32(random.uniform(1 - cropping.scale, 1 + cropping.scale))
-    out["points"] = points
+    scale = np.float32(random.uniform(1 - cropping.scale, 1 + cropping.scale))
+    out["points"][:, :3] = cloud["points"][:, :3] @ rotation.T * scale
     if "normals" in cloud:
         out["normals"] = cloud["normals"] @ rotation.T
     return out

@@ -69,14 +69,9 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
     for label in labels.unique():
         truth = (labels == label).to(probabilities.dtype)
         errors, order = (truth - probabilities[:, label]).abs().sort(descending=True)
-        losses.append(errors @ _jaccard_gradient(truth[order]))
+        ordered = truth[order]
+        intersection = ordered.sum() - ordered.cumsum(0)
+        union = ordered.sum() + (1 - ordered).cumsum(0)
+        jaccard = 1 - intersection / union  # when the errors up to each are counted (algorithm 1 of the paper)
+        losses.append(errors @ jaccard.diff(prepend=jaccard.new_zeros(1)))
     return torch.stack(losses).mean()
-
-
-def _jaccard_gradient(truth: Tensor) -> Tensor:
-    """How much 1 - IoU grows as each of the sorted errors is counted, (P,) (algorithm 1 of the paper)."""
-    total = truth.sum()
-    intersection = total - truth.cumsum(0)
-    union = total + (1 - truth).cumsum(0)
-    jaccard = 1 - intersection / union
-    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])

@@ -85,13 +85,6 @@ class Segmentation:
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
-def check_network(model: UNet, classes: tuple[str, ...]) -> None:
-    """Raises InvalidInputError unless a network has as many classes and, where it notes their names, these."""
-    if has_other_classes(model, model.num_classes, classes):
-        names = ", ".join(class_names(model)) or f"{model.num_classes} without names"
-        raise InvalidInputError(f"The network's classes are {names}; the scenes' are {', '.join(classes)}.")
-
-
 def score(
     model: UNet,
     scenes: SceneSet,
@@ -111,7 +104,9 @@ def score(
     Raises:
         InvalidInputError: no scenes, a network of other classes, or as `segment`.
     """
-    check_network(model, scenes.classes)
+    if has_other_classes(model, model.num_classes, scenes.classes):
+        names = ", ".join(class_names(model)) or f"{model.num_classes} without names"
+        raise InvalidInputError(f"The network's classes are {names}; the scenes' are {', '.join(scenes.classes)}.")
     counter = ConfusionCounter(scenes.classes)
     rank, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     for number in range(rank, len(scenes), count):

@@ -43,10 +43,8 @@ def segment(
     points, cloud = scene["points"], as_cloud(scene)
     blocks = overlapping_blocks(points, extent, overlap)
     votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
-    with (
-        eval_mode(model),
-        tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None) as bar,
-    ):
+    bar = tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None)
+    with eval_mode(model), bar:
         for rows in blocks:
             logits = model([center({name: values[rows] for name, values in cloud.items()})])
             if not logits.isfinite().all():
