@@ -15,12 +15,10 @@ from i2p_zoo.data.files.arrays import Arrays, check_arrays, check_range, read_ar
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
-_CLOUDS = ("points", "label", "split", "classes")
-_CLOUDS_OPTIONAL = ("scale", "normals", "colors", "family")
 _SCENES = ("points", "unit", "label", "split", "classes")
 _PARTS = ("points", "scale", "part", "split", "parts")
 _COARSE = ("coarse_of_part", "coarse_parts")
-_SCENES_OPTIONAL = ("normals", "names", "family")
+_OPTIONAL = ("normals", "names", "family")
 _ADVICE = (
     "Expected an .npz file of scenes (points (S, N, 3), unit, label (S, N), classes and split (S,)) or of objects in parts "
     "(points (S, N, 3), scale (S,), part (S, N), parts, coarse_of_part, coarse_parts and split (S,)), such as boards.npz or "
@@ -47,7 +45,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     """
     path = Path(path)
     arrays = read_arrays(path, "The repository carries tests/data/kicad-mini.npz.")
-    arrays = select_arrays(path, arrays, _CLOUDS, _CLOUDS_OPTIONAL)
+    arrays = select_arrays(path, arrays, ("points", "label", "split", "classes"), ("scale", "normals", "colors", "family"))
     check_arrays(path, arrays, label_axes=1)
     check_range(path, "label", arrays["label"], len(arrays["classes"]))
     points, labels = arrays["points"].astype(np.float32), arrays["label"].astype(np.int64)
@@ -84,7 +82,7 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     path = Path(path)
     arrays = read_arrays(path, _ADVICE)
     required = _PARTS + (_COARSE if coarse else ()) if "part" in arrays else _SCENES
-    arrays = select_arrays(path, arrays, (*required, "colors") if colors else required, _SCENES_OPTIONAL)
+    arrays = select_arrays(path, arrays, (*required, "colors") if colors else required, _OPTIONAL)
     check_arrays(path, arrays, label_axes=2)
     labels, classes = _labels(path, arrays)
     names = arrays.get("names", [f"{path.stem} {number}" for number in range(len(labels))])
