@@ -169,14 +169,15 @@ class _Run:
                 self.history.waited += time.perf_counter() - start
                 loss, top1 = self.update(number, samples)
                 self.seconds += time.perf_counter() - start
-                self.note(Step(number + 1, loss, top1, options.learning_rate_at(number), self.seconds))
+                done = number + 1
+                self.note(Step(done, loss, top1, options.learning_rate_at(number), self.seconds))
                 bar.set_postfix(loss=f"{loss:.2f}", top1=f"{top1:.2f}")
-                is_last = number + 1 == options.steps
-                if self.task.is_monitored and (is_last or _is_due(number, options.evaluate_every)):
-                    self.evaluate(number + 1)
+                is_last = done == options.steps
+                if self.task.is_monitored and (is_last or done % (options.evaluate_every or options.steps) == 0):
+                    self.evaluate(done)
                 if self.has_reached_target():
                     break
-                if folder is not None and not is_last and _is_due(number, options.save_every):
+                if folder is not None and not is_last and done % options.save_every == 0:
                     self.try_to_save(folder)
                 start = time.perf_counter()
         if folder is not None:
@@ -188,9 +189,8 @@ class _Run:
 
     def load_batches(self, steps: range) -> Iterator[list[Any]]:
         """Yields this process's share of each batch."""
-        batches: Any = self.task.batches(self.options)
         loader = torch.utils.data.DataLoader(
-            batches,
+            self.task.batches(self.options),
             batch_size=None,
             sampler=steps,
             num_workers=self.options.workers,
@@ -217,8 +217,7 @@ class _Run:
                     loss, top1 = self.task.measure(self.wrapped, share, options)
                 self.accelerator.backward(loss / options.accumulate)
             figures += torch.stack([loss.detach().double(), top1]).to(figures.dtype) / options.accumulate
-        figures = self.accelerator.reduce(figures, reduction="mean")
-        loss_value, top1_value = figures.tolist()
+        loss_value, top1_value = self.accelerator.reduce(figures, reduction="mean").tolist()
         if not math.isfinite(loss_value):
             raise DivergedError(
                 f"The loss is {loss_value} at step {number + 1}: the learning rate (={options.learning_rate}) is too high for "
@@ -280,10 +279,6 @@ class _Run:
             self.average.load_state_dict(state.tensors["average"])
         if "scaler" in state.scalars:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
-
-
-def _is_due(number: int, every: int | None) -> bool:
-    return every is not None and (number + 1) % every == 0
 
 
 def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:
