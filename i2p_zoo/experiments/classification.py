@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2p_zoo.data.objects import to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.modules import class_names
 from i2p_zoo.networks.unet import UNet
@@ -17,10 +17,7 @@ from i2p_zoo.sparse.point_features import parse_features
 
 def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Returns a cloud centred on its mean and scaled into the unit sphere, as the data sets of objects are."""
-    points = cloud["points"].astype(np.float64)
-    points = points - points.mean(0)
-    points = points / max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
-    return {**cloud, "points": points.astype(np.float32)}
+    return {**cloud, "points": to_unit_sphere(cloud["points"])}
 
 
 def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:

@@ -1,4 +1,4 @@
 """The numba kernels of the CPU backend.
 
-Each works on one chunk of rows (see `_threads`), releases the GIL and is compiled on first use, cached on disk.
+Each works on one chunk of rows (see `i2p_zoo.sparse.threads`), releases the GIL and is compiled on first use, cached on disk.
 """
