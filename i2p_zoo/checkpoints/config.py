@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from i2p_zoo._version import __version__
@@ -16,23 +18,12 @@ from i2p_zoo.names import PREFIX
 
 CONFIG = "config.json"
 FORMAT_VERSION = 1
-_TOP_KEYS = {"architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg", "i2p"}
-_I2P_KEYS = {
-    "format_version",
-    "package_version",
-    "in_chans",
-    "dtype",
-    "settings",
-    "source",
-    "certificate",
-    "compact",
-    "unet",
-    "base",
-    "weights",
-}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
 _PRETRAINED_KEYS = tuple("architecture tag input_size mean std interpolation crop_pct license hf_hub_id label_names".split())
+
+_Condition = tuple[Callable[[Any], bool], str]
+"""What a value must be, as a function and in words."""
 
 
 def make_config(model: Any) -> dict[str, Any]:
@@ -96,41 +87,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format_version is {version!r}; this package reads {FORMAT_VERSION}. Upgrade i2p-zoo for a newer one."
         )
-    _check_keys(path, config, _TOP_KEYS, "")
-    _check_keys(path, config["i2p"], _I2P_KEYS, "i2p.")
-    _check_settings(path, config["i2p"]["settings"])
-    architecture = config["architecture"]
-    if not isinstance(architecture, str) or not architecture.startswith(PREFIX):
-        raise CheckpointError(f"{path}: `architecture` must start with {PREFIX!r}; found {architecture!r}.")
-    for key, value, types in (
-        ("num_classes", config["num_classes"], (int, type(None))),
-        ("num_features", config["num_features"], (int, type(None))),
-        ("global_pool", config["global_pool"], (str, type(None))),
-        ("model_args", config["model_args"], (dict,)),
-        ("pretrained_cfg", config["pretrained_cfg"], (dict,)),
-        ("i2p.in_chans", config["i2p"]["in_chans"], (int,)),
-        ("i2p.source", config["i2p"]["source"], (dict,)),
-        ("i2p.package_version", config["i2p"]["package_version"], (str,)),
-        ("i2p.certificate", config["i2p"]["certificate"], (dict, type(None))),
-        ("i2p.compact", config["i2p"]["compact"], (bool,)),
-        ("i2p.unet", config["i2p"]["unet"], (dict, type(None))),
-        ("i2p.base", config["i2p"]["base"], (dict, type(None))),
-    ):
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise CheckpointError(f"{path}: `{key}` must be {types[0].__name__}; found {value!r}.")
+    _check(path, config, _CONFIG, "")
+    i2p = config["i2p"]
+    _check(path, i2p, _I2P, "i2p.")
+    _check_settings(path, i2p["settings"])
     _check_args(path, config["model_args"])
-    if config["i2p"]["in_chans"] < 1:
-        raise CheckpointError(f"{path}: `i2p.in_chans` must be at least 1; found {config['i2p']['in_chans']!r}.")
-    certificate = config["i2p"]["certificate"]
-    if certificate is not None and not isinstance(certificate.get("errors"), dict):
-        raise CheckpointError(f"{path}: `i2p.certificate` must have `errors`; found {certificate!r}.")
-    if config["i2p"]["dtype"] not in ("float32", "float64", "float16", "bfloat16"):
-        raise CheckpointError(f"{path}: `i2p.dtype` is {config['i2p']['dtype']!r}, no floating dtype of torch.")
-    _check_weights(path, config["i2p"]["weights"], "i2p.weights")
-    if config["i2p"]["unet"] is not None:
-        _check_unet(path, config["i2p"]["unet"])
-    if config["i2p"]["base"] is not None:
-        _check_base(path, config["i2p"]["base"])
+    _check_weights(path, i2p["weights"], "i2p.weights")
+    if i2p["unet"] is not None:
+        _check(path, i2p["unet"], _UNET, "i2p.unet.")
+    if i2p["base"] is not None:
+        _check(path, i2p["base"], _BASE, "i2p.base.")
+        _check_weights(path, i2p["base"]["weights"], "i2p.base.weights")
     return config
 
 
@@ -148,10 +115,8 @@ def _check_args(path: Path, value: Any) -> None:
             raise CheckpointError(f"{path}: `model_args` has {part!r}; no network needs numbers above {_MAX_NUMBER}.")
 
 
-def _check_weights(path: Path, weights: Any, key: str) -> None:
+def _check_weights(path: Path, weights: dict[str, Any], key: str) -> None:
     """Names are checked as well as hashes: a file is read by the name that stands here."""
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{path}: `{key}` must map weights files to their sha256; found {weights!r}.")
     for name, sha256 in weights.items():
         if not is_weights_name(name) or not name.endswith(".safetensors"):
             raise CheckpointError(f"{path}: `{key}` names {name!r}, which is no weights file of this package.")
@@ -159,38 +124,69 @@ def _check_weights(path: Path, weights: Any, key: str) -> None:
             raise CheckpointError(f"{path}: `{key}` has no sha256 for {name!r}; found {sha256!r}.")
 
 
-def _check_unet(path: Path, unet: dict[str, Any]) -> None:
-    _check_keys(path, unet, {"levels", "decoder_channels", "dropout", "devoxelization"}, "i2p.unet.")
-    levels, channels = unet["levels"], unet["decoder_channels"]
-    fits = isinstance(levels, list) and 0 < len(levels) < 100 and isinstance(channels, list) and len(channels) < 100
-    numbers = list(channels) if fits else []
-    for level in levels if fits else ():
-        fits = fits and isinstance(level, list) and len(level) == 3 and all(isinstance(part, list) for part in level[1:])
-        numbers += [level[0], *level[1], *level[2]] if fits else []
-    if not fits or any(type(number) is not int or not 0 <= number <= _MAX_NUMBER for number in numbers):
-        raise CheckpointError(f"{path}: `i2p.unet` must have lists of levels and channels of whole numbers; found {unet!r}.")
-
-
-def _check_base(path: Path, base: dict[str, Any]) -> None:
-    _check_keys(path, base, {"name", "commit", "weights"}, "i2p.base.")
-    if not isinstance(base["name"], str) or not base["name"]:
-        raise CheckpointError(f"{path}: `i2p.base.name` must be a name or a folder; found {base['name']!r}.")
-    if base["commit"] is not None and not isinstance(base["commit"], str):
-        raise CheckpointError(f"{path}: `i2p.base.commit` must be a commit or null; found {base['commit']!r}.")
-    _check_weights(path, base["weights"], "i2p.base.weights")
-
-
-def _check_keys(path: Path, config: dict[str, Any], expected: set[str], prefix: str) -> None:
-    for word, keys in (("unknown", config.keys() - expected), ("missing", expected - config.keys())):
-        if keys:
-            raise CheckpointError(f"{path}: {word} keys {sorted(prefix + key for key in keys)}.")
-
-
-def _check_settings(path: Path, settings: Any) -> None:
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path}: `i2p.settings` must be a mapping; got {settings!r}.")
-    _check_keys(path, settings, {field.name for field in fields(Settings)}, "i2p.settings.")
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    _check(path, settings, {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
     try:
         Settings(**settings)
     except InvalidInputError as error:
         raise CheckpointError(f"{path}: {str(error).replace('`', '`i2p.settings.', 1)}") from error
+
+
+def _check(path: Path, block: dict[str, Any], expected: Mapping[str, _Condition], prefix: str) -> None:
+    """Raises CheckpointError unless a block has exactly the expected keys and each value meets its condition."""
+    for word, keys in (("unknown", block.keys() - expected.keys()), ("missing", expected.keys() - block.keys())):
+        if keys:
+            raise CheckpointError(f"{path}: {word} keys {sorted(prefix + key for key in keys)}.")
+    for key, (is_met, words) in expected.items():
+        if not is_met(block[key]):
+            raise CheckpointError(f"{path}: `{prefix}{key}` must {words}; found {block[key]!r}.")
+
+
+def _type(*types: type) -> _Condition:
+    """That a value, as JSON gives it, has one of these types."""
+    return (lambda value: type(value) in types), f"be {types[0].__name__}"
+
+
+def _are_numbers(values: Any) -> bool:
+    return type(values) is list and all(type(number) is int and 0 <= number <= _MAX_NUMBER for number in values)
+
+
+def _are_levels(levels: Any) -> bool:
+    if type(levels) is not list or not 0 < len(levels) < 100:
+        return False
+    return all(type(level) is list and len(level) == 3 and all(map(_are_numbers, [level[:1], *level[1:]])) for level in levels)
+
+
+def _is_certificate(value: Any) -> bool:
+    return value is None or (type(value) is dict and type(value.get("errors")) is dict)
+
+
+_ANYTHING: _Condition = (lambda value: True, "")
+_WEIGHTS: _Condition = (lambda value: type(value) is dict and len(value) > 0, "map weights files to their sha256")
+_CONFIG: dict[str, _Condition] = {
+    "architecture": (lambda value: type(value) is str and value.startswith(PREFIX), f"start with {PREFIX!r}"),
+    "global_pool": _type(str, NoneType),
+    **dict.fromkeys(("num_classes", "num_features"), _type(int, NoneType)),
+    **dict.fromkeys(("model_args", "pretrained_cfg", "i2p"), _type(dict)),
+}
+_I2P: dict[str, _Condition] = {
+    "format_version": _type(int),
+    "package_version": _type(str),
+    "in_chans": (lambda value: type(value) is int and value >= 1, "be int and at least 1"),
+    "dtype": (lambda value: value in ("float32", "float64", "float16", "bfloat16"), "be a floating dtype of torch"),
+    "certificate": (_is_certificate, "have `errors`"),
+    "compact": _type(bool),
+    "weights": _WEIGHTS,
+    **dict.fromkeys(("settings", "source"), _type(dict)),
+    **dict.fromkeys(("unet", "base"), _type(dict, NoneType)),
+}
+_UNET: dict[str, _Condition] = {
+    "levels": (_are_levels, "be lists of whole numbers"),
+    "decoder_channels": (lambda value: _are_numbers(value) and len(value) < 100, "be a list of whole numbers"),
+    **dict.fromkeys(("dropout", "devoxelization"), _ANYTHING),
+}
+_BASE: dict[str, _Condition] = {
+    "name": (lambda value: type(value) is str and value != "", "be a name or a folder"),
+    "commit": (_type(str, NoneType)[0], "be a commit or null"),
+    "weights": _WEIGHTS,
+}
