@@ -46,15 +46,7 @@ def convert(
     Raises:
         I2PError: as `convert_model`; nothing is written then.
     """
-    tried: list[str] = []
-    try:
-        model, _ = convert_model(
-            name, weights=weights, inflation=inflation, axis=axis, depth=depth, tried=tried, progress=progress
-        )
-    except NotFoundError as error:
-        if tried:
-            raise no_weights_error(name, tried) from error
-        raise
+    model, _ = convert_model(name, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
     if progress is not None:
         progress("saving")
     save_pretrained(model, folder)
@@ -79,7 +71,7 @@ def convert_model(
         weights: a checkpoint of that timm network, as `i2p_zoo.zoo.sources.load_file` reads it.
         inflation, axis, depth: as `i2p_zoo.inflate`.
         options: of the Hub client.
-        tried: gets a line for each place that had no weights.
+        tried: the places that were looked into before; gets a line for each further one that had no weights.
         progress: called with a word for each step as it begins.
 
     Returns:
@@ -89,14 +81,20 @@ def convert_model(
         NotFoundError, CheckpointError, UnsupportedError: as the steps.
         CertificateError: the 3D network does not compute the 2D one's function.
     """
-    say = progress or (lambda step: None)
     architecture, tag = split_name(name)
-    say("loading 2D weights")
-    if weights is None:
-        source, origin = load_source(architecture, tag, options or HubOptions(), [] if tried is None else tried)
-    else:
-        source, origin = load_file(architecture, weights)
-    return convert_network(source, origin, architecture, {}, inflation, axis, depth, say)
+    if progress is not None:
+        progress("loading 2D weights")
+    tried = [] if tried is None else tried
+    try:
+        if weights is None:
+            source, origin = load_source(architecture, tag, options or HubOptions(), tried)
+        else:
+            source, origin = load_file(architecture, weights)
+    except NotFoundError as error:
+        if tried:
+            raise no_weights_error(name, tried) from error
+        raise
+    return convert_network(source, origin, architecture, {}, inflation, axis, depth, progress)
 
 
 def convert_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -9,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+from huggingface_hub import constants
 from torch import nn
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
 from i2p_zoo.checkpoints.saving import save_pretrained
-from i2p_zoo.errors import CheckpointError, InvalidInputError, NotFoundError
+from i2p_zoo.errors import CacheError, CheckpointError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
@@ -26,7 +29,6 @@ from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
-from i2p_zoo.zoo.cache import load_cached
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 
 Name = str | os.PathLike[str]
@@ -189,15 +191,29 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
     if options.revision is not None:
         raise no_weights_error(name, tried)
 
-    def convert(folder: Path) -> None:
-        try:
-            model, _ = convert_model(name, inflation=inflation, axis=axis, options=options, tried=tried)
-        except NotFoundError as error:
-            raise no_weights_error(name, tried) from error
-        save_pretrained(model, folder)
+    return _load_converted(zoo_name, name, inflation, axis, options, tried)
 
-    load = functools.partial(load_folder, build=build_network, name=zoo_name)
-    return load_cached(f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}", load, convert, options.force_download)
+
+def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options: HubOptions, tried: list[str]) -> Any:
+    """Loads a network from the cache of converted ones, into which one process at a time converts what is missing there."""
+    cache = Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo") / "converted"
+    folder = cache / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
+    load = functools.partial(load_folder, folder, build_network, name=zoo_name)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.is_dir() and not options.force_download:
+                with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
+                    return load()
+            model, _ = convert_model(name, inflation=inflation, axis=axis, options=options, tried=tried)
+            save_pretrained(model, folder)
+            return load()
+    except I2PError:
+        raise
+    except OSError as error:
+        raise CacheError(
+            f"{cache}: the converted network cannot be kept there ({error}). Make room, or set I2P_ZOO_CACHE to another folder."
+        ) from error
 
 
 def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, tried: list[str]) -> Any:
