@@ -75,14 +75,13 @@ def reinflate_(model: Any, inflation: str) -> None:
     if inflation == before:
         return
     result: list[tuple[nn.Parameter, Tensor]] = []
-    for owner, layer in model.named_modules():
-        for name, tensor in layer.named_parameters(recurse=False) if hasattr(layer, "deflate_tensor") else ():
-            if name != "weight":
-                continue
+    for key, tensor in model.named_parameters():
+        layer, name = _owner(model, key)
+        if name == "weight" and hasattr(layer, "deflate_tensor"):
             kernel = layer.deflate_tensor(name, tensor.detach(), before)
             if kernel is None:
                 raise InvalidInputError(
-                    f"{owner}.{name} is no longer a pure inflation by {before!r}, so it cannot be inflated by {inflation!r}: "
+                    f"{key} is no longer a pure inflation by {before!r}, so it cannot be inflated by {inflation!r}: "
                     "load the network that it was finetuned from."
                 )
             result.append((tensor, layer.inflate_tensor(name, kernel, inflation)))

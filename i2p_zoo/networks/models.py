@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.adaptation import Adaptation, adapt_
@@ -105,14 +106,13 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
         features_only=True,
         **arguments,
     )
-    state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
-    targets = extractor.state_dict()
-    missing = sorted(key for key in targets if key.replace(".", "_") not in state)
-    if missing:
+    targets = extractor.state_dict().keys()
+    state = find_base_tensors(model, targets)
+    if missing := sorted(targets - state.keys()):
         raise CheckpointError(
             f"The feature extractor of {provenance.architecture} has tensors that its network lacks: {missing}."
         )
-    extractor.load_state_dict({key: state[key.replace(".", "_")] for key in targets}, strict=True)
+    extractor.load_state_dict(state, strict=True)
     extractor.provenance = extractor.provenance.changed(
         settings=settings, source=provenance.source, base=provenance.base, load_base=provenance.load_base
     )

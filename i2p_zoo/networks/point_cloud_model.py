@@ -12,11 +12,13 @@ from i2p_zoo.checkpoints.config import make_config
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
-from i2p_zoo.inflation.structure import inflate_structure, materialize_, replace_leaves
+from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
+from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
 from i2p_zoo.networks.network import Network
-from i2p_zoo.networks.presets import normalize_classifier_
-from i2p_zoo.networks.reconstruction import build_structure
+from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
+from i2p_zoo.networks.stems import find_stem, set_point_stem_
+from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
@@ -104,24 +106,17 @@ class PointCloudModel(Network):
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
         """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
         model: Any = self
-        before = set(model.state_dict())
-        kept = list(model.parameters())
+        before, kept = set(model.state_dict()), list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
         replace_leaves(model, self.settings)
         materialize_(model)
         if self.settings.preset:
             normalize_classifier_(model)
-        self._report_classifier(before, kept, f"classifier of {num_classes} classes")
-
-    def _report_classifier(self, before: set[str], kept: list[nn.Parameter], reason: str) -> None:
-        if self.report is None:
-            return
-        after = dict(self.state_dict(keep_vars=True))  # type: ignore[attr-defined]
-        for name in sorted(before | after.keys()):
-            if name not in after:
-                self.report = self.report.changed(name, "dropped", reason, {})
-            elif isinstance(after[name], nn.Parameter) and not any(after[name] is parameter for parameter in kept):
-                self.report = self.report.changed(name, "replaced", reason, {name: tuple(after[name].shape)})
+        after = model.state_dict(keep_vars=True)
+        new = {name: t for name, t in after.items() if isinstance(t, nn.Parameter) and not any(t is old for old in kept)}
+        for name in sorted(new.keys() | (before - after.keys())):
+            shapes = {name: tuple(new[name].shape)} if name in new else {}
+            self.provenance = self.provenance.with_replaced(name, f"classifier of {num_classes} classes", shapes)
 
     def to_config(self) -> dict[str, Any]:
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.
@@ -160,3 +155,41 @@ def _mix_in(structure: Any) -> Any:
     source: Any = type(structure)
     structure.__class__ = point_cloud_class(source)
     return structure
+
+
+def build_structure(config: dict[str, Any]) -> Any:
+    """Builds the encoder or classifier that a config describes, as a plain module.
+
+    Args:
+        config: as `i2p_zoo.checkpoints.config.read_config` returns it.
+
+    Returns:
+        A module of timm's class with its `provenance`; its weights are on the meta device, but a point stem's are new.
+
+    Raises:
+        NotFoundError: timm has no such architecture.
+        InvalidInputError: timm does not take the arguments, or makes more modules of them than any network has.
+    """
+    settings = Settings(**config["i2p"]["settings"])
+    architecture, _ = split_name(config["architecture"])
+    arguments = dict(config["model_args"])
+    if config["num_classes"] is not None and not arguments.get("features_only"):
+        arguments["num_classes"] = config["num_classes"]
+    in_chans = config["i2p"]["in_chans"]
+    image_chans = in_chans if settings.stem == "image" else 3
+    create = functools.partial(create_timm_model, architecture, in_chans=image_chans, **arguments)
+    source = create(structure=True)
+    stem = find_stem(source) if settings.stem == "point" else None
+    image_settings = settings.changed(stem="image", preset="")
+    model = inflate_structure_(source, image_settings)
+    saved = model.state_dict()
+    if any(buffer.is_meta and name not in saved for name, buffer in model.named_buffers()):  # its values are in no file
+        model = inflate_structure(create(), image_settings)
+    model.provenance = model.provenance.changed(
+        architecture=architecture, model_args=dict(config["model_args"]), in_chans=in_chans
+    )
+    if stem is not None:
+        set_point_stem_(model, stem, in_chans)
+    if settings.preset:
+        set_preset_(model, settings.preset)
+    return model

@@ -384,7 +384,7 @@ def test_largest_networks_of_timm_are_within_the_limits(name):
     from i2p_zoo.checkpoints.config import make_config
     from i2p_zoo.inflation.settings import Settings
     from i2p_zoo.inflation.structure import inflate_structure
-    from i2p_zoo.networks.reconstruction import build_structure
+    from i2p_zoo.networks.point_cloud_model import build_structure
     from i2p_zoo.networks.timm_models import create_timm_model
 
     model = inflate_structure(create_timm_model(name, structure=True), Settings())
