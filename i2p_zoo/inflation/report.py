@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-_COUNTS: dict[str, Any] = {"tensors": len, "values": sum}
-
 RULES = ("copied", "inflated", "replaced", "dropped")
 
 
@@ -71,9 +69,9 @@ class InflationReport:
 
     def totals(self) -> dict[str, int]:
         """Returns the numbers of tensors and of values in 2D and in 3D."""
-        shapes = {"2d": [r.shape_2d for r in self.records], "3d": [r.shape_3d for r in self.records]}
-        sizes = {name: [prod(shape) for shape in several if shape is not None] for name, several in shapes.items()}
-        return {f"{what}_{name}": count(size) for name, size in sizes.items() for what, count in _COUNTS.items()}
+        flat = [prod(r.shape_2d) for r in self.records if r.shape_2d is not None]
+        deep = [prod(r.shape_3d) for r in self.records if r.shape_3d is not None]
+        return {"tensors_2d": len(flat), "values_2d": sum(flat), "tensors_3d": len(deep), "values_3d": sum(deep)}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types: counts, sizes, totals and records."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from i2p_zoo.choices import STEMS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.networks.presets import set_preset_
@@ -47,7 +46,8 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
             numbers out of range; the network is as it was.
     """
     provenance = model.provenance
-    settings = _change_settings(provenance.settings, adaptation)
+    changes = {name: getattr(adaptation, name) for name in ("stem", "skip_downsamples", "voxel_size", "features")}
+    settings = provenance.settings.changed(**{name: value for name, value in changes.items() if value is not None})
     in_chans = provenance.in_chans if adaptation.in_chans is None else adaptation.in_chans
     check_in_chans(in_chans)
     if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
@@ -64,18 +64,10 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     num_classes = adaptation.num_classes
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
-    model.settings = settings.changed(stem=model.settings.stem)
+    model.settings = settings.changed(stem=model.settings.stem)  # which is set with its layers
     if adaptation.preset and not settings.preset:
         set_preset_(model, adaptation.preset)
     return model
-
-
-def _change_settings(settings: Settings, adaptation: Adaptation) -> Settings:
-    """The settings with those of an adaptation, all checked; the stem is set with its layers."""
-    if adaptation.stem not in (None, *STEMS):
-        raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {adaptation.stem!r}.")
-    changes = {name: getattr(adaptation, name) for name in ("skip_downsamples", "voxel_size", "features")}
-    return settings.changed(**{name: value for name, value in changes.items() if value is not None})
 
 
 def _check_channels(features: str, in_chans: int) -> None:

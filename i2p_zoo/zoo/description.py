@@ -21,30 +21,25 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
     """
-    is_folder = os.path.isdir(name)
-    if is_folder:
+    if os.path.isdir(name):
         model = from_pretrained(name)
         config = model.to_config()
+        facts = {key: config["i2p"][key] for key in ("settings", "source", "certificate")}
+    elif os.sep in name:
+        raise NotFoundError(f"{name}: no such folder.")
     else:
-        if os.sep in name:
-            raise NotFoundError(f"{name}: no such folder.")
         architecture, _ = split_name(name)
-        source = create_timm_model(architecture)
-        model = inflate_structure(source, Settings())
+        model = inflate_structure(create_timm_model(architecture), Settings())
         model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
         config = make_config(model)
-    facts: dict[str, Any] = {
+        facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
+        facts["certificate"] = load_ledger()["models"].get(architecture, "not measured")
+    return {
         "name": config["architecture"],
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "num_classes": config["num_classes"],
         "num_features": config["num_features"],
         "in_chans": config["i2p"]["in_chans"],
+        **facts,
     }
-    if is_folder:
-        facts.update(settings=config["i2p"]["settings"], source=config["i2p"]["source"])
-        facts["certificate"] = config["i2p"]["certificate"]
-    else:
-        facts.update(input_size=config["pretrained_cfg"].get("input_size"), license=config["pretrained_cfg"].get("license"))
-        facts["certificate"] = load_ledger()["models"].get(model.provenance.architecture, "not measured")
-    return facts

@@ -12,7 +12,6 @@ from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import constants
-from torch import nn
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
@@ -100,8 +99,10 @@ def from_pretrained(
         if not adaptation.is_empty or features_only:
             raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
         return model
-    architecture, image_arguments = model.architecture, _image_arguments(model)
-    check_preset(preset, architecture)
+    check_preset(preset, model.architecture)
+    image_chans = 3 if model.settings.stem == "point" else model.in_chans
+    image_arguments = {**model.model_args, "in_chans": image_chans}
+    source = functools.partial(create_timm_model, model.architecture, structure=True, **image_arguments)
     if features_only:
         if model.settings.preset:
             raise InvalidInputError(
@@ -109,15 +110,7 @@ def from_pretrained(
             )
         model = create_extractor(model, out_indices)
         adaptation = replace(adaptation, num_classes=None)
-
-    def source() -> nn.Module:
-        return create_timm_model(architecture, structure=True, **image_arguments)
-
     return adapt_(model, adaptation, source)
-
-
-def _image_arguments(model: Any) -> dict[str, Any]:
-    return {**model.model_args, "in_chans": 3 if model.settings.stem == "point" else model.in_chans}
 
 
 def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | None, axis: str) -> Any:
@@ -174,23 +167,24 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
 
 
 def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
-    tried: list[str] = [f"folder {name!r}: not there"]
+    tried = [f"folder {name!r}: not there"]
+    repo, zoo_name = None, ""
     if "/" in name or os.sep in name:
         if name.count("/") == 1 and not name.startswith((".", "~")):
-            model = _load_from_hub(name, options, load_base, tried)
-            if model is not None:
-                return model
+            repo = name
+    else:
+        architecture, tag = split_name(name)
+        zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
+        if axis == "z":
+            repo = f"{os.environ.get('I2P_ZOO_ORG', 'i2p-zoo')}/{zoo_name}"
+    if repo is not None:
+        fetched = fetch_files(repo, [CONFIG], options, tried, lambda paths: list(read_config(paths[0])["i2p"]["weights"]))
+        if fetched is not None:
+            commit, (config, *weights) = fetched
+            files = {path.name: path for path in weights}
+            return load_weights(read_config(config), files, build_network, load_base, repo, commit)
+    if not zoo_name or options.revision is not None:
         raise no_weights_error(name, tried)
-    architecture, tag = split_name(name)
-    zoo_name = PREFIX + (f"{architecture}.{tag}" if tag else architecture)
-    if axis == "z":
-        organisation = os.environ.get("I2P_ZOO_ORG", "i2p-zoo")
-        model = _load_from_hub(f"{organisation}/{zoo_name}", options, load_base, tried)
-        if model is not None:
-            return model
-    if options.revision is not None:
-        raise no_weights_error(name, tried)
-
     return _load_converted(zoo_name, name, inflation, axis, options, tried)
 
 
@@ -214,12 +208,3 @@ def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options
         raise CacheError(
             f"{cache}: the converted network cannot be kept there ({error}). Make room, or set I2P_ZOO_CACHE to another folder."
         ) from error
-
-
-def _load_from_hub(repo: str, options: HubOptions, load_base: LoadBase | None, tried: list[str]) -> Any:
-    fetched = fetch_files(repo, [CONFIG], options, tried, lambda paths: list(read_config(paths[0])["i2p"]["weights"]))
-    if fetched is None:
-        return None
-    commit, (config, *weights) = fetched
-    files = {path.name: path for path in weights}
-    return load_weights(read_config(config), files, build_network, load_base, repo, commit)
