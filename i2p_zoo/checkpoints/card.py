@@ -46,36 +46,32 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
         parameters: of the 3D network.
         picture: name of a file beside the card that shows inflated kernels.
     """
-    i2p, licence = config["i2p"], _licence(config)
+    i2p, licence, features = config["i2p"], _licence(config), set(parse_features(config["i2p"]["settings"]["features"]))
     left_out = {
         "adapter": not i2p["base"],
         "warning": not is_noncommercial(licence),
         "picture": not picture,
-        "finetune": not _has_finetune(config),
+        # A U-Net is finetuned otherwise, and a feature extractor has no classifier.
+        "finetune": not features <= {"xyz", "ones"} or config["num_classes"] is None or i2p["unet"],
     }
-    facts = {**_describe(config), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
-    text = "".join(section for name, section in _read_template() if not left_out.get(name))
+    facts = {**_describe(config, features), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
+    template = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")
+    _, *parts = re.split(r"<!-- section: (\w+) -->\n", template)  # name, text, name, text, ...
+    text = "".join(section for name, section in zip(parts[::2], parts[1::2], strict=True) if not left_out.get(name))
     return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{Template(text).substitute(facts)}")
 
 
-def _read_template() -> list[tuple[str, str]]:
-    """The sections of card.md by name, in their order."""
-    text = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")
-    _, *parts = re.split(r"<!-- section: (\w+) -->\n", text)
-    return list(zip(parts[::2], parts[1::2], strict=True))
-
-
-def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
     """What the template says of a network, by the template's names."""
-    i2p, settings = config["i2p"], config["i2p"]["settings"]
+    i2p, settings, base = config["i2p"], config["i2p"]["settings"], config["i2p"]["base"]
     name = _zoo_name(config)
     architecture = config["architecture"].removeprefix(PREFIX)
     tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
     return {
         **settings,
-        "title": f"Adapter of {config['architecture']}" if i2p["base"] else name or config["architecture"],
+        "title": f"Adapter of {config['architecture']}" if base else name or config["architecture"],
         "timm_name": f"{architecture}.{tag}" if tag else architecture,
-        "base": _describe_base(i2p["base"] or {}),
+        "base": f"`{base['name']}`" + (f" at {base['commit']}" if base["commit"] else "") if base else "",
         "license": _cell(_licence(config) or "not stated"),
         "num_classes": config["num_classes"],
         "in_chans": i2p["in_chans"],
@@ -86,14 +82,9 @@ def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": name or _PLACEHOLDER,
         "comment": "" if name else "  # the repository, or a folder with its files",
         "outputs": "logits" if config["num_classes"] else "features",
-        "cloud": _example_cloud(_features(config), i2p["in_chans"]),
+        "cloud": _example_cloud(features, i2p["in_chans"]),
         "arguments": _finetune_arguments(config, name or _PLACEHOLDER),
     }
-
-
-def _has_finetune(config: Mapping[str, Any]) -> bool:
-    """Whether the example of finetuning fits: a U-Net is finetuned otherwise, and a feature extractor has no classifier."""
-    return _features(config) <= {"xyz", "ones"} and config["num_classes"] is not None and not config["i2p"]["unet"]
 
 
 def is_noncommercial(licence: str | None) -> bool:
@@ -115,20 +106,15 @@ def _metadata(config: Mapping[str, Any]) -> ModelCardData:
     """The front matter: what the Hub knows goes in as it is, another licence as "other" with its name."""
     licence, base = _licence(config), config["i2p"]["base"]
     unknown = licence is not None and licence.lower() not in _HUB_LICENSES
+    task = "segmentation" if config["i2p"]["unet"] else "classification" if config["num_classes"] else "feature-extraction"
     return ModelCardData(
         library_name="i2p-zoo",
         license="other" if unknown else licence and licence.lower(),
         license_name=licence if unknown else None,
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
-        pipeline_tag=_pipeline(config),
+        pipeline_tag=f"image-{task}",
         tags=["point-cloud", "3d", "timm", "sparse-convolution"],
     )
-
-
-def _pipeline(config: Mapping[str, Any]) -> str:
-    if config["i2p"]["unet"]:
-        return "image-segmentation"
-    return "image-classification" if config["num_classes"] else "image-feature-extraction"
 
 
 def _repository(name: str | None) -> str | None:
@@ -168,11 +154,6 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-def _describe_base(base: Mapping[str, Any]) -> str:
-    name, commit = base.get("name", ""), base.get("commit")
-    return f"`{name}`" + (f" at {commit}" if commit else "")
-
-
 def _describe_source(source: Mapping[str, Any], converted: bool) -> str:
     if not source:
         return "not stated"
@@ -195,10 +176,6 @@ def _describe_certificate(config: Mapping[str, Any]) -> str:
     if certificate.get("finetuned"):
         figures += " (of the network it was finetuned from)"
     return figures if config["i2p"]["weights"] else f"{figures} with random weights; measured with the real ones on publishing"
-
-
-def _features(config: Mapping[str, Any]) -> set[str]:
-    return set(parse_features(config["i2p"]["settings"]["features"]))
 
 
 def _example_cloud(features: set[str], in_chans: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
 
 from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.card import is_edited
@@ -22,7 +22,7 @@ from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import first_line
 from i2p_zoo.checkpoints.loading import read_steadily
 from i2p_zoo.checkpoints.saving import CARD, is_edited_card, save_pretrained
-from i2p_zoo.checkpoints.weight_files import is_weights_name, sha256_of
+from i2p_zoo.checkpoints.weight_files import is_weights_name
 from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
 from i2p_zoo.staging import locate
 
@@ -117,14 +117,21 @@ def push_folder(
         raise InvalidInputError(f"{repo!r} is no repository's full name; give organisation/name.")
     folder = Path(folder)
     local = read_steadily(folder, lambda: _checkpoint_files(folder))
-    config = json.loads(local[CONFIG].content)
-    _check_base(config["i2p"]["base"])
+    config = json.loads(_read(local[CONFIG]))
+    base = config["i2p"]["base"]
+    if base is not None and os.path.isabs(base["name"]):
+        raise InvalidInputError(
+            f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
+            "and save the adapter again."
+        )
     api = HfApi(token=token)
     with _hub_errors(repo, "comparing", _UNCHANGED):
         plan = _plan(api, local, repo, revision)
     if plan.changes and not dry_run:
         with _hub_errors(repo, "pushing", _UNKNOWN):
-            parent = plan.head or _create(api, repo, private)
+            if plan.head is None:
+                api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
+            parent = plan.head or api.model_info(repo).sha
             additions = _upload(api, plan, folder, local, revision)
             deletions = [CommitOperationDelete(file.name) for file in plan.files if file.action == "delete"]
             message = message or f"Upload {config['architecture']}"
@@ -132,32 +139,18 @@ def push_folder(
     return plan
 
 
-def _check_base(base: Mapping[str, Any] | None) -> None:
-    if base is not None and os.path.isabs(base["name"]):
-        raise InvalidInputError(
-            f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
-            "and save the adapter again."
-        )
-
-
-def _create(api: HfApi, repo: str, private: bool | None) -> str | None:
-    """Creates a repository and returns its first commit."""
-    api.create_repo(repo, private=private)  # not `exist_ok`: one that the token may not see is no new one
-    return api.model_info(repo).sha
-
-
 def _upload(
-    api: HfApi, plan: PushPlan, folder: Path, local: Mapping[str, _LocalFile], revision: str | None
+    api: HfApi, plan: PushPlan, folder: Path, local: Mapping[str, CommitOperationAdd], revision: str | None
 ) -> list[CommitOperationAdd]:
     """Sends the weights, apart from the commit: what was sent is compared before anybody can see it."""
-    contents = {file.name: local[file.name].content for file in plan.files if file.action == "upload"}
+    contents = {file.name: local[file.name].path_or_fileobj for file in plan.files if file.action == "upload"}
     try:
         for content in contents.values():
-            if isinstance(content, Path):
-                content.stat()  # a missing file is any ValueError to the client
+            if isinstance(content, str):
+                os.stat(content)  # a missing file is any ValueError to the client
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
         api.preupload_lfs_files(plan.repo, additions, revision=revision)
-        intact = all(addition.upload_info.sha256.hex() == local[addition.path_in_repo].sha256 for addition in additions)
+        intact = all(addition.upload_info.sha256 == local[addition.path_in_repo].upload_info.sha256 for addition in additions)
     except FileNotFoundError:
         intact = False
     if not intact:
@@ -185,35 +178,26 @@ def push_model(model: Any, repo: str, *, adapter: bool = False, compact: bool = 
         return push_folder(temporary, repo, **options)
 
 
-@dataclass(frozen=True)
-class _LocalFile:
-    """A file of a checkpoint as it was when the folder was read: a small one whole, weights by path and hash."""
-
-    content: Any  # bytes or a Path
-    size: int
-    sha256: str
-
-
-def _checkpoint_files(folder: Path) -> dict[str, _LocalFile]:
-    """The files of a checkpoint by name, after the weights' hashes were checked, all as one save left them."""
+def _checkpoint_files(folder: Path) -> dict[str, CommitOperationAdd]:
+    """The files of a checkpoint by name as one save left them: weights by path and hash, which was checked, others whole."""
     config = read_config(locate(folder, CONFIG))
     weights = config["i2p"]["weights"]
     files = {}
     for name, sha256 in weights.items():
         path = locate(folder, name)
-        actual = sha256_of(path) if path.is_file() else None
+        if path.is_file():
+            files[name] = CommitOperationAdd(name, path)
+        actual = files[name].upload_info.sha256.hex() if name in files else None
         if actual != sha256:
             raise CheckpointError(f"{path}: sha256 expected {sha256!r}, found {actual!r}. Save the checkpoint again.")
-        files[name] = _LocalFile(path, path.stat().st_size, sha256)
     first = next(iter(weights))
     index = first.split("-")[0] + ".safetensors.index.json"
     for name in (CARD, *([index] if len(weights) > 1 else []), PICTURE, CONFIG):
         # An edited card is the next writer's to keep where a killed one left another.
         path = folder / name if is_edited_card(folder / name) else locate(folder, name)
         if path.is_file():
-            data = path.read_bytes()
-            files[name] = _LocalFile(data, len(data), hashlib.sha256(data).hexdigest())
-    if CONFIG not in files or json.loads(files[CONFIG].content) != config:
+            files[name] = CommitOperationAdd(name, path.read_bytes())
+    if CONFIG not in files or json.loads(_read(files[CONFIG])) != config:
         raise CheckpointError(f"{folder}: was changed while it was read. Push it again.")
     try:
         _text_of_card(files)
@@ -222,11 +206,16 @@ def _checkpoint_files(folder: Path) -> dict[str, _LocalFile]:
     return {name: files[name] for name in (CONFIG, CARD, *weights, index, PICTURE) if name in files}
 
 
-def _text_of_card(local: Mapping[str, _LocalFile]) -> str:
-    return str(local[CARD].content, "utf-8") if CARD in local else ""
+def _read(file: CommitOperationAdd) -> bytes:
+    with file.as_file() as stream:
+        return stream.read()
 
 
-def _plan(api: HfApi, local: Mapping[str, _LocalFile], repo: str, revision: str | None) -> PushPlan:
+def _text_of_card(local: Mapping[str, CommitOperationAdd]) -> str:
+    return str(_read(local[CARD]), "utf-8") if CARD in local else ""
+
+
+def _plan(api: HfApi, local: Mapping[str, CommitOperationAdd], repo: str, revision: str | None) -> PushPlan:
     head, remote = _list_remote(api, repo, revision)
     card = _text_of_card(local)
     files = []
@@ -237,7 +226,7 @@ def _plan(api: HfApi, local: Mapping[str, _LocalFile], repo: str, revision: str 
             # The Hub starts a repository that is made in the browser with front matter only: nobody wrote that.
             if is_edited(text) and _FRONT_MATTER.sub("", text).strip():
                 card, action = text, "keep"
-        files.append(PlannedFile(name, file.size, action))
+        files.append(PlannedFile(name, file.upload_info.size, action))
     stale = [name for name in remote if is_weights_name(name) and name not in local]
     files += [PlannedFile(name, remote[name].size, "delete") for name in stale]
     return PushPlan(repo, head, tuple(files), card)
@@ -261,14 +250,12 @@ def _read_remote_card(api: HfApi, repo: str, head: str | None) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
-def _is_same(file: _LocalFile, remote: RepoFile) -> bool:
-    if file.size != remote.size:
+def _is_same(file: CommitOperationAdd, remote: RepoFile) -> bool:
+    if file.upload_info.size != remote.size:
         return False
     if remote.lfs is not None:
-        return bool(file.sha256 == remote.lfs.sha256)
-    data = file.content.read_bytes() if isinstance(file.content, Path) else file.content
-    digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)  # git's
-    return bool(digest.hexdigest() == remote.blob_id)
+        return bool(file.upload_info.sha256.hex() == remote.lfs.sha256)
+    return bool(git_hash(_read(file)) == remote.blob_id)
 
 
 @contextlib.contextmanager

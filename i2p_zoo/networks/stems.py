@@ -104,10 +104,10 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
             device=old.weight.device,
             dtype=old.weight.dtype,
         )
-        _set_submodule(model, name, layer)
+        model.set_submodule(name, layer)
         model.provenance = model.provenance.with_replaced(f"{name}.", "point stem", layer)
     for name, halvings in stem.pools.items():
-        _set_submodule(model, name, DroppedPool(halvings))
+        model.set_submodule(name, DroppedPool(halvings))
     model.provenance = model.provenance.with_settings(stem="point").changed(in_chans=in_chans)
 
 
@@ -146,8 +146,3 @@ def check_in_chans(in_chans: int) -> None:
     """Raises InvalidInputError unless `in_chans` is a positive integer."""
     if not isinstance(in_chans, int) or in_chans < 1:
         raise InvalidInputError(f"`in_chans` must be a positive integer; got {in_chans!r}.")
-
-
-def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import CommitOperationAdd
 
 import i2p_zoo
 from i2p_zoo import CheckpointError, HubError, InvalidInputError, push_folder
@@ -546,23 +547,23 @@ def test_save_while_the_folder_is_read_is_pushed_instead(hub, client, models, fo
     class PlannedError(Exception):
         pass
 
-    hash_of, seen = publishing.sha256_of, []
+    seen = []
 
-    def save_first(path):
+    def save_first(name, content):
         if not seen:
             save_pretrained(models[1], folder)
-        seen.append(path)
-        return hash_of(path)
+        seen.append(name)
+        return CommitOperationAdd(name, content)
 
     def plan(api, local, repo, revision):
         raise PlannedError(local)
 
-    monkeypatch.setattr(publishing, "sha256_of", save_first)
+    monkeypatch.setattr(publishing, "CommitOperationAdd", save_first)
     monkeypatch.setattr(publishing, "_plan", plan)
     with pytest.raises(PlannedError) as caught:
         push_folder(folder, REPO)
     (local,) = caught.value.args
-    assert local[CONFIG].content == (folders[1] / CONFIG).read_bytes()
+    assert local[CONFIG].path_or_fileobj == (folders[1] / CONFIG).read_bytes()
 
 
 def test_metadata_that_the_hub_refuses_is_reported_with_its_words(hub, client, folders, folder):
