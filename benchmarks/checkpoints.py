@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import i2p_zoo
 from benchmarks.timing import Result, compare, take_turns
+from i2p_zoo.networks.timm_models import create_random_model
 from i2p_zoo.zoo.conversion import convert_network
-from i2p_zoo.zoo.random_models import create_random_model
 
 
 def loading(quick: bool = False) -> Iterator[Result]:

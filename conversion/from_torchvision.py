@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conversion.execution_order import rename
 from i2p_zoo.errors import CheckpointError, NotFoundError
-from i2p_zoo.zoo.random_models import example_images
+from i2p_zoo.networks.timm_models import example_images
 
 SAME_NAME = (
     "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 resnext50_32x4d resnext101_32x8d "

@@ -27,9 +27,9 @@ from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
+from i2p_zoo.networks.timm_models import create_random_model, example_images
 from i2p_zoo.staging import replacing
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
-from i2p_zoo.zoo.random_models import create_random_model, example_images
 
 LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128

@@ -33,7 +33,6 @@ _HUB_LICENSES = frozenset(
 # The last one is that of Meta's SEER models, "solely for your non-commercial research purposes".
 _NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|^seer-license$")
 
-_PLACEHOLDER = "my-model"
 _FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size=0.07'  # as `i2p_zoo.experiments.Setup`
 
 
@@ -65,6 +64,8 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
     """What the template says of a network, by the template's names."""
     i2p, settings, base = config["i2p"], config["i2p"]["settings"], config["i2p"]["base"]
     name = _zoo_name(config)
+    shown = name or "my-model"
+    arguments = f'"{shown}", num_classes=len(train_set.classes)'
     architecture = config["architecture"].removeprefix(PREFIX)
     tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
     return {
@@ -79,11 +80,11 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
         "storage": "2D where they are pure inflations" if i2p["compact"] else "3D: output channels, z, y, x, input channels",
         "source": _cell(_describe_source(i2p["source"], bool(i2p["weights"]))),
         "certificate": _describe_certificate(config),
-        "name": name or _PLACEHOLDER,
+        "name": shown,
         "comment": "" if name else "  # the repository, or a folder with its files",
         "outputs": "logits" if config["num_classes"] else "features",
         "cloud": _example_cloud(features, i2p["in_chans"]),
-        "arguments": _finetune_arguments(config, name or _PLACEHOLDER),
+        "arguments": arguments if settings["stem"] == "point" else f"\n    {arguments}, {_FOR_CLOUDS}\n",
     }
 
 
@@ -184,8 +185,3 @@ def _example_cloud(features: set[str], in_chans: int) -> str:
     points = f"np.random.rand(1000, {3 + extra})"
     attributes = [f'"{name}": np.random.rand(1000, 3)' for name in sorted(features & {"rgb", "normals"})]
     return "{" + ", ".join([f'"points": {points}', *attributes]) + "}" if attributes else points
-
-
-def _finetune_arguments(config: Mapping[str, Any], name: str) -> str:
-    classes = f'"{name}", num_classes=len(train_set.classes)'
-    return classes if config["i2p"]["settings"]["stem"] == "point" else f"\n    {classes}, {_FOR_CLOUDS}\n"

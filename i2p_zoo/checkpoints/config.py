@@ -90,7 +90,11 @@ def read_config(path: Path) -> dict[str, Any]:
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]
     _check(path, i2p, _I2P, "i2p.")
-    _check_settings(path, i2p["settings"])
+    _check(path, i2p["settings"], {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
+    try:
+        Settings(**i2p["settings"])
+    except InvalidInputError as error:
+        raise CheckpointError(f"{path}: {str(error).replace('`', '`i2p.settings.', 1)}") from error
     _check_args(path, config["model_args"])
     _check_weights(path, i2p["weights"], "i2p.weights")
     if i2p["unet"] is not None:
@@ -122,14 +126,6 @@ def _check_weights(path: Path, weights: dict[str, Any], key: str) -> None:
             raise CheckpointError(f"{path}: `{key}` names {name!r}, which is no weights file of this package.")
         if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
             raise CheckpointError(f"{path}: `{key}` has no sha256 for {name!r}; found {sha256!r}.")
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    _check(path, settings, {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
-    try:
-        Settings(**settings)
-    except InvalidInputError as error:
-        raise CheckpointError(f"{path}: {str(error).replace('`', '`i2p.settings.', 1)}") from error
 
 
 def _check(path: Path, block: dict[str, Any], expected: Mapping[str, _Condition], prefix: str) -> None:

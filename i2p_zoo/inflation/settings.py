@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -50,15 +50,16 @@ class Settings:
             raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {self.stem!r}.")
         if not isinstance(self.skip_downsamples, int) or self.skip_downsamples < 0:
             raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {self.skip_downsamples!r}.")
-        size = _as_float(self.voxel_size)
-        if not 0 < size < math.inf:
+        size = float(self.voxel_size) if isinstance(self.voxel_size, np.number) else self.voxel_size
+        is_number = isinstance(size, int | float) and not isinstance(size, bool)
+        if not is_number or not 0 < size <= sys.float_info.max:  # JSON may hold whole numbers beyond
             raise InvalidInputError(f"`voxel_size` must be a positive number; got {self.voxel_size!r}.")
         if not isinstance(self.features, str):
             raise InvalidInputError(f"`features` must be names joined by commas, such as 'xyz,rgb'; got {self.features!r}.")
         parse_features(self.features)
         if self.preset not in ("", *PRESETS):
             raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {self.preset!r}.")
-        object.__setattr__(self, "voxel_size", size)
+        object.__setattr__(self, "voxel_size", float(size))
 
     def changed(self, **changes: Any) -> Settings:
         """Returns a copy with some fields changed."""
@@ -67,13 +68,3 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""
         return asdict(self)
-
-
-def _as_float(value: Any) -> float:
-    """A number as a float; NaN for anything else, and for whole numbers too large, which JSON may hold."""
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan

@@ -95,9 +95,8 @@ def deflate_state(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for key, tensor in state.items():
         layer, name = _owner(model, key)
-        kernel = None
-        if hasattr(layer, "deflate_tensor"):
-            kernel = layer.deflate_tensor(name, tensor, model.provenance.settings.inflation)
+        inflation = model.provenance.settings.inflation
+        kernel = layer.deflate_tensor(name, tensor, inflation) if hasattr(layer, "deflate_tensor") else None
         result[key] = tensor if kernel is None else kernel.contiguous()
     return result
 

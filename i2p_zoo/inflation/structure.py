@@ -57,19 +57,17 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
     built: dict[int, nn.Module] = {}
     problems, unsupported = [], set()
     for name, module in model.named_modules():
-        builder = find_builder(module)
+        builder, place, leaf = find_builder(module), name or "(the model itself)", type(module).__qualname__
         if not is_supported(module):
             owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
-            unsupported.add(type(module).__qualname__)
-            problems.append(
-                f"{name or '(the model itself)'}: {type(module).__module__}.{type(module).__qualname__} owns {owned}"
-            )
+            unsupported.add(leaf)
+            problems.append(f"{place}: {type(module).__module__}.{leaf} owns {owned}")
         elif builder is not None:
             try:
                 built[id(module)] = _build(module, builder, settings)
             except UnsupportedError as error:
-                unsupported.add(f"{type(module).__qualname__} with {error}")
-                problems.append(f"{name or '(the model itself)'}: {type(module).__qualname__} with {error}")
+                unsupported.add(f"{leaf} with {error}")
+                problems.append(f"{place}: {leaf} with {error}")
     if problems:
         listed = "\n  ".join(problems)
         raise UnsupportedError(

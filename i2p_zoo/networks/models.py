@@ -1,17 +1,22 @@
-"""create_model and the feature extractors: timm's habits for sparse 3D networks."""
+"""create_model, feature extractors, and adapting a network to clouds: classes, channels, stem, strides, how clouds are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.errors import CheckpointError, InvalidInputError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.adaptation import Adaptation, adapt_
 from i2p_zoo.networks.point_cloud_model import inflate
-from i2p_zoo.networks.presets import check_preset
-from i2p_zoo.networks.stems import check_in_chans
+from i2p_zoo.networks.presets import check_preset, set_preset_
+from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.sparse.point_features import count_channels, parse_features
 
 
 def create_model(
@@ -66,14 +71,12 @@ def create_model(
     check_preset(preset, architecture)
     if preset:
         inflation, stem = "copy", "point"
-    if num_classes is not None and not features_only:
-        kwargs["num_classes"] = num_classes
+    classes: dict[str, Any] = {} if num_classes is None or features_only else {"num_classes": num_classes}
     if features_only:
         kwargs["features_only"] = True
     image_chans = in_chans if stem == "image" else 3
-    source = create_timm_model(architecture, in_chans=image_chans, **kwargs)
+    source = create_timm_model(architecture, in_chans=image_chans, **kwargs, **classes)
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
-    kwargs.pop("num_classes", None)
     model.provenance = model.provenance.changed(architecture=architecture, model_args=kwargs, in_chans=image_chans)
     adaptation = Adaptation(None, in_chans, stem, skip_downsamples, voxel_size, features, preset)
     return adapt_(model, adaptation, lambda: source)
@@ -117,3 +120,68 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
         settings=settings, source=provenance.source, base=provenance.base, load_base=provenance.load_base
     )
     return extractor.eval()
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What is to be changed of an inflated network, as `i2p_zoo.create_model` takes it; None keeps what is there."""
+
+    num_classes: int | None = None
+    in_chans: int | None = None
+    stem: str | None = None
+    skip_downsamples: int | None = None
+    voxel_size: float | None = None
+    features: str | None = None
+    preset: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be changed."""
+        return all(value is None for value in vars(self).values())
+
+
+def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) -> Any:
+    """Adapts an inflated network in place and returns it.
+
+    Args:
+        model: a `PointCloudModel`.
+        adaptation: what is to be changed.
+        source: creates its 2D network, for the stem's names; weights do not matter.
+
+    Raises:
+        InvalidInputError: an unknown stem, a point stem turned back, features of other channels than the network reads, or
+            numbers out of range; the network is as it was.
+    """
+    provenance = model.provenance
+    changes = {name: getattr(adaptation, name) for name in ("stem", "skip_downsamples", "voxel_size", "features")}
+    settings = provenance.settings.changed(**{name: value for name, value in changes.items() if value is not None})
+    in_chans = provenance.in_chans if adaptation.in_chans is None else adaptation.in_chans
+    check_in_chans(in_chans)
+    if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
+        _check_channels(settings.features, in_chans)
+    is_pointed = provenance.settings.stem == "point"
+    if adaptation.stem == "image" and is_pointed:
+        raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
+    if adaptation.stem == "point" and not is_pointed:
+        set_point_stem_(model, find_stem(source()), in_chans)
+    elif in_chans != provenance.in_chans:
+        if is_pointed:
+            raise InvalidInputError(f"The model's point stem reads {provenance.in_chans} channels; got in_chans={in_chans}.")
+        adapt_in_chans_(model, find_stem(source()), in_chans)
+    num_classes = adaptation.num_classes
+    if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
+        model.reset_classifier(num_classes)
+    model.settings = settings.changed(stem=model.settings.stem)  # which is set with its layers
+    if adaptation.preset and not settings.preset:
+        set_preset_(model, adaptation.preset)
+    return model
+
+
+def _check_channels(features: str, in_chans: int) -> None:
+    """Raises InvalidInputError where named features are of another number of channels than a network reads."""
+    names = parse_features(features)
+    channels = count_channels(names)
+    if "extra" not in names and channels != in_chans:
+        raise InvalidInputError(
+            f"The features {features!r} are {channels} channels, and the network reads {in_chans}: give in_chans={channels}."
+        )

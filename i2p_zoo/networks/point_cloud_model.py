@@ -152,8 +152,7 @@ def _new_model(source: Any) -> Any:
 
 
 def _mix_in(structure: Any) -> Any:
-    source: Any = type(structure)
-    structure.__class__ = point_cloud_class(source)
+    structure.__class__ = point_cloud_class(structure.__class__)
     return structure
 
 

@@ -1,4 +1,4 @@
-"""timm's 2D networks, with random weights or as a structure alone."""
+"""timm's 2D networks: with random weights, such that a certificate can be measured on them, or as a structure alone."""
 
 from __future__ import annotations
 
@@ -14,17 +14,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.modules import image_channels
+from i2p_zoo.names import split_name
 
 _MAX_MODULES = 3_000  # resnetrs420 makes 2,540, the most of any in timm
-
-
-class _NoRandomNumbers(TorchFunctionMode):
-    """Passes over the drawing of weights, which takes longer on the meta device than all the rest and leaves no trace there."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: Any) -> nn.Module:
@@ -51,6 +44,84 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
     return model
+
+
+def create_random_model(name: str) -> nn.Module:
+    """Creates timm's 2D network in eval mode, with seeded random parameters and BatchNorm statistics.
+
+    A certificate can be measured on it: every branch is alive, and rounding is not amplified.
+
+    Raises:
+        NotFoundError: no such architecture.
+    """
+    architecture, _ = split_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_timm_model(architecture).eval()
+        randomize_constants_(model)
+        randomize_statistics_(model, example_images(model))
+    return model
+
+
+def randomize_constants_(model: nn.Module) -> None:
+    """Draws every parameter that timm initialises to a constant, from torch's global generator.
+
+    A scale or gate that starts at 0 (or LayerScale's 1e-6) would hide the branch behind it from a certificate. GroupNorm gets
+    larger biases, since it divides by its own input's deviation and so amplifies rounding.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            deviation = 0.5 if isinstance(module, nn.GroupNorm) else 0.3
+            for parameter in module.parameters(recurse=False):
+                constant = float(parameter.flatten()[0]) if parameter.numel() else 0.0
+                if not bool((parameter == constant).all()):
+                    continue
+                if abs(constant) > 0.1:
+                    parameter.uniform_(0.5, 1.5).mul_(constant)
+                else:
+                    parameter.normal_(0.0, deviation)
+
+
+@torch.no_grad()
+def randomize_statistics_(model: nn.Module, images: Tensor) -> None:
+    """Draws BatchNorm statistics about the scale of the activations that images cause, from torch's global generator.
+
+    All channels of a layer share one scale: dividing each by its own raises the weak ones, and a deep network of such layers
+    amplifies rounding without bound (Yang et al. 2019, "A mean field theory of batch normalization"). Without any scale
+    activations grow until gates saturate.
+
+    Args:
+        model: in eval mode; changed in place.
+        images: (B, C, H, W).
+    """
+
+    def draw(norm: Any, inputs: tuple[Tensor]) -> None:
+        power = inputs[0].square().mean() + norm.eps
+        norm.running_var.uniform_(0.5, 1.5).mul_(power)
+        norm.running_mean.normal_(0.0, 0.1).mul_(power.sqrt())
+
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    hooks = [norm.register_forward_pre_hook(draw) for norm in norms]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def example_images(model: nn.Module) -> Tensor:
+    """Returns (1, C, H, W) seeded noise of the input size that timm states for a model (3 x 64 x 64 for any other)."""
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))
+    return torch.randn(1, image_channels(model), *size[1:], generator=torch.Generator().manual_seed(0))
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Passes over the drawing of weights, which takes longer on the meta device than all the rest and leaves no trace there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

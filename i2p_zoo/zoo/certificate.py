@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.networks.point_cloud_model import PointCloudModel, inflate
+from i2p_zoo.networks.timm_models import create_random_model, example_images
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import image_to_plane
-from i2p_zoo.zoo.random_models import create_random_model, example_images
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 

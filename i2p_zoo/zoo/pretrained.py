@@ -21,8 +21,7 @@ from i2p_zoo.errors import CacheError, CheckpointError, I2PError, InvalidInputEr
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
-from i2p_zoo.networks.adaptation import Adaptation, adapt_
-from i2p_zoo.networks.models import create_extractor
+from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_timm_model

@@ -12,7 +12,7 @@ import i2p_zoo
 from conversion import __main__ as workshop
 from conversion.from_torchvision import ARCHITECTURES, convert_state
 from i2p_zoo.errors import CheckpointError, NotFoundError
-from i2p_zoo.zoo.random_models import randomize_constants_, randomize_statistics_
+from i2p_zoo.networks.timm_models import randomize_constants_, randomize_statistics_
 from tests.helpers import relative_error
 
 ONE_OF_EACH = [

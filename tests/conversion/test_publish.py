@@ -27,9 +27,9 @@ from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, PlannedFile, PushPlan
 from i2p_zoo.checkpoints.saving import CARD, save_pretrained
+from i2p_zoo.networks.timm_models import create_random_model
 from i2p_zoo.zoo.conversion import convert_network
 from i2p_zoo.zoo.pretrained import build_network
-from i2p_zoo.zoo.random_models import create_random_model
 
 RECIPE = Recipe("i2p-test_resnet", "test_resnet", "r160_in1k", "timm/test_resnet.r160_in1k", "apache-2.0", False, "center")
 ORIGIN = {"repo": RECIPE.source, "commit": "1" * 40, "sha256": "2" * 64, "license": "apache-2.0"}

@@ -11,7 +11,7 @@ from torch import nn
 
 from i2p_zoo import InflationReport, create_model, inflate
 from i2p_zoo.inflation.report import RULES, ParameterRecord
-from i2p_zoo.networks.adaptation import Adaptation, adapt_
+from i2p_zoo.networks.models import Adaptation, adapt_
 
 EXAMPLE = InflationReport(
     [

@@ -23,7 +23,7 @@ from i2p_zoo import (
     list_models,
 )
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.adaptation import Adaptation, adapt_
+from i2p_zoo.networks.models import Adaptation, adapt_
 from i2p_zoo.networks.timm_models import create_timm_model
 from tests.helpers import random_cloud, randomise_norms_, relative_error, strided_sites
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from i2p_zoo import I2PError, InvalidInputError, SparseTensor, UnsupportedError, create_model, inflate, inflate_weight
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.networks.adaptation import Adaptation, adapt_
+from i2p_zoo.networks.models import Adaptation, adapt_
 from i2p_zoo.networks.stems import adapt_in_chans_, find_stem, set_point_stem_
 from tests.helpers import (
     dense_convolution,

@@ -22,8 +22,8 @@ from i2p_zoo import (
 )
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.experiments.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
+from i2p_zoo.networks.timm_models import example_images
 from i2p_zoo.zoo.certificate import TOLERANCES, certify_architecture
-from i2p_zoo.zoo.random_models import example_images
 from i2p_zoo.zoo.sources import load_source
 from tests.helpers import random_images, randomise_norms_, relative_error
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from i2p_zoo import NotFoundError
-from i2p_zoo.zoo.random_models import create_random_model, example_images, randomize_constants_, randomize_statistics_
+from i2p_zoo.networks.timm_models import create_random_model, example_images, randomize_constants_, randomize_statistics_
 from tests.helpers import relative_error
 
 
