@@ -3,8 +3,8 @@ from . import data as data
 from . import finetune as finetune
 from . import segmentation as segmentation
 from ._version import __version__ as __version__
-from .checkpoints.adapters import save_adapter as save_adapter
 from .checkpoints.publishing import push_folder as push_folder
+from .checkpoints.saving import save_adapter as save_adapter
 from .checkpoints.saving import save_pretrained as save_pretrained
 from .errors import CacheError as CacheError
 from .errors import CertificateError as CertificateError

@@ -59,7 +59,12 @@ def fetch_files(
         tried.append(f"{repo} on the Hub: {error}")
         return None
     if not obstacle and options.revision != commit:
-        _note_commit(first, options.revision or constants.DEFAULT_REVISION)
+        # A client that is given commits does not note what a revision's is, and finds nothing by it when offline.
+        reference = first.parents[2] / "refs" / (options.revision or constants.DEFAULT_REVISION)
+        with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(reference) as new:
+                new.write_text(commit)
     return commit, paths
 
 
@@ -116,15 +121,6 @@ def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions,
         cause = error.__cause__ if not_cached and error.__cause__ else error
         raise HubError(f"{repo}: fetching {name!r} failed ({first_line(cause)}). Try again.") from error
     return Path(path)
-
-
-def _note_commit(path: Path, revision: str) -> None:
-    """Notes a revision's commit in the cache: a client that is given commits does not, and finds nothing when offline."""
-    reference = path.parents[2] / "refs" / revision
-    with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(reference) as new:
-            new.write_text(path.parent.name)
 
 
 def _gated(repo: str) -> HubError:

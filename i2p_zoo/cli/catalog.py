@@ -39,7 +39,7 @@ def info(name: str, as_json: bool) -> None:
 
     Example: i2p-zoo info resnet50
     """
-    from i2p_zoo.zoo.description import describe
+    from i2p_zoo.zoo.pretrained import describe
 
     check_place(name)
     facts = describe(name)

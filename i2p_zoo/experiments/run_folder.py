@@ -16,8 +16,7 @@ from filelock import FileLock, Timeout
 
 from i2p_zoo import __version__, pictures
 from i2p_zoo._extras import require
-from i2p_zoo.checkpoints.adapters import save_adapter
-from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.checkpoints.saving import save_adapter, save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train

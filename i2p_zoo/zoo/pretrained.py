@@ -1,4 +1,4 @@
-"""from_pretrained: a network with image weights from a folder, the Hub, the cache, or timm's own weights."""
+"""from_pretrained: a network with image weights from a folder, the Hub, the cache, or timm's own; and what is known of one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 from filelock import FileLock
 from huggingface_hub import constants
 
-from i2p_zoo.checkpoints.config import CONFIG, read_config
+from i2p_zoo.checkpoints.config import CONFIG, make_config, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
 from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.errors import CacheError, CheckpointError, I2PError, InvalidInputError, NotFoundError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
+from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
@@ -28,6 +30,7 @@ from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
+from i2p_zoo.zoo.ledger import load_ledger
 
 Name = str | os.PathLike[str]
 
@@ -110,6 +113,36 @@ def from_pretrained(
         model = create_extractor(model, out_indices)
         adaptation = replace(adaptation, num_classes=None)
     return adapt_(model, adaptation, source)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Returns facts of a network by zoo or timm name, or by checkpoint folder, as JSON types.
+
+    Raises:
+        NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
+    """
+    if os.path.isdir(name):
+        model = from_pretrained(name)
+        config = model.to_config()
+        facts = {key: config["i2p"][key] for key in ("settings", "source", "certificate")}
+    elif os.sep in name:
+        raise NotFoundError(f"{name}: no such folder.")
+    else:
+        architecture, _ = split_name(name)
+        model = inflate_structure(create_timm_model(architecture), Settings())
+        model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
+        config = make_config(model)
+        facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
+        facts["certificate"] = load_ledger()["models"].get(architecture, "not measured")
+    return {
+        "name": config["architecture"],
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "num_classes": config["num_classes"],
+        "num_features": config["num_features"],
+        "in_chans": config["i2p"]["in_chans"],
+        **facts,
+    }
 
 
 def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | None, axis: str) -> Any:

@@ -116,15 +116,13 @@ def describe_misfit(model: nn.Module, state: dict[str, Tensor], error: Exception
 
     Where these agree, it is what torch says.
     """
-    expected = model.state_dict()
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    other = [key for key, shape in expected.items() if shapes.get(key, shape) != shape]
     differences = {
         "missing": [key for key in expected if key not in state and not key.endswith("num_batches_tracked")],  # torch adds it
         "unknown": [key for key in state if key not in expected],
-        "of other shapes": [
-            f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
-            for key, tensor in expected.items()
-            if key in state and state[key].shape != tensor.shape
-        ],
+        "of other shapes": [f"{key} {shapes[key]} for {expected[key]}" for key in other],
     }
     message = "; ".join(
         f"{len(keys)} {difference}: {', '.join(keys[:3])}{' and so on' if len(keys) > 3 else ''}"

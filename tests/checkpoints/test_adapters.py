@@ -13,10 +13,9 @@ from torch import nn
 
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
-from i2p_zoo.checkpoints.adapters import save_adapter
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
-from i2p_zoo.checkpoints.saving import CARD, save_pretrained
+from i2p_zoo.checkpoints.saving import CARD, save_adapter, save_pretrained
 from i2p_zoo.checkpoints.weight_files import ADAPTER_WEIGHTS, WEIGHTS, sha256_of
 from i2p_zoo.finetune import freeze
 from i2p_zoo.layers.kernel_inflation import has_same_bits

@@ -22,8 +22,7 @@ from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.zoo import pretrained as hub_module
-from i2p_zoo.zoo.description import describe
-from i2p_zoo.zoo.pretrained import build_network
+from i2p_zoo.zoo.pretrained import build_network, describe
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
 
