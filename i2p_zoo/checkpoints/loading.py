@@ -87,12 +87,11 @@ def load_weights(
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_weights, paths, config["i2p"]["weights"])
         try:
-            model, error = build(config), None
-        except Exception as caught:  # whatever timm's code raises for arguments that nobody but a stranger gives
-            model, error = None, caught
-    state = reading.result()  # a damaged file is the first thing to say
-    if error is not None:
-        raise CheckpointError(f"{first.with_name(CONFIG)}: describes a network that cannot be built: {error}") from error
+            model = build(config)
+        except Exception as error:  # whatever timm's code raises for arguments that nobody but a stranger gives
+            reading.result()  # a damaged file is the first thing to say
+            raise CheckpointError(f"{first.with_name(CONFIG)}: describes a network that cannot be built: {error}") from error
+        state = reading.result()
     dtype = getattr(torch, config["i2p"]["dtype"])
     expected = {key: t.to(dtype) if t.is_floating_point() else t for key, t in model.state_dict().items()}
     if base is not None:

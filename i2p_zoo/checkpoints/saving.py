@@ -147,7 +147,7 @@ def describe_model(model: Any) -> dict[str, Any]:
 
 
 def clean_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with contiguous tensors of their own; raises CheckpointError where a value is not finite."""
+    """Returns the state dict with contiguous tensors of their own; raises CheckpointError where a value is not finite."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in model.state_dict().items():

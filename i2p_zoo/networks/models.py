@@ -97,18 +97,11 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
     settings = provenance.settings
     if settings.stem != "image":
         raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
-    arguments = {key: value for key, value in provenance.model_args.items() if key != "global_pool"}
+    arguments = {**provenance.model_args, "features_only": True, "in_chans": provenance.in_chans}
+    arguments.pop("global_pool", None)
     if out_indices is not None:
         arguments["out_indices"] = out_indices
-    extractor = create_model(
-        provenance.architecture,
-        settings.inflation,
-        settings.axis,
-        settings.depth,
-        in_chans=provenance.in_chans,
-        features_only=True,
-        **arguments,
-    )
+    extractor = create_model(provenance.architecture, settings.inflation, settings.axis, settings.depth, **arguments)
     targets = extractor.state_dict().keys()
     state = find_base_tensors(model, targets)
     if missing := sorted(targets - state.keys()):
@@ -158,7 +151,13 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     in_chans = provenance.in_chans if adaptation.in_chans is None else adaptation.in_chans
     check_in_chans(in_chans)
     if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
-        _check_channels(settings.features, in_chans)
+        names = parse_features(settings.features)
+        channels = count_channels(names)
+        if "extra" not in names and channels != in_chans:
+            raise InvalidInputError(
+                f"The features {settings.features!r} are {channels} channels, and the network reads {in_chans}: give "
+                f"in_chans={channels}."
+            )
     is_pointed = provenance.settings.stem == "point"
     if adaptation.stem == "image" and is_pointed:
         raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
@@ -175,13 +174,3 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     if adaptation.preset and not settings.preset:
         set_preset_(model, adaptation.preset)
     return model
-
-
-def _check_channels(features: str, in_chans: int) -> None:
-    """Raises InvalidInputError where named features are of another number of channels than a network reads."""
-    names = parse_features(features)
-    channels = count_channels(names)
-    if "extra" not in names and channels != in_chans:
-        raise InvalidInputError(
-            f"The features {features!r} are {channels} channels, and the network reads {in_chans}: give in_chans={channels}."
-        )

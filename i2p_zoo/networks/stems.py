@@ -122,14 +122,13 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
     Raises:
         InvalidInputError: the stem does not read three channels, red, green and blue.
     """
-    for name in stem.convolutions:
-        channels = model.get_submodule(name).in_channels
-        if channels != 3:
+    layers = {name: model.get_submodule(name) for name in stem.convolutions}
+    for layer in layers.values():
+        if layer.in_channels != 3:
             raise InvalidInputError(
-                f"An image stem of {channels} channels has no adaption to in_chans={in_chans}; use stem='point'."
+                f"An image stem of {layer.in_channels} channels has no adaption to in_chans={in_chans}; use stem='point'."
             )
-    for name in stem.convolutions:
-        layer = model.get_submodule(name)
+    for name, layer in layers.items():
         weight = layer.weight.detach()  # (C_out, kz, ky, kx, 3)
         if in_chans == 1:
             adapted = weight.sum(4, keepdim=True)

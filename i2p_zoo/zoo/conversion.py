@@ -11,6 +11,7 @@ from torch import nn
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.saving import save_pretrained, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, NotFoundError
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.modules import image_channels
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.point_cloud_model import inflate
@@ -46,7 +47,7 @@ def convert(
     Raises:
         I2PError: as `convert_model`; nothing is written then.
     """
-    model, _ = convert_model(name, weights=weights, inflation=inflation, axis=axis, depth=depth, progress=progress)
+    model, _ = convert_model(name, Settings(inflation, axis, depth), weights=weights, progress=progress)
     if progress is not None:
         progress("saving")
     save_pretrained(model, folder)
@@ -55,11 +56,9 @@ def convert(
 
 def convert_model(
     name: str,
+    settings: Settings | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    inflation: str = "center",
-    axis: str = "z",
-    depth: int | None = None,
     options: HubOptions | None = None,
     tried: list[str] | None = None,
     progress: Progress | None = None,
@@ -68,8 +67,8 @@ def convert_model(
 
     Args:
         name: a zoo or timm name, with optional tag.
+        settings: of the inflation.
         weights: a checkpoint of that timm network, as `i2p_zoo.zoo.sources.load_file` reads it.
-        inflation, axis, depth: as `i2p_zoo.inflate`.
         options: of the Hub client.
         tried: the places that were looked into before; gets a line for each further one that had no weights.
         progress: called with a word for each step as it begins.
@@ -94,7 +93,7 @@ def convert_model(
         if tried:
             raise no_weights_error(name, tried) from error
         raise
-    return convert_network(source, origin, architecture, {}, inflation, axis, depth, progress)
+    return convert_network(source, origin, architecture, {}, settings, progress)
 
 
 def convert_network(
@@ -102,9 +101,7 @@ def convert_network(
     origin: dict[str, Any],
     architecture: str,
     model_args: dict[str, Any],
-    inflation: str = "center",
-    axis: str = "z",
-    depth: int | None = None,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Certificate]:
     """Inflates a 2D network in hand and certifies the result.
@@ -113,7 +110,7 @@ def convert_network(
         source: timm's network with its weights.
         origin: where they come from, for the checkpoint.
         architecture, model_args: `timm.create_model(architecture, **model_args)` rebuilds the network, classes aside.
-        inflation, axis, depth: as `i2p_zoo.inflate`.
+        settings: of the inflation.
         progress: called with a word for each step as it begins.
 
     Returns:
@@ -125,11 +122,12 @@ def convert_network(
         CertificateError: the 3D network does not compute the 2D one's function.
     """
     say = progress or (lambda step: None)
+    settings = settings or Settings()
     say("inflating")
-    model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
+    model: Any = inflate(source, settings.inflation, settings.axis, settings.depth)
     model.eval()
     say("certifying")
-    twin: Any = model if inflation != "average" else inflate(source, inflation="center", axis=axis, depth=depth)
+    twin: Any = model if settings.inflation != "average" else inflate(source, "center", settings.axis, settings.depth)
     certificate = certify(source, twin)
     if not certificate.passed:
         raise CertificateError(f"{architecture}: {certificate}. The converted network is not kept.")

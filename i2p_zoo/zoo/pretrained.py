@@ -231,7 +231,7 @@ def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options
             if folder.is_dir() and not options.force_download:
                 with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
                     return load()
-            model, _ = convert_model(name, inflation=inflation, axis=axis, options=options, tried=tried)
+            model, _ = convert_model(name, Settings(inflation, axis), options=options, tried=tried)
             save_pretrained(model, folder)
             return load()
     except I2PError:

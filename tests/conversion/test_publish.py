@@ -27,6 +27,7 @@ from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, PlannedFile, PushPlan
 from i2p_zoo.checkpoints.saving import CARD, save_pretrained
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.networks.timm_models import create_random_model
 from i2p_zoo.zoo.conversion import convert_network
 from i2p_zoo.zoo.pretrained import build_network
@@ -39,7 +40,7 @@ def convert_random(folder, inflation="center"):
     """Leaves a checkpoint as `convert` does, from random weights in the place of timm's."""
     source = create_random_model("test_resnet")
     source.pretrained_cfg = {**source.pretrained_cfg, "tag": RECIPE.tag}
-    model, _ = convert_network(source, ORIGIN, "test_resnet", {}, inflation)
+    model, _ = convert_network(source, ORIGIN, "test_resnet", {}, Settings(inflation))
     save_pretrained(model, folder)
     return model
 
