@@ -17,12 +17,13 @@ import pytest
 
 import i2p_zoo
 from i2p_zoo import CheckpointError
-from i2p_zoo.checkpoints import saving as checkpoint
+from i2p_zoo.checkpoints import loading, saving
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, is_weights_name
 from i2p_zoo.staging import locate, staged_folder
+from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_
 
@@ -76,10 +77,12 @@ kill_everywhere(sys.argv[1], sys.argv[2], write)
 SAVED = """
 import torch
 from i2p_zoo.checkpoints import weight_files
-from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.zoo.pretrained import build_network
 
 torch.set_num_threads(1)
-model = load_folder(sys.argv[3])
+model = load_folder(sys.argv[3], build_network)
 kill_everywhere(sys.argv[1], sys.argv[2], lambda folder: save_pretrained(model, folder))
 
 def write_half(state, path, **kwargs):
@@ -94,10 +97,12 @@ save_pretrained(model, shutil.copytree(sys.argv[1], sys.argv[2] + "/half"))
 
 ALTERNATING = """
 import itertools, sys, time, torch
-from i2p_zoo.checkpoints.saving import load_folder, save_pretrained
+from i2p_zoo.checkpoints.loading import load_folder
+from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.zoo.pretrained import build_network
 
 torch.set_num_threads(1)
-models = [load_folder(path) for path in sys.argv[1:3]]
+models = [load_folder(path, build_network) for path in sys.argv[1:3]]
 for number in itertools.count():
     save_pretrained(models[number % 2], sys.argv[3], max_shard_size=(200_000, "5GB")[number % 2])
     time.sleep(0.05)
@@ -164,7 +169,7 @@ def two(tmp_path_factory):
 
 def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, tmp_path):
     folder = tmp_path / "net"
-    sizes = {name: load_folder(path).settings.voxel_size for name, path in two.items()}
+    sizes = {name: load_folder(path, build_network).settings.voxel_size for name, path in two.items()}
     command = [sys.executable, "-c", ALTERNATING, *map(str, two.values()), str(folder)]
     writer = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
@@ -174,7 +179,7 @@ def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, 
         fingerprints = []
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            model = load_folder(folder)
+            model = load_folder(folder, build_network)
             fingerprints.append(fingerprint(model))
             assert model.settings.voxel_size == sizes[fingerprints[-1]]
         assert writer.poll() is None
@@ -186,7 +191,7 @@ def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, 
 
 def save_while_reading(monkeypatch, folder, models, times):
     """Saves the models in turn, each right after a config was read; returns the configs."""
-    read, seen = checkpoint.read_config, []
+    read, seen = loading.read_config, []
 
     def read_config(path):
         config = read(path)
@@ -195,24 +200,24 @@ def save_while_reading(monkeypatch, folder, models, times):
         seen.append(config)
         return config
 
-    monkeypatch.setattr(checkpoint, "read_config", read_config)
+    monkeypatch.setattr(loading, "read_config", read_config)
     return seen
 
 
 def test_folder_that_changed_after_its_config_was_read_is_read_again(two, tmp_path, monkeypatch):
-    first, second = (load_folder(path) for path in two.values())
+    first, second = (load_folder(path, build_network) for path in two.values())
     folder = save_pretrained(first, tmp_path / "net")
     seen = save_while_reading(monkeypatch, folder, [second, first], 1)
-    assert fingerprint(load_folder(folder)) == fingerprint(second)
+    assert fingerprint(load_folder(folder, build_network)) == fingerprint(second)
     assert len(seen) == 2
 
 
 def test_folder_that_never_stands_still_is_refused(two, tmp_path, monkeypatch):
-    models = [load_folder(path) for path in two.values()]
+    models = [load_folder(path, build_network) for path in two.values()]
     folder = save_pretrained(models[1], tmp_path / "net")
     seen = save_while_reading(monkeypatch, folder, models, 1000)
     with pytest.raises(CheckpointError, match=r"was changed while it was read, 10 times in a row\. Load it again"):
-        load_folder(folder)
+        load_folder(folder, build_network)
     assert len(seen) == 10
 
 
@@ -221,7 +226,7 @@ def test_damaged_folder_is_read_once(two, tmp_path, monkeypatch):
     (folder / WEIGHTS).write_bytes(b"else")
     seen = save_while_reading(monkeypatch, folder, [], 0)
     with pytest.raises(CheckpointError, match="no safetensors file"):
-        load_folder(folder)
+        load_folder(folder, build_network)
     assert len(seen) == 1
 
 
@@ -242,7 +247,7 @@ def test_file_that_moves_as_it_is_opened_is_found_in_its_new_place(two, tmp_path
 
     calls = []
     monkeypatch.setattr(Path, "is_file", is_file_and_moves)
-    assert fingerprint(load_folder(folder)) == name
+    assert fingerprint(load_folder(folder, build_network)) == name
     assert len(calls) == 2
 
 
@@ -261,10 +266,10 @@ def killed(tmp_path_factory):
 def test_checkpoint_whose_writer_was_killed_at_any_step_is_the_old_or_the_new(killed):
     folders, names = killed
     assert len(list(folders[0].glob("*.safetensors"))) > 1  # shards, which the new network's file replaces
-    states = [names[fingerprint(load_folder(folder))] for folder in folders if folder.name != "half"]
+    states = [names[fingerprint(load_folder(folder, build_network))] for folder in folders if folder.name != "half"]
     assert len(states) > 15
     check_order(states, ["old", "new"])
-    assert names[fingerprint(load_folder(folders[-1]))] == "old"
+    assert names[fingerprint(load_folder(folders[-1], build_network))] == "old"
     assert folders[-1].name == "half"
 
 
@@ -274,7 +279,7 @@ def test_next_save_puts_a_folder_in_order_whose_writer_was_killed(killed):
     for folder in folders:
         save_pretrained(model, folder)
         assert {path.name for path in folder.iterdir()} == {".lock", CONFIG, WEIGHTS, CARD}, folder
-        assert fingerprint(load_folder(folder)) == fingerprint(model)
+        assert fingerprint(load_folder(folder, build_network)) == fingerprint(model)
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt(), RuntimeError("bug")], ids=repr)
@@ -412,7 +417,7 @@ def test_what_another_user_left_behind_is_no_obstacle(tmp_path, monkeypatch):
 
 
 def test_card_edited_after_a_process_was_killed_is_kept(two, tmp_path, monkeypatch):
-    first, second = (load_folder(path) for path in two.values())
+    first, second = (load_folder(path, build_network) for path in two.values())
     folder = save_pretrained(first, tmp_path / "net")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupt)
@@ -422,19 +427,19 @@ def test_card_edited_after_a_process_was_killed_is_kept(two, tmp_path, monkeypat
     (folder / CARD).write_text("# Mine\n")
     save_pretrained(second, folder)
     assert (folder / CARD).read_text() == "# Mine\n"
-    assert fingerprint(load_folder(folder)) == fingerprint(second)
+    assert fingerprint(load_folder(folder, build_network)) == fingerprint(second)
     assert hidden(folder) == {".lock"}
 
 
 def test_card_edited_while_a_process_saves_is_kept(two, tmp_path, monkeypatch):
-    model = load_folder(next(iter(two.values())))
+    model = load_folder(next(iter(two.values())), build_network)
     folder = save_pretrained(model, tmp_path / "net")
-    written = checkpoint.write_card
+    written = saving.write_card
 
     def write_card(*args):
         (folder / CARD).write_text("# Mine\n")
         return written(*args)
 
-    monkeypatch.setattr(checkpoint, "write_card", write_card)
+    monkeypatch.setattr(saving, "write_card", write_card)
     save_pretrained(model, folder)
     assert (folder / CARD).read_text() == "# Mine\n"
