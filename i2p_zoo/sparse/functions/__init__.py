@@ -4,6 +4,4 @@ A sparse tensor with features (N, C1, C2, ...) stands for a (B, C1, C2, ..., H, 
 permutation. A call that has no meaning on sites raises; nothing falls through.
 """
 
-from i2p_zoo.sparse.functions import arithmetic, channelwise, dimensions, elementwise, reductions, resampling
-
-__all__ = ["arithmetic", "channelwise", "dimensions", "elementwise", "reductions", "resampling"]
+from i2p_zoo.sparse.functions import arithmetic, channelwise, dimensions, elementwise, reductions, resampling  # noqa: F401
