@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch.nn import functional as F
 
 import i2p_zoo
-from i2p_zoo import InvalidInputError, SparseTensor, UnsupportedError
+from i2p_zoo import InvalidInputError, UnsupportedError
 from i2p_zoo.finetune import evaluate, freeze, train
 from i2p_zoo.layers.normalized_linear import LogitNorm
 from i2p_zoo.networks.presets import set_preset_
 from tests.finetune.test_freezing import shapes
-from tests.helpers import randomise_norms_, relative_error, seeded
+from tests.helpers import randomise_norms_, relative_error
+from tests.networks.conftest import DenseNetwork, grid_cloud
 
-EXTENT = 16  # of the dense grid; sites have coordinates of 0 and more
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
@@ -27,78 +26,11 @@ def make(name, **kwargs):
     return randomise_norms_(model, 1).double().eval()
 
 
-def cloud(voxels=60, batch=2):
-    random = seeded(5)
-    places = torch.randperm(EXTENT**3, generator=random)[: voxels * batch].view(batch, voxels)
-    sites = [(b, p // EXTENT**2, p // EXTENT % EXTENT, p % EXTENT) for b, row in enumerate(places.tolist()) for p in row]
-    coords = torch.tensor(sorted(sites), dtype=torch.int32)
-    return SparseTensor(torch.randn(len(coords), 3, generator=random, dtype=torch.float64), coords, batch_size=batch)
-
-
-class Dense:
-    """Features on a dense grid with a mask of the sites, convolved by `conv3d`; everything else is written out."""
-
-    def __init__(self, state, x):
-        self.state = state
-        size = (x.batch_size, *[EXTENT] * 3)
-        self.mask = torch.zeros(size, dtype=torch.float64)
-        self.grid = torch.zeros(x.batch_size, 3, *[EXTENT] * 3, dtype=torch.float64)
-        b, z, y, x_ = x.coords.long().unbind(1)
-        self.mask[b, z, y, x_] = 1
-        self.grid[b, :, z, y, x_] = x.features
-        self.seen = {}
-
-    def convolve(self, grid, mask, name, stride):
-        weight = self.state[f"{name}.weight"].permute(0, 4, 1, 2, 3)
-        edge = weight.shape[-1]
-        low, high = {3: (1, 1), 2: (0, 1), 1: (0, 0)}[edge]  # taps -1, 0, 1; 0, 1; 0
-        if stride == 2:
-            mask = F.max_pool3d(mask, 2)  # the unique floor(c / 2)
-        out = F.conv3d(F.pad(grid, [low, high] * 3), weight, stride=stride)
-        out = out[..., : mask.shape[1], : mask.shape[2], : mask.shape[3]] * mask[:, None]
-        self.seen[name] = out, mask
-        return out, mask
-
-    def normalise(self, grid, mask, name):
-        mean, var, weight, bias = (self.state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
-        scale = weight / (var + 1e-5).sqrt()
-        out = (grid * scale[:, None, None, None] + (bias - mean * scale)[:, None, None, None]) * mask[:, None]
-        self.seen[name] = out, mask
-        return out
-
-    def block(self, grid, mask, name, stride):
-        convolutions = sum(f"{name}.conv{n}.weight" in self.state for n in (1, 2, 3))
-        strided = 1 if convolutions == 2 else 2
-        out, sites = grid, mask
-        for n in range(1, convolutions + 1):
-            out, sites = self.convolve(out, sites, f"{name}.conv{n}", stride if n == strided else 1)
-            out = self.normalise(out, sites, f"{name}.bn{n}")
-            out = out.relu() if n < convolutions else out
-        shortcut = grid
-        if f"{name}.downsample.0.weight" in self.state:
-            shortcut, _ = self.convolve(grid, mask, f"{name}.downsample.0", stride)
-            shortcut = self.normalise(shortcut, sites, f"{name}.downsample.1")
-        out = (out + shortcut).relu()
-        self.seen[name] = out, sites
-        return out, sites
-
-    def run(self, blocks):
-        grid, mask = self.convolve(self.grid, self.mask, "conv1", 1)
-        grid = self.normalise(grid, mask, "bn1")  # and no activation
-        for stage, count in enumerate(blocks, 1):
-            for number in range(count):
-                grid, mask = self.block(grid, mask, f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1)
-        pooled = grid.sum((2, 3, 4)) / mask.sum((1, 2, 3))[:, None]
-        logits = pooled @ self.state["fc.weight"].t() + self.state["fc.bias"]
-        mean, var, weight, bias = (self.state[f"fc.norm.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        return (logits - mean) / (var + 1e-5).sqrt() * weight + bias
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_layer_is_the_papers(name):
-    model, x = make(name), cloud()
+    model, x = make(name), grid_cloud()
     seen = {}
-    dense = Dense(model.state_dict(), x)
+    dense = DenseNetwork(model.state_dict(), x)
     expected = dense.run(BLOCKS[name])
     for layer, module in model.named_modules():
         if layer in dense.seen:
@@ -163,7 +95,7 @@ def test_trained_network_saves_and_loads_again(tmp_path):
     model.save_pretrained(tmp_path)
     again = i2p_zoo.from_pretrained(tmp_path)
     assert again.settings == model.settings
-    assert torch.equal(again(cloud()), model(cloud()))
+    assert torch.equal(again(grid_cloud()), model(grid_cloud()))
 
 
 @pytest.mark.parametrize(

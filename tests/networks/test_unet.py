@@ -1,4 +1,4 @@
-"""U-Nets: back on exactly the encoder's sites, logits in the order of the points, and the modes of finetuning."""
+"""U-Nets: logits in the order of the points, the modes of finetuning, and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 import i2p_zoo
@@ -14,20 +13,7 @@ from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, voxeli
 from i2p_zoo.finetune import freeze
 from i2p_zoo.networks.unet import UNet, find_levels
 from i2p_zoo.segmentation.pretrained_unet import create_unet
-from tests.zoo.test_archetypes import CERTIFIED, real_clouds
-
-# Those whose convolutions without padding shift the sites, which `create_unet` refuses.
-SHIFTED = {"inception_v3", "inception_v4", "inception_resnet_v2", "legacy_xception"}
-NETWORKS = [
-    "test_resnet",
-    "mobilenetv3_small_050",
-    "test_efficientnet",
-    "repvgg_a0",
-    "densenet121",
-    "dla46_c",
-    "convnext_atto",
-    "test_mambaout",
-]
+from tests.networks.conftest import make_papers_unet
 
 
 def clouds():
@@ -39,47 +25,6 @@ def make(name="test_resnet", num_classes=4, **kwargs):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return create_unet(name, num_classes, pretrained=False, **{"skip_downsamples": 2, "voxel_size": 0.2, **kwargs})
-
-
-def check_sites(name, stem):
-    """Each step of the decoder stands on the very sites of the encoder's level, and the last on the input's."""
-    unet = create_unet(name, 3, pretrained=False, stem=stem).eval()
-    x = unet.encoder.prepare(real_clouds(3))
-    seen = []
-    for block in unet.decoder.blocks:
-        block.register_forward_hook(lambda module, inputs, out: seen.append(out))
-    with torch.no_grad():
-        maps = unet.encoder(x)
-        logits = unet.decoder(x, maps)
-    wanted = [maps[level.maps[0]] if level.maps else x for level in unet.decoder.levels[-2::-1]]
-    assert len(seen) == len(wanted) >= 1
-    for out, level in zip(seen, wanted, strict=True):
-        assert torch.equal(out.coords, level.coords)
-        assert torch.isfinite(out.features).all()
-    assert torch.equal(logits.coords, x.coords)
-    assert len(logits.features) == len(x.features)
-
-
-@pytest.mark.parametrize("stem", ["image", "point"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_decoder_returns_to_exactly_the_encoders_sites(name, stem):
-    check_sites(name, stem)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", CERTIFIED)
-def test_decoder_of_every_archetype_returns_to_exactly_the_encoders_sites(name):
-    try:
-        timm.create_model(name, features_only=True)
-    except (RuntimeError, AttributeError, KeyError, TypeError, ValueError, AssertionError):  # whatever timm raises there
-        with pytest.raises(InvalidInputError, match="features_only"):
-            create_unet(name, 3, pretrained=False)
-        return
-    if name in SHIFTED:
-        with pytest.raises(UnsupportedError, match="shift"):
-            check_sites(name, "image")
-    else:
-        check_sites(name, "image")
 
 
 def test_levels_of_one_stride_are_joined():
@@ -151,13 +96,6 @@ def test_dropout_is_used_in_training_alone():
     assert torch.equal(unet(clouds()), unet(clouds()))
 
 
-def test_image_weights_are_the_encoders(tmp_path):
-    model = i2p_zoo.create_model("test_resnet")
-    model.save_pretrained(tmp_path)
-    unet = create_unet(str(tmp_path), 3, skip_downsamples=2)
-    assert torch.equal(unet.encoder.layer2[0].conv2.weight, model.layer2[0].conv2.weight)
-
-
 REFUSED = {
     "no classes": ({"num_classes": 0}, r"num_classes \(=0\)"),
     "no channels": ({"decoder_channels": ()}, r"decoder_channels \(=\(\)\)"),
@@ -220,16 +158,6 @@ def test_encoder_whose_sites_shift_is_refused(name):
         create_unet(name, 3, pretrained=False, stem="point", skip_downsamples=3)
 
 
-def test_names_of_the_classes_are_the_unets_and_not_its_encoders(tmp_path):
-    encoder = i2p_zoo.create_model("test_resnet", num_classes=2)
-    encoder.pretrained_cfg = {**encoder.pretrained_cfg, "label_names": ["chair", "table"]}
-    unet = create_unet(str(encoder.save_pretrained(tmp_path / "encoder")), 3)
-    assert "label_names" not in i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path / "unnamed")).pretrained_cfg
-    unet.pretrained_cfg["label_names"] = ["floor", "wall", "lamp"]
-    again = i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path / "unet"))
-    assert list(again.pretrained_cfg["label_names"]) == ["floor", "wall", "lamp"]
-
-
 @pytest.mark.parametrize("kind", ["reversed", "read-only"])
 def test_any_array_is_read_that_voxelize_reads(kind, recwarn):
     unet, points = make().eval(), clouds()[0]
@@ -237,3 +165,26 @@ def test_any_array_is_read_that_voxelize_reads(kind, recwarn):
     with torch.no_grad():
         assert torch.allclose(unet([given]), unet([given.copy()]), atol=1e-6)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("mode", ["io", "io+bn", "all"])
+def test_each_mode_trains_all_that_is_new(mode):
+    unet = make_papers_unet().float()
+    freeze(unet, mode)
+    trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    new = {"encoder.conv1.weight", "encoder.act1.1.weight", "encoder.maxpool.0.weight", "decoder.up.0.weight"}
+    assert new <= trained
+    assert ("encoder.layer1.0.conv1.weight" in trained) is (mode == "all")
+    unet.train()
+    unet([np.random.default_rng(0).random((200, 3)).astype(np.float32)]).sum().backward()
+    assert all(parameter.grad is not None for parameter in unet.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("mode", ["io", "head", "none"])
+def test_norms_that_have_no_images_statistics_learn_the_clouds(mode):
+    unet = make_papers_unet()
+    freeze(unet, mode)
+    unet.train()
+    assert unet.encoder.act1[1].training
+    assert unet.encoder.maxpool[1].training
+    assert not unet.encoder.bn1.training
