@@ -164,3 +164,21 @@ def window_rows(coords: Tensor, out_coords: Tensor, window: Window) -> list[list
         return row_of.get((site[0], *at), -1)
 
     return [[read(site, tap) for tap in taps] for site in out_coords.tolist()]
+
+
+def small_net():
+    """One of every kind of leaf that a 2D network usually has, in the order of a classifier."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.PReLU(6),
+        nn.Conv2d(6, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    return randomise_norms_(net)

@@ -11,12 +11,20 @@ import timm
 import torch
 from torch import nn
 
-from i2p_zoo import InvalidInputError, PointCloudModel, SparseTensor, create_model, image_to_plane, inflate, voxelize
+from i2p_zoo import (
+    InvalidInputError,
+    PointCloudModel,
+    SparseConv3d,
+    SparseTensor,
+    create_model,
+    image_to_plane,
+    inflate,
+    voxelize,
+)
 from i2p_zoo._extras import require
-from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.structure import inflate_structure, materialize_
+from i2p_zoo.choices import AXES, INFLATIONS
 from i2p_zoo.networks.point_cloud_model import point_cloud_class
-from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
+from tests.helpers import plane_values, random_cloud, random_images, randomise_norms_, relative_error, seeded, small_net
 
 NAMES = ["test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_byobnet"]
 # How a model is made, and by how many voxels it shrinks a cloud in all.
@@ -254,41 +262,101 @@ def test_class_is_made_once_and_named_after_its_own():
     assert (type(first).__name__, type(first).__module__) == ("PointCloudResNet", kind.__module__)
 
 
-# Settings and the structure's weights.
-
-
-def test_settings_are_changed_in_a_copy():
-    settings = Settings()
-    changed = settings.changed(stem="point", voxel_size=0.1)
-    assert (settings.stem, settings.voxel_size) == ("image", 0.05)
-    assert changed.to_dict() == {
-        "inflation": "center",
-        "axis": "z",
-        "depth": None,
-        "stem": "point",
-        "skip_downsamples": 0,
-        "voxel_size": 0.1,
-        "features": "xyz",
-        "preset": "",
-    }
-
-
-def test_only_convolutions_on_the_meta_device_are_given_weights():
-    torch.manual_seed(0)
-    net = create_model("dla34", num_classes=2)
-    kept = {key: value.clone() for key, value in net.state_dict().items()}
-    fresh = inflate_structure(nn.Sequential(nn.Conv2d(512, 9, 3)), Settings())[0]
-    net.fc = fresh
-    materialize_(net)
-    assert net.fc is fresh
-    assert net.fc.weight.device.type == "cpu"
-    assert net.fc.weight.std().item() == pytest.approx((2 / (27 * 9)) ** 0.5, rel=0.05)
-    assert net.fc.bias.count_nonzero() == 0
-    others = {key: value for key, value in net.state_dict().items() if not key.startswith("fc.")}
-    assert others
-    assert all(torch.equal(value, kept[key]) for key, value in others.items())
-
-
 def test_save_pretrained_of_the_model_writes_a_checkpoint(tmp_path, model):
     folder = model.save_pretrained(tmp_path / "net")
     assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "3"])
+def test_bad_depth_of_a_network_is_quoted(bad):
+    with pytest.raises(InvalidInputError, match=rf"depth.*{bad}"):
+        inflate(small_net(), depth=bad)
+
+
+# What an inflated network computes.
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_center_network_computes_the_2d_network_on_each_slice_of_a_volume(axis):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 2, 5, padding=2))
+    net = randomise_norms_(net).double().eval()
+    volume = random_images(2, 3, 6, 7, 8)
+    out = inflate(net, "center", axis)(SparseTensor.from_dense(volume, keep_zeros=True).with_plan(axis="zyx".index(axis)))
+    dim = 2 + "zyx".index(axis)
+    expected = torch.stack([net(image) for image in volume.unbind(dim)], dim)
+    assert relative_error(out.dense(), expected) < 1e-12
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_average_network_computes_the_2d_network_on_a_volume_constant_along_the_new_axis(axis):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double()
+    dim = 2 + "zyx".index(axis)
+    image = random_images(2, 3, 6, 7)
+    volume = torch.stack([image] * 9, dim)
+    out = inflate(net, "average", axis)(SparseTensor.from_dense(volume).with_plan(axis="zyx".index(axis))).dense()
+    # Two kernels of length 3 look two slices far, so only the slices nearer than that to the border see zeros.
+    for inner in range(2, 7):
+        assert relative_error(out.select(dim, inner), net(image)) < 1e-12
+
+
+def test_copy_convolution_is_its_length_times_the_average_one():
+    layer = nn.Conv2d(3, 4, 3, padding=1, bias=False).double()
+    x = random_cloud(3, voxels=60)
+    copied, averaged = inflate(layer, "copy")(x), inflate(layer, "average")(x)
+    assert relative_error(copied.features, 3 * averaged.features.detach()) < 1e-12
+
+
+# What `inflate` keeps.
+
+
+def test_given_model_is_left_untouched():
+    model = randomise_norms_(timm.create_model("test_resnet"))
+    model.train()
+    model.layer2.eval()
+    model.conv1[0].weight.requires_grad_(False)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modules = [(name, module, type(module), module.training) for name, module in model.named_modules()]
+    parameters = [(id(p), p.requires_grad) for p in model.parameters()]
+    net = inflate(model)
+    x = random_cloud(3, voxels=300, extent=60, dtype=torch.float32)
+    net(x).sum().backward()  # in training mode: the twin's statistics move, the model's must not
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(3.0)
+    assert modules == [(name, module, type(module), module.training) for name, module in model.named_modules()]
+    assert parameters == [(id(p), p.requires_grad) for p in model.parameters()]
+    assert all(p.grad is None for p in model.parameters())
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("inflation", INFLATIONS)
+def test_network_is_of_the_2d_class_and_notes_its_settings(inflation):
+    model = timm.create_model("test_efficientnet")
+    net = inflate(model, inflation)
+    assert isinstance(net, type(model))
+    assert isinstance(net, PointCloudModel)
+    assert net.settings.inflation == inflation
+    assert not isinstance(model, PointCloudModel)
+
+
+def test_sequential_runs_on_a_plane_as_on_the_image():
+    model = small_net().double().eval()
+    images = random_images(2, 3, 21, 18)
+    assert relative_error(inflate(model)(image_to_plane(images)), model(images)) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", [1, 3, (1, 5)], ids=str)
+def test_single_convolution_as_root_runs_on_a_plane_as_on_the_image(kernel):
+    model = nn.Conv2d(3, 4, kernel, stride=2, padding=kernel // 2 if isinstance(kernel, int) else (0, 2)).double()
+    net = inflate(model)
+    assert isinstance(net, SparseConv3d)
+    assert isinstance(net, PointCloudModel)
+    images = random_images(2, 3, 9, 10)
+    assert relative_error(plane_values(net(image_to_plane(images))), model(images)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_network_keeps_its_dtype(dtype):
+    net = inflate(small_net().to(dtype))
+    assert {t.dtype for t in net.state_dict().values() if t.is_floating_point()} == {dtype}
