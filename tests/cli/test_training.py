@@ -19,7 +19,7 @@ from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
 from tests.cli.test_catalog import fail, offline_in_an_empty_folder, succeed
-from tests.finetune.test_freezing import shapes
+from tests.finetune.conftest import shapes
 
 __all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "6"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import i2p_zoo
-from tests.finetune.test_freezing import shapes
+from tests.finetune.conftest import shapes
 from tests.segmentation.conftest import scene_sets as scene_sets
 
 

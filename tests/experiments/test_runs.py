@@ -23,7 +23,7 @@ from i2p_zoo.data import hold_out
 from i2p_zoo.experiments import RunOptions, Setup, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options, evaluate, trainer
-from tests.finetune.test_freezing import shapes
+from tests.finetune.conftest import shapes
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = Options(steps=6, batch_size=6, learning_rate=0.05)

@@ -11,7 +11,7 @@ import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.finetune import label_by_teacher
 from i2p_zoo.finetune.evaluation import predict_logits
-from tests.finetune.test_freezing import shapes
+from tests.finetune.conftest import shapes
 from tests.helpers import randomise_norms_
 
 

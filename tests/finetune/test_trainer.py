@@ -1,53 +1,30 @@
-"""The trainer: a run that was killed goes on to the same bits, many processes agree with one, nothing is picked slyly."""
+"""The trainer: it learns, it is a loop written out, many processes agree with one, and nothing is picked slyly."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import i2p_zoo
-from i2p_zoo import CheckpointError, InvalidInputError
+from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer, training_state
 from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.finetune.trainer import make_accelerator
-from i2p_zoo.finetune.training_state import STATE, TENSORS
-from tests.finetune.test_freezing import shapes, tiny
+from tests.finetune.conftest import assert_same_bits, figures, no_clouds, resnet, shapes, state_of, tiny, train, without_norms
 
 ROOT = Path(__file__).parents[2]
-
-
-def train(model, clouds, **options):
-    return train_for_real(model, clouds, **{"steps": 8, "batch_size": 6, "learning_rate": 0.05, **options})
-
-
-def figures(history):
-    """All of a history but the seconds."""
-    steps = [(step.step, step.loss, step.batch_top1, step.learning_rate) for step in history.steps]
-    return steps, [(e.step, e.scores) for e in history.evaluations]
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same_bits(model, state):
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, state[name]), name
 
 
 # --- The loop against one written out ---
@@ -79,16 +56,6 @@ def test_steps_are_those_of_a_loop_written_out(options, make, extra):
     assert [step.loss for step in history.steps] == pytest.approx(losses, rel=1e-6)
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
-
-
-def without_norms():
-    """A network whose loss on a batch is the mean of that on its parts."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
-        model = i2p_zoo.inflate(nn.Sequential(*layers))
-    model.settings = model.settings.changed(voxel_size=0.2)
-    return model
 
 
 def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
@@ -190,179 +157,6 @@ def test_choice_needs_monitored_clouds(options):
         train(tiny(), shapes(), **options)
 
 
-# --- Going on ---
-
-KILLED = """
-import sys, os
-sys.path.insert(0, {root!r})
-from tests.finetune.test_trainer import *
-steps = iter(range(100))
-def report(entry):
-    if next(steps) == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-options = dict(folder=sys.argv[1], save_every=2, monitor=shapes(9), evaluate_every=3, report=report)
-train(tiny(dropout=0.5), shapes(), **options, **{options!r})
-"""
-RUNS = {
-    "sgd": {},
-    "adamw and average": {"optimizer": "adamw", "learning_rate": 0.01, "ema": 0.9},
-    "best weights": {"keep": "best", "learning_rate": 1.0},
-}
-
-
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, options):
-    whole = tiny(dropout=0.5)
-    expected = train(whole, shapes(), monitor=shapes(9), evaluate_every=3, **options)
-    code = KILLED.format(root=str(ROOT), options=options)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "run", "6"], env=environment, timeout=300, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    resumed, seen = tiny(dropout=0.5), []
-    history = train(
-        resumed,
-        shapes(),
-        folder=tmp_path / "run",
-        save_every=2,
-        monitor=shapes(9),
-        evaluate_every=3,
-        resume=True,
-        report=seen.append,
-        **options,
-    )
-    assert 0 < len([entry for entry in seen if hasattr(entry, "loss")]) < 8, "some steps were done before"
-    assert figures(history) == figures(expected)
-    assert_same_bits(resumed, whole.state_dict())
-
-
-def test_finished_run_does_nothing_when_resumed(tmp_path):
-    first, again, seen = tiny(), tiny(), []
-    history = train(first, shapes(), folder=tmp_path)
-    assert train(again, shapes(), folder=tmp_path, resume=True, report=seen.append) == history
-    assert_same_bits(again, first.state_dict())
-    assert seen == []
-
-
-CHANGES = {
-    "rate": ({"learning_rate": 0.1}, r"learning_rate was 0\.05 and is 0\.1"),
-    "steps": ({"steps": 9}, "steps was 8 and is 9"),
-}
-
-
-@pytest.mark.parametrize(("changes", "words"), CHANGES.values(), ids=CHANGES.keys())
-def test_another_run_is_not_gone_on_with(tmp_path, changes, words):
-    train(tiny(), shapes(), folder=tmp_path)
-    with pytest.raises(InvalidInputError, match=words):
-        train(tiny(), shapes(), folder=tmp_path, resume=True, **changes)
-
-
-def test_other_clouds_or_another_network_are_not_gone_on_with(tmp_path):
-    train(tiny(), shapes(), folder=tmp_path)
-    moved = dataclasses.replace(shapes(), points=shapes().points + np.float32(0.01))
-    frozen = tiny()
-    frozen.frozen_norms = True
-    for model, clouds in ((tiny(), shapes(21)), (tiny(), moved), (without_norms(), shapes()), (frozen, shapes())):
-        with pytest.raises(InvalidInputError, match="network or clouds differ"):
-            train(model, clouds, folder=tmp_path, resume=True)
-    with pytest.raises(InvalidInputError, match="network or clouds differ"):
-        train(tiny(), shapes(), monitor=shapes(9), folder=tmp_path, resume=True)
-
-
-def test_run_is_not_written_over_unless_resumed(tmp_path):
-    train(tiny(), shapes(), folder=tmp_path)
-    before = (tmp_path / STATE).read_bytes()
-    with pytest.raises(InvalidInputError, match="resume it, or use another folder"):
-        train(tiny(), shapes(), folder=tmp_path)
-    assert (tmp_path / STATE).read_bytes() == before
-
-
-DAMAGES = {
-    "no tensors": lambda folder: (folder / TENSORS).unlink(),
-    "half the tensors": lambda folder: os.truncate(folder / TENSORS, 500),
-    "no JSON": lambda folder: (folder / STATE).write_text("{"),
-    "JSON of another kind": lambda folder: (folder / STATE).write_text("[]"),
-    "step without its loss": lambda folder: (folder / STATE).write_text(
-        '{"run": "", "options": {}, "history": {"steps": [{}]}}'
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_state_is_refused_by_its_folder(tmp_path, damage):
-    train(tiny(), shapes(), folder=tmp_path)
-    damage(tmp_path)
-    model = tiny()
-    with pytest.raises(CheckpointError, match=tmp_path.name):
-        train(model, shapes(), folder=tmp_path, resume=True)
-    assert_same_bits(model, tiny().state_dict())
-
-
-def full_disk(*_, **__):
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize("fails", [(3,), (5,), (2, 3, 4, 5)], ids=["on the way", "at the end", "always"])
-def test_full_disk_costs_no_training(tmp_path, monkeypatch, fails):
-    expected = tiny()
-    train(expected, shapes())
-    saved = []
-    save = training_state.save_training_state
-
-    def sometimes(folder, state, options, run):
-        saved.append(len(state.history.steps))
-        if len(saved) in fails:
-            full_disk()
-        save(folder, state, options, run)
-
-    monkeypatch.setattr(training_state, "save_training_state", sometimes)
-    model = tiny()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        train(model, shapes(), folder=tmp_path, save_every=2)
-    for number, warning in zip(fails, told, strict=True):
-        assert f"after step {2 * number - 2} could not be saved ([Errno 28] No space left" in str(warning.message)
-    assert saved == [0, 2, 4, 6, 8]
-    assert_same_bits(model, expected.state_dict())
-
-
-def test_folder_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
-    (tmp_path / "file").write_text("")
-    seen, model = [], tiny()
-    with pytest.raises(OSError, match="file"):
-        train(model, shapes(), folder=tmp_path / "file" / "run", report=seen.append)
-    assert seen == []
-    assert_same_bits(model, tiny().state_dict())
-
-
-def test_best_weights_are_in_the_model_though_the_disk_is_full(tmp_path, monkeypatch):
-    expected, model = tiny(), tiny()
-    options = {"monitor": shapes(9), "keep": "best", "evaluate_every": 1, "learning_rate": 0.5}
-    train(expected, shapes(), **options)
-    save = training_state.save_training_state
-
-    def at_first(folder, state, *rest):
-        if state.history.steps:
-            full_disk()
-        save(folder, state, *rest)
-
-    monkeypatch.setattr(training_state, "save_training_state", at_first)
-    with pytest.warns(UserWarning, match="No space left"):
-        train(model, shapes(), folder=tmp_path, **options)
-    assert_same_bits(model, expected.state_dict())
-
-
-def test_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    train(tiny(), shapes(), folder=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    options = Options(steps=8, batch_size=6, learning_rate=0.05)
-    monkeypatch.setattr(training_state, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        training_state.save_training_state(tmp_path, training_state.TrainingState(), options, "")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
 # --- What goes wrong ---
 
 
@@ -372,28 +166,6 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path
         train(model, shapes(), learning_rate=1e30, steps=40, folder=tmp_path, save_every=1)
     assert training_state.has_training_state(tmp_path)
     assert not model.training
-
-
-BAD_OPTIONS = {
-    "warm_up": 1.5,
-    "label_smoothing": -0.1,
-    "temperature": 0.0,
-    "optimizer": "lion",
-    "precision": "int8",
-    "ema": 1.0,
-    "accumulate": 0,
-    "workers": -1,
-    "evaluate_every": 0,
-    "target": 1.1,
-    "keep": "first",
-    "save_every": 0,
-}
-
-
-@pytest.mark.parametrize("name", BAD_OPTIONS)
-def test_option_out_of_range_is_quoted(name):
-    with pytest.raises(InvalidInputError, match=f"{name} \\(=.*{BAD_OPTIONS[name]}"):
-        Options(**{name: BAD_OPTIONS[name]})
 
 
 def test_batch_that_does_not_divide_is_refused():
@@ -421,9 +193,10 @@ def test_model_is_the_one_that_was_given_afterwards():
 # --- Several processes ---
 
 TOGETHER = """
-import json, sys
+import os, sys
+import torch
 sys.path.insert(0, {root!r})
-from tests.finetune.test_trainer import *
+from tests.finetune.conftest import figures, shapes, tiny, train
 model = tiny()
 history = train(model, shapes(23), batch_size=8, steps=12, monitor=shapes(7), evaluate_every=4, accumulate={accumulate})
 if int(os.environ["RANK"]) == 0:
@@ -499,3 +272,91 @@ def test_run_that_diverges_in_its_last_step_is_told():
     model = without_norms()
     with pytest.raises(DivergedError, match="NaN or infinite"):
         train(model, shapes(), monitor=shapes(9), steps=1, learning_rate=1e38)
+
+
+def losses_and_accuracies(history):
+    return [(step.loss, step.batch_top1) for step in history]
+
+
+def test_training_learns_an_easy_problem():
+    model = tiny()
+    clouds = shapes()
+    untrained = evaluate(model, clouds)
+    history = train_for_real(model, clouds, steps=60, batch_size=12).steps
+    assert np.mean([step.loss for step in history[-5:]]) < 0.3 < 0.9 < history[0].loss
+    assert untrained.top1 < 0.7
+    assert evaluate(model, shapes(30)).top1 > 0.9
+
+
+def test_a_timm_network_learns_too():
+    model = resnet()
+    history = train_for_real(model, shapes(), steps=25, batch_size=8, learning_rate=0.02).steps
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert np.mean([step.loss for step in history[-3:]]) < 0.7 * np.mean([step.loss for step in history[:3]])
+
+
+def test_the_first_step_is_measured_before_any_update():
+    model = tiny()
+    points, labels = map(list, zip(*TrainingBatches(shapes(), 6, 2)[0], strict=True))
+    labels = torch.tensor(labels)
+    with torch.no_grad():
+        logits = copy.deepcopy(model).train()(points)
+    (first, *_) = train_for_real(model, shapes(), steps=2, batch_size=6, seed=2).steps
+    assert first.loss == pytest.approx(float(-logits.log_softmax(1)[range(6), labels].mean()), rel=1e-5)
+    assert first.batch_top1 == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    runs = []
+    for seed, global_seed in ((0, 1), (0, 2), (5, 1)):
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)
+        model = tiny(dropout=0.5)
+        history = train_for_real(model, shapes(), steps=6, batch_size=6, seed=seed).steps
+        runs.append((losses_and_accuracies(history), model.state_dict()))
+    (first, first_state), (again, again_state), (other, _) = runs
+    assert first == again != other
+    assert all(torch.equal(tensor, again_state[name]) for name, tensor in first_state.items())
+
+
+def test_dropout_is_drawn_from_the_seed_and_drops():
+    plain, dropped, again, other = (
+        losses_and_accuracies(train_for_real(tiny(dropout), shapes(), steps=4, batch_size=6, seed=seed).steps)
+        for dropout, seed in ((0.0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
+    )
+    assert dropped == again
+    assert plain != dropped != other
+
+
+def test_training_leaves_the_callers_random_state_alone():
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    train_for_real(tiny(), shapes(), steps=2, batch_size=4)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_nothing_is_refused():
+    model = tiny()
+    freeze(model, "none")
+    with pytest.raises(InvalidInputError, match=r"trainable parameters \(0 tensors\)"):
+        train_for_real(model, shapes(), steps=1)
+
+
+def test_training_on_no_clouds_is_refused():
+    with pytest.raises(InvalidInputError, match=r"clouds \(0\)"):
+        train_for_real(tiny(), no_clouds(), steps=1)
+
+
+def test_the_bar_is_on_stderr_and_only_when_asked_for(capsys):
+    train_for_real(tiny(), shapes(), steps=2, batch_size=4)
+    assert capsys.readouterr() == ("", "")
+    train_for_real(tiny(), shapes(), steps=2, batch_size=4, progress="my run")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "my run" in err
+    assert "2/2" in err
+
+
+def test_a_batch_larger_than_the_set_trains():
+    assert len(train_for_real(tiny(), shapes(5), steps=2, batch_size=16).steps) == 2

@@ -9,7 +9,11 @@ from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResp
 from torch import Tensor, nn
 
 from i2p_zoo import UnsupportedError, image_to_plane
+from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.inflation.structure import inflate_structure_
+from i2p_zoo.layers import normalization
 from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
+from i2p_zoo.networks.timm_models import create_timm_model
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
 from tests.oracles import check_on_samples, inflated, last, randomised, unequal_cloud
 
@@ -109,3 +113,15 @@ def test_normalisation_behind_a_padding_or_of_channels_behind_is_refused(make):
             layer(nn.functional.pad(image_to_plane(IMAGES), (1, 1)))
     with pytest.raises(UnsupportedError):
         layer(last(image_to_plane(IMAGES)))
+
+
+@pytest.mark.parametrize(
+    "name", ["convnext_zepto_rms", "convnext_atto_rms", "convnextv2_atto", "resnetv2_50d_evos", "resnetv2_50d_frn", "resnet18"]
+)
+def test_every_layer_that_timm_calls_a_norm_is_one(name):
+    model = inflate_structure_(create_timm_model(name, structure=True), Settings())
+    called = [
+        module for module in model.modules() if "Norm" in type(module).__name__ and list(module.parameters(recurse=False))
+    ]
+    assert called
+    assert all(isinstance(module, normalization.NORMS) for module in called)

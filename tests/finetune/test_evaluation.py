@@ -1,0 +1,93 @@
+"""Accuracy against hand-counted numbers, and a network that is left as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.data import CloudSet
+from i2p_zoo.finetune import evaluate
+from i2p_zoo.inflation.settings import Settings
+from tests.finetune.conftest import modes_and_hooks, no_clouds, resnet, shapes
+
+
+class Oracle(nn.Module):
+    """Classifies a cloud of one point by the point's largest coordinate; knows three classes."""
+
+    settings = Settings()
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.modes = []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return x.features
+
+
+def answered(answers, labels, classes=5):
+    points = np.eye(3, dtype=np.float32)[answers][:, None]
+    return CloudSet(points, np.array(labels, np.int64), tuple("abcdefg"[:classes]))
+
+
+# Answers, labels, accuracy over all clouds, mean over the classes that occur.
+ACCURACIES = {
+    "all right": ([0, 1, 2], [0, 1, 2], 1, 1),
+    "all wrong": ([1, 2, 0], [0, 1, 2], 0, 0),
+    "unequal classes": ([0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1], 3 / 6, (3 / 4 + 0) / 2),
+    "absent class 1": ([0, 2, 2, 2, 0, 1], [0, 0, 2, 2, 2, 2], 3 / 6, (1 / 2 + 2 / 4) / 2),
+    "a class that is never named": ([0, 0, 2], [0, 4, 4], 1 / 3, (1 + 0) / 2),
+    "one cloud": ([2], [2], 1, 1),
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize(("answers", "labels", "top1", "mean_class"), ACCURACIES.values(), ids=ACCURACIES.keys())
+def test_accuracy_is_what_counting_by_hand_gives(answers, labels, top1, mean_class, batch_size):
+    accuracy = evaluate(Oracle(), answered(answers, labels), batch_size)
+    assert accuracy.top1 == pytest.approx(top1)
+    assert accuracy.mean_class == pytest.approx(mean_class)
+    assert accuracy.predictions.tolist() == answers
+    assert type(accuracy.top1) is type(accuracy.mean_class) is float
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_runs_in_eval_mode_and_puts_the_mode_back(training):
+    oracle = Oracle().train(training)
+    evaluate(oracle, answered([0, 1, 2], [0, 1, 2]), 2)
+    assert oracle.modes == [False, False]
+    assert oracle.training is training
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_evaluation_leaves_every_modules_mode_and_the_state_as_they_were(raises):
+    model = resnet().train()
+    model.layer2.eval()
+    before, state = modes_and_hooks(model), copy.deepcopy(model.state_dict())
+    if raises:
+        model.settings = model.settings.changed(features="rgb")
+        with pytest.raises(InvalidInputError, match="rgb"):
+            evaluate(model, shapes())
+    else:
+        evaluate(model, shapes())
+    assert modes_and_hooks(model) == before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_evaluation_takes_a_float64_network():
+    model = resnet().eval()
+    expected = evaluate(model, shapes()).predictions
+    assert evaluate(model.double(), shapes()).predictions.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("clouds", "batch_size"), [("none", 64), ("some", 0), ("some", -1)])
+def test_evaluation_refuses_what_has_no_accuracy(clouds, batch_size):
+    with pytest.raises(InvalidInputError):
+        evaluate(Oracle(), answered([0, 1], [0, 1]) if clouds == "some" else no_clouds(), batch_size)
