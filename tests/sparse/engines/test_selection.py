@@ -1,26 +1,21 @@
-"""The engines: which one runs, and on a GPU that all compute what the CPU does."""
+"""Which engine runs, and on a GPU that all compute what the CPU does."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, MissingExtraError
 from i2p_zoo.sparse.engines import selection
 from i2p_zoo.sparse.engines.numba_engine import NumbaConvolution, NumbaDepthwise
 from i2p_zoo.sparse.engines.selection import ENGINES, choose_convolution, choose_depthwise, find_package, use_engine
-from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.torch_engine import TorchConvolution, TorchDepthwise
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution
-from tests.helpers import dense_convolution, make_window, random_cloud, relative_error, seeded
+from tests.helpers import make_window, random_cloud, relative_error, seeded
 
 CUDA = torch.device("cuda")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -89,38 +84,6 @@ def test_cpu_runs_numba_in_the_dtypes_it_has_kernels_for_and_torch_in_others(dty
     assert type(choose_depthwise(x.features, kmap)) is depthwise
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # spconv's own
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("needs", ["both gradients", "the input's", "the weight's"])
-@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)], ids=str)
-def test_spconv_on_one_thread_gives_the_convolution_of_our_map_and_its_gradients(stride, needs, dtype, monkeypatch):
-    spconv = pytest.importorskip("spconv")
-    operations = importlib.import_module("spconv.pytorch.ops")
-    monkeypatch.setattr(operations, "get_current_stream", lambda: 0)  # which it asks for on the CPU too
-    x = random_cloud(8, voxels=200, dtype=torch.float32)
-    window = make_window((3, 2, 3), stride)
-    out, _, kmap = window_sites(x.cache, x.coords, None, window)
-    features, weight = x.features.to(dtype), torch.randn((16, 3, 2, 3, 8), generator=seeded()).to(dtype)
-    upstream = torch.randn((len(out), 16), generator=seeded(1)).to(dtype)
-    engine, taps = SpconvConvolution(spconv, kmap), weight.flatten(1, 3)
-    with threadpool_limits(1, user_api="openmp"):
-        found = [engine.forward(features, taps)]
-        if needs == "both gradients":
-            found += engine.gradients(upstream, features, taps)
-        elif needs == "the input's":
-            found.append(engine.input_gradient(upstream, taps))
-        else:
-            found.append(engine.weight_gradient(upstream, features, taps))
-    exact = [tensor.double().requires_grad_() for tensor in (features, weight)]
-    values = dense_convolution(exact[0], x.coords, out, exact[1], None, window, 1)
-    of_input, of_weight = torch.autograd.grad(values, exact, upstream.double())
-    gradients = {"both gradients": [of_input, of_weight], "the input's": [of_input], "the weight's": [of_weight]}
-    tolerance = {torch.float32: 1e-6, torch.float16: 5e-3, torch.bfloat16: 2e-2}[dtype]
-    for tensor, truth in zip(found, [values, *gradients[needs]], strict=True):
-        assert tensor.dtype == dtype
-        assert relative_error(tensor.reshape(truth.shape), truth) < tolerance
-
-
 def gradients(device, dtype=torch.float32, groups=1, stride=(1, 1, 1), needs=(True, True)):
     """Output of a convolution on a device and the gradients that are needed, in float64 on the CPU."""
     x = random_cloud(16, voxels=400, extent=9, dtype=torch.float32)
@@ -168,33 +131,6 @@ def test_autocast_on_a_gpu_computes_in_its_dtype(engine, dtype):
     assert (out.dtype, *(gradient.dtype for gradient in found)) == (dtype, torch.float32, torch.float32)
     for a, b in zip((out, *found), expected, strict=True):
         assert relative_error(a.double().cpu(), b) < {torch.float16: 2e-2, torch.bfloat16: 8e-2}[dtype]
-
-
-TRITON_SCRIPT = """
-import torch
-from i2p_zoo.sparse.kernels import depthwise_triton
-
-random = torch.Generator().manual_seed(0)
-for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-14), (torch.float16, 2e-3)):
-    features, upstream = (torch.randn(n, 70, generator=random, dtype=torch.float64).to(dtype) for n in (40, 50))
-    weight = torch.randn(3, 70, generator=random, dtype=torch.float64).to(dtype)
-    table = torch.randint(-1, 40, (3, 50), generator=random, dtype=torch.int32)
-    read = torch.cat([features.double(), torch.zeros(1, 70)])[table.long()]  # row -1 reads zeros
-    for found, expected in (
-        (depthwise_triton.forward(features, weight, table), (read * weight.double()[:, None]).sum(0)),
-        (depthwise_triton.weight_gradient(features, upstream, table), (read * upstream.double()).sum(1)),
-    ):
-        assert found.dtype == dtype
-        assert (found - expected).abs().max() < tolerance * expected.abs().max(), dtype
-print("right")
-"""
-
-
-def test_triton_kernels_are_right_in_triton_s_interpreter():
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, "-c", TRITON_SCRIPT], env=environment, capture_output=True, text=True, check=False)
-    assert run.stdout == "right\n", run.stderr
 
 
 @on_gpu
