@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+import i2p_zoo
 from i2p_zoo import SparseTensor
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.helpers import randomise_norms_, seeded
@@ -84,3 +85,10 @@ def make_papers_unet(**kwargs):
         torch.manual_seed(0)
         unet = create_unet("resnet18", 3, pretrained=False, preset="image2point", decoder_channels=(24, 16, 12, 8), **kwargs)
     return randomise_norms_(unet).double().eval()
+
+
+def make_papers_network(name, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = i2p_zoo.create_model(name, preset="image2point", **{"num_classes": 5, **kwargs})
+    return randomise_norms_(model, 1).double().eval()

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import timm
 import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
-from i2p_zoo.finetune import evaluate, freeze, train
 from i2p_zoo.layers.normalized_linear import LogitNorm
 from i2p_zoo.networks.presets import set_preset_
-from tests.finetune.test_freezing import shapes
-from tests.helpers import randomise_norms_, relative_error
-from tests.networks.conftest import DenseNetwork, grid_cloud
+from tests.helpers import relative_error
+from tests.networks.conftest import DenseNetwork, grid_cloud, make_papers_network
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
-def make(name, **kwargs):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = i2p_zoo.create_model(name, preset="image2point", **{"num_classes": 5, **kwargs})
-    return randomise_norms_(model, 1).double().eval()
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_layer_is_the_papers(name):
-    model, x = make(name), grid_cloud()
+    model, x = make_papers_network(name), grid_cloud()
     seen = {}
     dense = DenseNetwork(model.state_dict(), x)
     expected = dense.run(BLOCKS[name])
@@ -69,29 +59,8 @@ def test_shortcut_repeats_the_image_weight_undivided_and_the_stem_is_new(tmp_pat
     assert model.settings.preset == "image2point"
 
 
-def test_new_classifier_has_its_norm_too():
-    model = make("resnet18")
-    model.reset_classifier(9)
-    assert model.fc.norm.num_features == 9
-    assert model([np.random.default_rng(0).random((50, 3))]).shape == (1, 9)
-    model.reset_classifier(0)
-    assert model([np.random.default_rng(0).random((50, 3))]).shape == (1, 512)
-
-
-@pytest.mark.parametrize("mode", ["io", "io+bn", "all"])
-def test_each_mode_trains_the_norm_on_the_logits_with_the_classifier(mode):
-    model = make("resnet18", num_classes=3).float()
-    freeze(model, mode)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    train(model, shapes(), steps=2, batch_size=8)
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert {"conv1.weight", "fc.weight", "fc.norm.weight", "fc.norm.running_mean"} <= changed
-    assert ("bn1.running_mean" in changed) is (mode != "io")
-    assert 0 <= evaluate(model, shapes()).top1 <= 1
-
-
 def test_trained_network_saves_and_loads_again(tmp_path):
-    model = make("resnet18")
+    model = make_papers_network("resnet18")
     model.save_pretrained(tmp_path)
     again = i2p_zoo.from_pretrained(tmp_path)
     assert again.settings == model.settings
@@ -125,6 +94,6 @@ def test_image_stem_or_another_inflation_is_not_the_papers():
 
 
 def test_features_only_takes_no_preset(tmp_path):
-    make("resnet18").save_pretrained(tmp_path)
+    make_papers_network("resnet18").save_pretrained(tmp_path)
     with pytest.raises(InvalidInputError, match="features_only"):
         i2p_zoo.from_pretrained(tmp_path, features_only=True)

@@ -11,15 +11,7 @@ from i2p_zoo import I2PError, InvalidInputError, SparseTensor, UnsupportedError,
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
 from i2p_zoo.networks.models import Adaptation, adapt_
 from i2p_zoo.networks.stems import adapt_in_chans_, find_stem, set_point_stem_
-from tests.helpers import (
-    dense_convolution,
-    make_window,
-    random_cloud,
-    randomise_norms_,
-    relative_error,
-    seeded,
-    strided_sites,
-)
+from tests.helpers import dense_convolution, make_window, random_cloud, randomise_norms_, relative_error, seeded, strided_sites
 
 STEMS = {  # name: the convolutions that read the image and the pools of the second halving, with the halvings of each
     "resnet18": ({"conv1": 1}, {"maxpool": 1}),
@@ -97,41 +89,6 @@ def test_network_whose_convolutions_all_read_something_else_has_no_point_stem():
 
 
 # The point stem.
-
-
-@pytest.mark.parametrize("in_chans", [1, 3, 4, 6])
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
-def test_point_stem_is_a_new_3x3x3_convolution_from_the_voxels_channels_at_stride_one(name, in_chans):
-    model = create_model(name, stem="point", in_chans=in_chans)
-    ((conv, _),) = STEMS[name][0].items()
-    layer = model.get_submodule(conv)
-    assert type(layer) is PointStemConv3d
-    assert layer.weight.shape[1:] == (3, 3, 3, in_chans)
-    assert layer.weight.requires_grad
-    x = random_cloud(in_chans, voxels=200, extent=8, dtype=torch.float32)
-    out = layer(x)
-    assert torch.equal(out.coords, x.coords)
-    expected = dense_convolution(
-        x.features.double(), x.coords, x.coords, layer.weight.detach().double(), None, make_window((3, 3, 3)), 1
-    )
-    assert relative_error(out.features, expected) < 1e-5
-    assert (model.settings.stem, model.in_chans) == ("point", in_chans)
-    with pytest.raises(InvalidInputError, match=f"takes {in_chans} channels"):
-        model(cloud(in_chans + 1))
-
-
-def test_point_stem_weights_are_drawn_for_a_relu_network_by_fan_out():
-    torch.manual_seed(0)
-    layer = create_model("resnet10t", stem="point", in_chans=6).conv1[0]
-    assert layer.weight.std().item() == pytest.approx((2 / (27 * layer.out_channels)) ** 0.5, rel=0.05)
-    assert abs(layer.weight.mean().item()) < 0.01
-
-
-def test_seven_by_seven_stem_becomes_3x3x3_and_a_one_by_one_branch_stays():
-    assert create_model("resnet18", stem="point").conv1.weight.shape == (64, 3, 3, 3, 3)
-    model = create_model("repvgg_a0", stem="point")
-    assert model.stem.conv_kxk.conv.weight.shape[1:4] == (3, 3, 3)
-    assert model.stem.conv_1x1.conv.weight.shape[1:4] == (1, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnetblur18", "test_resnet"])
