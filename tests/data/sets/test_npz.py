@@ -1,4 +1,4 @@
-"""Labelled clouds in one file: the splits that it divides them into, and what it must hold."""
+"""Labelled clouds and scenes in one file: its splits, units, coarse classes and colours, and what it must hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import load_npz
+from i2p_zoo.data.scenes import hold_out_scenes
+from i2p_zoo.data.sets.npz import load_scene_npz
 from i2p_zoo.errors import NotFoundError
 
 KICAD = Path(__file__).parents[1] / "kicad-mini.npz"
@@ -174,3 +176,170 @@ def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(NotFoundError, match="no such file") as caught:
         load_npz(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+RANDOM = np.random.default_rng(0)
+NORMALS = RANDOM.integers(-127, 128, (4, 6, 3)).astype(np.int8)
+COLORS = RANDOM.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+BOARDS = {
+    "points": RANDOM.integers(-20000, 20000, (4, 6, 3)).astype(np.int16),
+    "normals": NORMALS,
+    "colors": COLORS,
+    "label": RANDOM.integers(0, 3, (4, 6)).astype(np.uint8),
+    "instance": np.zeros((4, 6), np.uint8),
+    "split": np.array([0, 1, 0, 0], np.uint8),
+    "classes": np.array(["board", "led", "relay"]),
+    "size": np.ones((4, 2), np.float32),
+    "instance_names": np.full((4, 60), "Relay/x"),
+    "unit": np.float32(0.005),
+}
+PARTS = {
+    "points": RANDOM.normal(size=(4, 6, 3)).astype(np.float16),
+    "normals": NORMALS,
+    "label": np.array([0, 1, 1, 0], np.int16),
+    "split": BOARDS["split"],
+    "names": np.array(["A/a", "B/b", "C/c", "D/d"]),
+    "family": np.array(["a", "b", "c", "d"]),
+    "classes": np.array(["relay", "switch"]),
+    "scale": np.array([4, 5, 2, 8], np.float32),
+    "part": RANDOM.integers(0, 4, (4, 6)).astype(np.uint8),
+    "parts": np.array(["dark", "light", "silver", "other"]),
+    "coarse_of_part": np.array([0, 0, 1, 2], np.uint8),
+    "coarse_parts": np.array(["body", "metal", "other"]),
+}
+
+
+def write_scenes(path, arrays, **changes):
+    np.savez(path, **{name: array for name, array in {**arrays, **changes}.items() if array is not None})
+    return path
+
+
+def test_scenes_are_in_the_unit_of_the_file(tmp_path):
+    train, test = load_scene_npz(str(write_scenes(tmp_path / "boards.npz", BOARDS)))
+    assert (train.names, test.names) == (("boards 0", "boards 2", "boards 3"), ("boards 1",))
+    assert train.classes == test.classes == ("board", "led", "relay")
+    for number, row in enumerate((0, 2, 3)):
+        scene = train.scene(number)
+        assert scene.keys() == {"points", "labels", "normals"}
+        assert np.allclose(scene["points"], BOARDS["points"][row] * 0.005, rtol=1e-6)
+        assert np.allclose(scene["normals"], NORMALS[row] / 127, rtol=1e-6)
+        assert scene["labels"].tolist() == BOARDS["label"][row].tolist()
+
+
+def test_objects_are_scaled_and_their_parts_coarse(tmp_path):
+    train, test = load_scene_npz(write_scenes(tmp_path / "parts.npz", PARTS))
+    assert (train.names, test.names) == (("A/a", "C/c", "D/d"), ("B/b",))
+    assert train.classes == ("body", "metal", "other")
+    scene = train.scene(1)
+    assert np.allclose(scene["points"], PARTS["points"][2].astype(float) / 2, rtol=1e-6)
+    assert scene["labels"].tolist() == [[0, 0, 1, 2][part] for part in PARTS["part"][2]]
+
+
+@pytest.mark.parametrize("changes", [{}, {"coarse_of_part": None, "coarse_parts": None}])
+def test_fine_parts_need_no_coarse_ones(tmp_path, changes):
+    train, _ = load_scene_npz(write_scenes(tmp_path / "parts.npz", PARTS, **changes), coarse=False)
+    assert train.classes == ("dark", "light", "silver", "other")
+    assert train.scene(0)["labels"].tolist() == PARTS["part"][0].tolist()
+
+
+def test_colours_are_given_if_asked_for_and_there(tmp_path):
+    path = write_scenes(tmp_path / "boards.npz", BOARDS)
+    assert np.array_equal(load_scene_npz(path, colors=True)[1].scene(0)["rgb"], COLORS[1])
+    with pytest.raises(InvalidInputError, match=r"parts\.npz: lacks the arrays \['colors'\]"):
+        load_scene_npz(write_scenes(tmp_path / "parts.npz", PARTS), colors=True)
+
+
+def test_normals_may_be_floats_or_missing(tmp_path):
+    normals = RANDOM.normal(size=(4, 6, 3))
+    scene = load_scene_npz(write_scenes(tmp_path / "a.npz", BOARDS, normals=normals))[1].scene(0)
+    assert np.array_equal(scene["normals"], normals[1].astype(np.float32))
+    assert "normals" not in load_scene_npz(write_scenes(tmp_path / "a.npz", BOARDS, normals=None))[1].scene(0)
+
+
+@pytest.mark.parametrize("arrays", [BOARDS, PARTS], ids=["scenes", "parts"])
+def test_what_is_done_to_a_scene_leaves_the_next_reading_as_it_was(tmp_path, arrays):
+    changes = {"points": arrays["points"].astype(np.float32), "scale": np.ones(4, np.float32), "colors": COLORS}
+    changes["normals"] = NORMALS.astype(np.float32)
+    train, _ = load_scene_npz(write_scenes(tmp_path / "a.npz", arrays, **changes), colors=True)
+    first = {name: values.copy() for name, values in train.scene(0).items()}
+    for values in train.scene(0).values():
+        values += 1
+    for name, values in train.scene(0).items():
+        assert np.array_equal(values, first[name])
+
+
+def test_sets_of_scenes_can_go_to_other_processes(tmp_path):
+    _, test = pickle.loads(pickle.dumps(load_scene_npz(write_scenes(tmp_path / "parts.npz", PARTS))))
+    assert test.names == ("B/b",)
+    assert test.scene(0)["points"].shape == (6, 3)
+
+
+P, L = BOARDS["points"], BOARDS["label"]
+MALFORMED_SCENES = {
+    "no unit": (BOARDS, {"unit": None}, r"lacks the arrays \['unit'\]; it has \['classes'"),
+    "no labels": (BOARDS, {"label": None, "classes": None}, r"\['classes', 'label'\]"),
+    "no scale": (PARTS, {"scale": None}, r"\['scale'\]"),
+    "no coarse parts": (PARTS, {"coarse_of_part": None}, r"\['coarse_of_part'\]"),
+    "flat points": (BOARDS, {"points": P[0]}, r"points must be \(clouds, points, 3\).*found \(6, 3\)"),
+    "no points": (BOARDS, {"points": P[:, :0]}, r"found \(4, 0, 3\)"),
+    "a label each": (BOARDS, {"label": L[:, 0]}, r"\['label'\] do not fit points \(4, 6, 3\)"),
+    "units": (BOARDS, {"unit": np.ones(4)}, r"\['unit'\] do not fit"),
+    "short normals": (BOARDS, {"normals": NORMALS[:3]}, r"\['normals'\] do not fit"),
+    "fewer parts": (PARTS, {"part": PARTS["part"][:, :5]}, r"\['part'\] do not fit"),
+    "fewer scales": (PARTS, {"scale": PARTS["scale"][:3]}, r"\['scale'\] do not fit"),
+    "fewer names": (PARTS, {"names": PARTS["names"][:3]}, r"\['names'\] do not fit"),
+    "one split": (BOARDS, {"split": np.uint8(0)}, r"\['split'\] do not fit"),
+    "classes in a square": (BOARDS, {"classes": BOARDS["classes"][None]}, r"\['classes'\] do not fit"),
+    "a label beyond": (BOARDS, {"label": L + 1}, "label runs from 1 to 3 for 3 classes"),
+    "a part below": (PARTS, {"part": PARTS["part"].astype(int) - 1}, "part runs from -1 to 2 for 4"),
+    "a coarse part beyond": (PARTS, {"coarse_of_part": np.array([0, 1, 2, 3])}, "coarse_of_part runs from 0 to 3 for 3"),
+    "fewer coarse parts": (
+        PARTS,
+        {"coarse_of_part": np.array([0, 1])},
+        r"coarse_of_part must be \(4,\).*found \(2,\)",
+    ),
+    "text": (BOARDS, {"points": P.astype(str)}, "points must be floats or integers; found <U"),
+    "fractional labels": (BOARDS, {"label": L / 2}, "label must be integers; found float64"),
+    "wide normals": (BOARDS, {"normals": NORMALS.astype(np.int16)}, "normals must be int8 or floats; found int16"),
+    "no unit at all": (BOARDS, {"unit": np.float32(0)}, "unit must be positive and finite; found 0.0"),
+    "a negative scale": (
+        PARTS,
+        {"scale": np.array([1, 1, -2, 1], np.float32)},
+        "scale must be positive and finite; found -2.0",
+    ),
+    "a third split": (BOARDS, {"split": np.array([0, 1, 2, 0])}, r"split must be 0 for train or 1 for test; found \[0 1 2\]"),
+    "one class twice": (BOARDS, {"classes": np.array(["a", "a", "b"])}, "different names"),
+    "objects": (BOARDS, {"classes": np.array([1, "a", None], object)}, r"a\.npz cannot be read: ValueError"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "changes", "message"), MALFORMED_SCENES.values(), ids=MALFORMED_SCENES)
+def test_arrays_of_scenes_that_do_not_fit_are_refused(tmp_path, arrays, changes, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_scene_npz(write_scenes(tmp_path / "a.npz", arrays, **changes))
+
+
+def test_wide_colours_are_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="colors must be uint8; found float64"):
+        load_scene_npz(write_scenes(tmp_path / "a.npz", BOARDS, colors=COLORS / 255), colors=True)
+
+
+@pytest.mark.parametrize("keep", [1, 100, -30])
+def test_a_file_of_scenes_that_is_cut_short_is_named(tmp_path, keep):
+    path = write_scenes(tmp_path / "a.npz", BOARDS)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InvalidInputError, match=r"a\.npz cannot be read"):
+        load_scene_npz(path)
+
+
+def test_a_family_is_held_out_whole(tmp_path):
+    arrays = {**PARTS, "family": np.array(["a", "b", "a", "c"])}
+    train = load_scene_npz(write_scenes(tmp_path / "a.npz", arrays))[0]
+    assert {part.names for part in hold_out_scenes(train, 0.5)} == {("A/a", "C/c"), ("D/d",)}
+    with pytest.raises(InvalidInputError, match=r"\['family'\] do not fit"):
+        load_scene_npz(write_scenes(tmp_path / "a.npz", arrays, family=np.array(["a"])))
+
+
+def test_a_missing_file_of_scenes_is_named(tmp_path):
+    with pytest.raises(NotFoundError, match=r"none\.npz: no such file\. .*boards\.npz or kicad-parts\.npz"):
+        load_scene_npz(tmp_path / "none.npz")
