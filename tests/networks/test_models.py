@@ -12,7 +12,6 @@ from torch import nn
 
 from i2p_zoo import (
     InvalidInputError,
-    NotFoundError,
     PointCloudModel,
     SparseConv3d,
     SparseTensor,
@@ -22,7 +21,6 @@ from i2p_zoo import (
     inflate,
     list_models,
 )
-from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import Adaptation, adapt_
 from i2p_zoo.networks.timm_models import create_timm_model
 from tests.helpers import random_cloud, randomise_norms_, relative_error, strided_sites
@@ -346,31 +344,6 @@ def test_list_is_the_ledgers_names_with_prefix_sorted(monkeypatch):
 
 def test_listed_names_are_architectures_of_timm():
     assert all(timm.is_model(name.removeprefix("i2p-")) for name in list_models())
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("resnet50", ("resnet50", "")),
-        ("i2p-resnet50", ("resnet50", "")),
-        ("i2p-resnet50.a1_in1k", ("resnet50", "a1_in1k")),
-        ("resnet50.fb_swsl_ig1b_ft_in1k", ("resnet50", "fb_swsl_ig1b_ft_in1k")),
-    ],
-)
-def test_name_is_split_into_architecture_and_tag(name, parts):
-    assert split_name(name) == parts
-
-
-@pytest.mark.parametrize("name", ["resnet5O", "i2p-resnet5O", "i2p-resnet5O.a1_in1k"])
-def test_unknown_name_suggests_near_ones(name):
-    with pytest.raises(NotFoundError, match=r"no architecture 'resnet5O'.*Did you mean .*i2p-resnet50"):
-        create_model(name)
-
-
-def test_name_that_is_near_nothing_suggests_nothing():
-    with pytest.raises(NotFoundError) as caught:
-        create_model("qqqqqqqq")
-    assert "Did you mean" not in str(caught.value)
 
 
 # Refusals.
