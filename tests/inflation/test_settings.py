@@ -1,10 +1,69 @@
-"""Settings: numbers and words out of range are refused with their value, and a change is a copy."""
+"""Settings: words and numbers out of range are refused with their value, and a change is a copy."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from i2p_zoo import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 
-# Settings and the structure's weights.
+BAD_VALUES = {
+    "inflation": ["centre", "", "Copy", None],
+    "axis": ["w", "", "zy", 0, None],
+    "depth": [0, -1, 2.5, "3", True],
+    "stem": ["cloud", "", "Image", 3, None],
+    "skip_downsamples": [-1, 1.5, "2", None],
+    "voxel_size": [0, -0.05, float("nan"), float("inf"), np.float32("nan"), 10**400, "0.1", True, None],
+    "features": ["colour", "", "xyz,colour", ["xyz", "rgb"], None],
+    "preset": ["paper", "Image2Point", None],
+}
+GOOD_VALUES = {
+    "inflation": ["center", "average", "copy"],
+    "axis": ["z", "y", "x"],
+    "depth": [None, 1, 7],
+    "stem": ["image", "point"],
+    "skip_downsamples": [0, 5],
+    "voxel_size": [1e-9, 0.05, 1e9],
+    "features": ["xyz", "xyz,rgb", "xyz, normals, extra", "ones"],
+    "preset": ["", "image2point"],
+}
+
+
+def pairs(values_of_field):
+    return [(field, value) for field, values in values_of_field.items() for value in values]
+
+
+def test_every_field_has_its_bad_and_good_values():
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert BAD_VALUES.keys() == GOOD_VALUES.keys() == fields
+
+
+@pytest.mark.parametrize(("field", "value"), pairs(BAD_VALUES), ids=lambda part: repr(part)[:20])
+def test_bad_value_is_quoted_with_its_field(field, value):
+    for call in (lambda: Settings(**{field: value}), lambda: Settings().changed(**{field: value})):
+        with pytest.raises(InvalidInputError, match=f"{field}`.*{re.escape(f'got {value!r}.')}$"):
+            call()
+
+
+@pytest.mark.parametrize(("field", "value"), pairs(GOOD_VALUES), ids=repr)
+def test_good_value_is_kept_and_comes_back_from_json(field, value):
+    settings = Settings(**{field: value})
+    assert getattr(settings, field) == value
+    assert Settings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize("size", [np.float32(0.25), np.float64(0.25), np.int64(2), np.uint8(2), 2], ids=repr)
+def test_voxel_size_of_numpy_or_a_whole_number_becomes_a_float(size):
+    settings = Settings(voxel_size=size)
+    assert type(settings.voxel_size) is float
+    assert settings.voxel_size == size
+    assert settings == Settings(voxel_size=float(size))
+    json.dumps(settings.to_dict())
 
 
 def test_settings_are_changed_in_a_copy():
@@ -21,3 +80,8 @@ def test_settings_are_changed_in_a_copy():
         "features": "xyz",
         "preset": "",
     }
+
+
+def test_settings_cannot_be_assigned_to():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().stem = "point"

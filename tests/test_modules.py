@@ -1,0 +1,129 @@
+"""What is asked of any network: its modes, its classifier, its classes' names and its image's channels."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.modules import class_names, eval_mode, find_classifier, has_other_classes, image_channels, set_class_names_
+
+
+class Classified(nn.Module):
+    """A network of timm's kind: it gives its classifier and notes what is known of its weights."""
+
+    def __init__(self, head=None, pretrained_cfg=None):
+        super().__init__()
+        self.head = head or nn.Linear(4, 2)
+        self.pretrained_cfg = pretrained_cfg
+
+    def get_classifier(self):
+        return self.head
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt], ids=str)
+def test_each_module_is_put_back_into_its_own_mode(error):
+    model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3)), nn.Dropout()).train()
+    model[0][1].eval()
+    before = [module.training for module in model.modules()]
+    assert before == [True, True, True, False, True]
+    seen = []
+    try:
+        with eval_mode(model):
+            seen = [module.training for module in model.modules()]
+            model[1].train()  # whatever is done to the modes meanwhile
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        assert error
+    assert seen == [False] * 5
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("head", [nn.Linear(4, 2), nn.Conv2d(4, 2, 1), nn.Sequential(nn.Linear(4, 2))], ids=type)
+def test_classifier_is_the_one_that_the_network_gives(head):
+    assert find_classifier(Classified(head)) is head
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 2), Classified(nn.Identity()), None], ids=lambda model: type(model).__name__)
+def test_network_without_a_classifier_is_named_with_the_way_out(model):
+    with pytest.raises(InvalidInputError, match=rf"{type(model).__name__} has no classifier; .*num_classes"):
+        find_classifier(model)
+
+
+def test_two_classifiers_are_not_one():
+    model = Classified()
+    model.get_classifier = lambda: (model.head, model.head)
+    with pytest.raises(InvalidInputError, match="no classifier"):
+        find_classifier(model)
+
+
+CONFIGS = {
+    "no config": None,
+    "empty config": {},
+    "no names": {"label_names": None},
+    "an empty list of names": {"label_names": []},
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_classes_that_are_not_noted_have_no_names(config):
+    assert class_names(Classified(pretrained_cfg=config)) == ()
+
+
+def test_network_without_any_config_has_no_names_of_classes():
+    assert class_names(nn.Linear(4, 2)) == ()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_names_of_classes_are_noted_in_their_order(config):
+    model = Classified(pretrained_cfg=config)
+    set_class_names_(model, (name for name in ("lamp", "chair")))
+    assert class_names(model) == ("lamp", "chair")
+    assert model.pretrained_cfg["label_names"] == ["lamp", "chair"], "a list, as JSON gives it back"
+
+
+def test_noting_names_leaves_the_rest_of_the_config_and_its_other_owners_alone():
+    config = {"tag": "in1k", "label_names": ["tench"]}  # timm hands the same dict to every network of a name
+    model = Classified(pretrained_cfg=config)
+    set_class_names_(model, ["lamp", "chair"])
+    assert model.pretrained_cfg == {"tag": "in1k", "label_names": ["lamp", "chair"]}
+    assert config == {"tag": "in1k", "label_names": ["tench"]}
+
+
+@pytest.mark.parametrize(
+    ("noted", "outputs", "classes", "expected"),
+    [
+        ([], 2, ("lamp", "chair"), False),
+        ([], 2, ["lamp", "chair"], False),
+        ([], 3, ("lamp", "chair"), True),
+        (["lamp", "chair"], 2, ("lamp", "chair"), False),
+        (["lamp", "chair"], 2, ["lamp", "chair"], False),
+        (["lamp", "chair"], 2, ("chair", "lamp"), True),
+        (["lamp", "chair"], 2, ("lamp", "table"), True),
+        (["lamp", "chair"], 3, ("lamp", "chair"), True),
+        (["lamp", "chair"], 3, ("lamp", "chair", "table"), True),
+    ],
+    ids=str,
+)
+def test_classes_are_other_ones_by_their_number_or_noted_names(noted, outputs, classes, expected):
+    model = Classified(pretrained_cfg={"label_names": noted})
+    assert has_other_classes(model, outputs, classes) is expected
+
+
+def test_channels_of_the_image_are_those_that_are_noted():
+    model = nn.Sequential(nn.Conv2d(5, 4, 1))
+    model.in_chans = 6
+    assert image_channels(model) == 6
+
+
+@pytest.mark.parametrize("noted", [None, "3", (3,)], ids=repr)
+def test_channels_that_are_not_noted_as_a_number_are_those_of_the_first_convolution(noted):
+    model = nn.Sequential(nn.BatchNorm2d(5), nn.Sequential(nn.Conv2d(5, 4, 1)), nn.Conv2d(4, 2, 1))
+    assert image_channels(model) == 5
+    model.in_chans = noted
+    assert image_channels(model) == 5
+
+
+def test_image_that_no_convolution_reads_has_three_channels():
+    assert image_channels(nn.Sequential(nn.Flatten(), nn.Linear(8, 2))) == 3
