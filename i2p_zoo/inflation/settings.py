@@ -48,7 +48,7 @@ class Settings:
         check_depth(self.depth)
         if self.stem not in STEMS:
             raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {self.stem!r}.")
-        if not isinstance(self.skip_downsamples, int) or self.skip_downsamples < 0:
+        if type(self.skip_downsamples) is not int or self.skip_downsamples < 0:
             raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {self.skip_downsamples!r}.")
         size = float(self.voxel_size) if isinstance(self.voxel_size, np.number) else self.voxel_size
         is_number = isinstance(size, int | float) and not isinstance(size, bool)

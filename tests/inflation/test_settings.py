@@ -17,7 +17,7 @@ BAD_VALUES = {
     "axis": ["w", "", "zy", 0, None],
     "depth": [0, -1, 2.5, "3", True],
     "stem": ["cloud", "", "Image", 3, None],
-    "skip_downsamples": [-1, 1.5, "2", None],
+    "skip_downsamples": [-1, 1.5, "2", None, True],
     "voxel_size": [0, -0.05, float("nan"), float("inf"), np.float32("nan"), 10**400, "0.1", True, None],
     "features": ["colour", "", "xyz,colour", ["xyz", "rgb"], None],
     "preset": ["paper", "Image2Point", None],
