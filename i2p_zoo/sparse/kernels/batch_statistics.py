@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 
 _BLOCK = 64  # rows that are summed in the features' own precision, before their sums are added up in float64
 
 
-@compiled
-def _sum_moments(chunk, start, stop, rows, centre, sums):
+@team_kernel
+def sum_moments(chunk, start, stop, rows, centre, sums):
     """sums[chunk] = the sums of rows - centre and of their squares over rows start to stop: (2, C) float64."""
     channels = rows.shape[1]
     first, second = np.empty(channels, rows.dtype), np.empty(channels, rows.dtype)
@@ -31,13 +30,8 @@ def _sum_moments(chunk, start, stop, rows, centre, sums):
             sums[chunk, 1, channel] += second[channel]
 
 
-@compiled
-def sum_moments(team, chunks, *args):
-    run_team(team, chunks, _sum_moments, args)
-
-
-@compiled
-def _scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
+@team_kernel
+def scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
     """Writes rows * scale + offset, kept within low and high, a NaN staying one, for rows start to stop."""
     for row in range(start, stop):
         for channel in range(rows.shape[1]):
@@ -46,13 +40,8 @@ def _scale_and_clamp(chunk, start, stop, rows, scale, offset, low, high, out):
             out[row, channel] = high if value > high else value
 
 
-@compiled
-def scale_and_clamp(team, chunks, *args):
-    run_team(team, chunks, _scale_and_clamp, args)
-
-
-@compiled
-def _sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high, mean, sums):
+@team_kernel
+def sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high, mean, sums):
     """sums[chunk] = the sums of what passes the clamp of gradient, and of that times rows - mean: (2, C) float64."""
     channels, zero = rows.shape[1], rows.dtype.type(0)
     first, second = np.empty(channels, rows.dtype), np.empty(channels, rows.dtype)
@@ -70,13 +59,8 @@ def _sum_gradients(chunk, start, stop, gradient, rows, scale, offset, low, high,
             sums[chunk, 1, channel] += second[channel]
 
 
-@compiled
-def sum_gradients(team, chunks, *args):
-    run_team(team, chunks, _sum_gradients, args)
-
-
-@compiled
-def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out):
+@team_kernel
+def pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out):
     """Writes what passes the clamp of gradient, times scale, for rows start to stop."""
     zero = rows.dtype.type(0)
     for row in range(start, stop):
@@ -86,22 +70,12 @@ def _pass_back(chunk, start, stop, gradient, rows, scale, offset, low, high, out
             out[row, channel] = passed * scale[channel]
 
 
-@compiled
-def pass_back(team, chunks, *args):
-    run_team(team, chunks, _pass_back, args)
-
-
-@compiled
-def _pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, high, slope, level, out):
-    """Writes what `_pass_back` does plus rows * slope + level, for rows start to stop."""
+@team_kernel
+def pass_back_of_batch(chunk, start, stop, gradient, rows, scale, offset, low, high, slope, level, out):
+    """Writes what `pass_back` does plus rows * slope + level, for rows start to stop."""
     zero = rows.dtype.type(0)
     for row in range(start, stop):
         for channel in range(rows.shape[1]):
             value = rows[row, channel] * scale[channel] + offset[channel]
             passed = zero if (value <= low) | (value >= high) else gradient[row, channel]
             out[row, channel] = passed * scale[channel] + rows[row, channel] * slope[channel] + level[channel]
-
-
-@compiled
-def pass_back_of_batch(team, chunks, *args):
-    run_team(team, chunks, _pass_back_of_batch, args)

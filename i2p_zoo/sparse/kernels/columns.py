@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 
 
-@compiled
-def _find_differences(chunk, start, stop, weight, axis, differs):
+@team_kernel
+def find_differences(chunk, start, stop, weight, axis, differs):
     """differs[chunk] = whether a (C_out, kz, ky, kx, C_in) weight's outputs start to stop change along axis 0, 1 or 2."""
     for output in range(start, stop):
         for z in range(weight.shape[1]):
@@ -22,13 +21,8 @@ def _find_differences(chunk, start, stop, weight, axis, differs):
                         return
 
 
-@compiled
-def find_differences(team, chunks, *args):
-    run_team(team, chunks, _find_differences, args)
-
-
-@compiled
-def _find_columns(chunk, start, stop, table, lines, plane, known):
+@team_kernel
+def find_columns(chunk, start, stop, table, lines, plane, known):
     """Finds the column that each output from start to stop reads at each place of the plane.
 
     A column is known by the first tap along the axis that reads a voxel, and by that voxel.
@@ -54,13 +48,8 @@ def _find_columns(chunk, start, stop, table, lines, plane, known):
                 known[plane[place, out]] = 1
 
 
-@compiled
-def find_columns(team, chunks, *args):
-    run_team(team, chunks, _find_columns, args)
-
-
-@compiled
-def _fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
+@team_kernel
+def fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
     """Gives the columns of `find_columns` their numbers, and along[tap, column] the voxels they read, -1 beforehand."""
     for place in range(lines.shape[1]):
         for out in range(start, stop):
@@ -71,8 +60,3 @@ def _fill_columns(chunk, start, stop, table, lines, numbers, plane, along):
             for tap in range(lines.shape[0]):
                 if lines[tap, place] >= 0:
                     along[tap, column] = table[lines[tap, place], out]
-
-
-@compiled
-def fill_columns(team, chunks, *args):
-    run_team(team, chunks, _fill_columns, args)

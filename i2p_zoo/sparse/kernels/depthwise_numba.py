@@ -8,7 +8,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 from i2p_zoo.sparse.kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
 _LINE_BYTES = 64  # of a cache
@@ -131,8 +131,8 @@ def _weigh_row(features, sources, weight, taps, first, last, row, out):
         out[row, c] = total
 
 
-@compiled
-def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight, out):
+@team_kernel
+def depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight, out):
     """out[o, c] = sum over o's pairs n of features[sources[n], c] * weight[taps[n], c], for rows start to stop.
 
     Pairs of taps that are all zero are not read.
@@ -154,13 +154,8 @@ def _depthwise_forward(chunk, start, stop, features, ends, sources, taps, weight
             _weigh_row(features, kept, weight, read, np.int64(0), count, row, out)
 
 
-@compiled
-def depthwise_forward(team, chunks, *args):
-    run_team(team, chunks, _depthwise_forward, args)
-
-
-@compiled
-def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
+@team_kernel
+def depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps, gradient, partial):
     """partial[chunk, k, c] = sum of gradient[o, c] * features[sources[n], c] over pairs n of tap k of rows o, start to stop."""
     channels = gradient.shape[1]
     vector = VECTOR_BYTES // features.itemsize
@@ -183,8 +178,3 @@ def _depthwise_weight_gradient(chunk, start, stop, features, ends, sources, taps
         for c in range(channel, channels):
             for n in range(first, last):
                 sums[taps[n], c] += gradient[row, c] * features[sources[n], c]
-
-
-@compiled
-def depthwise_weight_gradient(team, chunks, *args):
-    run_team(team, chunks, _depthwise_weight_gradient, args)

@@ -11,9 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from i2p_zoo.sparse.kernels.compilation import compiled
 from i2p_zoo.sparse.kernels.matrix import collect_pairs
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 from i2p_zoo.sparse.kernels.vectors import VECTOR_BYTES, Vectors, element_pointer, row_number
 
 ROWS = 3
@@ -101,8 +100,8 @@ def _add_dot_products(typingctx, features, sources, first, weight, tap, channel,
     return signature, generate
 
 
-@compiled
-def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, weight, used, out):
+@team_kernel
+def multiply_few_rows(chunk, first_block, last_block, features, table, taps, weight, used, out):
     """out[o] += sum over k of features[table[k, o]] times tap taps[k] of weight, for blocks of CHANNELS outputs.
 
     Args:
@@ -136,8 +135,3 @@ def _multiply_few_rows(chunk, first_block, last_block, features, table, taps, we
                 for m in range(min(ROWS, count - pair)):
                     for j in range(channels):
                         out[targets[pair + m], channel + j] += scratch[m, j]
-
-
-@compiled
-def multiply_few_rows(team, chunks, *args):
-    run_team(team, chunks, _multiply_few_rows, args)

@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 from i2p_zoo.sparse.kernels.vectors import AVX512, VECTOR_BYTES, Vectors, element_pointer, row_number
 
 # A tile of TILE_ROWS rows by two vectors, and what it is made of, fill the registers: 32 with AVX-512, 16 otherwise.
@@ -120,20 +120,15 @@ def _any_nonzero(weight, tap):
     return False
 
 
-@compiled
-def _find_used_taps(chunk, first, last, weight, taps, used):
+@team_kernel
+def find_used_taps(chunk, first, last, weight, taps, used):
     """used[n] = whether any value of tap taps[n] of a (C_out, all taps, C_in / groups) weight is not zero."""
     for number in range(first, last):
         used[number] = _any_nonzero(weight, taps[number])
 
 
-@compiled
-def find_used_taps(team, chunks, *args):
-    run_team(team, chunks, _find_used_taps, args)
-
-
-@compiled
-def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed):
+@team_kernel
+def pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed):
     """Lays the used taps of a (C_out, all taps, C_in / groups) weight out as `multiply_rows` reads them.
 
     packed[n, panel, k, j] = weight[output j of the panel, taps[n], k], a panel never reaching over two groups, and zero
@@ -161,11 +156,6 @@ def _pack_weight(chunk, first_tap, last_tap, weight, taps, groups, used, packed)
                 for k in range(depth):
                     for j in range(count):
                         packed[number, panel, k, j] = weight[first + j, tap, k]
-
-
-@compiled
-def pack_weight(team, chunks, *args):
-    run_team(team, chunks, _pack_weight, args)
 
 
 @compiled
@@ -208,8 +198,8 @@ def _collect_tiles(table, tap, start, stop, sources, targets, spare):
     return count
 
 
-@compiled
-def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, out):
+@team_kernel
+def multiply_rows(chunk, start, stop, features, table, packed, used, groups, out):
     """out[o] += sum over taps k of features[table[k, o]] times packed[k], a group at a time, for rows start to stop.
 
     `out` has a row more for each chunk behind those of `table`, which takes what the tiles compute beyond the last pair.
@@ -237,13 +227,8 @@ def _multiply_rows(chunk, start, stop, features, table, packed, used, groups, ou
                     )  # fmt: skip
 
 
-@compiled
-def multiply_rows(team, chunks, *args):
-    run_team(team, chunks, _multiply_rows, args)
-
-
-@compiled
-def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, weight, taps, used, out):
+@team_kernel
+def multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, weight, taps, used, out):
     """out[i] += sum over k of gradient[table[k, i]] times tap taps[k] of weight, for the panels first to last of `out`.
 
     Each panel of weights is laid out just before its few rows are multiplied by it, which memory does not notice.
@@ -281,13 +266,8 @@ def _multiply_few_rows_back(chunk, first_panel, last_panel, gradient, table, wei
                 )  # fmt: skip
 
 
-@compiled
-def multiply_few_rows_back(team, chunks, *args):
-    run_team(team, chunks, _multiply_few_rows_back, args)
-
-
-@compiled
-def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
+@team_kernel
+def correlate_rows(chunk, first_tile, last_tile, features, gradient, table, groups, group_inputs, group_outputs, out):
     """out[o, tap * C_in / groups + i] += sum over sites of gradient[site, o] * features[table[tap, site], i].
 
     For the tiles first to last of TILE_ROWS outputs, none reaching over two groups. `features` and `gradient` are at least
@@ -322,8 +302,3 @@ def _correlate_rows(chunk, first_tile, last_tile, features, gradient, table, gro
                     for m in range(rows):
                         for j in range(columns):
                             out[row + m, place + j] += scratch[row - left + m, column - right + j]
-
-
-@compiled
-def correlate_rows(team, chunks, *args):
-    run_team(team, chunks, _correlate_rows, args)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 
 
-@compiled
-def _max_forward(chunk, start, stop, features, table, out, source_of):
+@team_kernel
+def max_forward(chunk, start, stop, features, table, out, source_of):
     """out[o, c] = max over taps of features[table[k, o], c]; source_of[o, c] is the row it came from, or -1 (out 0)."""
     for row in range(start, stop):
         for channel in range(out.shape[1]):
@@ -23,13 +22,8 @@ def _max_forward(chunk, start, stop, features, table, out, source_of):
                         source_of[row, channel] = source
 
 
-@compiled
-def max_forward(team, chunks, *args):
-    run_team(team, chunks, _max_forward, args)
-
-
-@compiled
-def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
+@team_kernel
+def max_backward(chunk, start, stop, gradient, transposed, source_of, out):
     """Gathers, for input rows start to stop, the gradients of the outputs whose maximum each row was."""
     for row in range(start, stop):
         for channel in range(out.shape[1]):
@@ -40,8 +34,3 @@ def _max_backward(chunk, start, stop, gradient, transposed, source_of, out):
                 for channel in range(out.shape[1]):
                     if source_of[target, channel] == row:
                         out[row, channel] += gradient[target, channel]
-
-
-@compiled
-def max_backward(team, chunks, *args):
-    run_team(team, chunks, _max_backward, args)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from i2p_zoo.sparse.kernels.compilation import compiled
-from i2p_zoo.sparse.kernels.team import run_team
+from i2p_zoo.sparse.kernels.team import team_kernel
 
 
 @compiled
@@ -73,7 +73,7 @@ def _match_sites(
     chunk, site, end, in_x, in_order, out, out_end, out_x, out_order,
     stride, offset, spacing, first_tap, last_tap, mirrored, table, counts,
 ):  # fmt: skip
-    """Does `_match_lines` for output sites out to out_end, input sites site to end and taps that differ in x alone."""
+    """Does `match_lines` for output sites out to out_end, input sites site to end and taps that differ in x alone."""
     last = table.shape[0] - 1
     reach = (last_tap - first_tap) * spacing
     for target in range(out, out_end):
@@ -96,8 +96,8 @@ def _match_sites(
             ahead += 1
 
 
-@compiled
-def _match_lines(
+@team_kernel
+def match_lines(
     chunk, first_line, last_line, in_keys, in_starts, in_x, in_order, out_keys, out_starts, out_x, out_order,
     stride, z_offsets, y_offsets, x_offsets, rows, mirrored, table, counts,
 ):  # fmt: skip
@@ -141,13 +141,8 @@ def _match_lines(
             counts[chunk, last - tap] = counts[chunk, tap]
 
 
-@compiled
-def match_lines(team, chunks, *args):
-    run_team(team, chunks, _match_lines, args)
-
-
-@compiled
-def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
+@team_kernel
+def transpose_taps(chunk, first_tap, last_tap, table, transposed):
     """transposed[tap, table[tap, o]] = o, and -1 where no output reads the input, for taps first to last."""
     for tap in range(first_tap, last_tap):
         transposed[tap] = -1
@@ -156,13 +151,8 @@ def _transpose_taps(chunk, first_tap, last_tap, table, transposed):
                 transposed[tap, table[tap, out]] = out
 
 
-@compiled
-def transpose_taps(team, chunks, *args):
-    run_team(team, chunks, _transpose_taps, args)
-
-
-@compiled
-def _count_pairs(chunk, start, stop, table, counts):
+@team_kernel
+def count_pairs(chunk, start, stop, table, counts):
     """counts[o] = how many taps of a (K, N) table read anything for o, for rows start to stop."""
     for row in range(start, stop):
         counts[row] = 0
@@ -171,13 +161,8 @@ def _count_pairs(chunk, start, stop, table, counts):
             counts[row] += table[tap, row] >= 0
 
 
-@compiled
-def count_pairs(team, chunks, *args):
-    run_team(team, chunks, _count_pairs, args)
-
-
-@compiled
-def _list_pairs(chunk, start, stop, table, ends, sources, taps):
+@team_kernel
+def list_pairs(chunk, start, stop, table, ends, sources, taps):
     """Writes what each row from start to stop reads, and the taps it reads it with, before its `ends`."""
     for row in range(start, stop):
         place = 0 if row == 0 else ends[row - 1]
@@ -186,8 +171,3 @@ def _list_pairs(chunk, start, stop, table, ends, sources, taps):
                 sources[place] = table[tap, row]
                 taps[place] = tap
                 place += 1
-
-
-@compiled
-def list_pairs(team, chunks, *args):
-    run_team(team, chunks, _list_pairs, args)

@@ -8,12 +8,34 @@ numba's cache notices a change of the file a kernel stands in, not of this one.
 
 from __future__ import annotations
 
+from types import FunctionType
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from i2p_zoo.sparse.kernels.compilation import compiled
+
 _WORD = ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
+_kernel = None  # a global of each copy of `_run_kernel`
+
+
+def team_kernel(kernel):
+    """Compiles a kernel(chunk, start, stop, *args) and returns the function(team, chunks, *args) that runs it for all chunks.
+
+    numba keeps code on disk by the file, line and name of a function and by the values of its closure. So the function stands
+    where its kernel does, and has it as a global: in a closure a kernel would be another one in each process.
+    """
+    name = f"{kernel.__name__}_of_team"
+    code = _run_kernel.__code__.replace(co_filename=kernel.__code__.co_filename, co_firstlineno=kernel.__code__.co_firstlineno)
+    function = FunctionType(code, {"__name__": kernel.__module__, "run_team": run_team, "_kernel": compiled(kernel)}, name)
+    function.__qualname__ = name
+    return compiled(function)
+
+
+def _run_kernel(team, chunks, *args):
+    run_team(team, chunks, _kernel, args)
 
 
 @intrinsic(prefer_literal=False)
