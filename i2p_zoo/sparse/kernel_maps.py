@@ -79,7 +79,7 @@ class KernelMap:
         """(K, N_in) int32: for each tap and input row the output that reads it, -1 where there is none."""
         table = self.table.new_empty((len(self.taps), self.num_inputs))
         if table.device.type == "cpu":
-            run_chunks(sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table.numpy(), table.numpy())
+            run_chunks(sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table, table)
             return table
         table.fill_(-1)
         for number, (_, inputs, outputs) in enumerate(self.pairs):
@@ -143,11 +143,11 @@ class KernelMap:
 
 def _list_pairs(table: Tensor) -> PairLists:
     counts = np.empty(table.shape[1], np.int64)
-    run_chunks(sites.count_pairs, chunk_bounds(len(counts)), table.numpy(), counts)
+    run_chunks(sites.count_pairs, chunk_bounds(len(counts)), table, counts)
     ends = counts.cumsum()
     pairs = int(ends[-1]) if len(ends) else 0
     sources, taps = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
-    run_chunks(sites.list_pairs, chunk_bounds(len(ends)), table.numpy(), ends, sources, taps)
+    run_chunks(sites.list_pairs, chunk_bounds(len(ends)), table, ends, sources, taps)
     return PairLists(ends, sources, taps)
 
 
@@ -160,11 +160,10 @@ def _split(kmap: KernelMap, axis: int) -> tuple[KernelMap, KernelMap]:
     plane = torch.empty((places, kmap.num_outputs), dtype=torch.int32)
     known = torch.zeros(kmap.num_inputs * length, dtype=torch.int32)
     bounds = chunk_bounds(kmap.num_outputs)
-    run_chunks(columns.find_columns, bounds, kmap.table.numpy(), lines, plane.numpy(), known.numpy())
+    run_chunks(columns.find_columns, bounds, kmap.table, lines, plane, known)
     ends = known.cumsum(0, dtype=torch.int32)
     along = torch.full((length, int(ends[-1])), -1, dtype=torch.int32)
-    arrays = (kmap.table.numpy(), lines, (ends - 1).numpy(), plane.numpy(), along.numpy())
-    run_chunks(columns.fill_columns, bounds, *arrays)
+    run_chunks(columns.fill_columns, bounds, kmap.table, lines, ends - 1, plane, along)
     line = (length if axis == 0 else 1, length if axis == 1 else 1, length if axis == 2 else 1)
     return (
         KernelMap(list(range(length)), along, kmap.num_inputs, line, int((along >= 0).sum())),
@@ -203,8 +202,7 @@ def kernel_map(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) ->
     return result
 
 
-@dataclass
-class Lines:
+class Lines(NamedTuple):
     """Sorted sites as runs that differ in x alone.
 
     Attributes:
@@ -249,14 +247,14 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
     run_chunks(
         sites.match_lines,
         bounds,
-        *(read.keys, read.starts, read.x, read.order),
-        *(write.keys, write.starts, write.x, write.order),
+        *read,
+        *write,
         np.array(window.stride, dtype=np.int64),
         *(np.array(ascending, dtype=np.int64) for ascending in offsets),
         window.kernel[1] if by_planes else 1,
         mirrored,
-        table.numpy(),
-        counts.numpy(),
+        table,
+        counts,
     )
     return table, counts.sum(0)
 

@@ -80,7 +80,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, kmap: KernelMap) -> Tensor:
         engine = choose_maximum(features)
-        out, source = engine.forward(features, kmap)
+        out, source = engine.forward(features.detach(), kmap)
         ctx.save_for_backward(source)
         ctx.engine, ctx.kmap = engine, kmap
         return out

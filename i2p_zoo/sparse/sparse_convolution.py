@@ -96,12 +96,12 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.engine = engine
-        return engine.forward(features, weight)
+        return engine.forward(features.detach(), weight.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        features, weight = ctx.saved_tensors
+        features, weight = (tensor.detach() for tensor in ctx.saved_tensors)
         engine: Engine = ctx.engine
         of_input, of_weight, _ = ctx.needs_input_grad
         if of_input and of_weight:

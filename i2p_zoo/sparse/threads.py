@@ -74,11 +74,12 @@ def run_chunks(kernel: Callable[..., Any], bounds: list[tuple[int, int]], *args:
         kernel: kernel(team, chunks, *args), a jitted function that gives them to `run_team`; what it runs for a chunk writes
             nothing that another chunk reads, and nothing that another writes but the same values.
         bounds: the chunks, from `chunk_bounds`.
-        *args: passed on to every call.
+        *args: passed on to every call; tensors, on the CPU and detached, as the arrays that share their memory.
 
     Raises:
         MemoryError: a chunk failed; all others are done then.
     """
+    args = tuple([arg.numpy() if isinstance(arg, torch.Tensor) else arg for arg in args])
     chunks = np.array([(number, *bound) for number, bound in enumerate(bounds)], dtype=np.int64)
     team = _ALONE if _is_fork or len(bounds) == 1 else _find_team()
     if len(bounds) == 1 or team is not _ALONE:

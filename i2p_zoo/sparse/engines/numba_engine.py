@@ -32,17 +32,26 @@ class NumbaConvolution(Engine):
         self._taps = np.array(self.kmap.taps, np.int64)
         self._used = np.empty(len(self._taps), np.bool_)
         bounds = chunk_bounds(len(self._taps), minimum=1)
-        run_chunks(matrix.find_used_taps, bounds, weight.detach().numpy(), self._taps, self._used)
-        if self._has_few_rows(features):
-            return self._multiply_few_rows(features, weight)
-        return self._multiply_rows(features, weight, self.kmap.table)
+        run_chunks(matrix.find_used_taps, bounds, weight, self._taps, self._used)
+        if not self._has_few_rows(features):
+            return self._multiply_rows(features, weight, self.kmap.table)
+        out = features.new_zeros((self.kmap.num_outputs, weight.shape[0]))
+        bounds = chunk_bounds(-(-len(weight) // dot_products.CHANNELS), minimum=1)
+        arrays = (features.contiguous(), self.kmap.table, self._taps, weight.contiguous().flatten(1), self._used, out)
+        run_chunks(dot_products.multiply_few_rows, bounds, *arrays)
+        return out
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Returns the (N_in, C_in) gradient of the features."""
-        if self._has_few_rows(gradient):
-            return self._multiply_few_rows_back(gradient, weight)
-        blocks = weight.unflatten(0, (self.groups, -1))  # (groups, C_out / groups, K, C_in / groups)
-        return self._multiply_rows(gradient, blocks.permute(0, 3, 2, 1).flatten(0, 1), self.kmap.transposed)
+        if not self._has_few_rows(gradient):
+            blocks = weight.unflatten(0, (self.groups, -1))  # (groups, C_out / groups, K, C_in / groups)
+            return self._multiply_rows(gradient, blocks.permute(0, 3, 2, 1).flatten(0, 1), self.kmap.transposed)
+        panels = -(-weight.shape[2] // (matrix.PANEL_BYTES // weight.element_size()))
+        bounds = chunk_bounds(panels, minimum=1)
+        out = gradient.new_zeros((self.kmap.num_inputs + len(bounds), weight.shape[2]))
+        arrays = (gradient.contiguous(), self.kmap.transposed, weight.contiguous(), self._taps, self._used, out)
+        run_chunks(matrix.multiply_few_rows_back, bounds, *arrays)
+        return out[: self.kmap.num_inputs]
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (C_out, all taps, C_in / groups) gradient of the weight."""
@@ -50,9 +59,9 @@ class NumbaConvolution(Engine):
         part = features.new_zeros((self.groups * outputs, len(self.kmap.taps), inputs))
         left = _at_least(gradient, matrix.TILE_ROWS)
         right = _at_least(features, matrix.PANEL_BYTES // features.element_size())
-        arrays = (right.numpy(), left.numpy(), self.kmap.table.numpy(), self.groups, inputs, outputs, part.flatten(1).numpy())
-        tiles = self.groups * -(-outputs // matrix.TILE_ROWS)
-        run_chunks(matrix.correlate_rows, chunk_bounds(tiles, minimum=1), *arrays)
+        bounds = chunk_bounds(self.groups * -(-outputs // matrix.TILE_ROWS), minimum=1)
+        arrays = (right, left, self.kmap.table, self.groups, inputs, outputs, part.flatten(1))
+        run_chunks(matrix.correlate_rows, bounds, *arrays)
         result = torch.zeros_like(weight)
         result[:, self.kmap.taps] = part
         return result
@@ -75,31 +84,13 @@ class NumbaConvolution(Engine):
         width = matrix.PANEL_BYTES // rows.element_size()
         outputs, _, depth = weight.shape
         panels = self.groups * -(-(outputs // self.groups) // width)
-        packed = rows.new_empty((len(table), panels, depth, width)).numpy()
+        packed = rows.new_empty((len(table), panels, depth, width))
         bounds = chunk_bounds(len(table), minimum=1)
-        run_chunks(matrix.pack_weight, bounds, weight.detach().numpy(), self._taps, self.groups, self._used, packed)
+        run_chunks(matrix.pack_weight, bounds, weight, self._taps, self.groups, self._used, packed)
         bounds = chunk_bounds(table.shape[1], minimum=32)
         out = rows.new_zeros((table.shape[1] + len(bounds), outputs))
-        arrays = (rows.detach().contiguous().numpy(), table.numpy(), packed, self._used, self.groups, out.numpy())
-        run_chunks(matrix.multiply_rows, bounds, *arrays)
+        run_chunks(matrix.multiply_rows, bounds, rows.contiguous(), table, packed, self._used, self.groups, out)
         return out[: table.shape[1]]
-
-    def _multiply_few_rows(self, features: Tensor, weight: Tensor) -> Tensor:
-        out = features.new_zeros((self.kmap.num_outputs, weight.shape[0]))
-        rows, flat = features.detach().contiguous().numpy(), weight.detach().contiguous().flatten(1).numpy()
-        bounds = chunk_bounds(-(-len(flat) // dot_products.CHANNELS), minimum=1)
-        arrays = (rows, self.kmap.table.numpy(), self._taps, flat, self._used, out.numpy())
-        run_chunks(dot_products.multiply_few_rows, bounds, *arrays)
-        return out
-
-    def _multiply_few_rows_back(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        panels = -(-weight.shape[2] // (matrix.PANEL_BYTES // weight.element_size()))
-        bounds = chunk_bounds(panels, minimum=1)
-        out = gradient.new_zeros((self.kmap.num_inputs + len(bounds), weight.shape[2]))
-        rows, taps = gradient.detach().contiguous().numpy(), weight.detach().contiguous().numpy()
-        arrays = (rows, self.kmap.transposed.numpy(), taps, self._taps, self._used, out.numpy())
-        run_chunks(matrix.multiply_few_rows_back, bounds, *arrays)
-        return out[: self.kmap.num_inputs]
 
 
 def _at_least(rows: Tensor, width: int) -> Tensor:
@@ -112,7 +103,7 @@ def _repeats(weight: Tensor, axis: int) -> bool:
     """Whether a (C_out, kz, ky, kx, C_in / groups) weight is the same at every place along an axis."""
     bounds = chunk_bounds(len(weight), minimum=1)
     differs = np.zeros(len(bounds), np.bool_)
-    run_chunks(columns.find_differences, bounds, weight.detach().contiguous().numpy(), axis, differs)
+    run_chunks(columns.find_differences, bounds, weight.detach().contiguous(), axis, differs)
     return not differs.any()
 
 
@@ -123,8 +114,7 @@ class NumbaDepthwise(DepthwiseEngine):
         """Returns the weighted sums; taps that are all zero are not read."""
         pairs = self.kmap.pairs_by_input if transposed else self.kmap.pairs_by_output
         out = rows.new_empty((len(pairs.ends), rows.shape[1]))
-        rows, weight = rows.detach().contiguous(), weight.detach().contiguous()
-        arrays = (rows.numpy(), *pairs, weight.numpy(), out.numpy())
+        arrays = (rows.contiguous(), *pairs, weight.contiguous(), out)
         run_chunks(depthwise_numba.depthwise_forward, chunk_bounds(len(out)), *arrays)
         return out
 
@@ -132,8 +122,7 @@ class NumbaDepthwise(DepthwiseEngine):
         """Returns the (K, C) gradient; chunks are summed in order, so the bits depend on the thread count only."""
         bounds = chunk_bounds(len(gradient))
         partial = features.new_zeros((len(bounds), len(self.kmap.taps), features.shape[1]))
-        rows, upstream = features.detach().contiguous(), gradient.detach().contiguous()
-        arrays = (rows.numpy(), *self.kmap.pairs_by_output, upstream.numpy(), partial.numpy())
+        arrays = (features.contiguous(), *self.kmap.pairs_by_output, gradient.contiguous(), partial)
         run_chunks(depthwise_numba.depthwise_weight_gradient, bounds, *arrays)
         return partial.sum(0)
 
@@ -146,14 +135,12 @@ class NumbaMaximum:
         """Returns the (N_out, C) maxima and the int32 rows they came from; 0 and -1 where a window is empty."""
         out = features.new_empty((kmap.num_outputs, features.shape[1]))
         source = torch.empty(out.shape, dtype=torch.int32)
-        arrays = (features.detach().contiguous().numpy(), kmap.table.numpy(), out.numpy(), source.numpy())
-        run_chunks(max_pooling.max_forward, chunk_bounds(len(out)), *arrays)
+        run_chunks(max_pooling.max_forward, chunk_bounds(len(out)), features.contiguous(), kmap.table, out, source)
         return out, source
 
     @staticmethod
     def input_gradient(gradient: Tensor, source: Tensor, kmap: KernelMap) -> Tensor:
         """Returns the (N_in, C) gradient of the features."""
         out = gradient.new_empty((kmap.num_inputs, gradient.shape[1]))
-        arrays = (gradient.contiguous().numpy(), kmap.transposed.numpy(), source.numpy(), out.numpy())
-        run_chunks(max_pooling.max_backward, chunk_bounds(len(out)), *arrays)
+        run_chunks(max_pooling.max_backward, chunk_bounds(len(out)), gradient.contiguous(), kmap.transposed, source, out)
         return out
