@@ -14,17 +14,11 @@ class TorchConvolution(Engine):
 
     def forward(self, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (N_out, C_out) output."""
-        out = features.new_zeros((self.kmap.num_outputs, weight.shape[0]))
-        for tap, inputs, outputs in self.kmap.pairs:
-            _add_rows(out, outputs, self._project(_take_rows(features, inputs), weight[:, tap]))
-        return out
+        return self._multiply(features, self._blocks(weight).transpose(2, 3), transposed=False)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Returns the (N_in, C_in) gradient of the features."""
-        out = gradient.new_zeros((self.kmap.num_inputs, weight.shape[2] * self.groups))
-        for tap, inputs, outputs in self.kmap.pairs:
-            _add_rows(out, inputs, self._project_back(_take_rows(gradient, outputs), weight[:, tap]))
-        return out
+        return self._multiply(gradient, self._blocks(weight), transposed=True)
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (C_out, all taps, C_in / groups) gradient of the weight."""
@@ -33,22 +27,26 @@ class TorchConvolution(Engine):
             result[:, tap] = self._correlate(_take_rows(gradient, outputs), _take_rows(features, inputs))
         return result
 
-    def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """(n, C_in) times a tap's (C_out, C_in / groups): (n, C_out)."""
-        if self.groups == 1:
-            return rows @ weight.t()
-        blocks = weight.unflatten(0, (self.groups, -1))  # (groups, C_out / groups, C_in / groups)
-        return torch.bmm(self._grouped(rows), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
+    def _multiply(self, rows: Tensor, blocks: Tensor, *, transposed: bool) -> Tensor:
+        """Sums rows times their tap's block, of (all taps, groups, C_rows / groups, C_outputs / groups)."""
+        count = self.kmap.num_inputs if transposed else self.kmap.num_outputs
+        out = rows.new_zeros((count, self.groups * blocks.shape[3]))
+        for tap, inputs, outputs in self.kmap.pairs:
+            source, target = (outputs, inputs) if transposed else (inputs, outputs)
+            taken, block = _take_rows(rows, source), blocks[tap]
+            if self.groups == 1:
+                product = taken @ block[0]
+            else:
+                product = torch.bmm(self._grouped(taken), block).transpose(0, 1).flatten(1)
+            _add_rows(out, target, product)
+        return out
 
-    def _project_back(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """The input gradient of `_project`: (n, C_out) -> (n, C_in)."""
-        if self.groups == 1:
-            return gradient @ weight
-        blocks = weight.unflatten(0, (self.groups, -1))
-        return torch.bmm(self._grouped(gradient), blocks).transpose(0, 1).flatten(1)
+    def _blocks(self, weight: Tensor) -> Tensor:
+        blocks: Tensor = weight.unflatten(0, (self.groups, -1))
+        return blocks.permute(2, 0, 1, 3)  # (all taps, groups, C_out / groups, C_in / groups)
 
     def _correlate(self, gradient: Tensor, rows: Tensor) -> Tensor:
-        """The weight gradient of `_project`: (C_out, C_in / groups)."""
+        """A tap's (C_out, C_in / groups) weight gradient."""
         if self.groups == 1:
             return gradient.t() @ rows
         return torch.bmm(self._grouped(gradient).transpose(1, 2), self._grouped(rows)).flatten(0, 1)
