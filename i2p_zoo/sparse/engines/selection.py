@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from i2p_zoo.sparse.kernel_maps import KernelMap
 
 ENGINES = ("auto", "torch", "spconv_triton", "spconv")
 _chosen: ContextVar[str] = ContextVar("engine", default="auto")
-_installed: dict[str, Any] = {}
 
 
 @contextmanager
@@ -78,11 +78,10 @@ def find_package(device: torch.device) -> Any:
     return next((package for package in map(_load, names) if package is not None), None)
 
 
+@functools.cache
 def _load(name: str) -> Any:
-    if name not in _installed:
-        try:
-            importlib.import_module(f"{name}.pytorch.functional")
-            _installed[name] = importlib.import_module(name)
-        except ImportError:
-            _installed[name] = None
-    return _installed[name]
+    try:
+        importlib.import_module(f"{name}.pytorch.functional")
+        return importlib.import_module(name)
+    except ImportError:
+        return None
