@@ -9,8 +9,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from i2p_zoo.layers.registry import replaces, take_over
-from i2p_zoo.sparse.batch_norm import is_synchronized
-from i2p_zoo.sparse.clamped_batch_norm import normalize_and_clamp
+from i2p_zoo.sparse.batch_norm import is_synchronized, normalize_and_clamp
 from i2p_zoo.sparse.engines import numba_engine
 from i2p_zoo.sparse.geometry import Padding
 from i2p_zoo.sparse.tensor import SparseTensor

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.sparse.clamped_batch_norm import normalize_and_clamp
+from i2p_zoo.sparse.batch_norm import normalize_and_clamp
 from tests.helpers import relative_error, seeded
 
 INFINITY = float("inf")
