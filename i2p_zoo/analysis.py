@@ -14,7 +14,7 @@ from torch import Tensor
 
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.layers.normalized_linear import NormalizedLinear
+from i2p_zoo.layers.normalization import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
 from i2p_zoo.pictures import COLORS, make_figure
 

@@ -1,4 +1,4 @@
-"""What counts as normalisation, and the kinds whose own forward spreads a statistic over the whole image."""
+"""What counts as normalisation, the kinds whose own forward spreads a statistic over the whole image, and that of logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.registry import replaces
+from i2p_zoo.sparse.batch_norm import is_synchronized, normalize_batch
 from i2p_zoo.sparse.pooling import in_single
 
 
@@ -69,6 +71,34 @@ class SparseFilterResponseNorm(nn.Module):
 
 def _as_gate(vector: Tensor) -> Tensor:
     return vector[:, None, None]
+
+
+class LogitNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, K) logits, over all processes where they train together."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Normalises (B, K) logits; raises InvalidInputError for a batch of 1 in training."""
+        if self.training and len(logits) == 1 and not is_synchronized():
+            raise InvalidInputError("This network normalises its logits over a batch: train it on two clouds or more at once.")
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return normalize_batch(
+            logits, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
+        )
+
+
+class NormalizedLinear(nn.Linear):
+    """A classifier with BatchNorm on its logits, as Image2Point's."""
+
+    def __init__(self, in_features: int, out_features: int, **kwargs: Any) -> None:
+        super().__init__(in_features, out_features, **kwargs)
+        self.norm = LogitNorm(out_features, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, K) logits of (B, C) features."""
+        logits: Tensor = self.norm(super().forward(x))
+        return logits
 
 
 NORMS: tuple[type[nn.Module], ...] = (

@@ -10,7 +10,7 @@ from torch import nn
 from i2p_zoo.choices import PRESETS
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.convolution import SparseConv3d
-from i2p_zoo.layers.normalized_linear import NormalizedLinear
+from i2p_zoo.layers.normalization import NormalizedLinear
 
 ARCHITECTURES = ("resnet18", "resnet50", "resnet101", "resnet152")
 """Those of the paper that timm has too; its "R34" is no ResNet-34."""

@@ -8,7 +8,7 @@ import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
-from i2p_zoo.layers.normalized_linear import LogitNorm
+from i2p_zoo.layers.normalization import LogitNorm
 from i2p_zoo.networks.presets import set_preset_
 from tests.helpers import relative_error
 from tests.networks.conftest import DenseNetwork, grid_cloud, make_papers_network
