@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,13 +41,11 @@ class SparseCondConv3d(SparseConv3d):
 
     def inflate_tensor(self, name: str, source: Tensor, inflation: str) -> Tensor | None:
         """Returns the 3D tensor of timm's flat (num_experts, numbers of a kernel), or None where it is copied."""
-        experts, out, *kernel, inputs = self.weight.shape
-        del kernel[AXES[self.axis]]
-        if name != "weight" or tuple(source.shape) != (experts, out * inputs * kernel[0] * kernel[1]):
+        experts, out, *_, inputs = self.weight.shape
+        if name != "weight" or tuple(source.shape) != (experts, out * inputs * math.prod(self.kernel_size)):
             return None
-        flat = source.reshape(experts * out, inputs, *kernel)
-        inflated = inflate_weight(flat, inflation, self.axis, self.weight.shape[2 + AXES[self.axis]])
-        return inflated.reshape(self.weight.shape)
+        flat = source.reshape(experts * out, inputs, *self.kernel_size)
+        return inflate_weight(flat, inflation, self.axis, self.depth).reshape(self.weight.shape)
 
     def deflate_tensor(self, name: str, inflated: Tensor, inflation: str) -> Tensor | None:
         """Undoes `inflate_tensor`; None where the tensor is no inflation, or not an untouched one."""

@@ -99,12 +99,10 @@ class SparseConv3d(nn.Module):
 
     def inflate_tensor(self, name: str, source: Tensor, inflation: str) -> Tensor | None:
         """Returns the 3D tensor of a 2D one of the leaf's, or None where it is copied or does not fit."""
-        depth = self.weight.shape[1 + AXES[self.axis]]
-        out, *kernel, inputs = self.weight.shape
-        del kernel[AXES[self.axis]]
-        if name != "weight" or tuple(source.shape) != (out, inputs, *kernel):
+        out, *_, inputs = self.weight.shape
+        if name != "weight" or tuple(source.shape) != (out, inputs, *self.kernel_size):
             return None
-        return inflate_weight(source, inflation, self.axis, depth)
+        return inflate_weight(source, inflation, self.axis, self.depth)
 
     def deflate_tensor(self, name: str, inflated: Tensor, inflation: str) -> Tensor | None:
         """Undoes `inflate_tensor`; None where the tensor is no inflation, or not an untouched one."""
