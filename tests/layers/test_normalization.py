@@ -1,7 +1,8 @@
-"""Normalisation by a statistic of each sample: timm's layers on images, and each sample of a cloud for itself."""
+"""Normalisation by a statistic of each sample, on images and clouds, and the norm on the logits of a classifier."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from timm.layers.evo_norm import EvoNorm2dS0, EvoNorm2dS0a
@@ -9,12 +10,15 @@ from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResp
 from torch import Tensor, nn
 
 from i2p_zoo import UnsupportedError, image_to_plane
+from i2p_zoo.finetune import evaluate, freeze, train
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure_
 from i2p_zoo.layers import normalization
 from i2p_zoo.layers.normalization import SparseEvoNorm, SparseFilterResponseNorm
 from i2p_zoo.networks.timm_models import create_timm_model
+from tests.finetune.conftest import shapes
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
+from tests.networks.conftest import make_papers_network
 from tests.oracles import check_on_samples, inflated, last, randomised, unequal_cloud
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
@@ -125,3 +129,24 @@ def test_every_layer_that_timm_calls_a_norm_is_one(name):
     ]
     assert called
     assert all(isinstance(module, normalization.NORMS) for module in called)
+
+
+def test_new_classifier_has_its_norm_too():
+    model = make_papers_network("resnet18")
+    model.reset_classifier(9)
+    assert model.fc.norm.num_features == 9
+    assert model([np.random.default_rng(0).random((50, 3))]).shape == (1, 9)
+    model.reset_classifier(0)
+    assert model([np.random.default_rng(0).random((50, 3))]).shape == (1, 512)
+
+
+@pytest.mark.parametrize("mode", ["io", "io+bn", "all"])
+def test_each_mode_trains_the_norm_on_the_logits_with_the_classifier(mode):
+    model = make_papers_network("resnet18", num_classes=3).float()
+    freeze(model, mode)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, shapes(), steps=2, batch_size=8)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"conv1.weight", "fc.weight", "fc.norm.weight", "fc.norm.running_mean"} <= changed
+    assert ("bn1.running_mean" in changed) is (mode != "io")
+    assert 0 <= evaluate(model, shapes()).top1 <= 1
