@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 import textwrap
 from itertools import permutations
 from pathlib import Path
@@ -12,12 +11,8 @@ from typing import Any
 import grimp
 
 import i2p_zoo
+from conversion.recipes import read_toml
 from i2p_zoo._extras import require
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "layers.png"
@@ -26,8 +21,7 @@ _GROUND_ROWS = 3  # small modules that every row may use; their arrows are not d
 
 def read_rows() -> list[list[str]]:
     """Returns the names in each row of the contract, the top row first."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    rows = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = read_toml(ROOT / "pyproject.toml")["tool"]["importlinter"]["contracts"][0]["layers"]
     return [[name.strip() for name in row.split("|")] for row in rows]
 
 
