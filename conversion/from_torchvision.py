@@ -74,13 +74,11 @@ def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, 
     classes = len(matrices[-1])
     options = {"init_weights": False} if name == "inception_v3" else {}
     source = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
-    model_args = _norm_args(source, timm.create_model(architecture))
+    # The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it.
+    theirs, ours = (
+        {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, timm.create_model(architecture))
+    )
+    model_args = {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}
     target = timm.create_model(architecture, num_classes=classes, **model_args)
     rename(state, source, target, example_images(target))
     return target.eval(), architecture, model_args
-
-
-def _norm_args(source: nn.Module, target: nn.Module) -> dict[str, Any]:
-    """The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it."""
-    theirs, ours = ({m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, target))
-    return {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}
