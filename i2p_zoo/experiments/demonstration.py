@@ -99,17 +99,16 @@ def compare_runs(
     curves: dict[str, list[list[float]]] = {}
     for name, changes in RUNS.items():
         setup = Setup(str(folder), **changes)
-        metrics[name] = {"top1": [], "mean_class": []}
-        curves[name] = []
+        runs = []
         for seed in range(seeds):
             run_folder = out / "runs" / f"{_slug(name)}-{seed}"
             shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier demonstration
             options = Options(steps=steps, learning_rate=setup.learning_rate, seed=seed)
-            figures = run(setup, train_set, test_set, options, run_folder, RunOptions(progress=f"{name}, seed {seed}"))
-            for key in ("top1", "mean_class"):
-                metrics[name][key].append(figures["test"][key])
-            metrics[name].update(trained=figures["trained"], total=figures["total"])
-            curves[name].append([step["loss"] for step in figures["history"]])
+            run_options = RunOptions(progress=f"{name}, seed {seed}")
+            runs.append(run(setup, train_set, test_set, options, run_folder, run_options))
+        metrics[name] = {key: [figures["test"][key] for figures in runs] for key in ("top1", "mean_class")}
+        metrics[name] |= {key: runs[-1][key] for key in ("trained", "total")}
+        curves[name] = [[step["loss"] for step in figures["history"]] for figures in runs]
     pictures.draw_curves(out / "curves.png", curves)
     return metrics, from_pretrained(out / "runs" / f"{_slug(next(iter(RUNS)))}-0" / "model")
 

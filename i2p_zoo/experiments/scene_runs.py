@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from i2p_zoo import pictures
-from i2p_zoo.data.files.ply import write_colored_ply
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
@@ -155,8 +154,3 @@ def color_classes(labels: Any) -> Any:
     """Returns (N, 3) uint8 colours of classes; black for points of none."""
     colors = CLASS_COLORS[labels % len(CLASS_COLORS)]
     return np.where((labels == IGNORED)[:, None], np.uint8(0), colors)
-
-
-def write_classes(path: Path, scene: Scene, labels: Any) -> None:
-    """Writes a scene as a .ply file coloured by class; raises OSError where it cannot be written."""
-    write_colored_ply(path, scene["points"][:, :3], color_classes(labels))
