@@ -60,8 +60,7 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
         tensors, expected = _own_tensors(source.get_submodule(theirs)), _own_tensors(target.get_submodule(ours))
         for tensor, (key, place) in zip(tensors.values(), expected.items(), strict=True):
             result[f"{ours}.{key}" if ours else key] = tensor.detach().reshape(place.shape).clone()
-    missing = sorted(target.state_dict().keys() - result.keys())
-    if missing:
+    if missing := sorted(target.state_dict().keys() - result.keys()):
         raise CheckpointError(f"Nothing in {type(source).__name__} runs where {type(target).__name__} has {missing}.")
     target.load_state_dict(result, strict=True)
     with torch.no_grad():
@@ -137,8 +136,7 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 def _signature_of(module: nn.Module, inputs: Tensor) -> tuple[Hashable, ...]:
     """A linear layer and a convolution over the whole of its input have one signature."""
     if isinstance(module, nn.Conv2d):
-        kernel = (module.kernel_size[0], module.kernel_size[1])
-        if kernel == tuple(inputs.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
+        if module.kernel_size == tuple(inputs.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
             return ("linear", module.out_channels, module.weight[0].numel())
         return ("convolution", tuple(module.weight.shape), module.stride, module.groups)
     if isinstance(module, nn.Linear):

@@ -19,7 +19,7 @@ SAME_NAME = (
     "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 "
     "efficientnet_b7"
 ).split()
-OTHER_NAME = {
+ARCHITECTURES = {name: name for name in SAME_NAME} | {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
     "mobilenet_v3_small": "mobilenetv3_small_100",
@@ -42,7 +42,6 @@ OTHER_NAME = {
     "regnet_y_800mf": "regnety_008_tv",
     "regnet_y_8gf": "regnety_080_tv",
 }
-ARCHITECTURES = {**{name: name for name in SAME_NAME}, **OTHER_NAME}
 """timm's architecture for each of torchvision's."""
 
 

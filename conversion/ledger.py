@@ -61,8 +61,7 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        structure = inflate_structure(skeleton, Settings())
-        single, double = peak_memory(skeleton, structure)
+        single, double = peak_memory(skeleton, inflate_structure(skeleton, Settings()))
         dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
         with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():
             record |= _measure_pair(architecture, dtypes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -81,12 +80,12 @@ def _publish_side_by_side(
     So a process that is killed takes no other recipe with it.
     """
     context = multiprocessing.get_context("spawn")
-    waiting, died = deque(recipes), list[Recipe]()
+    waiting, died = list(recipes), list[Recipe]()
     running: dict[Connection, tuple[Recipe, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                recipe = waiting.popleft()
+                recipe = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_run_alone, args=(sender, processes, publish_one, recipe), daemon=True)
                 process.start()
@@ -148,8 +147,7 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     if model is None:
         model = convert(f"{recipe.architecture}.{recipe.tag}", folder, inflation=recipe.inflation)
     check_certificate(recipe.name, model.source.get("certificate"), sha256_of_tensors(model))
-    license_ = model.source.get("license") or "unknown"
-    if license_ != recipe.license:
+    if (license_ := model.source.get("license") or "unknown") != recipe.license:
         raise InvalidInputError(
             f"{recipe.name}: the weights have the licence {license_!r}, the recipe says {recipe.license!r}. Correct the recipe."
         )

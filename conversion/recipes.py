@@ -22,7 +22,6 @@ else:
 RECIPES = Path(__file__).with_name("recipes.toml")
 
 _TYPES: dict[str, type] = {"tag": str, "license": str, "source": str, "inflation": str, "noncommercial": bool}
-_OPTIONAL = {"noncommercial"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _read_recipe(place: str, name: str, table: Any) -> Recipe:
         raise InvalidInputError(f"{place} is {table!r}; expected a table. Write it as the other recipes.")
     if unknown := sorted(table.keys() - _TYPES.keys()):
         raise InvalidInputError(f"{place}: unknown keys {unknown}; expected {list(_TYPES)}. Remove or rename them.")
-    if missing := sorted(_TYPES.keys() - table.keys() - _OPTIONAL):
+    if missing := sorted(_TYPES.keys() - table.keys() - {"noncommercial"}):
         raise InvalidInputError(f"{place}: missing keys {missing}; found {sorted(table)}. Add them.")
     for key, value in table.items():
         if type(value) is not _TYPES[key] or value == "":
