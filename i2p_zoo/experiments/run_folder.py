@@ -59,8 +59,7 @@ def execute(
     """
     accelerator = make_accelerator(options.precision, run_options.place)
     with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        finished = _find_finished(folder, described, run_options.resume)
-        if finished is not None:
+        if (finished := _find_finished(folder, described, run_options.resume)) is not None:
             return finished
         require("matplotlib.figure", "finetune")  # before the training whose figures it draws
         if accelerator.is_main_process:
@@ -83,7 +82,7 @@ def execute(
             )
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
-        metrics = _gather_figures(described, count, history, scores, accelerator)
+        metrics: dict[str, Any] = json.loads(json.dumps(_gather_figures(described, count, history, scores, accelerator)))
         if accelerator.is_main_process:
             model = model.cpu()
             if run_options.save is not None:
@@ -126,8 +125,7 @@ def _gather_figures(
         "timm": timm.__version__,
         "i2p_zoo": __version__,
     }
-    as_written: dict[str, Any] = json.loads(json.dumps(metrics))
-    return as_written
+    return metrics
 
 
 def _find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
@@ -161,8 +159,7 @@ def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, An
     expected, options = json.loads(json.dumps(described)), noted.get("options", {})
     pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
     pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
-    changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]
-    if changes:
+    if changes := [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
 
 

@@ -62,7 +62,7 @@ def describe_run(
     options: Options,
     run_options: RunOptions,
     samples: str,
-    fingerprint: Callable[[Any], str],
+    fingerprint: Callable[[Any], bytes],
     **settings: Any,
 ) -> dict[str, Any]:
     """Checks that the parts of a run fit together, and returns its settings as JSON types.
@@ -95,7 +95,7 @@ def describe_run(
         "options": options.to_dict(),
         "weights": config["i2p"]["weights"] if config else None,  # by their hashes a run knows them again
         samples: {"train": len(train_set), "test": len(test_set)},
-        "sha256": {"train": fingerprint(train_set), "test": fingerprint(test_set)},
+        "sha256": {"train": fingerprint(train_set).hex(), "test": fingerprint(test_set).hex()},
         "classes": list(train_set.classes),
         **settings,
         "held_out": run_options.held_out,

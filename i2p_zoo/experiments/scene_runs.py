@@ -132,13 +132,13 @@ def run_segmentation(
     return execute(folder, described, options, task, build, measure, run_options, draw)
 
 
-def _fingerprint(scenes: SceneSet) -> str:
+def _fingerprint(scenes: SceneSet) -> bytes:
     """Hashes the names of scenes, their classes, and the first and the last scene: all of them seldom fit into memory."""
     digest = hashlib.sha256(repr((scenes.names, scenes.classes)).encode())
     for number in sorted({0, len(scenes) - 1}) if len(scenes) else ():
         for key, values in sorted(scenes.scene(number).items()):
             digest.update(f"{key} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks, classes: Sequence[str]) -> None:
