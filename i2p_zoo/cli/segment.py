@@ -25,11 +25,6 @@ _block_options = shared.decorate(
         shared.default_option("--overlap", type=shared.SHARE, default=0.25, help="Fraction that a block shares with the next."),
     ]
 )
-_scene_options = shared.network_options(
-    data="Labelled scenes: SPEC as above.",
-    voxel_size="Edge of a voxel, in the scenes' unit.",
-    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
-)
 
 
 @click.group()
@@ -41,7 +36,11 @@ def segment() -> None:
 
 
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
-@_scene_options
+@shared.network_options(
+    data="Labelled scenes: SPEC as above.",
+    voxel_size="Edge of a voxel, in the scenes' unit.",
+    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
+)
 @_block_options
 @shared.mode_option(without=("head", "none"))
 @click.option("--crop", type=shared.POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
