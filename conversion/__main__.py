@@ -92,12 +92,11 @@ def publish(names: tuple[str, ...], file: Path, part: str, organisation: str, wo
         raise click.UsageError(f"No recipe of {file} matches {', '.join(names)}.")
     chosen = shard(chosen, part)
     failed = []
-    with tqdm(total=len(chosen), desc="publishing", unit="model") as bar:
-        for outcome in publish_recipes(chosen, work, organisation, push=yes, processes=processes):
-            bar.update()
-            tqdm.write(f"{outcome.name}: {outcome.state}: {outcome.detail}")
-            if outcome.state == "failed":
-                failed.append(outcome.name)
+    outcomes = publish_recipes(chosen, work, organisation, push=yes, processes=processes)
+    for outcome in tqdm(outcomes, total=len(chosen), desc="publishing", unit="model"):
+        tqdm.write(f"{outcome.name}: {outcome.state}: {outcome.detail}")
+        if outcome.state == "failed":
+            failed.append(outcome.name)
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(chosen)} failed: {', '.join(failed)}. Run again to go on.")
 

@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure_
 from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.zoo.certificate import TOLERANCES
 from i2p_zoo.zoo.ledger import load_ledger
 
 MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
@@ -51,9 +52,6 @@ def card_of(recipe: Recipe) -> str:
     model.provenance = model.provenance.changed(source={"repo": recipe.source, "license": recipe.license})
     config = make_config(model)
     record = load_ledger()["models"][recipe.architecture]
-    config["i2p"]["certificate"] = {
-        "errors": {dtype: record[dtype] for dtype in ("float32", "float64")},
-        "inflation": "center",
-    }
-    config["i2p"]["compact"] = True
+    errors = {dtype: record[dtype] for dtype in TOLERANCES}
+    config["i2p"] |= {"certificate": {"errors": errors, "inflation": "center"}, "compact": True}
     return write_card(config, sum(parameter.numel() for parameter in model.parameters()))

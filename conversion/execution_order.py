@@ -8,6 +8,7 @@ function is checked, since order alone does not prove it.
 from __future__ import annotations
 
 import copy
+import functools
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -52,28 +53,33 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     Raises:
         CheckpointError: the weights do not fit `source`, the layers do not pair up, or the outputs differ.
     """
-    try:
-        source.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        misfit = describe_misfit(source, state, error)
-        raise CheckpointError(f"The weights do not fit {type(source).__name__}: {misfit}.") from error
+    load_weights_(source, state, type(source).__name__)
     names = pair_layers(run_layers(source, images), run_layers(target, images))
     result: dict[str, Tensor] = {}
     for theirs, ours in names.items():
         tensors, expected = _own_tensors(source.get_submodule(theirs)), _own_tensors(target.get_submodule(ours))
         for tensor, (key, place) in zip(tensors.values(), expected.items(), strict=True):
             result[f"{ours}.{key}" if ours else key] = tensor.detach().reshape(place.shape).clone()
-    missing = sorted(target.state_dict().keys() - result.keys())
-    if missing:
+    if missing := sorted(target.state_dict().keys() - result.keys()):
         raise CheckpointError(f"Nothing in {type(source).__name__} runs where {type(target).__name__} has {missing}.")
     target.load_state_dict(result, strict=True)
-    difference = _difference(source, target, images)
+    with torch.no_grad():
+        expected_outputs, outputs = source.eval()(images), target.eval()(images)
+    difference = float((expected_outputs - outputs).abs().max() / expected_outputs.abs().max())
     if not difference <= TOLERANCE:
         raise CheckpointError(
             f"{type(source).__name__} and {type(target).__name__} pair up but compute different outputs: relative error "
             f"{difference:.1e}, expected at most {TOLERANCE:.0e}. They differ in something that is no weight."
         )
     return result
+
+
+def load_weights_(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Loads a state dict into a network of this name; raises CheckpointError where it does not fit."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights do not fit {name}: {describe_misfit(model, state, error)}.") from error
 
 
 def run_layers(model: nn.Module, images: Tensor) -> list[Layer]:
@@ -83,19 +89,16 @@ def run_layers(model: nn.Module, images: Tensor) -> list[Layer]:
     layers: list[Layer] = []
     producers: dict[int, tuple[Tensor, str]] = {}  # by the id of an output, which is kept so that no id is used twice
 
-    def watch(name: str, module: nn.Module) -> None:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            signature = _signature_of(module, inputs[0])
-            is_norm = signature[0] == "vectors"
-            layers.append(Layer(name, signature, producers.get(id(inputs[0]), (None, None))[1] if is_norm else None))
-            if not is_norm and isinstance(output, Tensor):
-                producers[id(output)] = (output, name)
-
-        module.register_forward_hook(hook)
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        signature = _signature_of(module, inputs[0])
+        is_norm = signature[0] == "vectors"
+        layers.append(Layer(name, signature, producers.get(id(inputs[0]), (None, None))[1] if is_norm else None))
+        if not is_norm and isinstance(output, Tensor):
+            producers[id(output)] = (output, name)
 
     for name, module in twin.named_modules():
         if _own_tensors(module):
-            watch(name, module)
+            module.register_forward_hook(functools.partial(note, name))
     with torch.no_grad():
         twin(torch.empty_like(images, device="meta"))
     return layers
@@ -111,16 +114,13 @@ def pair_layers(source: list[Layer], target: list[Layer]) -> dict[str, str]:
         CheckpointError: a signature has more layers in one run than in the other; all are named.
     """
     names: dict[str, str] = {}
-    for is_fed in (False, True):  # those fed by a layer come after it has its name
-        queues: dict[Hashable, list[str]] = defaultdict(list)
-        for layer in target:
-            if (layer.producer is not None) == is_fed:
-                queues[(layer.signature, layer.producer)].append(layer.name)
-        for layer in source:
-            if (layer.producer is not None) == is_fed:
-                queue = queues[(layer.signature, names.get(layer.producer or ""))]
-                if queue:
-                    names[layer.name] = queue.pop(0)
+    queues: dict[Hashable, list[str]] = defaultdict(list)
+    for layer in target:
+        queues[layer.signature, layer.producer].append(layer.name)
+    for layer in source:
+        # A producer ran before what it feeds, so it was paired, or is left over and "" feeds nothing.
+        if queue := queues[layer.signature, layer.producer and names.get(layer.producer, "")]:
+            names[layer.name] = queue.pop(0)
     unpaired = sorted({layer.name for layer in source} - names.keys())
     left = sorted({layer.name for layer in target} - set(names.values()))
     if unpaired or left:
@@ -129,24 +129,16 @@ def pair_layers(source: list[Layer], target: list[Layer]) -> dict[str, str]:
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and persistent buffers that a module itself owns."""
-    children = {f"{name}." for name, _ in module.named_children()}
-    return {key: t for key, t in module.state_dict().items() if not any(key.startswith(c) for c in children)}
+    """The parameters and persistent buffers that a module itself owns; names of its children's have a dot."""
+    return {key: tensor for key, tensor in module.state_dict().items() if "." not in key}
 
 
 def _signature_of(module: nn.Module, inputs: Tensor) -> tuple[Hashable, ...]:
     """A linear layer and a convolution over the whole of its input have one signature."""
     if isinstance(module, nn.Conv2d):
-        kernel = (module.kernel_size[0], module.kernel_size[1])
-        if kernel == tuple(inputs.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
+        if module.kernel_size == tuple(inputs.shape[-2:]) and module.padding in ((0, 0), "valid") and module.groups == 1:
             return ("linear", module.out_channels, module.weight[0].numel())
         return ("convolution", tuple(module.weight.shape), module.stride, module.groups)
     if isinstance(module, nn.Linear):
         return ("linear", module.out_features, module.in_features)
     return ("vectors", tuple(t.numel() for t in _own_tensors(module).values()))
-
-
-@torch.no_grad()
-def _difference(source: nn.Module, target: nn.Module, images: Tensor) -> float:
-    expected, outputs = source.eval()(images), target.eval()(images)
-    return float((expected - outputs).abs().max() / expected.abs().max())

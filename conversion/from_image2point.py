@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from conversion.execution_order import load_weights_
 from i2p_zoo import create_model
 from i2p_zoo.errors import CheckpointError
-from i2p_zoo.zoo.sources import describe_misfit
 
 ARCHITECTURES = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -22,7 +22,15 @@ ARCHITECTURES = {
 }
 """timm's architecture by (has bottlenecks, blocks of each stage). The original's "34" has blocks that no ResNet has."""
 
-_LAYERS = ("conv1", "bn1", "", "conv2", "bn2", "", "conv3", "bn3")  # of a block's `net`, activations left out
+_BLOCK = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2", 6: "conv3", 7: "bn3"}  # layers of a block's `net`, by number
+_NAMES = {
+    r"stem\.0\.kernel": r"conv1.weight",
+    r"stem\.1\.(\w+)": r"bn1.\1",
+    **{rf"stage(\d)\.(\d+)\.net\.{number}\.(\w+)": rf"layer\1.\2.{layer}.\3" for number, layer in _BLOCK.items()},
+    r"stage(\d)\.(\d+)\.downsample\.(\d)\.(\w+)": r"layer\1.\2.downsample.\3.\4",
+    r"classifier\.0\.(\w+)": r"fc.\1",
+    r"classifier\.1\.(\w+)": r"fc.norm.\1",
+}
 
 
 def convert_kernel(kernel: Tensor) -> Tensor:
@@ -49,21 +57,9 @@ def convert_kernel(kernel: Tensor) -> Tensor:
 
 def convert_key(key: str) -> str:
     """Returns timm's name of an original tensor; raises CheckpointError for an unknown one."""
-    if key == "stem.0.kernel":
-        return "conv1.weight"
-    if match := re.fullmatch(r"stem\.1\.(\w+)", key):
-        return f"bn1.{match[1]}"
-    if match := re.fullmatch(r"stage(\d)\.(\d+)\.net\.(\d)\.(\w+)", key):
-        stage, block, layer, tensor = match.groups()
-        if int(layer) < len(_LAYERS) and _LAYERS[int(layer)]:
-            return f"layer{stage}.{block}.{_LAYERS[int(layer)]}.{tensor.replace('kernel', 'weight')}"
-    if match := re.fullmatch(r"stage(\d)\.(\d+)\.downsample\.(\d)\.(\w+)", key):
-        stage, block, layer, tensor = match.groups()
-        return f"layer{stage}.{block}.downsample.{layer}.{tensor.replace('kernel', 'weight')}"
-    if match := re.fullmatch(r"classifier\.0\.(\w+)", key):
-        return f"fc.{match[1]}"
-    if match := re.fullmatch(r"classifier\.1\.(\w+)", key):
-        return f"fc.norm.{match[1]}"
+    for pattern, name in _NAMES.items():
+        if match := re.fullmatch(pattern, key):
+            return match.expand(name).replace("kernel", "weight")
     raise CheckpointError(f"{key!r} is no tensor of an Image2Point classification network.")
 
 
@@ -88,9 +84,5 @@ def load_image2point(state: dict[str, Tensor]) -> Any:
     classes, channels = len(ours["fc.weight"]), ours["conv1.weight"].shape[-1]
     model = create_model(ARCHITECTURES[structure], num_classes=classes, in_chans=channels, preset="image2point")
     model.to(ours["fc.weight"].dtype)
-    try:
-        model.load_state_dict(ours, strict=True)
-    except RuntimeError as error:
-        misfit = describe_misfit(model, ours, error)
-        raise CheckpointError(f"The tensors do not fit {ARCHITECTURES[structure]}: {misfit}.") from error
+    load_weights_(model, ours, ARCHITECTURES[structure])
     return model.eval()

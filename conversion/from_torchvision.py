@@ -19,7 +19,7 @@ SAME_NAME = (
     "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 "
     "efficientnet_b7"
 ).split()
-OTHER_NAME = {
+ARCHITECTURES = {name: name for name in SAME_NAME} | {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
     "mobilenet_v3_small": "mobilenetv3_small_100",
@@ -42,7 +42,6 @@ OTHER_NAME = {
     "regnet_y_800mf": "regnety_008_tv",
     "regnet_y_8gf": "regnety_080_tv",
 }
-ARCHITECTURES = {**{name: name for name in SAME_NAME}, **OTHER_NAME}
 """timm's architecture for each of torchvision's."""
 
 
@@ -74,13 +73,11 @@ def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, 
     classes = len(matrices[-1])
     options = {"init_weights": False} if name == "inception_v3" else {}
     source = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
-    model_args = _norm_args(source, timm.create_model(architecture))
+    # The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it.
+    theirs, ours = (
+        {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, timm.create_model(architecture))
+    )
+    model_args = {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}
     target = timm.create_model(architecture, num_classes=classes, **model_args)
     rename(state, source, target, example_images(target))
     return target.eval(), architecture, model_args
-
-
-def _norm_args(source: nn.Module, target: nn.Module) -> dict[str, Any]:
-    """The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it."""
-    theirs, ours = ({m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, target))
-    return {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}

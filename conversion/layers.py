@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import ast
-import sys
 import textwrap
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import grimp
 
 import i2p_zoo
+from conversion.recipes import read_toml
 from i2p_zoo._extras import require
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "layers.png"
@@ -26,8 +20,7 @@ _GROUND_ROWS = 3  # small modules that every row may use; their arrows are not d
 
 def read_rows() -> list[list[str]]:
     """Returns the names in each row of the contract, the top row first."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    rows = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = read_toml(ROOT / "pyproject.toml")["tool"]["importlinter"]["contracts"][0]["layers"]
     return [[name.strip() for name in row.split("|")] for row in rows]
 
 
@@ -59,9 +52,8 @@ def draw_layers(path: Path = PICTURE) -> None:
         MissingExtraError: matplotlib is not installed.
         OSError: the picture cannot be written.
     """
-    figures: Any = require("matplotlib.figure", "finetune")
     rows = read_rows()
-    figure = figures.Figure(figsize=(12.0, 0.6 * len(rows)), layout="tight")
+    figure = require("matplotlib.figure", "finetune").Figure(figsize=(12.0, 0.6 * len(rows)), layout="tight")
     axis = figure.subplots()
     places: dict[str, tuple[float, float]] = {}
     for number, row in enumerate(rows):
@@ -71,13 +63,10 @@ def draw_layers(path: Path = PICTURE) -> None:
             axis.text(*places[name], name, ha="center", va="center", fontsize=10, bbox=style)
         if len(row) == 1:
             axis.text(2.3, -number, textwrap.fill(describe(row[0]), 95), va="center", fontsize=8.5)
-    drawn = [name for row in rows[:-_GROUND_ROWS] for name in row]
-    for a, b in find_arrows(drawn):
-        is_next = places[a][1] - places[b][1] == 1
-        arrow = {"arrowstyle": "-|>", "color": "#4267ac", "alpha": 0.6, "shrinkA": 11, "shrinkB": 11}
-        axis.annotate(
-            "", places[b], places[a], arrowprops={**arrow, "connectionstyle": f"arc3,rad={0 if is_next else 0.3}"}, zorder=0
-        )
+    arrow = {"arrowstyle": "-|>", "color": "#4267ac", "alpha": 0.6, "shrinkA": 11, "shrinkB": 11}
+    for a, b in find_arrows([name for row in rows[:-_GROUND_ROWS] for name in row]):
+        arrow["connectionstyle"] = f"arc3,rad={0 if places[a][1] - places[b][1] == 1 else 0.3}"
+        axis.annotate("", places[b], places[a], arrowprops=arrow, zorder=0)
     axis.set(xlim=(-2.2, 8.2), ylim=(-len(rows) + 0.5, 0.5))
     axis.axis("off")
     figure.savefig(path, dpi=90)

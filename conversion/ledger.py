@@ -27,7 +27,7 @@ from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
-from i2p_zoo.networks.timm_models import create_random_model, example_images
+from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images
 from i2p_zoo.staging import replacing
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
 
@@ -54,16 +54,14 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         `passed`, or `refused`, the reason. Any other error is `error`, and not passed.
     """
     start = time.perf_counter()
-    with torch.device("meta"):
-        skeleton = timm.create_model(architecture)
+    skeleton = create_timm_model(architecture, structure=True)
     record: Record = {
         "class": type(skeleton).__name__,
         "archetype": archetype(skeleton),
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        structure = inflate_structure(skeleton, Settings())
-        single, double = peak_memory(skeleton, structure)
+        single, double = peak_memory(skeleton, inflate_structure(skeleton, Settings()))
         dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
         with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():
             record |= _measure_pair(architecture, dtypes)
@@ -222,19 +220,13 @@ def _start_worker(memory: MemoryBudget) -> None:
 
 
 def _measure_in_worker(architecture: str) -> Record:
+    """Measures, then gives freed memory back to the system, which glibc by itself does not for blocks of less than 32 MiB."""
     try:
         return measure(architecture, _memory)
     finally:
-        _return_memory()
-
-
-def _return_memory() -> None:
-    """Gives freed memory back to the system, which glibc by itself does not do for blocks of less than 32 MiB."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        gc.collect()
+        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
 
 
 def write_ledger(ledger: dict[str, Any], path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import signal
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -62,50 +62,46 @@ def publish(
         An outcome each, as they come.
     """
     work.mkdir(parents=True, exist_ok=True)
+    publish_one = functools.partial(publish_recipe, work=work, organisation=organisation, push=push)
     if processes == 1:
-        for recipe in recipes:
-            yield publish_recipe(recipe, work, organisation, push)
+        yield from map(publish_one, recipes)
         return
-    died = yield from _publish_side_by_side(recipes, processes, work, organisation, push)
+    died = yield from _publish_side_by_side(recipes, processes, publish_one)
     for recipe in died:  # again and alone: where memory ran out, it may have been another's fault
-        for _ in (yield from _publish_side_by_side([recipe], 1, work, organisation, push)):
+        for _ in (yield from _publish_side_by_side([recipe], 1, publish_one)):
             yield Outcome(recipe.name, "failed", "its process was killed twice, as where memory runs out.")
 
 
 def _publish_side_by_side(
-    recipes: Sequence[Recipe], processes: int, work: Path, organisation: str, push: bool
+    recipes: Sequence[Recipe], processes: int, publish_one: Callable[[Recipe], Outcome]
 ) -> Generator[Outcome, None, list[Recipe]]:
     """Publishes each recipe in a process of its own, so many at once; returns those whose process died.
 
     So a process that is killed takes no other recipe with it.
     """
     context = multiprocessing.get_context("spawn")
-    waiting, died = deque(recipes), list[Recipe]()
+    waiting, died = list(recipes), list[Recipe]()
     running: dict[Connection, tuple[Recipe, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                recipe = waiting.popleft()
+                recipe = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_run_alone, args=(sender, processes, publish_recipe, recipe, work, organisation, push), daemon=True
-                )
+                process = context.Process(target=_run_alone, args=(sender, processes, publish_one, recipe), daemon=True)
                 process.start()
                 sender.close()  # the process's own is then the only one, and its end is the connection's
                 running[receiver] = recipe, process
-            for ready in wait(list(running)):
-                receiver = cast(Connection, ready)
+            for receiver in cast(list[Connection], wait(list(running))):
                 recipe, process = running[receiver]
-                try:
-                    outcome = receiver.recv()
-                except (EOFError, OSError):  # before it had one to send, or while it sent it
-                    outcome = None
-                    died.append(recipe)
+                outcomes = list[Outcome]()
+                with receiver:
+                    try:
+                        outcomes.append(receiver.recv())
+                    except (EOFError, OSError):  # before it had one to send, or while it sent it
+                        died.append(recipe)
                 del running[receiver]
                 process.join()
-                receiver.close()
-                if outcome is not None:
-                    yield outcome
+                yield from outcomes
         return died
     finally:
         for _, process in running.values():
@@ -113,11 +109,11 @@ def _publish_side_by_side(
             process.join()
 
 
-def _run_alone(sender: Connection, processes: int, publish: Callable[..., Outcome], *arguments: Any) -> None:
+def _run_alone(sender: Connection, processes: int, publish_one: Callable[[Recipe], Outcome], recipe: Recipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process and not only its recipe
     _share_cores(processes)
-    sender.send(publish(*arguments))
-    sender.close()
+    with sender:
+        sender.send(publish_one(recipe))
 
 
 def _share_cores(processes: int) -> None:
@@ -151,8 +147,7 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     if model is None:
         model = convert(f"{recipe.architecture}.{recipe.tag}", folder, inflation=recipe.inflation)
     check_certificate(recipe.name, model.source.get("certificate"), sha256_of_tensors(model))
-    license_ = model.source.get("license") or "unknown"
-    if license_ != recipe.license:
+    if (license_ := model.source.get("license") or "unknown") != recipe.license:
         raise InvalidInputError(
             f"{recipe.name}: the weights have the licence {license_!r}, the recipe says {recipe.license!r}. Correct the recipe."
         )
@@ -166,11 +161,11 @@ def prepare(recipe: Recipe, folder: Path) -> None:
 
 def check_certificate(name: str, certificate: dict[str, Any] | None, tensors: str) -> None:
     """Raises CertificateError unless both precisions were measured and hold, for a network of tensors with this sha256."""
-    errors = (certificate or {}).get("errors", {})
-    held = {dtype: isinstance(errors.get(dtype), float) and errors[dtype] <= bound for dtype, bound in TOLERANCES.items()}
-    if not all(held.values()):
+    certificate = certificate or {}
+    errors = certificate.get("errors", {})
+    if not all(isinstance(errors.get(dtype), float) and errors[dtype] <= bound for dtype, bound in TOLERANCES.items()):
         raise CertificateError(f"{name}: not certified ({errors or 'nothing measured'}; bounds {TOLERANCES}): not published.")
-    if (certified := (certificate or {}).get("tensors")) != tensors:
+    if (certified := certificate.get("tensors")) != tensors:
         raise CertificateError(
             f"{name}: its tensors have sha256 {tensors!r}, but {certified!r} was certified: not published. Remove its folder "
             "to have it converted again."
@@ -189,11 +184,10 @@ def _load_prepared(recipe: Recipe, folder: Path) -> Any:
 
 def _draw_filter(model: Any, path: Path) -> bool:
     """Draws the strongest filter of the first convolution that is wider than a voxel; returns whether there is one."""
-    wide = (m for m in model.modules() if isinstance(m, SparseConv3d) and max(m.kernel_size) > 1)
-    layer = next(wide, None)
-    if layer is None:
+    wide = [m for m in model.modules() if isinstance(m, SparseConv3d) and max(m.kernel_size) > 1]
+    if not wide:
         return False
-    weight = layer.weight.detach().float().flatten(0, -5)  # (filters, kz, ky, kx, inputs)
+    weight = wide[0].weight.detach().float().flatten(0, -5)  # (filters, kz, ky, kx, inputs)
     strongest = weight[weight.flatten(1).norm(dim=1).argmax()]
     draw_kernels(path, {model.settings.inflation: strongest.mean(-1)})
     return True

@@ -22,7 +22,6 @@ else:
 RECIPES = Path(__file__).with_name("recipes.toml")
 
 _TYPES: dict[str, type] = {"tag": str, "license": str, "source": str, "inflation": str, "noncommercial": bool}
-_OPTIONAL = {"noncommercial"}
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,10 @@ def load_recipes(path: Path = RECIPES) -> list[Recipe]:
         InvalidInputError: the file cannot be read, a key is unknown, missing or of a wrong type, a name, an inflation or a
             non-commercial flag does not fit, or two recipes have the same source.
     """
-    try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path}: no readable TOML file: {error}. Correct it there.") from error
-    recipes = [_read_recipe(f"{path}: {name}", name, table) for name, table in tables.items()]
+    recipes = [_read_recipe(f"{path}: {name}", name, table) for name, table in read_toml(path).items()]
     names: dict[str, str] = {}
     for recipe in recipes:
-        other = names.setdefault(recipe.source, recipe.name)
-        if other != recipe.name:
+        if (other := names.setdefault(recipe.source, recipe.name)) != recipe.name:
             raise InvalidInputError(
                 f"{path}: {recipe.name}: `source` is {recipe.source!r}; expected one that no other recipe has, and {other} has "
                 "it. Remove one of the two."
@@ -71,12 +65,21 @@ def load_recipes(path: Path = RECIPES) -> list[Recipe]:
     return recipes
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file; raises InvalidInputError where it cannot be read."""
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path}: no readable TOML file: {error}. Correct it there.") from error
+    return tables
+
+
 def _read_recipe(place: str, name: str, table: Any) -> Recipe:
     if not isinstance(table, dict):
         raise InvalidInputError(f"{place} is {table!r}; expected a table. Write it as the other recipes.")
     if unknown := sorted(table.keys() - _TYPES.keys()):
         raise InvalidInputError(f"{place}: unknown keys {unknown}; expected {list(_TYPES)}. Remove or rename them.")
-    if missing := sorted(_TYPES.keys() - table.keys() - _OPTIONAL):
+    if missing := sorted(_TYPES.keys() - table.keys() - {"noncommercial"}):
         raise InvalidInputError(f"{place}: missing keys {missing}; found {sorted(table)}. Add them.")
     for key, value in table.items():
         if type(value) is not _TYPES[key] or value == "":

@@ -19,11 +19,9 @@ COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
 
 def make_figure(rows: int, columns: int, size: tuple[float, float], projection: str | None = None) -> tuple[Any, Any]:
     """Returns a figure of a size in inches and its axes, (rows, columns); raises MissingExtraError without matplotlib."""
-    figure_class = require("matplotlib.figure", extra="finetune").Figure
-    figure = figure_class(figsize=size, layout="constrained")
+    figure = require("matplotlib.figure", extra="finetune").Figure(figsize=size, layout="constrained")
     require("matplotlib.backends.backend_agg", extra="finetune").FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection} if projection else None)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection})
 
 
 def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, Sequence[tuple[str, float]]]) -> None:
@@ -119,8 +117,7 @@ def draw_accuracies(
         label: of the horizontal axis.
     """
     lines = {name: [(line["x"], 100 * np.asarray(line["y"])) for line in seeds] for name, seeds in runs.items()}
-    level = None if target is None else 100 * target
-    _draw_lines(path, lines, (label, "test accuracy, %"), level, marker="o", ms=3)
+    _draw_lines(path, lines, (label, "test accuracy, %"), None if target is None else 100 * target, marker="o", ms=3)
 
 
 def _draw_lines(

@@ -6,7 +6,6 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -105,16 +104,13 @@ def convert(
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
-    click.echo(_describe_certificate(model.source["certificate"], inflation))
+    certificate = model.source["certificate"]
+    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
+    errors = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
+    click.echo(f"certificate{twin}: relative error {errors}")
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
-
-
-def _describe_certificate(certificate: dict[str, Any], inflation: str) -> str:
-    errors = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
-    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
-    return f"certificate{twin}: relative error {errors}"
 
 
 @click.command()

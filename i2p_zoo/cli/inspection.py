@@ -23,7 +23,7 @@ def _check_picture(picture: Path | None) -> None:
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @shared.default_option("--top", type=shared.COUNT, default=3, help="Classes to name of each file.")
-@shared.picture_option("Draw the clouds with their classes, as PNG.")
+@click.option("--picture", type=shared.FILE, help="Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
 @shared.json_option
 def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, as_json: bool) -> None:
@@ -41,8 +41,7 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     network = load_network(model)
     classes_of_file, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
-        cloud = read_cloud(file)
-        cloud = cloud if as_is else normalize(cloud)
+        cloud = read_cloud(file) if as_is else normalize(read_cloud(file))
         clouds.append(cloud["points"])
         classes_of_file[str(file)] = classify(network, cloud, top)
     if picture is not None:
@@ -61,7 +60,7 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`.")
 @shared.default_option("--split", type=click.Choice(["train", "test"]), default="train")
-@shared.picture_option("Draw the figures, as PNG.")
+@click.option("--picture", type=shared.FILE, help="Draw the figures, as PNG.")
 @shared.json_option
 def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, as_json: bool) -> None:
     """Measure neural collapse (NC1 to NC4 of Papyan et al. 2020) of MODELS, folders or names, on labelled clouds.

@@ -25,11 +25,6 @@ _block_options = shared.decorate(
         shared.default_option("--overlap", type=shared.SHARE, default=0.25, help="Fraction that a block shares with the next."),
     ]
 )
-_scene_options = shared.network_options(
-    data="Labelled scenes: SPEC as above.",
-    voxel_size="Edge of a voxel, in the scenes' unit.",
-    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
-)
 
 
 @click.group()
@@ -41,7 +36,11 @@ def segment() -> None:
 
 
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
-@_scene_options
+@shared.network_options(
+    data="Labelled scenes: SPEC as above.",
+    voxel_size="Edge of a voxel, in the scenes' unit.",
+    learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
+)
 @_block_options
 @shared.mode_option(without=("head", "none"))
 @click.option("--crop", type=shared.POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
@@ -141,8 +140,9 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     import numpy as np
 
     from i2p_zoo.data.files.cloud_files import read_cloud
+    from i2p_zoo.data.files.ply import write_colored_ply
     from i2p_zoo.experiments.classification import check_features, name_classes
-    from i2p_zoo.experiments.scene_runs import write_classes
+    from i2p_zoo.experiments.scene_runs import color_classes
     from i2p_zoo.segmentation.voting import segment as segment_scene
     from i2p_zoo.staging import replacing
 
@@ -158,7 +158,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
         scene = read_cloud(file, scene=True)
         check_features(network, scene)
         labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
-        write_classes(out / f"{file.stem}-classes.ply", scene, labels)
+        write_colored_ply(out / f"{file.stem}-classes.ply", scene["points"][:, :3], color_classes(labels))
         with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
             np.save(stream, labels.astype(np.int32))
         shares = np.bincount(labels, minlength=len(names)) / len(labels)

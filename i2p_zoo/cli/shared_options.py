@@ -31,11 +31,6 @@ axis_option = default_option("--axis", type=click.Choice(AXES), default="z")
 depth_option = click.option("--depth", type=COUNT, help="Longest kernel along the new axis.")
 
 
-def picture_option(text: str) -> Callable[[Any], Any]:
-    """Returns the option of a picture's path, with its help."""
-    return click.option("--picture", type=FILE, help=text)
-
-
 def mode_option(default: str = "all", text: str = "What trains.", without: Sequence[str] = ("none",)) -> Callable[[Any], Any]:
     """Returns the option of what trains, with its default and help, and the modes that it leaves out."""
     modes = [mode for mode in MODES if mode not in without]
@@ -44,13 +39,7 @@ def mode_option(default: str = "all", text: str = "What trains.", without: Seque
 
 def decorate(options: Sequence[Any]) -> Callable[[Any], Any]:
     """Returns a decorator that gives a command these options, in their order."""
-
-    def give(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return give
+    return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def network_options(
@@ -147,7 +136,7 @@ def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:
     if chosen["optimizer"] == "adamw" and "learning_rate" not in chosen:
         raise InvalidInputError("Give --lr with --optimizer adamw: the default learning rates are SGD's.")
     defaults = {"steps": STEPS, "learning_rate": setup.learning_rate, "weight_decay": WEIGHT_DECAYS[chosen["optimizer"]]}
-    chosen = {**defaults, **chosen}
+    chosen = defaults | chosen
     return setup, Options(**{f.name: chosen[f.name] for f in dataclasses.fields(Options) if f.name in chosen})
 
 

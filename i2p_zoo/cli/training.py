@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -177,11 +178,7 @@ def _parse_variation(text: str) -> tuple[str, list[Any]]:
 
 def _parse_value(text: str) -> Any:
     constants = {"true": True, "false": False, "none": None}
-    if text.lower() in constants:
-        return constants[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
+    for parse in (lambda word: constants[word.lower()], int, float):
+        with contextlib.suppress(KeyError, ValueError):
+            return parse(text)
     return text

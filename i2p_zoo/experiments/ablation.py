@@ -55,17 +55,12 @@ def run_ablation(
     for name, value, label, setup, options in _list_runs(series, varied, seeds):
         folder_name = f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{options.seed}"
         metrics = series.run(folder_name, f"{label}, seed {options.seed}", setup, options, held_out=held_out)
-        judged = {**_kept(metrics, options), "seconds": metrics["seconds"]}
-        for key in ("top1", "mean_class", "seconds"):
-            figures[name].setdefault(str(value), {}).setdefault(key, []).append(judged[key])
+        evaluations = metrics["evaluations"]  # kept are the weights of the last one, or of the first of the best
+        kept = max(evaluations, key=lambda entry: float(entry["top1"])) if options.keep == "best" else evaluations[-1]
+        for key, figure in (("top1", kept["top1"]), ("mean_class", kept["mean_class"]), ("seconds", metrics["seconds"])):
+            figures[name].setdefault(str(value), {}).setdefault(key, []).append(figure)
         series.write("ablation", figures, format_ablation(figures))  # what there is, after each run
     return figures
-
-
-def _kept(metrics: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Returns the evaluation of the weights that a run kept: the last one, or the first of the best."""
-    evaluations: list[dict[str, Any]] = metrics["evaluations"]
-    return max(evaluations, key=lambda entry: float(entry["top1"])) if options.keep == "best" else evaluations[-1]
 
 
 def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, ...]]:
@@ -102,8 +97,7 @@ def _list_runs(series: Series, varied: Mapping[str, Sequence[Any]], seeds: int) 
 
 def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setup, Options]:
     """Returns both with one setting changed; raises InvalidInputError for an unknown one or a value of another type."""
-    owners: dict[str, Any] = {field.name: setup for field in dataclasses.fields(Setup)}
-    owners |= {field.name: options for field in dataclasses.fields(Options)}
+    owners: dict[str, Any] = {field.name: owner for owner in (setup, options) for field in dataclasses.fields(owner)}
     if name not in owners or not fits_annotation(type(owners[name]), name, value):
         raise InvalidInputError(f"Settings to vary are {', '.join(owners)}, each by values of its kind; got {name}={value!r}.")
     changed = dataclasses.replace(owners[name], **{name: value})

@@ -23,8 +23,7 @@ def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
     """Raises InvalidInputError where a network reads what a cloud does not have."""
     features = model.settings.features
-    missing = [name for name in parse_features(features) if name in ("normals", "rgb") and name not in cloud]
-    if missing:
+    if missing := [name for name in parse_features(features) if name in ("normals", "rgb") and name not in cloud]:
         raise InvalidInputError(f"The network reads {features!r}, and the cloud has no {', '.join(missing)}.")
 
 

@@ -32,10 +32,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "IO+BN, image weights": {"mode": "io+bn", "inflation": "average"},
     "ALL, from scratch": {"scratch": True, "inflation": "average"},
 }
-Say = Callable[[str], None]
 
 
-def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Say = print) -> dict[str, Any]:
+def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Runs the demonstration.
 
     Args:
@@ -70,7 +69,7 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Say = prin
     return metrics
 
 
-def show_photographs(folder: Path, out: Path, say: Say) -> None:
+def show_photographs(folder: Path, out: Path, say: Callable[[str], None]) -> None:
     """Prints the certificate on real photographs and both networks' top five, and draws the planes and kernels."""
     source, _ = load_source(ARCHITECTURE, "", HubOptions(), [])
     model = from_pretrained(folder)
@@ -97,25 +96,22 @@ def compare_runs(
     """Trains each kind of run with each seed; returns the figures and the first network from image weights."""
     metrics: dict[str, Any] = {}
     curves: dict[str, list[list[float]]] = {}
+    folders = []
     for name, changes in RUNS.items():
         setup = Setup(str(folder), **changes)
-        metrics[name] = {"top1": [], "mean_class": []}
-        curves[name] = []
+        runs = []
         for seed in range(seeds):
-            run_folder = out / "runs" / f"{_slug(name)}-{seed}"
+            run_folder = out / "runs" / f"{name.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
+            folders.append(run_folder)
             shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier demonstration
             options = Options(steps=steps, learning_rate=setup.learning_rate, seed=seed)
-            figures = run(setup, train_set, test_set, options, run_folder, RunOptions(progress=f"{name}, seed {seed}"))
-            for key in ("top1", "mean_class"):
-                metrics[name][key].append(figures["test"][key])
-            metrics[name].update(trained=figures["trained"], total=figures["total"])
-            curves[name].append([step["loss"] for step in figures["history"]])
+            run_options = RunOptions(progress=f"{name}, seed {seed}")
+            runs.append(run(setup, train_set, test_set, options, run_folder, run_options))
+        metrics[name] = {key: [figures["test"][key] for figures in runs] for key in ("top1", "mean_class")}
+        metrics[name] |= {key: runs[-1][key] for key in ("trained", "total")}
+        curves[name] = [[step["loss"] for step in figures["history"]] for figures in runs]
     pictures.draw_curves(out / "curves.png", curves)
-    return metrics, from_pretrained(out / "runs" / f"{_slug(next(iter(RUNS)))}-0" / "model")
-
-
-def _slug(name: str) -> str:
-    return name.lower().replace(", ", "-").replace(" ", "-")
+    return metrics, from_pretrained(folders[0] / "model")
 
 
 def show_clouds(model: Any, test_set: CloudSet, out: Path, count: int = 15) -> None:

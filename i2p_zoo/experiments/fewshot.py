@@ -50,8 +50,7 @@ def run_fewshot(
             class has clouds, or AdamW without a rate.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods or trials < 1:
+    if not methods or set(methods) - METHODS.keys() or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
     blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
     if blind and stem_of(series.setup.model) == "point":

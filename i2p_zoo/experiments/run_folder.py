@@ -59,14 +59,17 @@ def execute(
     """
     accelerator = make_accelerator(options.precision, run_options.place)
     with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        finished = _find_finished(folder, described, run_options.resume)
-        if finished is not None:
+        if (finished := _find_finished(folder, described, run_options.resume)) is not None:
             return finished
         require("matplotlib.figure", "finetune")  # before the training whose figures it draws
         if accelerator.is_main_process:
-            _note_settings(folder / TRAINING, described)
+            noted = folder / TRAINING / SETTINGS
+            if has_training_state(folder / TRAINING) and noted.is_file():
+                _check_settings(folder / TRAINING, _read_json(noted), described, "the state of a run")
+            write_json(noted, described)
         model, count = build()
-        with report_to(folder / "tensorboard" if run_options.tensorboard and accelerator.is_main_process else None) as report:
+        reported = run_options.tensorboard and accelerator.is_main_process
+        with report_to(folder / "tensorboard") if reported else contextlib.nullcontext() as report:
             history = train(
                 model,
                 task,
@@ -79,14 +82,16 @@ def execute(
             )
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
-        metrics = _gather_figures(described, options, count, history, scores)
-        metrics["environment"] = _describe_environment(accelerator)
+        metrics: dict[str, Any] = json.loads(json.dumps(_gather_figures(described, count, history, scores, accelerator)))
         if accelerator.is_main_process:
             model = model.cpu()
             if run_options.save is not None:
                 (save_adapter if run_options.save == "adapter" else save_pretrained)(model, folder / run_options.save)
             write_json(folder / METRICS, metrics)  # before the pictures, which may fail
-            _draw(folder, metrics, confusion)
+            classes = metrics["classes"]
+            name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
+            pictures.draw_curves(folder / "curves.png", {name: [[step["loss"] for step in metrics["history"]]]})
+            pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
             draw(model)
             shutil.rmtree(folder / TRAINING, ignore_errors=True)  # until then, resuming measures and draws again
         accelerator.wait_for_everyone()
@@ -94,8 +99,9 @@ def execute(
 
 
 def _gather_figures(
-    described: dict[str, Any], options: Options, count: ParameterCount, history: History, scores: dict[str, Any]
+    described: dict[str, Any], count: ParameterCount, history: History, scores: dict[str, Any], accelerator: Any
 ) -> dict[str, Any]:
+    """What metrics.json holds; the environment's precision may come from `accelerate launch`."""
     entries = history.to_dict()
     metrics: dict[str, Any] = {
         "test": scores,
@@ -107,16 +113,10 @@ def _gather_figures(
         "history": entries["steps"],
         "evaluations": entries["evaluations"],
     }
-    if options.target is not None:
-        reached = history.reached(options.target)
+    if (target := described["options"]["target"]) is not None:
+        reached = history.reached(target)
         metrics["reached"] = None if reached is None else {"step": reached.step, "seconds": reached.seconds}
-    as_written: dict[str, Any] = json.loads(json.dumps(metrics))
-    return as_written
-
-
-def _describe_environment(accelerator: Any) -> dict[str, Any]:
-    """What a run's last bits depend on beside its settings; the precision may come from `accelerate launch`."""
-    return {
+    metrics["environment"] = {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
@@ -125,13 +125,7 @@ def _describe_environment(accelerator: Any) -> dict[str, Any]:
         "timm": timm.__version__,
         "i2p_zoo": __version__,
     }
-
-
-def _draw(folder: Path, metrics: dict[str, Any], confusion: Any) -> None:
-    classes = metrics["classes"]
-    name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
-    pictures.draw_curves(folder / "curves.png", {name: [[step["loss"] for step in metrics["history"]]]})
-    pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
+    return metrics
 
 
 def _find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dict[str, Any] | None:
@@ -160,32 +154,23 @@ def _lock(folder: Path) -> Iterator[None]:
         raise InvalidInputError(f"Another process is at the run in {folder}. Wait for it, or use another folder.") from error
 
 
-def _note_settings(folder: Path, described: dict[str, Any]) -> None:
-    """Notes the settings of a run beside its state, and makes sure that a state goes on with the settings it began with."""
-    if has_training_state(folder) and (folder / SETTINGS).is_file():
-        _check_settings(folder, _read_json(folder / SETTINGS), described, "the state of a run")
-    write_json(folder / SETTINGS, described)
-
-
 def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, Any], what: str) -> None:
     """Raises InvalidInputError where settings differ; one that an older version did not note counts as the same."""
     expected, options = json.loads(json.dumps(described)), noted.get("options", {})
     pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
     pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
-    changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]
-    if changes:
+    if changes := [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        problem = "" if isinstance(values, dict) else "it holds no object"
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
-        values, problem = {}, str(error)
-    if problem:
-        raise CheckpointError(f"{path}: cannot be read ({problem}). Delete the folder, or use another.")
-    return dict(values)
+        raise CheckpointError(f"{path}: cannot be read ({error}). Delete the folder, or use another.") from error
+    return values
 
 
 def write_text(path: Path, text: str) -> None:
@@ -201,11 +186,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 @contextlib.contextmanager
-def report_to(folder: Path | None) -> Iterator[Callable[[Step | Evaluation], None] | None]:
+def report_to(folder: Path) -> Iterator[Callable[[Step | Evaluation], None]]:
     """Gives a function that writes steps and evaluations as TensorBoard's event files."""
-    if folder is None:
-        yield None
-        return
     with require("torch.utils.tensorboard", "finetune").SummaryWriter(str(folder)) as writer:
 
         def report(entry: Step | Evaluation) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.setup import Setup, check_folder, weights_of
+from i2p_zoo.experiments.setup import Setup, check_folder, read_folder_config
 from i2p_zoo.finetune import Options
 from i2p_zoo.finetune.tasks import check_classes
 
@@ -48,11 +48,10 @@ class RunOptions:
                 "`monitor_test`, not both."
             )
 
-    def divide(self, train_set: Any, test_set: Any, hold_out: Callable[[Any, float, int], Any], seed: int) -> tuple[Any, Any]:
+    def divide(self, train_set: Any, test_set: Any, hold_out: Callable[..., tuple[Any, Any]], seed: int) -> tuple[Any, Any]:
         """Returns what is trained on and what is monitored, or None for that."""
         if self.held_out is not None:
-            trained, monitored = hold_out(train_set, self.held_out, seed)
-            return trained, monitored
+            return hold_out(train_set, self.held_out, seed)
         return train_set, test_set if self.monitor_test else None
 
 
@@ -63,7 +62,7 @@ def describe_run(
     options: Options,
     run_options: RunOptions,
     samples: str,
-    fingerprint: Callable[[Any], str],
+    fingerprint: Callable[[Any], bytes],
     **settings: Any,
 ) -> dict[str, Any]:
     """Checks that the parts of a run fit together, and returns its settings as JSON types.
@@ -90,16 +89,16 @@ def describe_run(
         raise InvalidInputError(
             f"A run needs test {samples} ({len(test_set)}), and an adapter image weights (scratch={setup.scratch})."
         )
-    held_out = None if run_options.held_out is None else "held-out"
+    config = read_folder_config(setup.model)
     return {
         "setup": setup.to_dict(),
         "options": options.to_dict(),
-        "weights": weights_of(setup.model),
+        "weights": config["i2p"]["weights"] if config else None,  # by their hashes a run knows them again
         samples: {"train": len(train_set), "test": len(test_set)},
-        "sha256": {"train": fingerprint(train_set), "test": fingerprint(test_set)},
+        "sha256": {"train": fingerprint(train_set).hex(), "test": fingerprint(test_set).hex()},
         "classes": list(train_set.classes),
         **settings,
         "held_out": run_options.held_out,
-        "monitored": "test" if run_options.monitor_test else held_out,
+        "monitored": "test" if run_options.monitor_test else None if run_options.held_out is None else "held-out",
         "saved": run_options.save,
     }

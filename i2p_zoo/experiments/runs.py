@@ -40,9 +40,7 @@ def run(
         I2PError, OSError: as the parts.
     """
     run_options = run_options or RunOptions()
-    described = describe_run(
-        setup, train_set, test_set, options, run_options, "clouds", lambda clouds: str(clouds.fingerprint().hex())
-    )
+    described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
         accuracy = evaluate(model, test_set, accelerator=accelerator)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from i2p_zoo import pictures
-from i2p_zoo.data.files.ply import write_colored_ply
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
@@ -133,13 +132,13 @@ def run_segmentation(
     return execute(folder, described, options, task, build, measure, run_options, draw)
 
 
-def _fingerprint(scenes: SceneSet) -> str:
+def _fingerprint(scenes: SceneSet) -> bytes:
     """Hashes the names of scenes, their classes, and the first and the last scene: all of them seldom fit into memory."""
     digest = hashlib.sha256(repr((scenes.names, scenes.classes)).encode())
     for number in sorted({0, len(scenes) - 1}) if len(scenes) else ():
         for key, values in sorted(scenes.scene(number).items()):
             digest.update(f"{key} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def draw_scene(path: Path, model: Any, scene: Scene, blocks: Blocks, classes: Sequence[str]) -> None:
@@ -155,8 +154,3 @@ def color_classes(labels: Any) -> Any:
     """Returns (N, 3) uint8 colours of classes; black for points of none."""
     colors = CLASS_COLORS[labels % len(CLASS_COLORS)]
     return np.where((labels == IGNORED)[:, None], np.uint8(0), colors)
-
-
-def write_classes(path: Path, scene: Scene, labels: Any) -> None:
-    """Writes a scene as a .ply file coloured by class; raises OSError where it cannot be written."""
-    write_colored_ply(path, scene["points"][:, :3], color_classes(labels))

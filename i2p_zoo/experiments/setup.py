@@ -190,12 +190,6 @@ def stem_of(model: str) -> str | None:
     return config["i2p"]["settings"]["stem"] if config else None
 
 
-def weights_of(model: str) -> Any:
-    """Returns the hashes of a checkpoint folder's weights, by which a run knows it again; None for a name."""
-    config = read_folder_config(model)
-    return config["i2p"]["weights"] if config else None
-
-
 def architecture_of(model: str) -> str:
     """Returns timm's architecture of a name or a checkpoint's folder."""
     config = read_folder_config(model)
