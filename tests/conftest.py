@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +140,17 @@ class Client:
         self._process.communicate()
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: saved.append(self) or save(self, *a, **k))
+    return saved
+
+
 @pytest.fixture(scope="session")
 def _hub():
     with Hub() as hub:
@@ -176,6 +188,20 @@ def client(hub, _start, tmp_path):
 def second_client(hub, _start, tmp_path):
     """Another process with the same caches as `client`."""
     return _start("second", hub.url).use(tmp_path)
+
+
+@pytest.fixture
+def load_at_once(hub, client, second_client):
+    """Loads a network in two processes that ask for a file of its weights at the same time; returns both outcomes."""
+
+    def load(name: str, weights: str) -> list[SimpleNamespace]:
+        for each in (client, second_client):
+            each.fetch("acme/nothing", "config.json")  # both are up
+        hub.fail(weights, "slow")  # and meet
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda each: each.load(name), (client, second_client)))
+
+    return load
 
 
 @pytest.fixture

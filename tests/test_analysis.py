@@ -12,7 +12,6 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -523,15 +522,6 @@ MEASURED = {
     "3D before": NeuralCollapse(5.0, 0.3, 0.4, 0.25, 0.35, 1.5, 0.75),
     "3D after finetuning": NeuralCollapse(0.01, 0.05, 0.06, 0.07, 0.08, 0.5, 0.125),
 }
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    saved = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: saved.append(self) or save(self, *a, **k))
-    return saved
 
 
 def bars_of(axis):

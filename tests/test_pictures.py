@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from PIL import Image
 
 from i2p_zoo.layers.kernel_inflation import inflate_weight
@@ -27,15 +26,6 @@ RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "picture.png"
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    saved = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: saved.append(self) or save(self, *a, **k))
-    return saved
 
 
 def read_png(path):

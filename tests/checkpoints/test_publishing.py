@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -366,19 +365,9 @@ def test_full_disk_while_a_converted_network_is_cached_leaves_no_half_of_it(clie
     assert client.load("i2p-tf_efficientnet_lite0").error is None
 
 
-def test_two_processes_load_one_model_at_once(hub, client, second_client, folders, models):
+def test_two_processes_load_one_model_at_once(hub, load_at_once, folders, models):
     hub.add(REPO, files_in(folders[0]))
-    for each in (client, second_client):
-        each.fetch("acme/nothing", CONFIG)  # both are up
-    hub.fail(WEIGHTS, "slow")  # and meet
-    outcomes = []
-    threads = [threading.Thread(target=lambda c=c: outcomes.append(c.load(REPO))) for c in (client, second_client)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(outcomes) == 2
-    for outcome in outcomes:
+    for outcome in load_at_once(REPO, WEIGHTS):
         assert_loaded(outcome, models[0])
     assert len(hub.requested(WEIGHTS)) == 1
 

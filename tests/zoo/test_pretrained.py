@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -379,19 +378,9 @@ def test_forced_download_converts_again(hub, client, timm_repo):
 
 
 def test_two_processes_that_convert_the_same_name_both_succeed_and_leave_one_entry(
-    hub, client, second_client, timm_repo, timm_weights
+    hub, client, load_at_once, timm_repo, timm_weights
 ):
-    for each in (client, second_client):
-        each.fetch("acme/nothing", CONFIG)  # both are up
-    hub.fail("model.safetensors", "slow")  # and meet
-    outcomes = []
-    threads = [threading.Thread(target=lambda c=c: outcomes.append(c.load(NAME))) for c in (client, second_client)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(outcomes) == 2
-    for outcome in outcomes:
+    for outcome in load_at_once(NAME, "model.safetensors"):
         assert_loaded(outcome, timm_weights[1])
     assert converted_entries(client) == [f"{NAME}-center"]
     assert len(hub.requested("model.safetensors")) == 1
