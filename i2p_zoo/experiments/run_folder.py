@@ -167,7 +167,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no object")
+            raise InvalidInputError("it holds no object")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Delete the folder, or use another.") from error
     return values
