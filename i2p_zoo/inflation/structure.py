@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -30,9 +31,17 @@ def inflate_structure(model: nn.Module, settings: Settings) -> Any:
         UnsupportedError, InvalidInputError: as `i2p_zoo.inflate`.
     """
     if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"A 2D network is inflated, such as timm.create_model('resnet50'); got {type(model).__name__}.")
-    if hasattr(model, "provenance"):
+        raise InvalidInputError(
+            f"`model` must be a 2D network, such as timm.create_model('resnet50'); got {type(model).__name__}."
+        )
+    if isinstance(getattr(model, "provenance", None), Provenance):
         raise InvalidInputError(f"{type(model).__qualname__} is inflated already; inflate its 2D network.")
+    reserved = {"provenance", *(part.name for part in fields(Provenance))}
+    if clashes := sorted(reserved & {*model._modules, *model._parameters, *model._buffers}):
+        raise InvalidInputError(
+            f"{type(model).__qualname__} has modules or tensors named {clashes}, which are attributes of an inflated network. "
+            "Rename them."
+        )
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from i2p_zoo.checkpoints.publishing import PushPlan, push_model
 from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.inflation.provenance import Provenance
+from i2p_zoo.inflation.report import InflationReport
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.normalization import keep_norms_in_eval_
 
+T = TypeVar("T")
 
-def _of_provenance(name: str) -> Any:
-    def read(self: Network) -> Any:
-        return getattr(self.provenance, name)
 
-    def write(self: Network, value: Any) -> None:
-        self.provenance = self.provenance.changed(**{name: value})
+class ProvenanceField(Generic[T]):
+    """A field of a network's provenance as an attribute of the network; setting it replaces the provenance."""
 
-    return property(read, write, doc=f"`Provenance.{name}`.")
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, network: None, owner: type[Any]) -> ProvenanceField[T]: ...
+    @overload
+    def __get__(self, network: Network, owner: type[Any]) -> T: ...
+    def __get__(self, network: Network | None, owner: type[Any]) -> Any:
+        return self if network is None else getattr(network.provenance, self.name)
+
+    def __set__(self, network: Network, value: T) -> None:
+        network.provenance = network.provenance.changed(**{self.name: value})
 
 
 class Network:
@@ -34,13 +45,13 @@ class Network:
     provenance: Provenance
     frozen_norms: bool = False
 
-    settings = _of_provenance("settings")
-    architecture = _of_provenance("architecture")
-    model_args = _of_provenance("model_args")
-    in_chans = _of_provenance("in_chans")
-    report = _of_provenance("report")
-    source = _of_provenance("source")
-    base = _of_provenance("base")
+    settings = ProvenanceField[Settings]()
+    architecture = ProvenanceField[str | None]()
+    model_args = ProvenanceField[dict[str, Any]]()
+    in_chans = ProvenanceField[int]()
+    report = ProvenanceField[InflationReport | None]()
+    source = ProvenanceField[dict[str, Any]]()
+    base = ProvenanceField[dict[str, Any] | None]()
 
     def train(self, mode: bool = True) -> Any:
         """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""

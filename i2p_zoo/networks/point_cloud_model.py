@@ -122,7 +122,7 @@ class PointCloudModel(Network):
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.
 
         Raises:
-            InvalidInputError: the network comes from no timm architecture, or has an argument that JSON cannot hold.
+            InvalidInputError: the network was not made from a timm architecture, or has an argument that JSON cannot hold.
         """
         return make_config(self)
 

@@ -21,7 +21,7 @@ def check_preset(preset: str | None, architecture: str) -> None:
     if preset and preset not in PRESETS:
         raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {preset!r}.")
     if preset and architecture not in ARCHITECTURES:
-        raise UnsupportedError(f"preset={preset!r} has the networks {', '.join(ARCHITECTURES)}; got {architecture!r}.")
+        raise UnsupportedError(f"preset={preset!r} is only for {', '.join(ARCHITECTURES)}; got {architecture!r}.")
 
 
 def set_preset_(model: Any, preset: str) -> None:

@@ -126,7 +126,7 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
     for layer in layers.values():
         if layer.in_channels != 3:
             raise InvalidInputError(
-                f"An image stem of {layer.in_channels} channels has no adaption to in_chans={in_chans}; use stem='point'."
+                f"An image stem of {layer.in_channels} channels cannot be changed to in_chans={in_chans}; use stem='point'."
             )
     for name, layer in layers.items():
         weight = layer.weight.detach()  # (C_out, kz, ky, kx, 3)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoints.config import make_config
 from i2p_zoo.choices import DEVOXELIZATIONS
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.decoder import Decoder, Level
 from i2p_zoo.networks.network import Network
@@ -61,14 +62,23 @@ class UNet(Network, nn.Module):
         self.levels = find_levels(encoder) if levels is None else list(levels)
         self.decoder_channels, self.dropout = channels, dropout
         self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
-        self.provenance = encoder.provenance
         self.pretrained_cfg = {key: value for key, value in (encoder.pretrained_cfg or {}).items() if key != "label_names"}
+
+    @property
+    def provenance(self) -> Provenance:
+        """The encoder's, since the decoder is always new: one that is changed at the encoder is the U-Net's too."""
+        provenance: Provenance = self.encoder.provenance
+        return provenance
+
+    @provenance.setter
+    def provenance(self, value: Provenance) -> None:
+        self.encoder.provenance = value
 
     def to_config(self) -> dict[str, Any]:
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.
 
         Raises:
-            InvalidInputError: the encoder comes from no timm architecture, or has an argument that JSON cannot hold.
+            InvalidInputError: the encoder was not made from a timm architecture, or has an argument that JSON cannot hold.
         """
         config = make_config(self)
         config["num_classes"] = self.num_classes
@@ -80,8 +90,8 @@ class UNet(Network, nn.Module):
         }
         return config
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> UNet:
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> UNet:
         """Undoes `to_config`, without weights: they are on the meta device.
 
         Raises:
@@ -92,7 +102,7 @@ class UNet(Network, nn.Module):
         levels = [Level(channels, (stride[0], stride[1], stride[2]), tuple(maps)) for channels, stride, maps in parts["levels"]]
         arguments = parts["decoder_channels"], parts["dropout"], parts["devoxelization"]
         with torch.device("meta"):
-            return cls(encoder, config["num_classes"], *arguments, levels)
+            return UNet(encoder, config["num_classes"], *arguments, levels)
 
     def get_classifier(self) -> nn.Module:
         """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: those that have no image weights."""

@@ -24,7 +24,7 @@ from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
-from i2p_zoo.networks.point_cloud_model import PointCloudModel
+from i2p_zoo.networks.point_cloud_model import PointCloudModel, point_cloud_class
 from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.networks.unet import UNet
@@ -108,7 +108,7 @@ def from_pretrained(
     if features_only:
         if model.settings.preset:
             raise InvalidInputError(
-                f"{name} has a preset's classifier; load the image network with `features_only` and preset."
+                f"{name} has a preset's classifier; load the image network, with features_only=True and the preset."
             )
         model = create_extractor(model, out_indices)
         adaptation = replace(adaptation, num_classes=None)
@@ -131,6 +131,7 @@ def describe(name: str) -> dict[str, Any]:
         architecture, _ = split_name(name)
         model = inflate_structure(create_timm_model(architecture), Settings())
         model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
+        model.__class__ = point_cloud_class(model.__class__)
         config = make_config(model)
         facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
         facts["certificate"] = load_ledger()["models"].get(architecture, "not measured")
@@ -186,7 +187,7 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
     name = described["name"] if place is None else place
     options = replace(options, revision=described["commit"] if place is None else None)
     if place is None and os.path.isabs(name) and not os.path.isdir(name):
-        raise NotFoundError(f"The adapter's base was the folder {name}, which is not there. Give it as `base=`.")
+        raise NotFoundError(f"The adapter's base was the folder {name}, which cannot be found. Give it as `base=`.")
     is_folder = os.path.isdir(name)
     model = load_folder(name, build_network) if is_folder else _load_named(os.fspath(name), inflation, options, None)
     if model.base["weights"] != described["weights"]:
@@ -199,7 +200,7 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
 
 
 def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
-    tried = [f"folder {name!r}: not there"]
+    tried = [f"folder {name!r}: not found"]
     repo, zoo_name = None, ""
     if "/" in name or os.sep in name:
         if name.count("/") == 1 and not name.startswith((".", "~")):

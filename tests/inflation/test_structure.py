@@ -194,3 +194,23 @@ def test_only_convolutions_on_the_meta_device_are_given_weights():
     others = {key: value for key, value in net.state_dict().items() if not key.startswith("fc.")}
     assert others
     assert all(torch.equal(value, kept[key]) for key, value in others.items())
+
+
+def test_attribute_named_provenance_is_the_users_own_affair():
+    model = small_net()
+    model.provenance = "a thesis"
+    assert inflate(model).provenance.settings == Settings()
+    assert model.provenance == "a thesis"
+
+
+@pytest.mark.parametrize("name", ["provenance", "settings", "source", "base"])
+def test_module_with_the_name_of_an_attribute_of_inflated_networks_is_refused(name):
+    model = nn.Module()
+    model.add_module(name, nn.Conv2d(3, 4, 3))
+    with pytest.raises(InvalidInputError, match=rf"\['{name}'\].*Rename"):
+        inflate(model)
+
+
+def test_inflated_network_is_not_inflated_again():
+    with pytest.raises(InvalidInputError, match="inflated already"):
+        inflate(inflate(small_net()))

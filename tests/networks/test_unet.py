@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -129,6 +130,32 @@ def test_saved_network_loads_again_bit_for_bit(tmp_path):
         assert torch.equal(again(clouds()), unet(clouds()))
     with pytest.raises(InvalidInputError, match="is a U-Net, which is loaded as it is"):
         i2p_zoo.from_pretrained(tmp_path, num_classes=7)
+
+
+def test_settings_of_the_encoder_are_those_of_the_network(tmp_path):
+    unet = make("test_resnet").eval()
+    unet.encoder.settings = unet.encoder.settings.changed(voxel_size=0.4)
+    assert unet.settings.voxel_size == 0.4
+    unet.settings = unet.settings.changed(features="xyz")
+    assert unet.encoder.settings.features == "xyz"
+    unet.encoder.source = {"license": "mit"}
+    again = i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path))
+    assert (again.settings, again.source["license"]) == (unet.settings, "mit")
+    with torch.no_grad():
+        assert torch.equal(again(clouds()), unet(clouds()))
+    assert copy.deepcopy(unet).settings == unet.settings
+
+
+def test_subclass_that_would_load_as_another_class_is_not_saved(tmp_path):
+    class Doubled(UNet):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    plain = make("test_resnet")
+    unet = Doubled(plain.encoder, 4, levels=plain.levels)
+    with pytest.raises(InvalidInputError, match=r"Doubled\( for UNet\("):
+        unet.save_pretrained(tmp_path / "net")
+    assert not (tmp_path / "net").exists()
 
 
 DAMAGES = {
