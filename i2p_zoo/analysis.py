@@ -200,7 +200,10 @@ def penultimate_features(model: Any, clouds: CloudSet, batch_size: int = 32) -> 
         torch.Size([3, 96])
     """
     if not len(clouds) or batch_size < 1:
-        raise InvalidInputError(f"Features need clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
+        raise InvalidInputError(
+            "Features need 1 cloud or more and a batch_size of 1 or more; "
+            f"got {len(clouds)} clouds and batch_size={batch_size}."
+        )
     return _classifier_inputs(model, evaluation_batches(clouds, batch_size, model.settings))
 
 

@@ -33,19 +33,21 @@ def make_config(model: Any) -> dict[str, Any]:
         model: a module with a `Provenance`.
 
     Raises:
-        InvalidInputError: it comes from no timm architecture, or has an argument that JSON cannot hold.
+        InvalidInputError: it was not made from a timm architecture, or has an argument that JSON cannot hold.
     """
     provenance, timm_cfg = model.provenance, dict(getattr(model, "pretrained_cfg", None) or {})
     if not provenance.architecture:
         raise InvalidInputError(
-            f"{type(model).__qualname__} comes from no timm architecture, so a folder cannot rebuild it. Save its "
+            f"{type(model).__qualname__} was not made from a timm architecture, so a folder cannot rebuild it. Save its "
             "`state_dict()` and build it again with `i2p_zoo.inflate`."
         )
     for key, value in provenance.model_args.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"The argument {key}={value!r} cannot be written to {CONFIG}; give timm a name.") from error
+            raise InvalidInputError(
+                f"The argument {key}={value!r} cannot be written to {CONFIG}; give it as a string that timm knows."
+            ) from error
     pool = getattr(model, "global_pool", None)
     return {
         "architecture": PREFIX + provenance.architecture,
@@ -73,7 +75,7 @@ def make_config(model: Any) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """Reads and checks a config.json; raises CheckpointError naming the file and key."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there. An i2p-zoo checkpoint is a folder with {CONFIG} and safetensors weights.")
+        raise CheckpointError(f"{path}: not found. An i2p-zoo checkpoint is a folder with {CONFIG} and safetensors weights.")
     if path.stat().st_size > _MAX_BYTES:
         raise CheckpointError(f"{path}: has {path.stat().st_size} bytes; a config has at most {_MAX_BYTES}.")
     try:

@@ -96,7 +96,7 @@ def load_weights(
     expected = {key: t.to(dtype) if t.is_floating_point() else t for key, t in model.state_dict().items()}
     if base is not None:
         if load_base is None:
-            raise CheckpointError(f"{first}: an adapter, where a whole checkpoint is needed.")
+            raise CheckpointError(f"{first}: it is an adapter, but a whole checkpoint is needed.")
         state = {**find_base_tensors(load_base(base, model.provenance.settings.inflation), expected), **state}
     elif config["i2p"]["compact"]:
         undo_deflation_(model, state, expected)

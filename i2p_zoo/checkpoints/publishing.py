@@ -32,7 +32,7 @@ _ADVICE = {  # by the status of a refusal
     401: "Log in with `hf auth login`, or give a token.",
     403: "The token may not write there; give one that may.",
     409: "It was created meanwhile, or the token may not see it; push again with one that may.",
-    412: "It changed meanwhile; push again.",
+    412: "It changed in the meantime; push again.",
 }
 _UNKNOWN = "The push may or may not have arrived; push again, which is safe."
 
@@ -120,8 +120,8 @@ def push_folder(
     base = config["i2p"]["base"]
     if base is not None and os.path.isabs(base["name"]):
         raise InvalidInputError(
-            f"The adapter's base is the folder {base['name']}, which nobody else has. Publish it, load the model from there, "
-            "and save the adapter again."
+            f"The adapter's base is the folder {base['name']}, which only this machine has. Publish it, load the "
+            f"model from there, and save the adapter again."
         )
     api = HfApi(token=token)
     with _hub_errors(repo, "comparing", _UNCHANGED):
@@ -153,7 +153,7 @@ def _upload(
     except FileNotFoundError:
         intact = False
     if not intact:
-        raise HubError(f"{plan.repo}: {folder} changed meanwhile; push again.")
+        raise HubError(f"{plan.repo}: {folder} changed in the meantime; push again.")
     return additions
 
 

@@ -119,7 +119,7 @@ def save_adapter(
     config = describe_model(model)
     provenance = model.provenance
     if provenance.base is None or provenance.load_base is None:
-        raise InvalidInputError("The network was loaded from no checkpoint, so it has no base; use `save_pretrained`.")
+        raise InvalidInputError("The network was not loaded by `from_pretrained`, so it has no base; use `save_pretrained`.")
     for place in (provenance.base["name"], base):  # a folder of a name's words is looked into before the Hub is asked
         if place is not None and Path(folder).resolve() == Path(place).resolve():
             raise InvalidInputError(f"The adapter's base is in {os.fspath(folder)!r} itself; give the adapter another folder.")

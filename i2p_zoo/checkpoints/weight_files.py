@@ -90,7 +90,7 @@ def read_weights(paths: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[s
 
 def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: not there. Only safetensors weights are read, never pickles.")
+        raise CheckpointError(f"{path}: not found. Only safetensors weights are read, never pickles.")
     state: dict[str, Tensor] = {}
     damage: Exception | None = None
     with path.open("rb") as file, ThreadPoolExecutor(1) as pool:

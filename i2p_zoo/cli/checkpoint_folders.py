@@ -13,7 +13,7 @@ def check_place(name: str | os.PathLike[str]) -> None:
     """Makes sure that a name is no file and no folder beside a checkpoint's folder.
 
     Raises:
-        InvalidInputError: it is a file, and a network is a folder.
+        InvalidInputError: it is a file, and a network is loaded from a folder.
         NotFoundError: it is the folder of a run, whose checkpoint is one level below.
     """
     from i2p_zoo.checkpoints.config import CONFIG
@@ -24,13 +24,13 @@ def check_place(name: str | os.PathLike[str]) -> None:
         if locate(path.parent, CONFIG).is_file():
             raise InvalidInputError(f"{name} is a file of a checkpoint; give its folder, {path.parent}.")
         raise InvalidInputError(
-            f"{name} is a file, and a network is a folder: convert weights of a timm network with `i2p-zoo convert NAME "
-            f"--weights {name}`, and give the folder that it writes."
+            f"{name} is a file, and a network is loaded from a folder: convert weights of a timm network with "
+            f"`i2p-zoo convert NAME --weights {name}`, and give the folder that it writes."
         )
     if path.is_dir() and not locate(path, CONFIG).is_file():
         below = [path / subfolder for subfolder in ("model", "adapter") if locate(path / subfolder, CONFIG).is_file()]
         if below:
-            raise NotFoundError(f"{name} holds no checkpoint itself ({CONFIG} is not there); did you mean {below[0]}?")
+            raise NotFoundError(f"{name} holds no checkpoint itself (it has no {CONFIG}); did you mean {below[0]}?")
 
 
 def load_network(name: str) -> Any:

@@ -18,7 +18,7 @@ from i2p_zoo.errors import InvalidInputError
 @click.command()
 @shared.network_options()
 @shared.mode_option()
-@click.option("--shots", type=shared.COUNT, help="Train on this many clouds of each class alone.")
+@click.option("--shots", type=shared.COUNT, help="Train on only this many clouds of each class.")
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )

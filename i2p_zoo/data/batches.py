@@ -41,7 +41,10 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
 
     def __init__(self, clouds: CloudSet, batch_size: int, seed: int, augmented: bool = True) -> None:
         if not len(clouds) or batch_size < 1:
-            raise InvalidInputError(f"Batches need clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
+            raise InvalidInputError(
+                "Batches need 1 cloud or more and a batch_size of 1 or more; "
+                f"got {len(clouds)} clouds and batch_size={batch_size}."
+            )
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 
     def __getitem__(self, step: int) -> list[Sample]:

@@ -172,7 +172,7 @@ def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet
         if not taken:
             raise InvalidInputError(
                 f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
-                "none can be held out with others left to train on."
+                "none can be held out, since some must be left to train on."
             )
     mask = np.isin(groups, list(held))
     lost = np.setdiff1d(labels, labels[~mask])

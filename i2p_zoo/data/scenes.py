@@ -103,7 +103,10 @@ def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[S
     target = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
     if not 0 < target < len(scenes) or len(sizes) < 2:
         counts = f"{len(scenes)} scenes" + ("" if scenes.groups is None else f" in {len(sizes)} groups")
-        raise InvalidInputError(f"A fraction of {fraction} of {counts} cannot be held out with others left to train on.")
+        raise InvalidInputError(
+            f"A fraction of {fraction} of {counts} cannot be held out: one or more must be held out, and one or more "
+            "left to train on."
+        )
     held = np.isin(groups, _draw_groups(sizes, target, np.random.default_rng(seed)))
     return scenes.subset(~held), scenes.subset(held)
 

@@ -40,7 +40,7 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
     """
     check_features(model, cloud)
     if isinstance(model, UNet):
-        raise InvalidInputError("The network is a U-Net, which classes points: `i2p-zoo segment predict` runs it.")
+        raise InvalidInputError("The network is a U-Net, which classifies points: `i2p-zoo segment predict` runs it.")
     if not getattr(model, "num_classes", 0):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
     model.eval()

@@ -151,7 +151,7 @@ def _lock(folder: Path) -> Iterator[None]:
         with FileLock(folder / _LOCK, timeout=0):
             yield
     except Timeout as error:
-        raise InvalidInputError(f"Another process is at the run in {folder}. Wait for it, or use another folder.") from error
+        raise InvalidInputError(f"Another process is running in {folder}. Wait for it, or use another folder.") from error
 
 
 def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, Any], what: str) -> None:

@@ -128,8 +128,8 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
     settings = config["i2p"]["settings"]
     if config["i2p"]["unet"] is not None:
         raise InvalidInputError(
-            f"{setup.model} is a U-Net, of which no other network is made. Give the name of a zoo network, or the folder of a "
-            "classifier."
+            f"{setup.model} is a U-Net, which cannot be turned into another network. Give the name of a zoo network, "
+            f"or the folder of a classifier."
         )
     fixed: list[tuple[str, Any, Any]] = [("axis", settings["axis"], setup.axis)]
     if settings["stem"] == "point":

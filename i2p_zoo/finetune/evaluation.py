@@ -47,7 +47,10 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
         DivergedError: logits that are not finite.
     """
     if not len(clouds) or batch_size < 1:
-        raise InvalidInputError(f"Accuracy needs clouds ({len(clouds)}) and a batch_size (={batch_size}) of 1 or more.")
+        raise InvalidInputError(
+            "Accuracy needs 1 cloud or more and a batch_size of 1 or more; "
+            f"got {len(clouds)} clouds and batch_size={batch_size}."
+        )
     parameter = next(model.parameters())
     with eval_mode(model):
         batches = evaluation_batches(clouds, batch_size, model.settings)

@@ -81,7 +81,7 @@ def train(
     if accelerator is not None and options.precision not in ("no", accelerator.mixed_precision):
         raise InvalidInputError(
             f"The options' precision is {options.precision!r}, the accelerator's mixed_precision "
-            f"{accelerator.mixed_precision!r}; they must be one."
+            f"{accelerator.mixed_precision!r}; they must be the same."
         )
     run = _Run(model, task, options, accelerator or make_accelerator(options.precision), report)
     try:

@@ -50,7 +50,10 @@ class SceneBatches(torch.utils.data.Dataset[list[Sample]]):
 
     def __init__(self, scenes: SceneSet, batch_size: int, seed: int, cropping: Cropping, augmented: bool = True) -> None:
         if not len(scenes) or batch_size < 1:
-            raise InvalidInputError(f"Batches need scenes ({len(scenes)}) and a batch_size (={batch_size}) of 1 or more.")
+            raise InvalidInputError(
+                "Batches need 1 scene or more and a batch_size of 1 or more; "
+                f"got {len(scenes)} scenes and batch_size={batch_size}."
+            )
         self.scenes, self.batch_size, self.seed = scenes, batch_size, seed
         self.cropping, self.augmented = cropping, augmented
         self._kept: dict[int, Scene] = {}

@@ -341,7 +341,7 @@ for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruedi
 def require_channels_first(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where a 2D network permuted the channels to the end before a function that wants them first."""
     if x.channels_last:
-        raise UnsupportedError(f"`{name}` of {x!r}, which is seen as {x.shape}: it wants channels before height and width.")
+        raise UnsupportedError(f"`{name}` of {x!r}, which is seen as {x.shape}: it needs channels before height and width.")
 
 
 def require_unpadded(x: SparseTensor, name: str) -> None:

@@ -88,7 +88,7 @@ def certify(
     """
     for model in (model_2d, model_3d):
         if not isinstance(model, nn.Module):
-            raise InvalidInputError(f"A 2D network and its inflation are certified; got {type(model).__name__}.")
+            raise InvalidInputError(f"`certify` takes a 2D network and its inflation; got {type(model).__name__}.")
     axis = "z"
     if isinstance(model_3d, PointCloudModel):
         settings = model_3d.settings

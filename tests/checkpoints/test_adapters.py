@@ -124,7 +124,7 @@ def test_config_names_the_base_and_its_hash(made):
 def test_base_that_moved_is_found_by_the_argument(place):
     expected = fingerprint(i2p_zoo.from_pretrained(place / "adapter"))
     (place / "base").rename(place / "moved")
-    with pytest.raises(NotFoundError, match=r"base was the folder .*base, which is not there\. Give it as `base=`"):
+    with pytest.raises(NotFoundError, match=r"base was the folder .*base, which cannot be found\. Give it as `base=`"):
         i2p_zoo.from_pretrained(place / "adapter")
     assert fingerprint(i2p_zoo.from_pretrained(place / "adapter", base=place / "moved")) == expected
     model = i2p_zoo.from_pretrained(place / "adapter", base=place / "moved")
@@ -173,9 +173,9 @@ def test_adapter_on_a_folder_is_not_pushed(place):
 
 
 def test_adapter_is_no_base(place, made):
-    with pytest.raises(CheckpointError, match="an adapter, where a whole checkpoint is needed"):
+    with pytest.raises(CheckpointError, match="it is an adapter, but a whole checkpoint is needed"):
         i2p_zoo.from_pretrained(place / "adapter", base=made[1])
-    with pytest.raises(CheckpointError, match="an adapter, where a whole checkpoint is needed"):
+    with pytest.raises(CheckpointError, match="it is an adapter, but a whole checkpoint is needed"):
         load_folder(place / "adapter", build_network)
 
 

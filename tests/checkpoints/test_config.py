@@ -15,7 +15,9 @@ from tests.checkpoints.conftest import assert_refused, edit_config, make_model
 
 def test_network_of_no_timm_architecture_is_refused_with_the_way_out(tmp_path):
     model = i2p_zoo.inflate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
-    with pytest.raises(InvalidInputError, match=r"Sequential comes from no timm architecture.*state_dict.*i2p_zoo\.inflate"):
+    with pytest.raises(
+        InvalidInputError, match=r"Sequential was not made from a timm architecture.*state_dict.*i2p_zoo\.inflate"
+    ):
         save_pretrained(model, tmp_path / "net")
     assert not (tmp_path / "net").exists()
 

@@ -161,7 +161,7 @@ def test_weights_of_another_network_are_refused(folder, tmp_path):
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    assert_refused(folder, [str(folder / name), "not there"])
+    assert_refused(folder, [str(folder / name), "not found"])
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -172,7 +172,7 @@ def test_folder_in_the_place_of_a_file_is_named(folder, name):
 
 
 def test_missing_folder_is_named(tmp_path):
-    assert_refused(tmp_path / "nothing", [str(tmp_path / "nothing" / CONFIG), "not there"])
+    assert_refused(tmp_path / "nothing", [str(tmp_path / "nothing" / CONFIG), "not found"])
 
 
 UNBUILDABLE = [

@@ -420,7 +420,7 @@ PUSHES = {  # where, the fault, and words of the message
     "large file cut": ("lfs", "cut", ["may or may not have arrived"]),
     "verify 404": ("verify", 404, ["404"]),
     "commit 500": ("commit", 500, ["500", "may or may not have arrived"]),
-    "commit 412": ("commit", 412, ["412", "changed meanwhile; push again"]),
+    "commit 412": ("commit", 412, ["412", "changed in the meantime; push again"]),
     "commit drop": ("commit", "drop", ["disconnected", "may or may not have arrived"]),
     "commit cut": ("commit", "cut", ["may or may not have arrived"]),
 }
@@ -482,7 +482,7 @@ def test_repository_that_changes_meanwhile_is_not_written_over(hub, client, fold
         outcome = client.push(folders[0], REPO, token=TOKEN)
     finally:
         hub.requests = before
-    assert_error(outcome, "HubError", "412", "changed meanwhile; push again")
+    assert_error(outcome, "HubError", "412", "changed in the meantime; push again")
     assert files_of(hub)[WEIGHTS] == (folders[1] / WEIGHTS).read_bytes()
     assert push(client, folders[0]).files[CARD] == "keep"
     assert files_of(hub)[CARD] == b"# Mine\n"
@@ -526,7 +526,7 @@ def test_save_during_a_push_puts_no_mixture_on_the_hub(
         assert_loaded(client.load(REPO), models[0])
         assert {name: files_of(hub)[name] for name in names_of(hub)} == files_in(folders[0])
     else:
-        assert_error(outcome, "HubError", f"{folder} changed meanwhile; push again")
+        assert_error(outcome, "HubError", f"{folder} changed in the meantime; push again")
         assert {name: files_of(hub)[name] for name in names_of(hub)} == old
     push(client, folder)
     assert_loaded(client.use(folder.parent / "elsewhere").load(REPO), models[1])
@@ -600,7 +600,7 @@ def test_name_that_no_repository_can_have_is_refused(folders, repo):
 
 
 DAMAGES = {  # what is done to a folder, and words of the message
-    "no config": (lambda folder: (folder / CONFIG).unlink(), "config.json: not there"),
+    "no config": (lambda folder: (folder / CONFIG).unlink(), "config.json: not found"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "model.safetensors: sha256 expected"),
     "other weights": (lambda folder: (folder / WEIGHTS).write_bytes(b"else"), "model.safetensors: sha256 expected"),
     "another format": (lambda folder: (folder / CONFIG).write_text('{"i2p": {"format_version": 0}}'), "format_version is 0"),

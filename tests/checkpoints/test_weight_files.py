@@ -150,7 +150,7 @@ def edit(folder, change):
 
 
 SPOILED_SHARDS = {
-    "missing": (remove_shard, "not there"),
+    "missing": (remove_shard, "not found"),
     "swapped": (swap_shards, "sha256 expected"),
     "truncated": (truncate_shard, "no readable safetensors file"),
     "a bit flipped": (flip_bit, "sha256 expected"),
@@ -358,7 +358,7 @@ MALFORMED_CONFIGS = {  # a change to the folder, and what the message says
     ),
     "9,000 weights files": (
         put_key("i2p.weights", {f"model-{n:05}-of-09000.safetensors": HASH for n in range(9_000)}),
-        "not there",
+        "not found",
     ),
     "name of 500,000 letters": (put_key("architecture", "i2p-" + "x" * 500_000), NO_NETWORK),
     "name with a zero": (put_key("architecture", "i2p-test_resnet\0"), NO_NETWORK),

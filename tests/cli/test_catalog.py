@@ -411,7 +411,10 @@ def run_folder(tmp_path):
 SLIPS = {
     "the run's folder": ("run", r"did you mean run/model\?"),
     "a file of a checkpoint": ("run/model/model.safetensors", r"is a file of a checkpoint; give its folder, run/model\."),
-    "a file of weights": ("weights.pth", "is a file, and a network is a folder: .*i2p-zoo convert NAME --weights weights.pth"),
+    "a file of weights": (
+        "weights.pth",
+        "is a file, and a network is loaded from a folder: .*i2p-zoo convert NAME --weights weights.pth",
+    ),
 }
 LOADING = {
     "info": ["info", "PLACE"],

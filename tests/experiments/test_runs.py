@@ -277,7 +277,7 @@ def test_damaged_figures_are_told_by_their_file(network, splits, tmp_path, conte
 
 
 def test_two_processes_do_not_train_in_one_folder(network, splits, tmp_path):
-    with FileLock(tmp_path / ".lock"), pytest.raises(InvalidInputError, match="Another process is at the run"):
+    with FileLock(tmp_path / ".lock"), pytest.raises(InvalidInputError, match="Another process is running in"):
         run(setup_of(network), *splits, OPTIONS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

@@ -146,5 +146,5 @@ def test_a_kernel_of_another_size_does_not_inflate():
 
 
 def test_channels_behind_are_refused():
-    with pytest.raises(UnsupportedError, match="wants channels before"):
+    with pytest.raises(UnsupportedError, match="needs channels before"):
         inflated(CondConv2d(3, 4))(random_cloud(3, dtype=torch.float32).permute(0, 2, 3, 1), torch.ones(2, 4))

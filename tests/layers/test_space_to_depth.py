@@ -79,7 +79,7 @@ def test_branches_of_the_same_blocks_meet():
 
 
 def test_channels_behind_are_refused():
-    with pytest.raises(UnsupportedError, match="wants channels before"):
+    with pytest.raises(UnsupportedError, match="needs channels before"):
         inflated(SpaceToDepth(4))(last(random_cloud(2)))
 
 

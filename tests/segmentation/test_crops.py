@@ -144,7 +144,7 @@ def test_intensity_is_not_turned():
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (2, 0)])
 def test_batches_of_nothing_are_refused(count, size):
-    with pytest.raises(InvalidInputError, match=rf"scenes \({count}\) and a batch_size \(={size}\)"):
+    with pytest.raises(InvalidInputError, match=f"got {count} scenes and batch_size={size}"):
         SceneBatches(make_set(count), size, 0, Cropping())
 
 

@@ -229,16 +229,16 @@ NOTHING = {  # what is loaded, by whom, and the places that the message lists
         "i2p-resnet18.tv_in1k",
         ["i2p-zoo/i2p-resnet18.tv_in1k on the Hub", "timm/resnet18.tv_in1k on the Hub"],
     ),
-    "absolute folder": ("client", "/no/such/folder", ["folder '/no/such/folder': not there"]),
-    "absolute folder, one level": ("client", "/nothing", ["folder '/nothing': not there"]),
-    "folder with a slash behind": ("client", "nothing/", ["folder 'nothing/': not there"]),
-    "folder with a space": ("client", "my models/net", ["folder 'my models/net': not there"]),
-    "folder below here": ("client", "./nothing", ["folder './nothing': not there"]),
+    "absolute folder": ("client", "/no/such/folder", ["folder '/no/such/folder': not found"]),
+    "absolute folder, one level": ("client", "/nothing", ["folder '/nothing': not found"]),
+    "folder with a slash behind": ("client", "nothing/", ["folder 'nothing/': not found"]),
+    "folder with a space": ("client", "my models/net", ["folder 'my models/net': not found"]),
+    "folder below here": ("client", "./nothing", ["folder './nothing': not found"]),
 }
 
 
 @pytest.mark.parametrize(("which", "name", "places"), NOTHING.values(), ids=NOTHING.keys())
-def test_nothing_to_be_had_names_every_place_and_the_ways_out(hub, request, which, name, places):
+def test_missing_network_is_told_with_every_place_and_the_ways_out(hub, request, which, name, places):
     outcome = request.getfixturevalue(which).load(name)
     assert outcome.error == "NotFoundError", outcome.message
     for words in (
@@ -521,7 +521,7 @@ def test_damaged_folder_is_an_error_and_no_other_place_is_tried(folder, tmp_path
     copy = Path(shutil.copytree(folder, tmp_path / NAME))
     (copy / WEIGHTS).unlink()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: not there"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not found"):
         i2p_zoo.from_pretrained(NAME)
 
 
@@ -530,7 +530,7 @@ def test_describe_tells_a_folder_and_a_name_in_json(folder):
     by_name = describe("test_resnet")
     assert json.loads(json.dumps(told))["settings"]["inflation"] == "center"
     for facts in (told, by_name):
-        assert facts["name"] == NAME
+        assert (facts["name"], facts["class"]) == (NAME, "PointCloudResNet")
         assert facts["parameters"] == sum(p.numel() for p in make_model().parameters())
         assert (facts["num_classes"], facts["in_chans"]) == (1000, 3)
     with pytest.raises(NotFoundError, match="i2p-test_resnet"):

@@ -173,10 +173,10 @@ REFUSED = {
     "linear": (lambda x: F.linear(x, torch.ones(3, 4).double()), "`linear` .*after a permutation"),
     "linear of rows": (lambda x: F.linear(x, torch.ones(3, 5).double()), r"`linear` .*\(5,\)"),
     "linear of other channels": (lambda x: F.linear(last(x), torch.ones(3, 5).double()), r"`linear` .*\(5,\)"),
-    "batch_norm behind": (lambda x: F.batch_norm(last(x), None, None, training=True), "`batch_norm` .*wants channels before"),
-    "group_norm behind": (lambda x: F.group_norm(last(x), 2), r"`group_norm` .*\(2, 6, 5, 4\): it wants channels before"),
-    "prelu behind": (lambda x: F.prelu(last(x), torch.ones(1).double()), "`prelu` .*wants channels before"),
-    "dropout2d behind": (lambda x: F.dropout2d(last(x), 0.5), "`dropout2d` .*wants channels before"),
+    "batch_norm behind": (lambda x: F.batch_norm(last(x), None, None, training=True), "`batch_norm` .*needs channels before"),
+    "group_norm behind": (lambda x: F.group_norm(last(x), 2), r"`group_norm` .*\(2, 6, 5, 4\): it needs channels before"),
+    "prelu behind": (lambda x: F.prelu(last(x), torch.ones(1).double()), "`prelu` .*needs channels before"),
+    "dropout2d behind": (lambda x: F.dropout2d(last(x), 0.5), "`dropout2d` .*needs channels before"),
 }
 
 

@@ -250,10 +250,10 @@ REFUSED_BEHIND = {
     "some samples": (lambda x: x[:1], "only channels"),
     "rows for columns": (lambda x: x.transpose(1, 2), "`permute`.*stay together"),
     "the batch among channels": (lambda x: x.transpose(0, 3), "`permute`.*stays first"),
-    "a window": (lambda x: F.max_pool2d(x, 2), r"\(2, 6, 5, 4\): it wants channels before"),
-    "padding": (lambda x: F.pad(x, (1, 1)), "`pad`.*wants channels before"),
-    "up-sampling": (lambda x: F.interpolate(x, scale_factor=2), "`interpolate`.*wants channels before"),
-    "pooling the image": (lambda x: F.adaptive_avg_pool2d(x, 1), "`adaptive_avg_pool2d`.*wants channels before"),
+    "a window": (lambda x: F.max_pool2d(x, 2), r"\(2, 6, 5, 4\): it needs channels before"),
+    "padding": (lambda x: F.pad(x, (1, 1)), "`pad`.*needs channels before"),
+    "up-sampling": (lambda x: F.interpolate(x, scale_factor=2), "`interpolate`.*needs channels before"),
+    "pooling the image": (lambda x: F.adaptive_avg_pool2d(x, 1), "`adaptive_avg_pool2d`.*needs channels before"),
 }
 
 
