@@ -30,7 +30,7 @@ LoadBase = Callable[[Mapping[str, Any], str], Any]
 def load_folder(
     folder: str | os.PathLike[str], build: Build, load_base: LoadBase | None = None, name: str | None = None
 ) -> Any:
-    """Loads the network that was saved in a folder, in eval mode as timm's loaders do not leave it.
+    """Loads the network that was saved in a folder, in eval mode, unlike timm's loaders.
 
     Args:
         folder: of a checkpoint or an adapter.

@@ -49,7 +49,7 @@ def save_pretrained(
     README.md that somebody edited is kept.
 
     Args:
-        model: a `PointCloudModel` made from a timm architecture.
+        model: a `PointCloudModel` made from a timm architecture, or a `UNet` on one.
         folder: created if missing.
         certificate: the `Certificate` measured for it; by default the one the model was loaded with.
         compact: store layers that are still pure inflations as their 2D kernels; False writes all in 3D, (C_out, kz, ky,
@@ -139,7 +139,7 @@ def save_adapter(
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """Returns a network's config; raises InvalidInputError as its `to_config`, and for what is no network of this package."""
+    """Returns a network's config; raises InvalidInputError as its `to_config`, and for any other object."""
     if not hasattr(model, "provenance") or not hasattr(model, "to_config"):
         raise InvalidInputError(f"Only networks made by i2p_zoo can be saved; got {type(model).__qualname__}.")
     config: dict[str, Any] = model.to_config()

@@ -34,7 +34,7 @@ class Task(Protocol):
         """Scores of the monitored samples, as fractions, the one that counts first; the same in every process."""
 
     def fingerprint(self) -> bytes:
-        """Of what a run that goes on must find again."""
+        """Returns a hash of the data that a resumed run must find unchanged."""
 
 
 class Classification:

@@ -54,7 +54,7 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
     structure.load_state_dict(state, strict=True, assign=True)
     tie_parameters_(structure, model)
     structure.provenance = structure.provenance.changed(report=report)
-    result: nn.Module = _mix_in(structure)
+    result: nn.Module = mix_in_(structure)
     return result
 
 
@@ -129,7 +129,7 @@ class PointCloudModel(Network):
     @staticmethod
     def from_config(config: dict[str, Any]) -> Any:
         """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
-        return _mix_in(build_structure(config))
+        return mix_in_(build_structure(config))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
@@ -151,7 +151,8 @@ def _new_model(source: Any) -> Any:
     return mixed.__new__(mixed)
 
 
-def _mix_in(structure: Any) -> Any:
+def mix_in_(structure: Any) -> Any:
+    """Gives an inflated network the methods of `PointCloudModel`, by its class, in place; returns it."""
     structure.__class__ = point_cloud_class(structure.__class__)
     return structure
 

@@ -1,4 +1,4 @@
-"""Sparse convolution over a kernel map, with all gradients; one that nobody needs is not computed."""
+"""Sparse convolution over a kernel map, with those of its gradients that are asked for."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _run(engine: Engine, features: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution by an engine, and those of its gradients that somebody needs."""
+    """A convolution by an engine, and those of its gradients that are asked for."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine) -> Tensor:

@@ -24,7 +24,7 @@ from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
-from i2p_zoo.networks.point_cloud_model import PointCloudModel, point_cloud_class
+from i2p_zoo.networks.point_cloud_model import PointCloudModel, mix_in_
 from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.networks.unet import UNet
@@ -129,9 +129,8 @@ def describe(name: str) -> dict[str, Any]:
         raise NotFoundError(f"{name}: no such folder.")
     else:
         architecture, _ = split_name(name)
-        model = inflate_structure(create_timm_model(architecture), Settings())
+        model = mix_in_(inflate_structure(create_timm_model(architecture), Settings()))
         model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
-        model.__class__ = point_cloud_class(model.__class__)
         config = make_config(model)
         facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
         facts["certificate"] = load_ledger()["models"].get(architecture, "not measured")
@@ -167,12 +166,12 @@ def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | N
 
 
 def build_network(config: dict[str, Any]) -> Any:
-    """Builds the network that a config describes, of the class that it tells, without weights."""
+    """Builds the network that a config describes, of the class that it names, its weights on the meta device."""
     return (PointCloudModel if config["i2p"]["unet"] is None else UNet).from_config(config)
 
 
 def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions, place: Name | None = None) -> Any:
-    """Loads the network that an adapter was made on and makes sure that it is that one.
+    """Loads the network that an adapter was made on, and compares the hashes of its weights with the described ones.
 
     Args:
         described: `i2p.base` of the adapter's config.

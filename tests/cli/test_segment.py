@@ -12,17 +12,11 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.segmentation.pretrained_unet import create_unet
-from tests.cli.test_catalog import fail, offline_in_an_empty_folder, run, succeed
+from tests.cli.conftest import fail, run, succeed
 from tests.segmentation.conftest import CLASSES, make_scene
 from tests.segmentation.conftest import scenes_npz as scenes_npz
 
-__all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "2"]
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")

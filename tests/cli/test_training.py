@@ -18,16 +18,10 @@ from i2p_zoo.data import specs
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
-from tests.cli.test_catalog import fail, offline_in_an_empty_folder, succeed
+from tests.cli.conftest import fail, succeed
 from tests.finetune.conftest import shapes
 
-__all__ = ["offline_in_an_empty_folder"]  # a fixture for every test here
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "6"]
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
