@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
-from i2p_zoo.sparse.point_features import count_channels, parse_features
+from i2p_zoo.sparse.point_features import count_channels, parse_features, stored_features
 
 # https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with any other.
 _HUB_LICENSES = frozenset(
@@ -144,8 +144,9 @@ def _zoo_name(config: Mapping[str, Any]) -> str | None:
         return None
     if pretrained is None or i2p["base"] or config["model_args"] or not {"repo", "package"} & i2p["source"].keys():
         return None
-    converted = (Settings(inflation="center").to_dict(), pretrained.input_size[0], pretrained.num_classes)
-    if (i2p["settings"], i2p["in_chans"], config["num_classes"]) != converted:
+    settings = Settings(**i2p["settings"]).changed(rgb_mean=None, rgb_std=None)  # which are the image network's
+    converted = (Settings(inflation="center"), pretrained.input_size[0], pretrained.num_classes)
+    if (settings, i2p["in_chans"], config["num_classes"]) != converted:
         return None
     return f"{name}.{tag}" if tagged else str(name)
 
@@ -183,5 +184,5 @@ def _example_cloud(features: set[str], in_chans: int) -> str:
     """A cloud that a network with these voxel features takes, as code."""
     extra = in_chans - count_channels(features) if "extra" in features else 0
     points = f"np.random.rand(1000, {3 + extra})"
-    attributes = [f'"{name}": np.random.rand(1000, 3)' for name in sorted(features & {"rgb", "normals"})]
+    attributes = [f'"{name}": np.random.rand(1000, {count_channels([name])})' for name in sorted(stored_features([*features]))]
     return "{" + ", ".join([f'"points": {points}', *attributes]) + "}" if attributes else points

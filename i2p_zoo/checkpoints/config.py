@@ -22,6 +22,9 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
 _PRETRAINED_KEYS = tuple("architecture tag input_size mean std interpolation crop_pct license hf_hub_id label_names".split())
 
+_ADDED_SETTINGS = {"rgb_mean": None, "rgb_std": None, "normalization": ""}
+"""What checkpoints of 0.1 do not have, and mean by its absence."""
+
 _Condition = tuple[Callable[[Any], bool], str]
 """What a value must be, as a function and in words."""
 
@@ -92,6 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]
     _check(path, i2p, _I2P, "i2p.")
+    i2p["settings"] = {**_ADDED_SETTINGS, **i2p["settings"]}
     _check(path, i2p["settings"], {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
     try:
         Settings(**i2p["settings"])

@@ -13,7 +13,6 @@ from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.voxelization import voxelize
 
 Sample = tuple[Arrays, Any]
 
@@ -98,20 +97,15 @@ def augment(cloud: Mapping[str, NDArray[Any]], random: np.random.Generator) -> d
     return out
 
 
-class VoxelSettings(Protocol):
-    """What a model's settings say about voxels."""
+class Voxelizer(Protocol):
+    """A model's settings, as far as they are about voxels."""
 
-    @property
-    def voxel_size(self) -> float:
-        """Edge of a voxel."""
-
-    @property
-    def features(self) -> str:
-        """What a point carries into its voxel."""
+    def voxelize(self, clouds: Any) -> tuple[SparseTensor, torch.Tensor]:
+        """Gathers clouds into voxels as the model reads them."""
 
 
-def evaluation_batches(clouds: CloudSet, batch_size: int, settings: VoxelSettings) -> Iterator[SparseTensor]:
+def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Voxelizer) -> Iterator[SparseTensor]:
     """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
     for start in range(0, len(clouds), batch_size):
         batch = [clouds.cloud(number) for number in range(start, min(start + batch_size, len(clouds)))]
-        yield voxelize(batch, settings.voxel_size, settings.features)
+        yield settings.voxelize(batch)[0]

@@ -15,6 +15,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.cloud_files import read_cloud
 from i2p_zoo.data.files.paths import faults_named, require_file
+from i2p_zoo.data.normalization import to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 
 POINTS = 2048
@@ -41,19 +42,6 @@ def _read_object(path: Path, points: int) -> Arrays:
         chosen = np.random.default_rng(seed).choice(len(cloud["points"]), points, replace=False)
         cloud = {name: array[chosen] for name, array in cloud.items()}
     return {**cloud, "points": to_unit_sphere(cloud["points"])}
-
-
-def to_unit_sphere(points: NDArray[Any]) -> NDArray[np.float32]:
-    """Centres (N, 3) points on their mean and scales the farthest to a distance of 1; equal points come to lie at 0.
-
-    Example:
-        >>> to_unit_sphere(np.array([[1, 0, 0], [5, 0, 0]])).tolist()
-        [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-    """
-    centred = points - points.mean(0, dtype=np.float64)
-    radius = np.linalg.norm(centred, axis=1).max()
-    scaled: NDArray[np.float32] = (centred / (radius if radius > 0 else 1)).astype(np.float32)
-    return scaled
 
 
 def hash_name(name: str) -> int:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from i2p_zoo.data.objects import to_unit_sphere
+from i2p_zoo.data.normalization import to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.modules import class_names
 from i2p_zoo.networks.unet import UNet
-from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.sparse.point_features import stored_features
 
 
 def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -23,7 +23,7 @@ def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
     """Raises InvalidInputError where a network reads what a cloud does not have."""
     features = model.settings.features
-    if missing := [name for name in parse_features(features) if name in ("normals", "rgb") and name not in cloud]:
+    if missing := [name for name in stored_features(features) if name not in cloud]:
         raise InvalidInputError(f"The network reads {features!r}, and the cloud has no {', '.join(missing)}.")
 
 

@@ -51,10 +51,8 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
             "Accuracy needs 1 cloud or more and a batch_size of 1 or more; "
             f"got {len(clouds)} clouds and batch_size={batch_size}."
         )
-    parameter = next(model.parameters())
     with eval_mode(model):
-        batches = evaluation_batches(clouds, batch_size, model.settings)
-        logits = torch.cat([model(x.to(device=parameter.device, dtype=parameter.dtype)).cpu() for x in batches])
+        logits = torch.cat([model(x).cpu() for x in evaluation_batches(clouds, batch_size, model.settings)])
     broken = (~logits.isfinite().all(1)).nonzero().flatten()
     if len(broken):
         raise DivergedError(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import sys
+import math
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from i2p_zoo.choices import PRESETS, STEMS
+from i2p_zoo.choices import NORMALIZATIONS, PRESETS, STEMS
+from i2p_zoo.data.normalization import describe_mismatch
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.kernel_inflation import check_depth, check_inflation
-from i2p_zoo.sparse.geometry import check_axis
+from i2p_zoo.sparse.geometry import check_axis, check_voxel_size
 from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.voxelization import voxelize
+
+Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class Settings:
         voxel_size: edge of a voxel, in the clouds' units.
         features: what `voxelize` gives each voxel.
         preset: "image2point" for the paper's own network, "" for timm's.
+        rgb_mean, rgb_std: by which the feature "rgb" is standardised, as the image stem was trained with; None for fractions
+            of 0 to 1 as they are, as a point stem reads them.
+        normalization: of the clouds that the network was trained on: "unit_sphere" (centred on their mean, the farthest point
+            at a distance of 1), "centred" (crops and blocks of scenes, in the middle of their box), "" for none or unknown.
 
     Raises:
         InvalidInputError: an unknown word, or a number out of range.
@@ -41,6 +52,9 @@ class Settings:
     voxel_size: float = 0.05
     features: str = "xyz"
     preset: str = ""
+    rgb_mean: Color | None = None
+    rgb_std: Color | None = None
+    normalization: str = ""
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
@@ -50,16 +64,40 @@ class Settings:
             raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {self.stem!r}.")
         if type(self.skip_downsamples) is not int or self.skip_downsamples < 0:
             raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {self.skip_downsamples!r}.")
-        size = float(self.voxel_size) if isinstance(self.voxel_size, np.number) else self.voxel_size
-        is_number = isinstance(size, int | float) and not isinstance(size, bool)
-        if not is_number or not 0 < size <= sys.float_info.max:  # JSON may hold whole numbers beyond
-            raise InvalidInputError(f"`voxel_size` must be a positive number; got {self.voxel_size!r}.")
         if not isinstance(self.features, str):
             raise InvalidInputError(f"`features` must be names joined by commas, such as 'xyz,rgb'; got {self.features!r}.")
         parse_features(self.features)
         if self.preset not in ("", *PRESETS):
             raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {self.preset!r}.")
-        object.__setattr__(self, "voxel_size", float(size))
+        if self.normalization not in ("", *NORMALIZATIONS):
+            raise InvalidInputError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}; got {self.normalization!r}.")
+        object.__setattr__(self, "voxel_size", check_voxel_size(self.voxel_size))
+        for name, lowest in (("rgb_mean", -math.inf), ("rgb_std", 0.0)):
+            object.__setattr__(self, name, _check_color(name, getattr(self, name), lowest))
+
+    def voxelize(self, clouds: Any) -> tuple[SparseTensor, Tensor]:
+        """Gathers clouds into voxels as the network reads them; the one way there, in training, evaluation and prediction.
+
+        Args:
+            clouds: as `i2p_zoo.voxelize` takes them.
+
+        Returns:
+            The sparse tensor, and the row of each point's voxel, as `i2p_zoo.voxelize` with `return_index`.
+
+        Raises:
+            InvalidInputError: as `i2p_zoo.voxelize`.
+
+        Warns:
+            UserWarning: the clouds are plainly not normalised as those that the network was trained on.
+        """
+        colors: dict[str, Any] = {"rgb_mean": self.rgb_mean, "rgb_std": self.rgb_std}
+        x, index = voxelize(clouds, self.voxel_size, self.features, return_index=True, **colors)
+        if self.normalization:
+            low, high = ((side[1:].flip(0) * self.voxel_size).tolist() for side in torch.aminmax(x.coords, dim=0))
+            high = [value + self.voxel_size for value in high]
+            if mismatch := describe_mismatch(self.normalization, low, high, self.voxel_size):
+                warnings.warn(f"The network was trained on clouds {mismatch}. Normalise them alike.", stacklevel=2)
+        return x, index
 
     def changed(self, **changes: Any) -> Settings:
         """Returns a copy with some fields changed."""
@@ -67,4 +105,14 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _check_color(name: str, value: Any, lowest: float) -> Color | None:
+    if value is None:
+        return None
+    is_color = isinstance(value, list | tuple) and len(value) == 3
+    if not is_color or not all(type(part) in (int, float) and lowest < part < math.inf for part in value):
+        raise InvalidInputError(f"`{name}` must be three {'positive ' * (lowest == 0)}numbers or None; got {value!r}.")
+    red, green, blue = map(float, value)
+    return (red, green, blue)

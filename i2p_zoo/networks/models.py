@@ -14,7 +14,7 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.presets import check_preset, set_preset_
-from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, set_point_stem_
+from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.point_features import count_channels, parse_features
 
@@ -148,6 +148,9 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     provenance = model.provenance
     changes = {name: getattr(adaptation, name) for name in ("stem", "skip_downsamples", "voxel_size", "features")}
     settings = provenance.settings.changed(**{name: value for name, value in changes.items() if value is not None})
+    is_new_to_colors = settings.rgb_mean is None and "rgb" not in parse_features(provenance.settings.features)
+    if is_new_to_colors and "rgb" in parse_features(settings.features):  # else a checkpoint keeps what it was trained with
+        settings = settings.changed(**image_colors(model))
     in_chans = provenance.in_chans if adaptation.in_chans is None else adaptation.in_chans
     check_in_chans(in_chans)
     if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
@@ -171,6 +174,8 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     model.settings = settings.changed(stem=model.settings.stem)  # which is set with its layers
+    if model.settings.stem == "point":
+        model.settings = model.settings.changed(rgb_mean=None, rgb_std=None)
     if adaptation.preset and not settings.preset:
         set_preset_(model, adaptation.preset)
     return model

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.config import make_config
@@ -15,13 +16,13 @@ from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
+from i2p_zoo.networks.feature_strides import true_feature_info
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
-from i2p_zoo.networks.stems import find_stem, set_point_stem_
+from i2p_zoo.networks.stems import find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.voxelization import voxelize
 
 
 def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
@@ -49,7 +50,7 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
         >>> tuple(net[0].weight.shape)
         (8, 3, 3, 3, 3)
     """
-    structure = inflate_structure(model, Settings(inflation, axis, depth))
+    structure = inflate_structure(model, Settings(inflation, axis, depth, **image_colors(model)))
     state, report = inflate_state(model.state_dict(), structure)
     structure.load_state_dict(state, strict=True, assign=True)
     tie_parameters_(structure, model)
@@ -62,30 +63,49 @@ class PointCloudModel(Network):
     """Mixed into a network's own class by `i2p_zoo.inflate`; `isinstance(net, PointCloudModel)` tells such a network."""
 
     def prepare(self, x: Any) -> SparseTensor:
-        """Returns the network's input as a sparse tensor.
+        """Returns the network's input as a sparse tensor, of the dtype and on the device of its first parameter.
 
         Args:
-            x: a SparseTensor, spconv's SparseConvTensor, or clouds as `voxelize` takes them.
+            x: a SparseTensor, spconv's SparseConvTensor, or clouds, which `settings.voxelize` takes.
 
         Raises:
-            InvalidInputError: anything else, such as a batch of images.
+            InvalidInputError: anything else, such as a batch of images; another number of channels than the network reads; or
+                features beyond the range of its dtype.
         """
+        if isinstance(x, Tensor | np.ndarray) and x.ndim == 4:
+            raise InvalidInputError(
+                f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
+            )
         if not isinstance(x, SparseTensor):
-            if hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size"):
-                x = SparseTensor.from_spconv(x)
-            elif isinstance(x, Tensor | np.ndarray) and x.ndim == 4:
-                raise InvalidInputError(
-                    f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
-                )
-            else:
-                x = voxelize(x, self.settings.voxel_size, self.settings.features)
-                parameter = next(self.parameters())  # type: ignore[attr-defined]
-                x = x.to(device=parameter.device, dtype=parameter.dtype)
+            is_spconv = hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size")
+            x = SparseTensor.from_spconv(x) if is_spconv else self.settings.voxelize(x)[0]
+        self._check_channels(x)
+        x = _place_like(x, next(self.parameters(), None))  # type: ignore[attr-defined]
         axis, skip = AXES[self.settings.axis], self.settings.skip_downsamples
         if x.plan.level == 0 and (x.plan.axis, x.plan.skip_downsamples) != (axis, skip):
             x = x.with_plan(axis=axis, skip_downsamples=skip)
         result: SparseTensor = x
         return result
+
+    def _check_channels(self, x: SparseTensor) -> None:
+        """Raises InvalidInputError for other channels than timm's network reads; of any other module they are not known."""
+        channels = tuple(x.features.shape[1:])
+        if self.architecture is not None and channels != (self.in_chans,):
+            raise InvalidInputError(
+                f"The network reads {self.in_chans} channels a voxel, and the input has {', '.join(map(str, channels))}. Its "
+                f"settings name the features {self.settings.features!r}; give others as `features=` together with `in_chans=`."
+            )
+
+    @property
+    def feature_info(self) -> Any:
+        """timm's description of the feature maps, with the strides that they have here: see `true_feature_info`."""
+        if "feature_info" not in self.__dict__:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute 'feature_info'")
+        return true_feature_info(self, self.__dict__["feature_info"])
+
+    @feature_info.setter
+    def feature_info(self, value: Any) -> None:
+        self.__dict__["feature_info"] = value
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs the 2D network's own forward on voxels; `x` as in `prepare`."""
@@ -137,6 +157,20 @@ class PointCloudModel(Network):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def _place_like(x: SparseTensor, parameter: Tensor | None) -> SparseTensor:
+    """Casts and moves a network's input to where a parameter is."""
+    if parameter is None or (x.dtype == parameter.dtype and x.device == parameter.device):
+        return x
+    placed = x.to(device=parameter.device, dtype=parameter.dtype)
+    limit = torch.finfo(parameter.dtype).max
+    if limit < torch.finfo(x.dtype).max and float(x.features.abs().max()) > limit:
+        raise InvalidInputError(
+            f"The features reach {float(x.features.abs().max()):.3g}, beyond the {limit:.3g} that the network's "
+            f"{str(parameter.dtype).removeprefix('torch.')} holds. Centre and scale the clouds, or use another dtype."
+        )
+    return placed
 
 
 @functools.cache

@@ -108,7 +108,8 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
         model.provenance = model.provenance.with_replaced(f"{name}.", "point stem", layer)
     for name, halvings in stem.pools.items():
         model.set_submodule(name, DroppedPool(halvings))
-    model.provenance = model.provenance.with_settings(stem="point").changed(in_chans=in_chans)
+    # new weights have no colours that they were trained with
+    model.provenance = model.provenance.with_settings(stem="point", rgb_mean=None, rgb_std=None).changed(in_chans=in_chans)
 
 
 def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
@@ -139,6 +140,21 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
         shapes = {f"{name}.weight": tuple(layer.weight.shape)}
         model.provenance = model.provenance.with_replaced(f"{name}.weight", f"stem of {in_chans} channels", shapes)
     model.provenance = model.provenance.changed(in_chans=in_chans)
+
+
+def image_colors(model: nn.Module) -> dict[str, Any]:
+    """Returns by which mean and deviation the colours were standardised that an image network was trained on.
+
+    Args:
+        model: of timm, whose `pretrained_cfg` says so.
+
+    Returns:
+        The fields `rgb_mean` and `rgb_std` of `Settings`; None for a network that does not say.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    colors = {f"rgb_{name}": config.get(name) for name in ("mean", "std")}
+    is_known = all(isinstance(values, list | tuple) and len(values) == 3 for values in colors.values())
+    return colors if is_known else dict.fromkeys(colors)
 
 
 def check_in_chans(in_chans: int) -> None:

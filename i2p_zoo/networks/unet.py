@@ -21,7 +21,7 @@ from i2p_zoo.networks.presets import new_stem_layers
 from i2p_zoo.sparse.devoxelization import devoxelize
 from i2p_zoo.sparse.geometry import Triple, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.voxelization import split_clouds, voxelize
+from i2p_zoo.sparse.voxelization import split_clouds
 
 DECODER_CHANNELS = (256, 192, 128, 96, 96)
 
@@ -121,11 +121,10 @@ class UNet(Network, nn.Module):
         """
         if isinstance(x, SparseTensor):
             return self._classify(x)
-        voxels, index = voxelize(x, self.settings.voxel_size, self.settings.features, return_index=True)
-        parameter = next(self.parameters())
-        logits = self._classify(voxels.to(device=parameter.device, dtype=parameter.dtype))
-        positions = _positions(x, self.settings.voxel_size).to(parameter.device)
-        return devoxelize(logits, positions, index.to(parameter.device), self.devoxelization)
+        voxels, index = self.settings.voxelize(x)
+        logits = self._classify(voxels)
+        positions = _positions(x, self.settings.voxel_size).to(logits.device)
+        return devoxelize(logits, positions, index.to(logits.device), self.devoxelization)
 
     def _classify(self, x: SparseTensor) -> SparseTensor:
         prepared = self.encoder.prepare(x)

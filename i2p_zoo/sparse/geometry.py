@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from i2p_zoo import choices
 from i2p_zoo.errors import InvalidInputError
@@ -112,6 +115,19 @@ def check_axis(axis: str) -> int:
     if axis not in AXES:
         raise InvalidInputError(f"`axis` must be 'z', 'y' or 'x'; got {axis!r}.")
     return AXES[axis]
+
+
+def check_voxel_size(value: Any) -> float:
+    """Returns the edge of a voxel as a float; numpy's shorter floats as they are written: 0.05 is not 0.05000000074505806.
+
+    Raises:
+        InvalidInputError: no positive number.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.complexfloating)
+    size = float(str(value)) if is_number and isinstance(value, np.floating) else value
+    if not is_number or not 0 < size <= sys.float_info.max:  # JSON may hold whole numbers beyond
+        raise InvalidInputError(f"`voxel_size` must be a positive number; got {value!r}.")
+    return float(size)
 
 
 def check_shape(value: Any, name: str) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -11,38 +12,65 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
-from i2p_zoo.sparse.geometry import check_axis, insert_axis
-from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.sparse.geometry import check_axis, check_voxel_size, insert_axis
+from i2p_zoo.sparse.point_features import FIELD, is_field, parse_features
+from i2p_zoo.sparse.point_values import as_finite, as_tensor, to_fractions, to_unit_normals
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
+_FAR = 2**16  # voxels from the origin, from where on coordinates are no features: float32 has 64 steps a voxel there
+
+Color = tuple[float, float, float]
 
 
 @overload
 def voxelize(
-    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[False] = ...
+    points: Any,
+    voxel_size: float = ...,
+    features: Any = ...,
+    *,
+    rgb_mean: Color | None = ...,
+    rgb_std: Color | None = ...,
+    reduce: str = ...,
+    return_index: Literal[False] = ...,
 ) -> SparseTensor: ...
 @overload
 def voxelize(
-    points: Any, voxel_size: float = ..., features: Any = ..., *, reduce: str = ..., return_index: Literal[True]
+    points: Any,
+    voxel_size: float = ...,
+    features: Any = ...,
+    *,
+    rgb_mean: Color | None = ...,
+    rgb_std: Color | None = ...,
+    reduce: str = ...,
+    return_index: Literal[True],
 ) -> tuple[SparseTensor, Tensor]: ...
 def voxelize(
     points: Any,
     voxel_size: float = 0.05,
     features: Any = "xyz",
     *,
+    rgb_mean: Color | None = None,
+    rgb_std: Color | None = None,
     reduce: str = "mean",
     return_index: bool = False,
 ) -> SparseTensor | tuple[SparseTensor, Tensor]:
     """Gathers points into voxels: a point at p lies in the voxel floor(p / voxel_size).
 
+    Voxels count from the origin, and so does the feature "xyz": coordinates as they are given. A coordinate that is a voxel's
+    border but for its type's rounding, as 0.15 of voxels of 0.05, lies on the border.
+
     Args:
         points: one cloud, a list of clouds, or a (B, N, 3 + K) array. A cloud is a numpy or torch array (N, 3 + K), columns
-            x, y, z and K extra ones, in the units of `voxel_size`; or a mapping with `points` and, as (N, 3), `rgb` (uint8
-            is divided by 255) and `normals`.
+            x, y, z and K extra ones, in the units of `voxel_size`; or a mapping with `points` and any of `rgb` (N, 3),
+            `normals` (N, 3), `intensity` (N, 1) and `field:NAME` (N, 1). Colours are uint8, fractions of 0 to 1, or any other
+            type whose range leaves no doubt; normals any signed type and length.
         voxel_size: edge of a voxel.
-        features: what a point carries: names among "xyz", "rgb", "normals", "ones", "extra", as a list or joined by
-            commas; or the values themselves, (N, C), for a list of clouds a list of them.
+        features: what a point carries: names among "xyz", "rgb" (fractions of 0 to 1), "normals" (unit vectors), "ones",
+            "extra", "intensity" and "field:NAME" (as they are), as a list or joined by commas; or the values themselves,
+            (N, C), for a list of clouds a list of them.
+        rgb_mean, rgb_std: of red, green and blue as fractions, by which "rgb" is standardised; None leaves it. A network's
+            stand in its `settings`, and `settings.voxelize` gives all that it reads clouds by.
         reduce: "mean" of a voxel's points, or its "first" point.
         return_index: also return which voxel each point is in.
 
@@ -51,9 +79,9 @@ def voxelize(
         `return_index` also (total points,) int64, the row of each point's voxel, clouds one after the other.
 
     Raises:
-        InvalidInputError: an empty cloud, NaN or infinite values, points too far out for the voxel size, a wrong number of
-            columns, what looks like an image, unknown features, or arrays on several devices; the message says which cloud
-            and what.
+        InvalidInputError: an empty cloud, NaN, infinite or masked values, points too far out for the voxel size or their type,
+            coordinates too far out for features, a wrong number of columns, what looks like an image, colours of a range in
+            doubt, unknown features, or arrays on several devices; the message says which cloud and what.
 
     Example:
         >>> import torch
@@ -62,18 +90,24 @@ def voxelize(
         >>> x.coords.tolist(), index.tolist()
         ([[0, 0, 0, 0], [0, 0, 1, 2]], [0, 0, 1])
     """
-    if not isinstance(voxel_size, int | float | np.number) or not 0 < voxel_size < float("inf"):
-        raise InvalidInputError(f"`voxel_size` must be a positive number; got {voxel_size}.")
+    size = check_voxel_size(voxel_size)
     if reduce not in ("mean", "first"):
         raise InvalidInputError(f"`reduce` must be 'mean' or 'first'; got {reduce!r}.")
     clouds = split_clouds(points)
     _check_devices([*(v for c in clouds for v in (c.values() if isinstance(c, Mapping) else (c,))), features])
     parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
-    columns = [_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)]
+    is_named = isinstance(features, str) or (isinstance(features, list | tuple) and features and isinstance(features[0], str))
+    names = parse_features(features) if is_named else ()
+    coords = torch.cat([_voxel_coords(part["positions"], part["points"].dtype, size, n) for n, part in enumerate(parts)])
+    if "xyz" in names:
+        for number, part in enumerate(parts):
+            _check_place(part["positions"], size, number)
+    if "rgb" in names:
+        _read_colors_(parts, rgb_mean, rgb_std)
+    columns = _named_features(parts, names) if names else _given_features(parts, features)
     if len({part.shape[1] for part in columns}) > 1:
         raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
     values = torch.cat(columns)
-    coords = torch.cat([_voxel_coords(part["positions"], voxel_size, number) for number, part in enumerate(parts)])
     sites, index = unique_rows(coords)
     if reduce == "mean":
         counts = torch.bincount(index, minlength=len(sites))
@@ -117,84 +151,111 @@ def _check_devices(arrays: list[Any]) -> None:
 
 
 def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
+    """Returns a cloud's arrays as tensors of their own types, and its `positions` (N, 3) float64."""
     fields = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
-    unknown = sorted(set(fields) - {"points", "rgb", "normals"})
+    widths = {"rgb": 3, "normals": 3, "intensity": 1}
+    unknown = [name for name in fields if name != "points" and name not in widths and not is_field(str(name))]
     if "points" not in fields or unknown:
-        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(fields)}.")
-    part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in fields.items()}
+        raise InvalidInputError(
+            f"Cloud {number} must have `points` and may have `rgb`, `normals`, `intensity` and `{FIELD}NAME`; "
+            f"got {sorted(map(str, fields))}."
+        )
+    part = {name: as_tensor(value, f"`{name}` of cloud {number}") for name, value in fields.items()}
     shape = tuple(part["points"].shape)
     if len(shape) != 2 or shape[1] < 3:
         raise InvalidInputError(f"Cloud {number} must be (N, 3 + K) with columns x, y, z; got shape {shape}.")
     if shape[0] == 0:
         raise InvalidInputError(f"Cloud {number} is empty: every cloud needs at least one point.")
-    for name in set(part) - {"points"}:
-        if tuple(part[name].shape) != (shape[0], 3):
-            raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
-    points = _as_tensor(fields["points"], "points", number)
-    return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
+    for name in part.keys() - {"points"}:
+        width = widths.get(name, 1)
+        if width == 1 and part[name].ndim == 1:
+            part[name] = part[name][:, None]
+        if tuple(part[name].shape) != (shape[0], width):
+            raise InvalidInputError(
+                f"`{name}` of cloud {number} must be ({shape[0]}, {width}); got {tuple(part[name].shape)}."
+            )
+    for name, values in part.items():
+        as_finite(values, f"`{name}` of cloud {number}")
+    return {**part, "positions": part["points"][:, :3].detach().double()}  # large integers are no float32
 
 
-def _as_tensor(value: Any, name: str, number: int) -> Tensor:
-    try:
-        return value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"`{name}` of cloud {number} is not a numeric array: {error}") from error
-
-
-def _as_float(tensor: Tensor, name: str, number: int) -> Tensor:
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
-    scaled = name == "rgb" and tensor.dtype == torch.uint8
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    bad = (~torch.isfinite(tensor)).nonzero()
-    if len(bad):
-        at = tuple(bad[0].tolist())
+def _voxel_coords(positions: Tensor, dtype: torch.dtype, voxel_size: float, number: int) -> Tensor:
+    """(N, 4) int32 from (N, 3) float64, and the type that they had, by whose rounding a border may be missed."""
+    largest = float(positions.abs().max())
+    if largest / voxel_size > MAX_COORDINATE:
         raise InvalidInputError(
-            f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}."
+            f"Cloud {number} reaches voxel {largest / voxel_size:.3g} at voxel_size={voxel_size}; coordinates must lie within "
+            "+-2**30. Use a larger voxel size or move the cloud nearer to the origin."
         )
-    return tensor / 255 if scaled else tensor
-
-
-def _voxel_coords(positions: Tensor, voxel_size: float, number: int) -> Tensor:
-    """(N, 4) int32 from (N, 3) float64, so that a border does not depend on the points' dtype."""
-    scaled = torch.floor(positions / voxel_size)
-    largest = float(scaled.abs().max())
-    if largest > MAX_COORDINATE:
+    precision = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    step = math.ldexp(precision, math.frexp(largest)[1] - 1)
+    if step > voxel_size / 2:
+        name = str(dtype).removeprefix("torch.")
         raise InvalidInputError(
-            f"Cloud {number} reaches voxel {largest:.3g} at voxel_size={voxel_size}; coordinates must lie within +-2**30. "
-            "Use a larger voxel size or move the cloud nearer to the origin."
+            f"Cloud {number} reaches {largest:.7g}, where {name} has steps of {step:.3g}: points of different voxels of "
+            f"{voxel_size} have merged. Subtract the mean of the coordinates while they are float64, or give them as float64."
         )
+    slack = max(precision, 2 * torch.finfo(torch.float64).eps)
+    scaled = positions / voxel_size
+    scaled = torch.floor_(scaled.add_(scaled.abs(), alpha=slack))
     coords = torch.empty((len(positions), 4), dtype=torch.int32, device=positions.device)
     coords[:, 0] = number
     coords[:, 1:] = scaled.flip(1)
     return coords
 
 
-def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
-    points = part["points"]
-    if isinstance(features, str) or (isinstance(features, list | tuple) and features and isinstance(features[0], str)):
-        names = parse_features(features)
-        wide = points.shape[1] > _MOST_COLUMNS and points.shape[1] >= points.shape[0]
-        if wide and "extra" not in names:
+def _check_place(positions: Tensor, voxel_size: float, number: int) -> None:
+    """Raises InvalidInputError where coordinates are no features: far from the origin, by more than the cloud's own extent."""
+    low, high = torch.aminmax(positions, dim=0)
+    reach, extent = float(torch.maximum(-low, high).max()), float((high - low).max())
+    if reach > _FAR * voxel_size and float((low + high).abs().max()) / 2 > extent:
+        raise InvalidInputError(
+            f"Cloud {number} lies {reach:.7g} from the origin, which is voxel {reach / voxel_size:.3g}, and is {extent:.3g} "
+            "across: such coordinates, as of a map, are no features. Subtract the mean of each cloud, as float64: "
+            "`points - points.mean(0)`."
+        )
+
+
+def _read_colors_(parts: list[dict[str, Tensor]], mean: Color | None, std: Color | None) -> None:
+    """Turns the colours of all clouds into what they are as features, in place."""
+    colored = [(number, part["rgb"]) for number, part in enumerate(parts) if "rgb" in part]
+    for (number, _), values in zip(colored, to_fractions(colored), strict=True):
+        if mean is not None:
+            values = values - values.new_tensor(mean)
+        parts[number]["rgb"] = values if std is None else values / values.new_tensor(std)
+
+
+def _named_features(parts: list[dict[str, Tensor]], names: tuple[str, ...]) -> list[Tensor]:
+    columns = []
+    for number, part in enumerate(parts):
+        shape = tuple(part["points"].shape)
+        if shape[1] > _MOST_COLUMNS and shape[1] >= shape[0] and "extra" not in names:
             raise InvalidInputError(
-                f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
-                "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
+                f"Cloud {number} is {shape}, of more columns than points, and features {','.join(names)} use x, y, z alone. "
+                "Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
-        return torch.cat([_named_feature(part, name, number) for name in names], dim=1)
+        columns.append(torch.cat([_named_feature(part, name, number) for name in names], dim=1))
+    return columns
+
+
+def _given_features(parts: list[dict[str, Tensor]], features: Any) -> list[Tensor]:
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
-    if several and len(features) != count:
-        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
-    if not several and count > 1:
-        raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got one array.")
-    array = features[number] if several else features
-    values = _as_float(_as_tensor(array, "features", number), "features", number)
-    if values.ndim != 2 or len(values) != len(points):
-        raise InvalidInputError(f"`features` of cloud {number} must be ({len(points)}, C); got {tuple(values.shape)}.")
-    return values
+    if several and len(features) != len(parts):
+        raise InvalidInputError(f"`features` must be a list of {len(parts)} arrays, one a cloud; got {len(features)}.")
+    if not several and len(parts) > 1:
+        raise InvalidInputError(f"`features` must be a list of {len(parts)} arrays, one a cloud; got one array.")
+    columns = []
+    for number, (part, array) in enumerate(zip(parts, features if several else [features], strict=True)):
+        place, count = f"`features` of cloud {number}", len(part["points"])
+        values = as_finite(as_tensor(array, place), place)
+        if values.ndim != 2 or len(values) != count:
+            raise InvalidInputError(f"{place} must be ({count}, C); got {tuple(values.shape)}.")
+        columns.append(values)
+    return columns
 
 
 def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
-    points = part["points"]
+    points = part["points"] if part["points"].dtype == torch.float64 else part["points"].float()
     if name == "xyz":
         return points[:, :3]
     if name == "ones":
@@ -205,7 +266,8 @@ def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:
         return points[:, 3:]
     if name not in part:
         raise InvalidInputError(f"Feature '{name}' of cloud {number}: give the cloud as a mapping with 'points' and '{name}'.")
-    return part[name].to(points.dtype)
+    values = to_unit_normals(part[name], number) if name == "normals" else part[name]
+    return values.to(points.dtype)
 
 
 def image_to_plane(images: Tensor, axis: str = "z") -> SparseTensor:

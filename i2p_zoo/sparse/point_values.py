@@ -1,0 +1,108 @@
+"""Values of points as users give them, made tensors: what they may hold, and what colours and normals of any type mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.colors import full_brightness
+
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+
+def as_tensor(value: Any, place: str) -> Tensor:
+    """Returns an array or a tensor as a tensor, sharing memory where it can.
+
+    Args:
+        value: numbers of any real type.
+        place: what they are, as an error begins with it, such as "`points` of cloud 0".
+
+    Raises:
+        InvalidInputError: not numeric, or masked values among them.
+    """
+    refuse_masked(value, place)
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{place} is not a numeric array: {error}") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidInputError(f"{place} must hold real numbers; got {tensor.dtype}.")
+    return tensor
+
+
+def refuse_masked(value: Any, place: str) -> None:
+    """Raises InvalidInputError, which begins with the place, for a numpy array with masked values, which torch would unmask."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    count = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if count:
+        raise InvalidInputError(
+            f"{place} has {count} masked values. Leave those points out of every array, for instance `points[~mask.any(1)]` "
+            "with `mask = np.ma.getmaskarray(points)`."
+        )
+
+
+def as_finite(tensor: Tensor, place: str) -> Tensor:
+    """Returns float64 as it is and any other type as float32; raises InvalidInputError for NaN and infinite values."""
+    values = tensor if tensor.dtype == torch.float64 else tensor.float()
+    is_finite = torch.isfinite(values)
+    if not bool(is_finite.all()):
+        bad = (~is_finite).nonzero()
+        first = tuple(bad[0].tolist())
+        raise InvalidInputError(f"{place} has {len(bad)} values that are NaN or infinite, the first at {first}.")
+    return values
+
+
+def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+    """Returns colours of any type as fractions of full brightness, 0 to 1, each array by its own range.
+
+    Args:
+        colors: the number of a cloud and its (N, 3) colours, for each cloud of a batch.
+
+    Raises:
+        InvalidInputError: colours whose range is in doubt, or floats of different ranges in one batch: dark ones of 0 to 255
+            cannot be told from fractions.
+    """
+    scales = {number: _read_brightness(values, number) for number, values in colors}
+    floats = {number: scales[number] for number, values in colors if values.is_floating_point() and bool(values.any())}
+    if len(set(floats.values())) > 1:
+        fractions, bytes_ = ([number for number, scale in floats.items() if (scale == 1) == is_one] for is_one in (True, False))
+        raise InvalidInputError(
+            f"`rgb` of cloud {bytes_[0]} reaches 255 and that of cloud {fractions[0]} does not exceed 1. The latter may be "
+            "fractions of 0 to 1, or dark colours of 0 to 255. Give uint8, or fractions for all clouds."
+        )
+    return [(as_finite(values, "`rgb`") / scales[number]).clamp(max=1) for number, values in colors]
+
+
+def _read_brightness(values: Tensor, number: int) -> float:
+    if values.dtype == torch.uint8:  # which needs no look
+        return 255.0
+    exact = values.detach().double()
+    low, high = (side.item() for side in torch.aminmax(exact))
+    if not values.is_floating_point():
+        low, high = int(low), int(high)
+    is_whole = bool((exact == exact.round()).all())
+    try:
+        return full_brightness(str(values.dtype).removeprefix("torch."), low, high, is_whole)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"`rgb` of cloud {number}: {error}") from error
+
+
+def to_unit_normals(normals: Tensor, number: int) -> Tensor:
+    """Returns directions of any length or signed type as unit vectors; zeros stay zeros.
+
+    Raises:
+        InvalidInputError: an unsigned type, which holds no direction below 0.
+    """
+    if normals.dtype in _UNSIGNED:
+        raise InvalidInputError(
+            f"`normals` of cloud {number} are {normals.dtype}, which holds no direction below 0. Give floats, or int8 of 127 "
+            "times a unit vector."
+        )
+    values = as_finite(normals, f"`normals` of cloud {number}")
+    unit: Tensor = torch.nn.functional.normalize(values, dim=1, eps=torch.finfo(values.dtype).tiny)
+    return unit
