@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_values import as_finite, as_tensor, refuse_masked, to_fractions
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -26,12 +28,14 @@ class CloudSet:
         labels: (M,) int64, or (M, K) float32 probabilities of the classes, as a teacher gives them.
         classes: the K class names, all different.
         normals: like `points`, unit vectors, or None.
-        rgb: like `points`, uint8 or fractions, or None.
+        rgb: like `points`, or None; colours of other types than uint8 become fractions of 0 to 1, float32, by the range of all.
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
+        normalization: "unit_sphere" where each cloud is centred on its mean with its farthest point at a distance of 1, as
+            `i2p_zoo.data.to_unit_sphere` does; "" for clouds of any other place and size. A network notes it as it trains.
 
     Raises:
-        InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite, a
-            label that is no class.
+        InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite,
+            masked values, colours whose range is in doubt, a label that is no class, or an unknown normalisation.
 
     Example:
         >>> clouds = CloudSet(np.zeros((2, 5, 3), np.float32), np.array([0, 1]), ("chair", "table"))
@@ -45,13 +49,18 @@ class CloudSet:
     normals: PerCloud | None = None
     rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
+    normalization: str = ""
 
     def __post_init__(self) -> None:
         check_class_names("A cloud set", self.classes)
+        if self.normalization not in ("", UNIT_SPHERE):
+            raise InvalidInputError(f"`normalization` must be {UNIT_SPHERE!r} or ''; got {self.normalization!r}.")
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
         for name, values in arrays.items():
             if values is not None and len(values) != len(self.labels):
                 raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
+        for name, values in {**arrays, "labels": self.labels}.items():
+            refuse_masked(values if isinstance(values, np.ndarray) else list(values or ()), f"`{name}` of a cloud set")
         _check_labels(self.labels, len(self.classes))
         for number, points in enumerate(self.points):
             if points.ndim != 2 or points.shape[1] != 3 or not len(points):
@@ -62,6 +71,8 @@ class CloudSet:
                 if arrays[name] is not None and arrays[name][number].shape != points.shape:
                     shape = arrays[name][number].shape
                     raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {shape}.")
+        if self.rgb is not None:
+            object.__setattr__(self, "rgb", _read_colors(self.rgb))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,6 +108,16 @@ class CloudSet:
     def hard_labels(self) -> NDArray[np.int64]:
         """Returns (M,) the class of each cloud; of soft labels the likeliest."""
         return (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
+
+
+def _read_colors(rgb: PerCloud) -> PerCloud:
+    """Returns uint8 as it is, and fractions of any other colours: one cloud or batch alone may not show their range."""
+    if all(colors.dtype == np.uint8 for colors in rgb):
+        return rgb
+    places = [f"`rgb` of cloud {number}" for number in range(len(rgb))]
+    tensors = [as_finite(as_tensor(colors, place), place) for colors, place in zip(rgb, places, strict=True)]
+    fractions = [values.float().numpy() for values in to_fractions(list(enumerate(tensors)))]
+    return np.stack(fractions) if isinstance(rgb, np.ndarray) else fractions
 
 
 def check_class_names(owner: str, classes: Sequence[str]) -> None:

@@ -26,6 +26,14 @@ def to_unit_sphere(points: NDArray[Any]) -> NDArray[np.float32]:
     return scaled
 
 
+def normalize_clouds(points: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns (M, N, 3) clouds, each as `to_unit_sphere` has it."""
+    normalized = np.empty(points.shape, np.float32)
+    for row, cloud in enumerate(points):
+        normalized[row] = to_unit_sphere(cloud)
+    return normalized
+
+
 def describe_mismatch(normalization: str, low: Sequence[float], high: Sequence[float], slack: float) -> str:
     """Returns in words how a box of clouds, augmented ones too, departs from a normalisation; empty where it does not.
 

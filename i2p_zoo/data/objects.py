@@ -15,7 +15,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.cloud_files import read_cloud
 from i2p_zoo.data.files.paths import faults_named, require_file
-from i2p_zoo.data.normalization import to_unit_sphere
+from i2p_zoo.data.normalization import normalize_clouds, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 
 POINTS = 2048
@@ -66,7 +66,7 @@ def read_hdf5(paths: Sequence[Path], classes: int) -> Arrays:
         classes: how many there are.
 
     Returns:
-        `points` (M, 2048, 3) float32, `labels` (M,) int64 and, where every file has them, `normals` (M, 2048, 3) float32.
+        `points` (M, 2048, 3) float32, each cloud centred on its mean and scaled to the unit sphere, `labels` (M,) int64 and, where every file has them, `normals` (M, 2048, 3) float32.
 
     Raises:
         NotFoundError: a file is missing.
@@ -87,6 +87,7 @@ def read_hdf5(paths: Sequence[Path], classes: int) -> Arrays:
         part["labels"] = part["labels"].reshape(-1).astype(np.int64)
         parts.append(part)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if all(name in part for part in parts)}
+    joined["points"] = normalize_clouds(joined["points"])
     return {name: array if name == "labels" else array.astype(np.float32, copy=False) for name, array in joined.items()}
 
 

@@ -49,7 +49,8 @@ def train(
     state gives the same history as one that was never stopped (bit for bit on a CPU with the same number of threads).
 
     Args:
-        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode.
+        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode, and its settings note how the
+            clouds are normalised.
         clouds: the training split; or a `Task`, which brings its own clouds to monitor.
         options: by default `Options()`.
         monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
@@ -133,6 +134,7 @@ class _Run:
             )
         if not task.is_monitored and (options.keep == "best" or options.target is not None):
             raise InvalidInputError(f"keep={options.keep!r} and target={options.target} need clouds to `monitor`.")
+        model.settings = model.settings.changed(normalization=task.normalization)
         self.model, self.task, self.options, self.names = model, task, options, names
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None

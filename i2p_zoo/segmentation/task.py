@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from i2p_zoo._extras import require
+from i2p_zoo.data.normalization import CENTRED
 from i2p_zoo.data.scenes import IGNORED, SceneSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
@@ -52,6 +53,11 @@ class Segmentation:
     def is_monitored(self) -> bool:
         """Whether there are scenes to judge by."""
         return self.monitor is not None
+
+    @property
+    def normalization(self) -> str:
+        """How the crops are placed."""
+        return CENTRED
 
     def batches(self, options: Options) -> SceneBatches:
         """Returns batches by their number; a sample is a crop and its labels."""

@@ -53,7 +53,7 @@ def test_every_mode_that_trains_has_a_learning_rate(network):
 
 REFUSED = {
     "mode": ({"mode": "half"}, "all, io.*got 'half'"),
-    "features": ({"features": "xyz,smell"}, "xyz, rgb, normals, ones, extra.*got 'xyz,smell'"),
+    "features": ({"features": "xyz,smell"}, "xyz, rgb, normals, ones, intensity, extra.*got 'xyz,smell'"),
     "no text": ({"features": 5}, "`features` must be of type str; got 5"),
     "no number": ({"voxel_size": "a"}, "`voxel_size` must be of type float; got 'a'"),
     "a truth value": ({"skip_downsamples": True}, "`skip_downsamples` must be of type int; got True"),

@@ -21,6 +21,9 @@ BAD_VALUES = {
     "voxel_size": [0, -0.05, float("nan"), float("inf"), np.float32("nan"), 10**400, "0.1", True, None],
     "features": ["colour", "", "xyz,colour", ["xyz", "rgb"], None],
     "preset": ["paper", "Image2Point", None],
+    "rgb_mean": [0.5, "0.5", (0.5, 0.5), (0.5, 0.5, "a"), (0.5, 0.5, float("nan")), (True, 0.5, 0.5)],
+    "rgb_std": [1, (0.5, 0.5, 0), (0.5, 0.5, -1), (0.5, 0.5, 0.5, 0.5), (0.5, 0.5, float("inf"))],
+    "normalization": ["unit", "Unit_sphere", None],
 }
 GOOD_VALUES = {
     "inflation": ["center", "average", "copy"],
@@ -31,6 +34,9 @@ GOOD_VALUES = {
     "voxel_size": [1e-9, 0.05, 1e9],
     "features": ["xyz", "xyz,rgb", "xyz, normals, extra", "ones"],
     "preset": ["", "image2point"],
+    "rgb_mean": [None, (0.485, 0.456, 0.406), (0.0, 0.0, -1.0)],
+    "rgb_std": [None, (0.229, 0.224, 0.225), (1.0, 1.0, 255.0)],
+    "normalization": ["", "unit_sphere", "centred"],
 }
 
 
@@ -66,6 +72,11 @@ def test_voxel_size_of_numpy_or_a_whole_number_becomes_a_float(size):
     json.dumps(settings.to_dict())
 
 
+def test_a_single_precision_voxel_size_is_what_it_is_written_as():
+    assert Settings(voxel_size=np.float32(0.05)).voxel_size == 0.05
+    assert Settings(voxel_size=np.float32(0.1) * 3).voxel_size == 0.3
+
+
 def test_settings_are_changed_in_a_copy():
     settings = Settings()
     changed = settings.changed(stem="point", voxel_size=0.1)
@@ -79,6 +90,9 @@ def test_settings_are_changed_in_a_copy():
         "voxel_size": 0.1,
         "features": "xyz",
         "preset": "",
+        "rgb_mean": None,
+        "rgb_std": None,
+        "normalization": "",
     }
 
 

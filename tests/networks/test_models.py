@@ -267,6 +267,9 @@ def test_names_with_and_without_prefix_and_tag_make_the_same_network(name):
         "voxel_size": 0.1,
         "features": "xyz,ones",
         "preset": "",
+        "rgb_mean": None,
+        "rgb_std": None,
+        "normalization": "",
     }
     assert (model.in_chans, model.model_args) == (4, {})
 

@@ -120,7 +120,7 @@ def test_anything_else_is_refused(model, bad):
 
 
 def test_wrong_number_of_channels_is_quoted(model):
-    with pytest.raises(InvalidInputError, match="takes 3 channels"):
+    with pytest.raises(InvalidInputError, match="reads 3 channels a voxel, and the input has 4.*'xyz'"):
         model(SparseTensor(torch.ones(5, 4), torch.arange(20).view(5, 4).int() * torch.tensor([0, 1, 1, 1]).int()))
 
 
@@ -244,8 +244,7 @@ def test_model_moved_to_float64_computes_in_it(model):
     found = double(x.double())
     assert found.dtype == torch.float64
     assert 0 < relative_error(found, model(x)) < 1e-5
-    with pytest.raises(InvalidInputError, match=r"torch\.float32.*torch\.float64"):
-        double(x)
+    assert relative_error(double(x), found) < 1e-6, "what is given in single precision is cast"
 
 
 def test_state_dict_round_trip_gives_the_same_bits(model):

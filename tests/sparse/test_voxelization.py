@@ -115,6 +115,8 @@ def test_the_first_point_is_the_first_in_the_clouds_order():
 )
 def test_points_of_any_real_dtype_fall_in_the_voxels_of_their_exact_values(dtype, result):
     points = (random_points(50) * 20).clip(0 if dtype == "uint8" else None).astype(dtype)
+    if dtype == "float16":  # else some lie on a border but for its rounding
+        points = (np.floor(points) * 0.3 + 0.1).astype(dtype)
     x = check([points], [points], 0.3, "mean", tolerance=1e-12 if result == "float64" else 1e-5)
     assert str(x.dtype) == f"torch.{result}"
     assert x.coords.dtype == torch.int32
@@ -123,7 +125,7 @@ def test_points_of_any_real_dtype_fall_in_the_voxels_of_their_exact_values(dtype
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_large_integers_are_not_rounded_to_single_precision(kind):
     points = np.array([[500_000_001, 0, 0], [500_000_002, 0, 0], [500_000_033, 0, 0]], kind)
-    assert voxelize(points, 1).coords[:, 3].tolist() == points[:, 0].tolist()
+    assert voxelize(points, 1, "ones").coords[:, 3].tolist() == points[:, 0].tolist()
 
 
 def test_the_mean_of_very_many_points_lies_among_them():
@@ -167,16 +169,10 @@ def test_named_features_stand_side_by_side_in_the_order_named(reduce):
     points, normals = random_points(40, 5), random_points(40, seed=1)
     rgb = np.random.default_rng(2).integers(0, 256, (40, 3)).astype(np.uint8)
     cloud = {"points": points, "rgb": rgb, "normals": normals}
-    values = np.column_stack([normals, rgb / 255, np.ones(40), points[:, :3], points[:, 3:]])
+    unit = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    values = np.column_stack([unit, rgb / 255, np.ones(40), points[:, :3], points[:, 3:]])
     for names in (["normals", "rgb", "ones", "xyz", "extra"], "normals,rgb, ones ,xyz,extra"):
         check([points], [values], 0.7, reduce, given_clouds=cloud, features=names, tolerance=1e-6)
-
-
-def test_only_bytes_are_scaled_as_colours():
-    cloud = {"points": SPARE, "rgb": np.full((5, 3), 0.5)}
-    assert voxelize(cloud, 10.0, "rgb").features.unique().tolist() == [0.5]
-    cloud["rgb"] = np.full((5, 3), 51, np.uint8)
-    np.testing.assert_allclose(voxelize(cloud, 10.0, "rgb").features.numpy(), 0.2, rtol=1e-6)
 
 
 @REDUCE
@@ -241,7 +237,7 @@ POINT = [[0.0, 0.0, 0.0]]
         ([SPARE], {"voxel_size": float("nan")}, "got nan"),
         ([SPARE], {"voxel_size": float("inf")}, "got inf"),
         ([SPARE], {"reduce": "max"}, "'mean' or 'first'; got 'max'"),
-        ([SPARE], {"features": "colour"}, "must be some of xyz, rgb, normals, ones, extra, joined by commas; got 'colour'"),
+        ([SPARE], {"features": "colour"}, "must be some of xyz, rgb, normals, ones, intensity, extra, field:NAME, joined by commas; got 'colour'"),
         ([SPARE], {"features": ""}, "got ''"),
         ([SPARE], {"features": "xyz,"}, "got 'xyz,'"),
         ([SPARE], {"features": "extra"}, "'extra' of cloud 0.*no column beyond"),

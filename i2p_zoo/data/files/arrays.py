@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.files.paths import faults_named, require_file
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.sparse.colors import full_brightness
 from i2p_zoo.staging import replacing
 
 Arrays = dict[str, NDArray[Any]]
@@ -20,7 +21,6 @@ Arrays = dict[str, NDArray[Any]]
 _AXES = {"normals": 3, "colors": 3, "part": 2, "scale": 1, "split": 1, "names": 1, "family": 1, "unit": 0}
 _LISTS = ("classes", "parts", "coarse_parts")
 _TYPES = {"floats": np.floating, "integers": np.integer, "booleans": np.bool_, "int8": np.int8, "uint8": np.uint8}
-_OVERSHOOT = 1e-3  # beyond 1, of colours as fractions that were blended
 _ALLOWED = {
     **dict.fromkeys(("points", "scale"), ("floats", "integers")),
     **dict.fromkeys(("label", "part", "coarse_of_part"), ("integers",)),
@@ -132,26 +132,25 @@ def unit_normals(normals: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
-    """Returns uint8 of the same shape, of floats within 0 to 1, numbers within 0 to 255, or uint16 that fill their range.
+    """Returns uint8 of the same shape, of colours of a file, by the range of all of them.
+
+    It is `full_brightness`'s, which the colours of clouds in memory go by, but for one thing: integers of no more than 255 are
+    bytes, since some writers put these into 16 bits, and a whole file is not so dark.
 
     Raises:
-        InvalidInputError: numbers beyond these ranges, or another type.
+        InvalidInputError: numbers of no known range, or another type.
 
     Example:
         >>> to_bytes(np.array([[0.0, 0.2, 1.0]])).tolist(), to_bytes(np.array([[0, 257, 65535]], np.uint16)).tolist()
         ([[0, 51, 255]], [[0, 1, 255]])
     """
     low, high = colors.min(initial=0), colors.max(initial=0)
-    is_wide = colors.dtype == np.uint16 and high > 255  # some writers fill 16 bits with 8-bit values
-    is_fraction = colors.dtype.kind == "f" and high <= 1 + _OVERSHOOT
-    fits = low >= 0 and (high <= 255 or is_wide)
-    is_unclear = colors.dtype.kind == "f" and 1 + _OVERSHOOT < high < 2 and bool((colors != np.round(colors)).any())
-    if colors.dtype.kind not in "iuf" or not fits or is_unclear:
-        raise InvalidInputError(
-            f"its colours are {colors.dtype} from {low} to {high}; expected 0 to 255, fractions of 0 to 1, or uint16."
-        )
-    if is_wide:
-        colors = colors / 257
-    elif is_fraction:
-        colors = np.minimum(colors * 255, 255)
-    return np.round(colors).astype(np.uint8)
+    if colors.dtype.kind in "iu" and 0 <= low and high <= 255:
+        return colors.astype(np.uint8)
+    try:
+        if colors.dtype.kind not in "iuf":
+            raise InvalidInputError(f"colours are {colors.dtype}; expected numbers.")
+        full = full_brightness(colors.dtype.name, low, high, bool((colors == np.round(colors)).all()))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"its {error}") from error
+    return np.round(np.minimum(colors / full, 1) * 255).astype(np.uint8)

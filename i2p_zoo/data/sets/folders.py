@@ -11,6 +11,7 @@ import numpy as np
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.cloud_files import SUFFIXES
 from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import hash_name, read_objects
 from i2p_zoo.errors import InvalidInputError
 
@@ -46,7 +47,8 @@ def load_folder(folder: str | os.PathLike[str], points: int = 2048) -> tuple[Clo
         raise InvalidInputError(f"{folder}: {problem}; expected files of {', '.join(SUFFIXES)} in each of {layouts}.")
     rows = [(path, classes.index(name), split) for name, split, path in listed if path]
     objects = read_objects([path for path, _, _ in rows], points, f"reading {folder.name}")
-    whole = CloudSet(labels=np.array([label for _, label, _ in rows], np.int64), classes=classes, **objects)
+    labels = np.array([label for _, label, _ in rows], np.int64)
+    whole = CloudSet(labels=labels, classes=classes, normalization=UNIT_SPHERE, **objects)
     splits = np.array([split for _, _, split in rows])
     return whole.subset(splits == "train"), whole.subset(splits == "test")
 

@@ -11,6 +11,7 @@ import numpy as np
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import read_cache, write_cache
 from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import POINTS, check_counts, read_hdf5, read_objects
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
@@ -31,9 +32,9 @@ _CACHE = "i2p-zoo-2048-points.npz"
 def load_modelnet40(folder: str | os.PathLike[str], check: bool = True) -> tuple[CloudSet, CloudSet]:
     """Reads the official split, from whichever of its two releases the folder holds.
 
-    HDF5 clouds come as they are in the files, which PointNet has centred and scaled. Of meshes 2,048 points each are sampled
-    by area, by a seed that is a hash of the file's name, centred on their mean and scaled to the unit sphere; they have
-    normals. As that takes many minutes, the clouds are kept in a file of the folder, for as long as its meshes are the same.
+    Clouds are centred on their mean and scaled to the unit sphere, which changes those of the HDF5 files by their rounding
+    alone. Of meshes 2,048 points each are sampled by area, by a seed that is a hash of the file's name; they have normals. As
+    that takes many minutes, the clouds are kept in a file of the folder, for as long as its meshes are the same.
 
     Args:
         folder: with `ply_data_train0.h5` and so on, or with `airplane/train/*.off` and so on.
@@ -64,7 +65,8 @@ def _load_hdf5(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
     train, test = (read_hdf5(_hdf5_files(folder, split), len(CLASSES)) for split in ("train", "test"))
     if check:
         check_counts(folder, (len(train["labels"]), len(test["labels"])), HDF5_COUNTS)
-    return CloudSet(classes=classes, **train), CloudSet(classes=classes, **test)
+    sets = [CloudSet(classes=classes, normalization=UNIT_SPHERE, **split) for split in (train, test)]
+    return sets[0], sets[1]
 
 
 def _hdf5_files(folder: Path, split: str) -> list[Path]:
@@ -90,10 +92,9 @@ def _load_meshes(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
     fingerprint = hashlib.sha256(f"1\n{listing}".encode()).hexdigest()  # of the method's version and the files
     cached = read_cache(folder / _CACHE, fingerprint, ("points", "normals"))
     objects = cached or read_objects(files, POINTS, "sampling ModelNet40")
-    whole = CloudSet(objects["points"], np.array(labels, np.int64), CLASSES, objects["normals"])
+    whole = CloudSet(objects["points"], np.array(labels, np.int64), CLASSES, objects["normals"], normalization=UNIT_SPHERE)
     if cached is None:
         arrays = {"points": whole.points, "normals": whole.normals, "label": whole.labels, "classes": CLASSES}
-        # for load_npz, which by a scale of 1 changes no bit
-        arrays |= {"split": np.arange(len(whole)) >= train, "scale": np.ones(len(whole))}
+        arrays |= {"split": np.arange(len(whole)) >= train}  # so that `load_npz` reads it too
         write_cache(folder / _CACHE, fingerprint, "the next run samples the meshes again.", **arrays)
     return whole.subset(range(train)), whole.subset(range(train, train + test))

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays, check_arrays, check_range, read_arrays, select_arrays, unit_normals
+from i2p_zoo.data.normalization import UNIT_SPHERE, normalize_clouds, to_unit_sphere
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
 _SCENES = ("points", "unit", "label", "split", "classes")
-_PARTS = ("points", "scale", "part", "split", "parts")
+_PARTS = ("points", "part", "split", "parts")
 _COARSE = ("coarse_of_part", "coarse_parts")
-_OPTIONAL = ("normals", "names", "family")
+_OPTIONAL = ("normals", "names", "family", "scale")
 _ADVICE = (
     "Expected an .npz file of scenes (points (S, N, 3), unit, label (S, N), classes and split (S,)) or of objects in parts "
-    "(points (S, N, 3), scale (S,), part (S, N), parts, coarse_of_part, coarse_parts and split (S,)), such as boards.npz or "
+    "(points (S, N, 3), part (S, N), parts, coarse_of_part, coarse_parts and split (S,)), such as boards.npz or "
     "kicad-parts.npz."
 )
 
@@ -29,9 +30,10 @@ _ADVICE = (
 def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     """Reads a classification file: `points` (M, N, 3), `label` (M,), `split` (M,) 0 train and 1 test, `classes`.
 
-    Each cloud is scaled into the unit sphere by `scale` (M,), where the file has it, else by its largest norm. The file may
-    also have `normals` (M, N, 3), floats or int8 of 127 times a unit vector, `colors` (M, N, 3), and `family` (M,), what must
-    not be divided when a part of the training split is held out.
+    Each cloud is centred on its mean and scaled to the unit sphere, as those of every data set of objects and of
+    `i2p-zoo predict` are; the size that it had, `scale` (M,), may stand in the file and is not needed. The file may also have
+    `normals` (M, N, 3), floats or int8 of 127 times a unit vector, `colors` (M, N, 3), and `family` (M,), what must not be
+    divided when a part of the training split is held out.
 
     Args:
         path: an .npz file; pickled arrays are refused.
@@ -48,12 +50,10 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[CloudSet, CloudSet]:
     arrays = select_arrays(path, arrays, ("points", "label", "split", "classes"), ("scale", "normals", "colors", "family"))
     check_arrays(path, arrays, label_axes=1)
     check_range(path, "label", arrays["label"], len(arrays["classes"]))
-    points, labels = arrays["points"].astype(np.float32), arrays["label"].astype(np.int64)
-    classes = tuple(map(str, arrays["classes"]))
-    scale = arrays["scale"] if "scale" in arrays else np.linalg.norm(points, axis=2).max(1)
-    points = points / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[:, None, None]
+    points = normalize_clouds(arrays["points"])
+    labels, classes = arrays["label"].astype(np.int64), tuple(map(str, arrays["classes"]))
     normals = unit_normals(arrays["normals"]) if "normals" in arrays else None
-    whole = CloudSet(points, labels, classes, normals, arrays.get("colors"), arrays.get("family"))
+    whole = CloudSet(points, labels, classes, normals, arrays.get("colors"), arrays.get("family"), UNIT_SPHERE)
     return whole.subset(arrays["split"] == 0), whole.subset(arrays["split"] == 1)
 
 
@@ -61,8 +61,7 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     """Reads a file of scenes, such as boards.npz, or of objects in parts, such as kicad-parts.npz.
 
     Scenes are `points` (S, N, 3) in steps of `unit`, `label` (S, N) and `classes`. Objects have an array `part` (S, N)
-    instead, `parts`, their names, and `scale` (S,), the largest norm of each one's points; `coarse_of_part` gives the row of
-    `coarse_parts` that each part belongs to. Both have `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3),
+    instead, and `parts`, their names; `coarse_of_part` gives the row of `coarse_parts` that each part belongs to. Both have `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3),
     floats or int8 of 127 times a unit vector, `colors` (S, N, 3) uint8, `names` (S,), and `family` (S,), what must not be
     divided when a part of the training split is held out.
 
@@ -72,8 +71,8 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
         colors: whether scenes have `rgb`. In both files above the class nearly follows from the colour.
 
     Returns:
-        The train and the test split: scenes in the unit of `unit`, millimetres in boards.npz, and objects within the unit
-        sphere. The file's arrays stay in memory as they are and are converted a scene at a time.
+        The train and the test split: scenes in the unit of `unit`, millimetres in boards.npz, and objects centred on their
+        mean and scaled to the unit sphere, whatever their `scale` (S,). The file's arrays stay in memory as they are and are converted a scene at a time.
 
     Raises:
         NotFoundError: no such file.
@@ -87,7 +86,7 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     labels, classes = _labels(path, arrays)
     names = arrays.get("names", [f"{path.stem} {number}" for number in range(len(labels))])
     groups = tuple(map(str, arrays["family"])) if "family" in arrays else None
-    kept: Arrays = {name: arrays[name] for name in ("points", "unit", "scale", "normals", "colors") if name in arrays}
+    kept: Arrays = {name: arrays[name] for name in ("points", "unit", "normals", "colors") if name in arrays}
     whole = SceneSet(tuple(map(str, names)), classes, partial(_scene, {**kept, "labels": labels}), groups)
     return whole.subset(arrays["split"] == 0), whole.subset(arrays["split"] == 1)
 
@@ -107,8 +106,9 @@ def _labels(path: Path, arrays: Arrays) -> tuple[NDArray[Any], tuple[str, ...]]:
 
 
 def _scene(arrays: Arrays, number: int) -> Scene:
-    points = arrays["points"][number].astype(np.float32)
-    points = points * np.float32(arrays["unit"]) if "unit" in arrays else points / np.float32(arrays["scale"][number])
+    points = arrays["points"][number]
+    is_scene = "unit" in arrays
+    points = points.astype(np.float32) * np.float32(arrays["unit"]) if is_scene else to_unit_sphere(points)
     scene: Scene = {"points": points, "labels": arrays["labels"][number].astype(np.int64)}
     if "normals" in arrays:
         scene["normals"] = unit_normals(arrays["normals"][number])

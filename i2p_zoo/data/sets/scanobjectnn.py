@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import check_counts, read_hdf5
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
@@ -57,6 +56,5 @@ def load_scanobjectnn(
     train, test = (read_hdf5([place / f"{split}_objectdataset{ending}.h5"], len(CLASSES)) for split in ("training", "test"))
     if check:
         check_counts(place, (len(train["labels"]), len(test["labels"])), official)
-    for split in (train, test):
-        split["points"] = np.stack([to_unit_sphere(cloud) for cloud in split["points"]])
-    return CloudSet(train["points"], train["labels"], CLASSES), CloudSet(test["points"], test["labels"], CLASSES)
+    whole = [CloudSet(part["points"], part["labels"], CLASSES, normalization=UNIT_SPHERE) for part in (train, test)]
+    return whole[0], whole[1]

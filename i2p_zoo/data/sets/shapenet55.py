@@ -9,6 +9,7 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.paths import require_file, require_folder
+from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import check_counts, read_objects
 from i2p_zoo.errors import InvalidInputError
 
@@ -58,7 +59,7 @@ def load_shapenet55(folder: str | os.PathLike[str], points: int = 2048, check: b
     labels = [synsets.index(name.partition("-")[0]) for split in names for name in split]
     paths = [folder / "shapenet_pc" / name for split in names for name in split]
     objects = read_objects(paths, points, "reading ShapeNet-55")
-    whole = CloudSet(labels=np.array(labels, np.int64), classes=tuple(SYNSETS.values()), **objects)
+    whole = CloudSet(labels=np.array(labels, np.int64), classes=tuple(SYNSETS.values()), normalization=UNIT_SPHERE, **objects)
     return whole.subset(range(train)), whole.subset(range(train, train + test))
 
 

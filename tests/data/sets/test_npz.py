@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import load_npz
+from i2p_zoo.data import load_npz, read_cloud
 from i2p_zoo.data.scenes import hold_out_scenes
 from i2p_zoo.data.sets.npz import load_scene_npz
 from i2p_zoo.errors import NotFoundError
+from i2p_zoo.experiments.classification import normalize
 
 KICAD = Path(__file__).parents[1] / "kicad-mini.npz"
 KICAD_CLASSES = (
@@ -48,28 +49,44 @@ def test_kicad_mini_has_the_clouds_that_its_readme_counts(kicad):
     assert np.bincount(test.labels).tolist() == [20] * 4 + [19] + [20] * 5
 
 
-def test_kicad_mini_lies_within_the_unit_sphere_up_to_half_precision(kicad):
+def test_kicad_mini_is_centred_and_reaches_the_unit_sphere(kicad):
     for clouds in kicad:
         norms = np.linalg.norm(clouds.points, axis=2).max(1)
         assert clouds.points.shape[1:] == (1024, 3)
         assert clouds.points.dtype == np.float32
         assert clouds.labels.dtype == np.int64
-        assert norms.max() <= 1 + 1e-3
-        assert norms.min() > 0.8, "each cloud is scaled by its own size"
+        assert np.allclose(norms, 1, rtol=1e-6), "each cloud is scaled by its own size"
+        assert np.abs(clouds.points.mean(1)).max() < 1e-5
 
 
-def test_splits_keep_the_files_order_and_scale(tmp_path):
-    points = np.random.default_rng(1).normal(size=(6, 4, 3)).astype(np.float32)
+def unit_sphere(cloud):
+    """A cloud about its mean, the farthest point at 1, in numpy's widest float."""
+    centred = cloud.astype(np.longdouble) - cloud.astype(np.longdouble).mean(0)
+    return centred / np.sqrt((centred**2).sum(1).max())
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (3, -40, 7), (500_000, 5_400_000, 300)], ids=["near", "off", "UTM"])
+def test_splits_keep_the_files_order_and_every_cloud_its_shape_wherever_it_lies(tmp_path, offset):
+    points = np.random.default_rng(1).normal(size=(6, 4, 3)) + offset
     scale = np.array([10, 20, 30, 40, 50, 60], np.float32)
     train, test = load_npz(write_npz(tmp_path / "a.npz", points=points, scale=scale))
     assert train.labels.tolist() == [0, 2, 0, 2]
     assert test.labels.tolist() == [1, 1]
     assert train.classes == ("a", "b", "c")
-    assert np.allclose(train.points, [points[0] / 10, points[2] / 30, points[3] / 40, points[5] / 60], rtol=1e-6)
-    assert np.allclose(test.points, [points[1] / 20, points[4] / 50], rtol=1e-6)
+    expected = np.stack([unit_sphere(cloud) for cloud in points]).astype(np.float64)
+    assert np.allclose(train.points, expected[[0, 2, 3, 5]], rtol=0, atol=1e-6)
+    assert np.allclose(test.points, expected[[1, 4]], rtol=0, atol=1e-6)
+    assert train.normalization == test.normalization == "unit_sphere"
 
 
-def test_without_a_scale_the_farthest_point_of_each_cloud_lies_on_the_sphere(tmp_path):
+def test_a_file_of_clouds_gives_what_predict_sees_of_each_of_them(tmp_path):
+    points = np.random.default_rng(1).normal(size=(6, 4, 3)) + 1000
+    _, test = load_npz(write_npz(tmp_path / "a.npz", points=points))
+    np.save(tmp_path / "cloud.npy", points[1])
+    assert np.array_equal(normalize(read_cloud(tmp_path / "cloud.npy"))["points"], test.points[0])
+
+
+def test_the_farthest_point_of_each_cloud_lies_on_the_sphere(tmp_path):
     for clouds in load_npz(str(write_npz(tmp_path / "a.npz"))):
         assert np.allclose(np.linalg.norm(clouds.points, axis=2).max(1), 1, rtol=1e-6)
 
@@ -231,7 +248,7 @@ def test_objects_are_scaled_and_their_parts_coarse(tmp_path):
     assert (train.names, test.names) == (("A/a", "C/c", "D/d"), ("B/b",))
     assert train.classes == ("body", "metal", "other")
     scene = train.scene(1)
-    assert np.allclose(scene["points"], PARTS["points"][2].astype(float) / 2, rtol=1e-6)
+    assert np.allclose(scene["points"], unit_sphere(PARTS["points"][2]).astype(float), rtol=0, atol=1e-6)
     assert scene["labels"].tolist() == [[0, 0, 1, 2][part] for part in PARTS["part"][2]]
 
 
@@ -278,7 +295,6 @@ P, L = BOARDS["points"], BOARDS["label"]
 MALFORMED_SCENES = {
     "no unit": (BOARDS, {"unit": None}, r"lacks the arrays \['unit'\]; it has \['classes'"),
     "no labels": (BOARDS, {"label": None, "classes": None}, r"\['classes', 'label'\]"),
-    "no scale": (PARTS, {"scale": None}, r"\['scale'\]"),
     "no coarse parts": (PARTS, {"coarse_of_part": None}, r"\['coarse_of_part'\]"),
     "flat points": (BOARDS, {"points": P[0]}, r"points must be \(clouds, points, 3\).*found \(6, 3\)"),
     "no points": (BOARDS, {"points": P[:, :0]}, r"found \(4, 0, 3\)"),
