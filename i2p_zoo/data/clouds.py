@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.point_values import as_finite, as_tensor, refuse_masked, to_fractions
+from i2p_zoo.sparse.point_values import fix_range, refuse_masked
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -71,8 +71,9 @@ class CloudSet:
                 if arrays[name] is not None and arrays[name][number].shape != points.shape:
                     shape = arrays[name][number].shape
                     raise InvalidInputError(f"`{name}` of cloud {number} must be {points.shape}; got {shape}.")
-        if self.rgb is not None:
-            object.__setattr__(self, "rgb", _read_colors(self.rgb))
+        if self.rgb is not None and not all(colors.dtype == np.uint8 for colors in self.rgb):
+            colors = fix_range(self.rgb)
+            object.__setattr__(self, "rgb", np.stack(colors) if isinstance(self.rgb, np.ndarray) else colors)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,16 +109,6 @@ class CloudSet:
     def hard_labels(self) -> NDArray[np.int64]:
         """Returns (M,) the class of each cloud; of soft labels the likeliest."""
         return (self.labels.argmax(1) if self.labels.ndim == 2 else self.labels).astype(np.int64)
-
-
-def _read_colors(rgb: PerCloud) -> PerCloud:
-    """Returns uint8 as it is, and fractions of any other colours: one cloud or batch alone may not show their range."""
-    if all(colors.dtype == np.uint8 for colors in rgb):
-        return rgb
-    places = [f"`rgb` of cloud {number}" for number in range(len(rgb))]
-    tensors = [as_finite(as_tensor(colors, place), place) for colors, place in zip(rgb, places, strict=True)]
-    fractions = [values.float().numpy() for values in to_fractions(list(enumerate(tensors)))]
-    return np.stack(fractions) if isinstance(rgb, np.ndarray) else fractions
 
 
 def check_class_names(owner: str, classes: Sequence[str]) -> None:

@@ -10,18 +10,24 @@ from numpy.typing import NDArray
 
 UNIT_SPHERE = "unit_sphere"
 CENTRED = "centred"
+_ROUNDING = 1e-6
 _REACH = (0.25, 1.5)  # of augmented clouds in the unit sphere, which are scaled by 0.9 to 1.1 and shifted by up to 0.2
 
 
 def to_unit_sphere(points: NDArray[Any]) -> NDArray[np.float32]:
     """Centres (N, 3) points on their mean and scales the farthest to a distance of 1; equal points come to lie at 0.
 
+    Float32 points that are so already, up to their rounding, stay bit for bit.
+
     Example:
         >>> to_unit_sphere(np.array([[1, 0, 0], [5, 0, 0]])).tolist()
         [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
-    centred = points - points.mean(0, dtype=np.float64)
+    mean = points.mean(0, dtype=np.float64)
+    centred = points - mean
     radius = np.linalg.norm(centred, axis=1).max()
+    if points.dtype == np.float32 and np.abs(mean).max() < _ROUNDING and abs(radius - 1) < _ROUNDING:
+        return points.copy()
     scaled: NDArray[np.float32] = (centred / (radius if radius > 0 else 1)).astype(np.float32)
     return scaled
 

@@ -15,6 +15,7 @@ from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.segmentation.crops import as_cloud, center, edge_lengths
+from i2p_zoo.sparse.point_values import fix_range
 
 _MOST_BLOCKS = 1_000_000  # along an axis
 
@@ -41,6 +42,8 @@ def segment(
         DivergedError: logits that are not finite.
     """
     points, cloud = scene["points"], as_cloud(scene)
+    if "rgb" in cloud and cloud["rgb"].dtype != np.uint8:
+        (cloud["rgb"],) = fix_range([cloud["rgb"]])  # a dark block may not show it
     blocks = overlapping_blocks(points, extent, overlap)
     votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
     bar = tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
@@ -64,9 +65,10 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         colors: the number of a cloud and its (N, 3) colours, for each cloud of a batch.
 
     Raises:
-        InvalidInputError: colours whose range is in doubt, or floats of different ranges in one batch: dark ones of 0 to 255
-            cannot be told from fractions.
+        InvalidInputError: NaN or infinite values, colours whose range is in doubt, or floats of different ranges in one batch:
+            dark ones of 0 to 255 cannot be told from fractions.
     """
+    finite = [as_finite(values, f"`rgb` of cloud {number}") for number, values in colors]
     scales = {number: _read_brightness(values, number) for number, values in colors}
     floats = {number: scales[number] for number, values in colors if values.is_floating_point() and bool(values.any())}
     if len(set(floats.values())) > 1:
@@ -75,7 +77,18 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
             f"`rgb` of cloud {bytes_[0]} reaches 255 and that of cloud {fractions[0]} does not exceed 1. The latter may be "
             "fractions of 0 to 1, or dark colours of 0 to 255. Give uint8, or fractions for all clouds."
         )
-    return [(as_finite(values, "`rgb`") / scales[number]).clamp(max=1) for number, values in colors]
+    fractions = [values / scales[number] for (number, _), values in zip(colors, finite, strict=True)]
+    return [values.clamp(max=1) if float(values.detach().max()) > 1 else values for values in fractions]  # full ones get gradients
+
+
+def fix_range(colors: Sequence[Any]) -> list[NDArray[np.float32]]:
+    """Returns numpy's colours of several clouds as fractions, by the range of all: a part of them may not show it.
+
+    Raises:
+        InvalidInputError: as `as_tensor` and `to_fractions`.
+    """
+    tensors = [(number, as_tensor(values, f"`rgb` of cloud {number}")) for number, values in enumerate(colors)]
+    return [fractions.float().numpy() for fractions in to_fractions(tensors)]
 
 
 def _read_brightness(values: Tensor, number: int) -> float:

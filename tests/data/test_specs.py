@@ -181,9 +181,9 @@ def test_a_split_without_scenes_is_refused(monkeypatch, counts, name):
 def test_objects_in_parts_are_loaded_with_coarse_parts(tmp_path):
     np.savez(
         tmp_path / "a.npz",
-        points=np.ones((2, 5, 3), np.float16),
-        scale=np.full(2, 2, np.float32),
-        part=np.full((2, 5), 2, np.uint8),
+        points=np.array([[[0, 0, 5], [4, 0, 5]]] * 2, np.float16),
+        scale=np.full(2, 7, np.float32),
+        part=np.full((2, 2), 2, np.uint8),
         parts=np.array(["dark", "light", "gold"]),
         coarse_of_part=np.array([0, 0, 1]),
         coarse_parts=np.array(["body", "metal"]),
@@ -191,5 +191,5 @@ def test_objects_in_parts_are_loaded_with_coarse_parts(tmp_path):
     )
     _, test = load_scenes(f"parts:{tmp_path / 'a.npz'}")
     assert test.classes == ("body", "metal")
-    assert test.scene(0)["points"].tolist() == [[0.5, 0.5, 0.5]] * 5
-    assert test.scene(0)["labels"].tolist() == [1] * 5
+    assert test.scene(0)["points"].tolist() == [[-1, 0, 0], [1, 0, 0]]
+    assert test.scene(0)["labels"].tolist() == [1] * 2

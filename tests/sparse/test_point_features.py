@@ -14,6 +14,7 @@ from i2p_zoo.sparse.point_features import count_channels, parse_features
         ("xyz", ("xyz",), 3),
         ("xyz, normals", ("xyz", "normals"), 6),
         (" ones ,rgb", ("ones", "rgb"), 4),
+        ("intensity,field:return_number, field:user data", ("intensity", "field:return_number", "field:user data"), 3),
         (["xyz", "extra"], ("xyz", "extra"), 5),
     ],
 )
@@ -22,7 +23,7 @@ def test_names_are_read_and_their_channels_counted(features, names, channels):
     assert count_channels(names, extra=2) == channels
 
 
-@pytest.mark.parametrize("features", ["", "xyz,", "colour", "XYZ", [], None, 3, [1], ["xyz", None]])
+@pytest.mark.parametrize("features", ["", "xyz,", "colour", "XYZ", "field:", "field: ,xyz", "field", [], None, 3, [1], ["xyz", None]])
 def test_anything_else_is_refused_and_quoted(features):
     with pytest.raises(InvalidInputError) as caught:
         parse_features(features)

@@ -185,6 +185,141 @@ def test_given_feature_values_are_reduced(reduce):
     check(list(batch), list(both), 0.8, reduce, given_clouds=batch, features=both)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("size", [0.05, 0.1, 0.07, 0.3])
+def test_points_at_the_pitch_of_the_voxels_keep_a_voxel_each(dtype, size):
+    """As a depth image or a cloud of voxels' corners has them: k * 0.05 is seldom the border k of voxels of 0.05."""
+    reach = 100 if dtype == "float16" else 3000
+    cells = np.arange(-reach, reach)
+    in_type = (cells.astype(dtype) * np.dtype(dtype).type(size)).astype(dtype)
+    for line in ((cells * size).astype(dtype), in_type, np.round(cells * size, 2).astype(dtype)):
+        points = np.column_stack([line, np.zeros_like(line), np.zeros_like(line)])
+        assert voxelize(points, size).coords[:, 3].tolist() == cells.tolist()
+
+
+def test_a_point_below_a_border_by_more_than_its_rounding_lies_below():
+    assert voxelize(np.array([[0.15 * (1 - 1e-14), 0, 0]]), 0.05).coords[0, 3] == 2
+    assert voxelize(np.array([[0.15 * (1 - 1e-6), 0, 0]], np.float32), 0.05).coords[0, 3] == 2
+
+
+def test_a_single_precision_voxel_size_means_what_it_shows():
+    cells = np.arange(500)
+    points = np.column_stack([cells * 0.05, cells * 0, cells * 0])
+    assert voxelize(points, np.float32(0.05)).coords[:, 3].tolist() == cells.tolist()
+
+
+UTM = np.random.default_rng(4).uniform(0, 5, (50, 3)) + [500_000, 5_400_000, 300]
+REFUSED_PLACES = {
+    "UTM": (UTM, 0.05, "xyz", r"lies 5\d+.* from the origin.*are no features.*points - points\.mean\(0\)"),
+    "UTM in large voxels": (UTM, 1.0, "xyz,ones", "are no features"),
+    "UTM beside colours": ({"points": UTM, "rgb": np.zeros((50, 3))}, 0.5, "rgb,xyz", "are no features"),
+    "one cloud of two": ([UTM - UTM.mean(0), UTM], 0.05, "xyz", "Cloud 1 lies"),
+    "UTM in single precision": (UTM.astype(np.float32), 0.05, "ones", r"float32 has steps of 0\.5.*have merged.*float64"),
+    "hundreds in half precision": ((UTM - UTM.min(0) + 300).astype(np.float16), 0.05, "ones", r"float16 has steps of 0\.25"),
+    "degrees": (UTM[:, [0, 1, 2]] * 1e-8 + [11, 48, 0], 1e-6, "xyz", "are no features"),
+}
+
+
+@pytest.mark.parametrize(("points", "size", "features", "message"), REFUSED_PLACES.values(), ids=REFUSED_PLACES)
+def test_clouds_far_from_the_origin_are_refused_with_the_way_out(points, size, features, message):
+    with pytest.raises(InvalidInputError, match=message):
+        voxelize(points, size, features)
+
+
+def test_where_a_cloud_lies_is_kept_to_its_double():
+    x = voxelize(UTM, 0.05, "ones")
+    assert x.coords.tolist() == expected_voxels([UTM], [UTM], 0.05, "mean")[0].tolist()
+    check([UTM - UTM.mean(0)], [UTM - UTM.mean(0)], 0.05, "mean")
+
+
+@pytest.mark.parametrize(
+    "points",
+    [UTM - UTM.mean(0) + 40, np.random.default_rng(0).uniform(0, 6000, (40, 3)), np.array([[3000.0, 1, 2]])],
+    ids=["a room in its building", "kilometres from their corner", "one point"],
+)
+def test_coordinates_of_their_own_frame_stay_features(points):
+    check([points], [points], 0.05, "mean")
+
+
+def masked(array, where=(0, 0)):
+    mask = np.zeros(array.shape, bool)
+    mask[where] = True
+    return np.ma.array(array, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("points", "features", "message"),
+    [
+        (masked(SPARE), "xyz", "`points` of cloud 0 has 1 masked values.*Leave those points out"),
+        ([SPARE, masked(SPARE, 1)], "xyz", "`points` of cloud 1 has 3 masked"),
+        (masked(np.stack([SPARE, SPARE]), (1, 2)), "xyz", "`points` of cloud 1 has 3 masked"),
+        ({"points": SPARE, "rgb": masked(np.zeros((5, 3), np.uint8))}, "rgb", "`rgb` of cloud 0 has 1 masked"),
+        ({"points": SPARE, "normals": masked(SPARE)}, "xyz", "`normals` of cloud 0"),
+        (SPARE, masked(SPARE), "`features` of cloud 0 has 1 masked"),
+    ],
+)
+def test_masked_values_are_never_unmasked(points, features, message):
+    with pytest.raises(InvalidInputError, match=message):
+        voxelize(points, 0.5, features)
+
+
+def test_a_mask_of_nothing_hides_nothing():
+    check([SPARE], [SPARE], 0.5, "mean", given_clouds=np.ma.array(SPARE))
+    check([SPARE], [SPARE], 0.5, "mean", given_clouds=np.ma.array(SPARE, mask=np.zeros((5, 3), bool)))
+
+
+NORMALS = SPARE / np.linalg.norm(SPARE, axis=1, keepdims=True)
+ANY_NORMALS = {
+    "unit": (NORMALS, 1e-6),
+    "of faces' areas": (NORMALS * np.array([[1e-5], [2], [30], [0.1], [1]]), 1e-6),
+    "int8": (np.round(NORMALS * 127).astype(np.int8), 1e-2),
+    "int16": (np.round(NORMALS * 32767).astype(np.int16), 1e-4),
+    "float16": (NORMALS.astype(np.float16), 2e-3),
+}
+
+
+@pytest.mark.parametrize(("normals", "tolerance"), ANY_NORMALS.values(), ids=ANY_NORMALS)
+def test_normals_are_directions_whatever_their_type_and_length(normals, tolerance):
+    x, index = voxelize({"points": SPARE, "normals": normals}, 1e-3, "normals", return_index=True)
+    np.testing.assert_allclose(x.features[index], NORMALS, atol=tolerance)
+
+
+def test_no_normal_stays_none_and_an_unsigned_one_is_refused():
+    assert not voxelize({"points": SPARE, "normals": SPARE * 0}, 1e-3, "normals").features.any()
+    with pytest.raises(InvalidInputError, match="`normals` of cloud 0 are torch.uint8, which holds no direction below 0"):
+        voxelize({"points": SPARE, "normals": np.ones((5, 3), np.uint8)}, 0.1, "normals")
+
+
+@pytest.mark.parametrize("columns", [(), (1,)], ids=["(N,)", "(N, 1)"])
+def test_intensity_and_fields_are_features_as_they_are(columns):
+    intensity, returns = np.array([0, 7, 65535, 3, 1], np.uint16), np.array([1, 2, 1, 3, 1], np.uint8)
+    cloud = {
+        "points": SPARE,
+        "intensity": intensity.reshape(5, *columns),
+        "field:return_number": returns.reshape(5, *columns),
+        "field:not read": returns,
+    }
+    x, index = voxelize(cloud, 1e-3, "field:return_number, ones,intensity", return_index=True)
+    assert x.features[index].tolist() == [[r, 1, i] for r, i in zip(returns, intensity, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "features", "message"),
+    [
+        ({"points": SPARE}, "intensity", "'intensity' of cloud 0.*mapping"),
+        ({"points": SPARE, "field:a": np.ones(5)}, "field:b", "'field:b' of cloud 0"),
+        ({"points": SPARE, "field:a": np.ones((5, 3))}, "field:a", r"`field:a` of cloud 0 must be \(5, 1\); got \(5, 3\)"),
+        ({"points": SPARE, "intensity": np.ones(4)}, "xyz", r"must be \(5, 1\); got \(4, 1\)"),
+        ({"points": SPARE, "field:": np.ones(5)}, "xyz", r"may have `rgb`.*`field:NAME`; got \['field:', 'points'\]"),
+        ({"points": SPARE, "field:a": np.ones(5) * np.nan}, "xyz", "`field:a` of cloud 0 has 5 values that are NaN"),
+        ({"points": SPARE}, "field:", "joined by commas; got 'field:'"),
+    ],
+)
+def test_fields_that_do_not_fit_are_quoted(cloud, features, message):
+    with pytest.raises(InvalidInputError, match=message):
+        voxelize(cloud, 0.1, features)
+
+
 def test_points_may_have_many_columns():
     points = torch.rand((100, 62))
     assert torch.equal(voxelize(points, 0.1).features, voxelize(points[:, :3], 0.1).features)

@@ -80,7 +80,7 @@ def test_splits_keep_the_files_order_and_every_cloud_its_shape_wherever_it_lies(
 
 
 def test_a_file_of_clouds_gives_what_predict_sees_of_each_of_them(tmp_path):
-    points = np.random.default_rng(1).normal(size=(6, 4, 3)) + 1000
+    points = (np.random.default_rng(1).normal(size=(6, 4, 3)) + 1000).astype(np.float32)
     _, test = load_npz(write_npz(tmp_path / "a.npz", points=points))
     np.save(tmp_path / "cloud.npy", points[1])
     assert np.array_equal(normalize(read_cloud(tmp_path / "cloud.npy"))["points"], test.points[0])
