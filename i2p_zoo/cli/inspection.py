@@ -40,7 +40,9 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     _check_picture(picture)
     network = load_network(model)
     if not as_is and network.settings.normalization != "unit_sphere":
-        click.echo(f"{model} notes no normalisation: files are centred and scaled to the unit sphere, without --as-is.", err=True)
+        click.echo(
+            f"{model} notes no normalisation: files are centred and scaled to the unit sphere, without --as-is.", err=True
+        )
     classes_of_file, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
         cloud = read_cloud(file) if as_is else normalize(read_cloud(file))

@@ -78,7 +78,9 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
             "fractions of 0 to 1, or dark colours of 0 to 255. Give uint8, or fractions for all clouds."
         )
     fractions = [values / scales[number] for (number, _), values in zip(colors, finite, strict=True)]
-    return [values.clamp(max=1) if float(values.detach().max()) > 1 else values for values in fractions]  # full ones get gradients
+    return [
+        values.clamp(max=1) if float(values.detach().max()) > 1 else values for values in fractions
+    ]  # full ones get gradients
 
 
 def fix_range(colors: Sequence[Any]) -> list[NDArray[np.float32]]:

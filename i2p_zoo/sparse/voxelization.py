@@ -171,9 +171,7 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
         if width == 1 and part[name].ndim == 1:
             part[name] = part[name][:, None]
         if tuple(part[name].shape) != (shape[0], width):
-            raise InvalidInputError(
-                f"`{name}` of cloud {number} must be ({shape[0]}, {width}); got {tuple(part[name].shape)}."
-            )
+            raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, {width}); got {tuple(part[name].shape)}.")
     for name, values in part.items():
         as_finite(values, f"`{name}` of cloud {number}")
     return {**part, "positions": part["points"][:, :3].detach().double()}  # large integers are no float32

@@ -23,7 +23,9 @@ def test_names_are_read_and_their_channels_counted(features, names, channels):
     assert count_channels(names, extra=2) == channels
 
 
-@pytest.mark.parametrize("features", ["", "xyz,", "colour", "XYZ", "field:", "field: ,xyz", "field", [], None, 3, [1], ["xyz", None]])
+@pytest.mark.parametrize(
+    "features", ["", "xyz,", "colour", "XYZ", "field:", "field: ,xyz", "field", [], None, 3, [1], ["xyz", None]]
+)
 def test_anything_else_is_refused_and_quoted(features):
     with pytest.raises(InvalidInputError) as caught:
         parse_features(features)
