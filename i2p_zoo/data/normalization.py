@@ -27,7 +27,8 @@ def to_unit_sphere(points: NDArray[Any]) -> NDArray[np.float32]:
     centred = points - mean
     radius = np.linalg.norm(centred, axis=1).max()
     if points.dtype == np.float32 and np.abs(mean).max() < _ROUNDING and abs(radius - 1) < _ROUNDING:
-        return points.copy()
+        unchanged: NDArray[np.float32] = points.copy()
+        return unchanged
     scaled: NDArray[np.float32] = (centred / (radius if radius > 0 else 1)).astype(np.float32)
     return scaled
 

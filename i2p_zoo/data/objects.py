@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from i2p_zoo._extras import require
@@ -66,7 +65,8 @@ def read_hdf5(paths: Sequence[Path], classes: int) -> Arrays:
         classes: how many there are.
 
     Returns:
-        `points` (M, 2048, 3) float32, each cloud centred on its mean and scaled to the unit sphere, `labels` (M,) int64 and, where every file has them, `normals` (M, 2048, 3) float32.
+        `points` (M, 2048, 3) float32, each cloud centred on its mean and scaled to the unit sphere, `labels` (M,) int64 and,
+        where every file has them, `normals` (M, 2048, 3) float32.
 
     Raises:
         NotFoundError: a file is missing.

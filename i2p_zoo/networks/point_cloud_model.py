@@ -98,7 +98,7 @@ class PointCloudModel(Network):
 
     @property
     def feature_info(self) -> Any:
-        """timm's description of the feature maps, with the strides that they have here: see `true_feature_info`."""
+        """What timm says of the feature maps, with the strides that they have here: see `true_feature_info`."""
         if "feature_info" not in self.__dict__:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute 'feature_info'")
         return true_feature_info(self, self.__dict__["feature_info"])

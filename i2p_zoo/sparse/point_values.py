@@ -77,20 +77,22 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
             f"`rgb` of cloud {bytes_[0]} reaches 255 and that of cloud {fractions[0]} does not exceed 1. The latter may be "
             "fractions of 0 to 1, or dark colours of 0 to 255. Give uint8, or fractions for all clouds."
         )
-    fractions = [values / scales[number] for (number, _), values in zip(colors, finite, strict=True)]
-    return [
-        values.clamp(max=1) if float(values.detach().max()) > 1 else values for values in fractions
-    ]  # full ones get gradients
+    shares = []
+    for (number, _), values in zip(colors, finite, strict=True):
+        share: Tensor = values / scales[number]
+        is_over = float(share.detach().max()) > 1  # clamped only then, so that gradients reach full brightness too
+        shares.append(share.clamp(max=1) if is_over else share)
+    return shares
 
 
-def fix_range(colors: Sequence[Any]) -> list[NDArray[np.float32]]:
+def fix_range(colors: Sequence[Any] | NDArray[Any]) -> list[NDArray[np.float32]]:
     """Returns numpy's colours of several clouds as fractions, by the range of all: a part of them may not show it.
 
     Raises:
         InvalidInputError: as `as_tensor` and `to_fractions`.
     """
     tensors = [(number, as_tensor(values, f"`rgb` of cloud {number}")) for number, values in enumerate(colors)]
-    return [fractions.float().numpy() for fractions in to_fractions(tensors)]
+    return [share.float().numpy() for share in to_fractions(tensors)]
 
 
 def _read_brightness(values: Tensor, number: int) -> float:

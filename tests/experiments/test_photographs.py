@@ -8,7 +8,9 @@ import timm
 import torch
 from PIL import Image
 
+from i2p_zoo import inflate
 from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.experiments.classification import classify
 from i2p_zoo.experiments.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
 from i2p_zoo.zoo.sources import load_source
 
@@ -84,3 +86,29 @@ def test_an_image_network_knows_what_the_photographs_show(photographs, monkeypat
         found = top_classes(network(preprocess(list(photographs.values()), network)))
     best = {name: rows[0][0] for name, rows in zip(photographs, found, strict=True)}
     assert best == {"coffee": "espresso", "camera": "tripod", "chelsea": "tiger cat", "flower": "daisy"}
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        network, _ = load_source("tf_efficientnet_lite0", "", HubOptions(), [])
+    return network
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pitch", [0.05, 0.07, 1.0])
+def test_a_photograph_as_a_coloured_cloud_is_what_it_is_as_an_image(photographs, lite0, pitch, dtype):
+    """One point a pixel at the voxels' pitch, whose borders floating point seldom meets; its colours as bytes."""
+    image = photographs["chelsea"].resize((224, 224), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    rows, columns = np.divmod(np.arange(224 * 224), 224)
+    points = (np.column_stack([columns, rows, rows * 0]) * pitch).astype(dtype)
+    cloud = {"points": points, "rgb": pixels.reshape(-1, 3)}
+    model = inflate(lite0).eval()
+    model.settings = model.settings.changed(features="rgb", voxel_size=pitch)
+    as_image = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5  # written out, not by our code
+    with torch.no_grad():
+        expected, shares = lite0(as_image).softmax(1), model(cloud).softmax(1)
+    assert (shares - expected).abs().max() < 1e-4
+    assert classify(model, cloud, top=1) == {"285": pytest.approx(0.7733, abs=1e-3)}  # Egyptian cat

@@ -1,4 +1,4 @@
-"""What `feature_info` says of feature maps against the maps themselves, with every stem and every number of skipped halvings."""
+"""What `feature_info` says of feature maps against the maps themselves, with every stem and any number of skipped halvings."""
 
 from __future__ import annotations
 

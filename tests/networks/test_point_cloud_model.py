@@ -120,7 +120,7 @@ def test_anything_else_is_refused(model, bad):
 
 
 def test_wrong_number_of_channels_is_quoted(model):
-    with pytest.raises(InvalidInputError, match="reads 3 channels a voxel, and the input has 4.*'xyz'"):
+    with pytest.raises(InvalidInputError, match=r"reads 3 channels a voxel, and the input has 4.*'xyz'"):
         model(SparseTensor(torch.ones(5, 4), torch.arange(20).view(5, 4).int() * torch.tensor([0, 1, 1, 1]).int()))
 
 

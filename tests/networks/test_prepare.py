@@ -76,7 +76,7 @@ def test_a_unet_checks_casts_and_colours_alike(stem):
     with torch.no_grad():
         assert torch.equal(unet(cloud), unet(x).features[index])
         for wrong in (voxelize(cloud, 0.3, "ones"), voxelize(cloud, 0.3, "rgb,ones")):
-            with pytest.raises(InvalidInputError, match="reads 3 channels a voxel, and the input has [14]"):
+            with pytest.raises(InvalidInputError, match=r"reads 3 channels a voxel, and the input has [14]"):
                 unet(wrong)
 
 
@@ -103,7 +103,7 @@ def test_colours_reach_an_image_stem_standardised_as_its_images_were(name, rgb):
     expected = (fractions.features - torch.tensor(config["mean"])) / torch.tensor(config["std"])
     assert torch.allclose(model.prepare(cloud).features.double(), expected, atol=1e-5)
     assert model.settings.rgb_mean == config["mean"]
-    direct, index = voxelize(cloud, 0.3, "rgb", return_index=True, rgb_mean=config["mean"], rgb_std=config["std"])
+    direct = voxelize(cloud, 0.3, "rgb", rgb_mean=config["mean"], rgb_std=config["std"])
     assert torch.equal(model(direct), model(cloud))
 
 

@@ -208,7 +208,7 @@ def test_a_single_precision_voxel_size_means_what_it_shows():
     assert voxelize(points, np.float32(0.05)).coords[:, 3].tolist() == cells.tolist()
 
 
-UTM = np.random.default_rng(4).uniform(0, 5, (50, 3)) + [500_000, 5_400_000, 300]
+UTM = np.random.default_rng(4).uniform(0, 5, (50, 3)) + np.array([500_000, 5_400_000, 300])
 REFUSED_PLACES = {
     "UTM": (UTM, 0.05, "xyz", r"lies 5\d+.* from the origin.*are no features.*points - points\.mean\(0\)"),
     "UTM in large voxels": (UTM, 1.0, "xyz,ones", "are no features"),
@@ -216,7 +216,7 @@ REFUSED_PLACES = {
     "one cloud of two": ([UTM - UTM.mean(0), UTM], 0.05, "xyz", "Cloud 1 lies"),
     "UTM in single precision": (UTM.astype(np.float32), 0.05, "ones", r"float32 has steps of 0\.5.*have merged.*float64"),
     "hundreds in half precision": ((UTM - UTM.min(0) + 300).astype(np.float16), 0.05, "ones", r"float16 has steps of 0\.25"),
-    "degrees": (UTM[:, [0, 1, 2]] * 1e-8 + [11, 48, 0], 1e-6, "xyz", "are no features"),
+    "degrees": (UTM[:, [0, 1, 2]] * 1e-8 + np.array([11, 48, 0]), 1e-6, "xyz", "are no features"),
 }
 
 
@@ -286,7 +286,7 @@ def test_normals_are_directions_whatever_their_type_and_length(normals, toleranc
 
 def test_no_normal_stays_none_and_an_unsigned_one_is_refused():
     assert not voxelize({"points": SPARE, "normals": SPARE * 0}, 1e-3, "normals").features.any()
-    with pytest.raises(InvalidInputError, match="`normals` of cloud 0 are torch.uint8, which holds no direction below 0"):
+    with pytest.raises(InvalidInputError, match=r"`normals` of cloud 0 are torch\.uint8, which holds no direction below 0"):
         voxelize({"points": SPARE, "normals": np.ones((5, 3), np.uint8)}, 0.1, "normals")
 
 

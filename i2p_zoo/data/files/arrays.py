@@ -145,7 +145,7 @@ def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
         ([[0, 51, 255]], [[0, 1, 255]])
     """
     low, high = colors.min(initial=0), colors.max(initial=0)
-    if colors.dtype.kind in "iu" and 0 <= low and high <= 255:
+    if colors.dtype.kind in "iu" and low >= 0 and high <= 255:
         return colors.astype(np.uint8)
     try:
         if colors.dtype.kind not in "iuf":

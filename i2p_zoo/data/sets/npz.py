@@ -61,9 +61,9 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     """Reads a file of scenes, such as boards.npz, or of objects in parts, such as kicad-parts.npz.
 
     Scenes are `points` (S, N, 3) in steps of `unit`, `label` (S, N) and `classes`. Objects have an array `part` (S, N)
-    instead, and `parts`, their names; `coarse_of_part` gives the row of `coarse_parts` that each part belongs to. Both have `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3),
-    floats or int8 of 127 times a unit vector, `colors` (S, N, 3) uint8, `names` (S,), and `family` (S,), what must not be
-    divided when a part of the training split is held out.
+    instead, and `parts`, their names; `coarse_of_part` gives the row of `coarse_parts` that each part belongs to. Both have
+    `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3), floats or int8 of 127 times a unit vector, `colors`
+    (S, N, 3) uint8, `names` (S,), and `family` (S,), what must not be divided when a part of the training split is held out.
 
     Args:
         path: an .npz file; pickled arrays are refused.
@@ -72,7 +72,8 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
 
     Returns:
         The train and the test split: scenes in the unit of `unit`, millimetres in boards.npz, and objects centred on their
-        mean and scaled to the unit sphere, whatever their `scale` (S,). The file's arrays stay in memory as they are and are converted a scene at a time.
+        mean and scaled to the unit sphere, whatever their `scale` (S,). The file's arrays stay in memory as they are and are
+        converted a scene at a time.
 
     Raises:
         NotFoundError: no such file.
