@@ -27,6 +27,7 @@ _SYNONYMS = {
 _LISTS = ("classes", "parts", "coarse_parts")
 _TYPES = {"floats": np.floating, "integers": np.integer, "booleans": np.bool_, "int8": np.int8, "uint8": np.uint8}
 _OVERSHOOT = 1e-3  # beyond 1, of colours as fractions that were blended
+_BLOCK = 2**14  # rows that are converted at a time
 _ALLOWED = {
     **dict.fromkeys(("points", "scale"), ("floats", "integers")),
     **dict.fromkeys(("label", "part", "coarse_of_part"), ("integers",)),
@@ -179,8 +180,12 @@ def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
         raise InvalidInputError(
             f"its colours are {colors.dtype} from {low} to {high}; expected 0 to 255, fractions of 0 to 1, or uint16."
         )
-    if is_wide:
-        return ((colors.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if colors.dtype.kind != "f":
-        return colors.astype(np.uint8)
-    return np.round(np.minimum(colors * 255, 255) if is_fraction else colors).astype(np.uint8)
+    converted = np.empty(colors.shape, np.uint8)
+    for start in range(0, len(colors), _BLOCK):
+        block = colors[start : start + _BLOCK]
+        if is_wide:
+            block = (block.astype(np.uint32) + 128) // 257
+        elif is_fraction:
+            block = np.minimum(block * 255, 255)
+        converted[start : start + _BLOCK] = np.round(block) if block.dtype.kind == "f" else block
+    return converted

@@ -21,7 +21,8 @@ from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 SUFFIXES = (*READERS, *SCENE_READERS, *COLUMN_READERS)
-_BLOCK = 2**16  # rows that are converted at a time
+_BLOCK = 2**14  # rows that are converted at a time
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -157,17 +158,19 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         cloud = drawn | {"points": drawn["points"].astype(_narrow(cloud["points"]).dtype)}
     _check_arrays(cloud)
     positions = _narrow(cloud["points"])
-    kept = None if _are_finite(positions) else np.isfinite(positions).all(1)
+    largest = _bound(positions)
+    kept = None if largest < np.inf else _find_finite(positions)
     if kept is not None and not kept.any():
         raise InvalidInputError(f"none of its {len(kept)} points has coordinates: all are NaN or infinite.")
     positions = _rows(positions, kept)
-    if positions.dtype == np.float64 and max(positions.max(), -positions.min()) > np.finfo(np.float32).max:
+    if not largest <= _LARGEST and np.abs(positions).max() > _LARGEST:
         raise InvalidInputError("its coordinates are beyond the range of float32.")
     result: Arrays = {"points": np.ascontiguousarray(positions)}
     faulty = 0
     if "normals" in cloud:
         normals = _rows(cloud["normals"], kept)
-        faulty = 0 if _are_finite(normals) else int((~np.isfinite(normals).all(1)).sum())
+        finite = None if _bound(normals) < np.inf else _find_finite(normals)
+        faulty = 0 if finite is None else int((~finite).sum())
         if not faulty:
             result["normals"] = _unit(normals)
     colors = cloud["colors"] if "colors" in cloud else cloud.get("rgb")
@@ -207,9 +210,19 @@ def _narrow(points: NDArray[Any]) -> NDArray[Any]:
     return single
 
 
-def _are_finite(values: NDArray[Any]) -> bool:
-    """Whether all are, without an array of as many truth values."""
-    return values.dtype.kind != "f" or bool(np.isfinite(values.min(initial=0)) and np.isfinite(values.max(initial=0)))
+def _bound(values: NDArray[Any]) -> float:
+    """Returns what no value exceeds, in a single pass: infinity or NaN where one may be so."""
+    if values.dtype.kind != "f":
+        return float(np.abs(values.astype(np.float64)).max(initial=0))
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.dot(flat, flat)))
+
+
+def _find_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Returns which rows are finite, or None where all are."""
+    finite: NDArray[np.bool_] = np.isfinite(values).all(1)
+    return None if finite.all() else finite
 
 
 def _rows(array: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
@@ -218,8 +231,11 @@ def _rows(array: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
 
 def _unit(normals: NDArray[Any]) -> NDArray[np.float32]:
     """Returns vectors of length 1; those of length 0 stay, of points whose normal is unknown."""
-    vectors = normals.astype(np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    lengths[lengths == 0] = 1
-    vectors /= lengths[:, None]
+    vectors = np.empty(normals.shape, np.float32)
+    for start in range(0, len(normals), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        block[:] = normals[start : start + _BLOCK]
+        lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
+        lengths[lengths == 0] = 1
+        block /= lengths[:, None]
     return vectors
