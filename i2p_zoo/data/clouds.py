@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.point_values import fix_range, refuse_masked
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
@@ -32,6 +33,7 @@ class CloudSet:
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
         normalization: "unit_sphere" where each cloud is centred on its mean with its farthest point at a distance of 1, as
             `i2p_zoo.data.to_unit_sphere` does; "" for clouds of any other place and size. A network notes it as it trains.
+        lacking: why `normals` or `rgb` are None where some clouds have them, such as the file that has none.
 
     Raises:
         InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite,
@@ -50,6 +52,7 @@ class CloudSet:
     rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
     normalization: str = ""
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_class_names("A cloud set", self.classes)
@@ -82,6 +85,16 @@ class CloudSet:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
         arrays = {"points": self.points, "normals": self.normals, "rgb": self.rgb}
         return {name: values[number] for name, values in arrays.items() if values is not None}
+
+    def check_features(self, features: str | Sequence[str]) -> None:
+        """Raises InvalidInputError, which says what the set has, where it lacks one of the features that a network reads."""
+        present = [name for name in ("normals", "rgb") if getattr(self, name) is not None]
+        for name in parse_features(features):
+            if name in ("normals", "rgb") and name not in present:
+                has = " and ".join(["coordinates", *present])
+                raise InvalidInputError(
+                    f"The feature {name!r} is missing: the data set has {has}. {self.lacking.get(name, '')}".strip()
+                )
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
         """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.
