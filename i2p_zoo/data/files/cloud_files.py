@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays, to_bytes
 from i2p_zoo.data.files.formats import READERS
@@ -25,19 +27,20 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
     ((N, 3) or more columns, of which the first three are read) and `.npz` (`points` with `normals`, floats or int8 of 127
     times a unit vector, and `rgb`, or its only array of three columns) are clouds and are returned whole.
 
-    Coordinates stay as they are, with one exception: where float32 would round them by more than a 100,000th of the
-    cloud's extent, such as metres in UTM, their mean is subtracted first.
+    Coordinates stay as they are: where float32 would round them, such as metres in UTM, they are float64.
 
     Args:
         path: one of the endings of `SUFFIXES`, in either case.
         points: how many to sample of a mesh.
         seed: of the sampling.
-        scene: take a mesh's vertices, all of them in the file's order, in place of points sampled on it, and the intensity
-            of a `.bin` as a fourth column.
+        scene: take a mesh's vertices, all of them in the file's order, in place of points sampled on it, and also what the
+            file says of each point.
 
     Returns:
-        `points` (N, 3) float32, or (N, 4) with an intensity, and, where the file has them, `normals` (N, 3) float32 and `rgb`
-        (N, 3) uint8.
+        `points` (N, 3), float32 where that holds the file's numbers exactly, else float64, and, where the file has them,
+        `normals` (N, 3) float32 and `rgb` (N, 3) uint8. Of a scene also `intensity` (N, 1) float32, whole numbers as fractions
+        of their type's range, and every further number of a point by its name, `field:NAME` (N, 1) float32; the points of a
+        `.bin` have the intensity as a fourth column too.
 
     Raises:
         NotFoundError: no such file.
@@ -62,13 +65,25 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
         warnings.filterwarnings("error", "string or file could not be read", DeprecationWarning)
         cloud = reader(file)
         if "sizes" in cloud and not scene:
+            dtype = _dtype(cloud["points"])
             cloud = sample_surface(cloud["points"], cloud["corners"], cloud["sizes"], points, seed)
+            cloud["points"] = cloud["points"].astype(dtype)
         if "colors" in cloud:
             cloud["rgb"] = to_bytes(cloud["colors"])
         checked = _checked(cloud)
-    if scene and "intensity" in cloud:
+        if scene:
+            checked |= _scalars(cloud)
+    if scene and path.suffix.lower() == ".bin":
         checked["points"] = np.concatenate([checked["points"], cloud["intensity"]], 1)
     return checked
+
+
+def _scalars(cloud: Arrays) -> Arrays:
+    """Returns the intensity and further fields of a cloud, (N, 1) float32."""
+    columns = {name: values for name, values in cloud.items() if name == "intensity" or name.startswith("field:")}
+    if "intensity" in columns and columns["intensity"].dtype.kind in "iu":
+        columns["intensity"] = columns["intensity"] / np.iinfo(columns["intensity"].dtype).max
+    return {name: np.asarray(values, np.float32).reshape(len(cloud["points"]), 1) for name, values in columns.items()}
 
 
 def _checked(cloud: Arrays) -> Arrays:
@@ -78,18 +93,17 @@ def _checked(cloud: Arrays) -> Arrays:
     for name in ("points", "normals"):
         if name in cloud and (cloud[name].dtype.kind not in "fiu" or not np.isfinite(cloud[name]).all()):
             raise InvalidInputError(f"its {name} hold values that are NaN, infinite or no numbers; remove them.")
-    if points.dtype != np.float32:
-        points = points.astype(np.float64)
-        with np.errstate(over="ignore"):
-            step, extent = np.spacing(np.abs(points).max().astype(np.float32)), np.ptp(points, axis=0).max()
-        if 0 < extent < 1e5 * step:
-            points = points - points.mean(0)
-        if np.abs(points).max() > np.finfo(np.float32).max:
-            raise InvalidInputError("its coordinates are beyond the range of float32.")
-    result = {"points": np.array(points, np.float32)}
+    if np.abs(points).max() > np.finfo(np.float32).max:
+        raise InvalidInputError("its coordinates are beyond the range of float32.")
+    result = {"points": np.array(points, _dtype(points))}
     for name, dtype in (("normals", np.float32), ("rgb", np.uint8)):
         if name in cloud:
             if cloud[name].shape != points.shape or (name == "rgb" and cloud[name].dtype != np.uint8):
                 raise InvalidInputError(f"its {name} are {cloud[name].dtype} {cloud[name].shape} for {len(points)} points.")
             result[name] = np.array(cloud[name], dtype)
     return result
+
+
+def _dtype(points: NDArray[Any]) -> type[np.float32] | type[np.float64]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.float32 if np.array_equal(points.astype(np.float32), points) else np.float64

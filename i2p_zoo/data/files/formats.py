@@ -76,6 +76,10 @@ def _read_ply(file: IO[bytes]) -> Arrays:
     for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", RGB)):
         if set(columns) <= elements["vertex"].keys():
             cloud[name] = np.stack(vertex_columns(elements, columns), 1)
+    read = {"x", "y", "z", "nx", "ny", "nz", *RGB}
+    for name, column in elements["vertex"].items():
+        if name not in read and not isinstance(column, Lists):
+            cloud["intensity" if name == "intensity" else f"field:{name}"] = column
     lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
     integers = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
     polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *integers) if name in lists), None)
@@ -113,6 +117,10 @@ def _read_las(file: IO[bytes]) -> Arrays:
     cloud = {"points": np.asarray(las.xyz)}
     if "red" in las.point_format.dimension_names:
         cloud["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
+    cloud["intensity"] = np.asarray(las.intensity)
+    for name in set(las.point_format.dimension_names) - {"X", "Y", "Z", "red", "green", "blue", "intensity"}:
+        if np.ndim(las[name]) == 1:
+            cloud[f"field:{name}"] = np.asarray(las[name])
     return cloud
 
 
@@ -139,9 +147,13 @@ def _read_npy(file: IO[bytes]) -> Arrays:
 
 
 def _read_npz(file: IO[bytes]) -> Arrays:
-    arrays = load_arrays(file)
+    short = {"coord": "points", "color": "colors", "normal": "normals"}
+    arrays = {short.get(name, name): array for name, array in load_arrays(file).items()}
     if "points" in arrays:
-        cloud: Arrays = {name: arrays[name] for name in ("points", "normals", "rgb") if name in arrays}
+        cloud: Arrays = {name: arrays[name] for name in ("points", "normals", "rgb", "colors", "intensity") if name in arrays}
+        columns = {name: array.reshape(-1) for name, array in arrays.items() if array.shape[1:] in ((), (1,))}
+        length = len(arrays["points"])
+        cloud |= {f"field:{name}": column for name, column in columns.items() if len(column) == length and name != "intensity"}
         check_dtypes("its", cloud)
         if "normals" in cloud:
             cloud["normals"] = unit_normals(cloud["normals"])
@@ -153,7 +165,7 @@ def _read_npz(file: IO[bytes]) -> Arrays:
     return {"points": next(iter(candidates.values()))}
 
 
-# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, and `intensity`; of a mesh
+# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, `intensity` and `field:NAME`; of a mesh
 # the vertices that its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
 READERS: dict[str, Callable[[IO[bytes]], Arrays]] = {
     ".ply": _read_ply,
