@@ -12,7 +12,7 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
 from i2p_zoo.sparse.geometry import check_axis, insert_axis
-from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.sparse.point_features import FIELD, parse_features
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
@@ -39,10 +39,10 @@ def voxelize(
     Args:
         points: one cloud, a list of clouds, or a (B, N, 3 + K) array. A cloud is a numpy or torch array (N, 3 + K), columns
             x, y, z and K extra ones, in the units of `voxel_size`; or a mapping with `points` and, as (N, 3), `rgb` (uint8
-            is divided by 255) and `normals`.
+            is divided by 255) and `normals`, as (N, 1) `intensity` and further numbers, `field:NAME`.
         voxel_size: edge of a voxel.
-        features: what a point carries: names among "xyz", "rgb", "normals", "ones", "extra", as a list or joined by
-            commas; or the values themselves, (N, C), for a list of clouds a list of them.
+        features: what a point carries: names among "xyz", "rgb", "normals", "ones", "intensity", "extra" and "field:NAME",
+            as a list or joined by commas; or the values themselves, (N, C), for a list of clouds a list of them.
         reduce: "mean" of a voxel's points, or its "first" point.
         return_index: also return which voxel each point is in.
 
@@ -118,9 +118,12 @@ def _check_devices(arrays: list[Any]) -> None:
 
 def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     fields = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
-    unknown = sorted(set(fields) - {"points", "rgb", "normals"})
+    unknown = [name for name in fields if name not in ("points", "rgb", "normals", "intensity") and not _is_field(name)]
     if "points" not in fields or unknown:
-        raise InvalidInputError(f"Cloud {number} must have `points` and may have `rgb` and `normals`; got {sorted(fields)}.")
+        raise InvalidInputError(
+            f"Cloud {number} must have `points` and may have `rgb`, `normals`, `intensity` and `{FIELD}NAME`; got "
+            f"{sorted(fields)}."
+        )
     part = {name: _as_float(_as_tensor(value, name, number), name, number) for name, value in fields.items()}
     shape = tuple(part["points"].shape)
     if len(shape) != 2 or shape[1] < 3:
@@ -128,10 +131,15 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     if shape[0] == 0:
         raise InvalidInputError(f"Cloud {number} is empty: every cloud needs at least one point.")
     for name in set(part) - {"points"}:
-        if tuple(part[name].shape) != (shape[0], 3):
-            raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
+        expected = (shape[0], 3 if name in ("rgb", "normals") else 1)
+        if tuple(part[name].shape) != expected:
+            raise InvalidInputError(f"`{name}` of cloud {number} must be {expected}; got {tuple(part[name].shape)}.")
     points = _as_tensor(fields["points"], "points", number)
     return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
+
+
+def _is_field(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith(FIELD)
 
 
 def _as_tensor(value: Any, name: str, number: int) -> Tensor:
