@@ -86,7 +86,7 @@ MALFORMED = {
     "no labels": ({"labels": None}, "`points` and `labels`"),
     "two columns": ({"points": POINTS[:, :2]}, r"\(N, 3\) or \(N, 4\).*float32 \(9, 2\)"),
     "five columns": ({"points": np.zeros((9, 5), np.float32)}, r"\(9, 5\)"),
-    "doubles": ({"points": POINTS.astype(np.float64)}, "points must be float32.*got float64"),
+    "half precision": ({"points": POINTS.astype(np.float16)}, "points must be float32 or float64.*got float16"),
     "flat points": ({"points": np.zeros(9, np.float32)}, r"got float32 \(9,\)"),
     "no point": ({"points": POINTS[:0], "labels": LABELS[:0]}, r"at least one; got float32 \(0, 3\)"),
     "fewer labels": ({"labels": LABELS[:8]}, r"labels must be int64 \(9,\); got int64 \(8,\)"),

@@ -38,8 +38,8 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
 
     Returns:
         `points` (N, 3), float32 where that holds the file's numbers exactly, else float64, and, where the file has them,
-        `normals` (N, 3) float32 and `rgb` (N, 3) uint8. Of a scene also `intensity` (N, 1) float32, whole numbers as fractions
-        of their type's range, and every further number of a point by its name, `field:NAME` (N, 1) float32; the points of a
+        `normals` (N, 3) float32 and `rgb` (N, 3) uint8. Of a scene also `intensity` (N, 1) float32, of 8 or 16 bits as fractions
+        of their range, and every further number of a point by its name, `field:NAME` (N, 1) float32; the points of a
         `.bin` have the intensity as a fourth column too.
 
     Raises:
@@ -81,7 +81,7 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
 def _scalars(cloud: Arrays) -> Arrays:
     """Returns the intensity and further fields of a cloud, (N, 1) float32."""
     columns = {name: values for name, values in cloud.items() if name == "intensity" or name.startswith("field:")}
-    if "intensity" in columns and columns["intensity"].dtype.kind in "iu":
+    if "intensity" in columns and columns["intensity"].dtype in (np.uint8, np.uint16):  # as in LAS
         columns["intensity"] = columns["intensity"] / np.iinfo(columns["intensity"].dtype).max
     return {name: np.asarray(values, np.float32).reshape(len(cloud["points"]), 1) for name, values in columns.items()}
 
