@@ -42,10 +42,11 @@ def set_class_names_(model: Any, names: Iterable[str]) -> None:
 
 
 def class_codes(model: Any) -> tuple[int, ...]:
-    """Returns the numbers that files give a network's classes, such as LAS classification codes; 0 and on where it notes none."""
+    """Returns the numbers that files give a network's classes, such as LAS classification codes; from 0 where it notes none."""
     codes = (getattr(model, "pretrained_cfg", None) or {}).get("label_codes")
-    is_list = isinstance(codes, list) and len(codes) == model.num_classes and all(type(code) is int for code in codes)
-    return tuple(codes if is_list else range(model.num_classes))
+    if isinstance(codes, list | tuple) and len(codes) == model.num_classes and all(type(code) is int for code in codes):
+        return tuple(codes)
+    return tuple(range(model.num_classes))
 
 
 def set_class_codes_(model: Any, codes: Iterable[int]) -> None:

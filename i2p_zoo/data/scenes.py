@@ -119,7 +119,8 @@ def select_features(owner: str, scene: Scene, features: Sequence[str]) -> Scene:
     present += ["extra"] if scene["points"].shape[1] > 3 else []
     if missing := [name for name in features if name not in (*present, "ones")]:
         raise InvalidInputError(
-            f"{owner} has no {', '.join(missing)}, which the features {','.join(features)} ask for; it has {', '.join(present)}."
+            f"{owner} has no {', '.join(missing)}, which the features {','.join(features)} ask for; it has "
+            f"{', '.join(present)}."
         )
     selected = {name: scene[name] for name in ("points", "labels", *features) if name in scene}
     for name, values in selected.items():
@@ -143,7 +144,7 @@ def check_scenes(scenes: SceneSet, progress: str | None = None) -> None:
     for number in tqdm(numbers, desc=progress, unit="scene", disable=progress is None or len(numbers) < 2):
         labelled += np.count_nonzero(scenes.scene(number)["labels"] != IGNORED)
     if scenes.varied and not labelled:
-        raise InvalidInputError(f"No point of the {len(scenes)} scenes such as {scenes.names[0]!r} has a class.")
+        raise InvalidInputError(f"No point of the scenes, such as {scenes.names[0]!r}, has a class.")
 
 
 def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[SceneSet, SceneSet]:

@@ -14,9 +14,9 @@ from i2p_zoo.data.sets.folders import load_folder
 from i2p_zoo.data.sets.modelnet40 import load_modelnet40
 from i2p_zoo.data.sets.npz import load_npz, load_scene_npz
 from i2p_zoo.data.sets.s3dis import load_s3dis
-from i2p_zoo.data.sets.scans import load_scans
 from i2p_zoo.data.sets.scannet import load_scannet
 from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
+from i2p_zoo.data.sets.scans import load_scans
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -94,7 +94,8 @@ def load_scenes(spec: str, features: str = "xyz") -> tuple[SceneSet, SceneSet]:
 
     Args:
         spec: a name and, after a colon, a folder or file: `s3dis:DIR`, `semantickitti:DIR`, `scannet:DIR`,
-            `scenes:FILE.npz`, `parts:FILE.npz` or `scans:DIR`, which takes options: `scans:DIR?label=NAME&classes=FILE&test=NAME`.
+            `scenes:FILE.npz`, `parts:FILE.npz` or `scans:DIR`, which takes options:
+            `scans:DIR?label=NAME&classes=FILE&test=NAME`.
         features: what will be read: scenes of an .npz file have `rgb` where it stands among them. Others have what their files
             hold.
 

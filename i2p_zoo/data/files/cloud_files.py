@@ -38,9 +38,9 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
 
     Returns:
         `points` (N, 3), float32 where that holds the file's numbers exactly, else float64, and, where the file has them,
-        `normals` (N, 3) float32 and `rgb` (N, 3) uint8. Of a scene also `intensity` (N, 1) float32, of 8 or 16 bits as fractions
-        of their range, and every further number of a point by its name, `field:NAME` (N, 1) float32; the points of a
-        `.bin` have the intensity as a fourth column too.
+        `normals` (N, 3) float32 and `rgb` (N, 3) uint8. Of a scene also `intensity` (N, 1) float32, integers of 8 or 16 bits
+        as fractions of their range, and every further number of a point by its name, `field:NAME` (N, 1) float32; the points
+        of a `.bin` have the intensity as a fourth column too.
 
     Raises:
         NotFoundError: no such file.

@@ -165,8 +165,9 @@ def _read_npz(file: IO[bytes]) -> Arrays:
     return {"points": next(iter(candidates.values()))}
 
 
-# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, `intensity` and `field:NAME`; of a mesh
-# the vertices that its polygons name one after the other, `corners`, and the number of each one's, `sizes`.
+# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, `intensity` and
+# `field:NAME`; of a mesh the vertices that its polygons name one after the other, `corners`, and the number of each one's,
+# `sizes`.
 READERS: dict[str, Callable[[IO[bytes]], Arrays]] = {
     ".ply": _read_ply,
     ".off": _read_off,

@@ -99,7 +99,9 @@ def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: N
     is_single = np.array_equal(points.astype(np.float32), points)
     rows = np.empty(len(points), [("position", "<f4" if is_single else "<f8", 3), ("color", "u1", 3)])
     rows["position"], rows["color"] = points, rgb
-    properties = [f"property {'float' if is_single else 'double'} {name}" for name in "xyz"] + [f"property uchar {name}" for name in RGB]
+    properties = [f"property {'float' if is_single else 'double'} {name}" for name in "xyz"] + [
+        f"property uchar {name}" for name in RGB
+    ]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
     with replacing(path) as temporary:
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())

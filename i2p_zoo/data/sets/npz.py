@@ -64,7 +64,8 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     instead, `parts`, their names, and `scale` (S,), the largest norm of each one's points; `coarse_of_part` gives the row of
     `coarse_parts` that each part belongs to. Both have `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3),
     floats or int8 of 127 times a unit vector, `colors` (S, N, 3) uint8, `names` (S,), and `family` (S,), what must not be
-    divided when a part of the training split is held out. A label or part of -1, in an unsigned type its largest number, is no class.
+    divided when a part of the training split is held out. A label or part of -1 is no class, and of an unsigned type the
+    largest number, which -1 becomes there.
 
     Args:
         path: an .npz file; pickled arrays are refused.

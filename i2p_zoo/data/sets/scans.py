@@ -96,9 +96,7 @@ def _list_files(folder: Path) -> list[Path]:
     if not clouds:
         raise InvalidInputError(f"{folder}: it has no file of {', '.join(SUFFIXES)}.")
     if others := sorted(set(files) - set(clouds)):
-        warnings.warn(
-            f"{folder}: {len(others)} files such as {others[0].name!r} are no clouds and are left out.", stacklevel=4
-        )
+        warnings.warn(f"{folder}: {len(others)} files such as {others[0].name!r} are no clouds and are left out.", stacklevel=4)
     return clouds
 
 
@@ -124,8 +122,8 @@ def _load_scan(paths: Sequence[Path], label: str | None, class_list: ClassList, 
     labels, unknown = class_list.to_labels(codes)
     if len(unknown):
         raise InvalidInputError(
-            f"{path}: it has the labels {_join(unknown.tolist())}, and {class_list.source} has {_join(class_list.class_of_code)}. "
-            f"List them in a {LIST}, such as `{unknown[0]} ignored` for points to leave out."
+            f"{path}: it has the labels {_join(unknown.tolist())}, and {class_list.source} has "
+            f"{_join(class_list.class_of_code)}. List them in a {LIST}, such as `{unknown[0]} ignored` for points to leave out."
         )
     return {**scene, "labels": labels}
 
@@ -144,17 +142,20 @@ def _read_scan(path: Path, label: str | None) -> tuple[Arrays, NDArray[np.int64]
 
 def _find_label(path: Path, scene: Arrays, label: str | None) -> str:
     fields = {name.removeprefix(FIELD): name for name in scene if name.startswith(FIELD)}
-    if label is not None:
-        if label not in fields:
-            raise InvalidInputError(f"{path}: it has no field {label!r} of labels; its fields are {_join(fields)}.")
+    if label in fields:
         return fields[label]
-    likely = [name for name in fields if name.lower().removeprefix("scalar_") in LABEL_NAMES]
+    names = LABEL_NAMES if label is None else [_plain(label)]
+    likely = [name for name in fields if _plain(name) in names]
     if len(likely) != 1:
-        problem = f"{_join(likely)} may each be its labels" if likely else f"no field is called {_join(LABEL_NAMES[:5])}"
+        problem = f"{_join(likely)} may each be its labels" if likely else f"no field is called {_join(names[:5])}"
         raise InvalidInputError(
             f"{path}: {problem}; its fields are {_join(fields)}. Name the one that holds the labels: `scans:FOLDER?label=NAME`."
         )
     return fields[likely[0]]
+
+
+def _plain(name: str) -> str:
+    return name.lower().removeprefix("scalar_")
 
 
 def _join(words: Iterable[object]) -> str:
