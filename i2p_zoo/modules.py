@@ -41,6 +41,19 @@ def set_class_names_(model: Any, names: Iterable[str]) -> None:
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(names)}
 
 
+def class_codes(model: Any) -> tuple[int, ...]:
+    """Returns the numbers that files give a network's classes, such as LAS classification codes; from 0 where it notes none."""
+    codes = (getattr(model, "pretrained_cfg", None) or {}).get("label_codes")
+    if isinstance(codes, list | tuple) and len(codes) == model.num_classes and all(type(code) is int for code in codes):
+        return tuple(codes)
+    return tuple(range(model.num_classes))
+
+
+def set_class_codes_(model: Any, codes: Iterable[int]) -> None:
+    """Notes the numbers that files give a network's classes, which its checkpoints keep."""
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_codes": list(codes)}
+
+
 def has_other_classes(model: Any, outputs: int, classes: Sequence[str]) -> bool:
     """Whether a network of so many outputs has another number of classes than these or, where it notes them, other names."""
     return outputs != len(classes) or class_names(model) not in ((), tuple(classes))

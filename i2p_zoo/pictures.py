@@ -24,6 +24,11 @@ def make_figure(rows: int, columns: int, size: tuple[float, float], projection: 
     return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection})
 
 
+def _plain(text: str) -> str:
+    """Returns a name as matplotlib shows it as it is: what stands between two dollar signs would be a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Draws each image as a plane of voxels in space with the classes that the 3D network names.
 
@@ -43,7 +48,7 @@ def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, 
         axis.set_box_aspect((1, 0.6, 1))
         axis.view_init(elev=12, azim=-68)
         lines = [f"{label} {probability:.2f}" for label, probability in classes[name][:3]]
-        axis.set_title(f"{name}\n" + "\n".join(lines), fontsize=10)
+        axis.set_title(_plain("\n".join([name, *lines])), fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -85,7 +90,8 @@ def draw_clouds(
         axis.scatter(*points.T, c=points[:, 2], cmap="viridis", s=2)
         axis.set_aspect("equal")
         right = true == answer
-        axis.set_title(answer if right else f"{answer}\n(is {true})", fontsize=9, color="black" if right else "#b00020")
+        title = answer if right else f"{answer}\n(is {true})"
+        axis.set_title(_plain(title), fontsize=9, color="black" if right else "#b00020")
     figure.savefig(path, dpi=110)
 
 
@@ -153,8 +159,9 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
     for row, column in zip(*np.nonzero(confusion), strict=True):
         color = "white" if shares[row, column] > 0.6 else "black"
         axes[0, 0].text(column, row, int(confusion[row, column]), ha="center", va="center", color=color, fontsize=7)
-    axes[0, 0].set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-    axes[0, 0].set_yticks(range(len(classes)), classes, fontsize=7)
+    names = list(map(_plain, classes))
+    axes[0, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0, 0].set(xlabel="predicted", ylabel="true")
     figure.savefig(path, dpi=110)
 
@@ -188,8 +195,9 @@ def draw_scenes(
         axis.set_axis_off()
     if legend:
         patch = require("matplotlib.patches", extra="finetune").Patch
-        handles = [patch(color=color / 255, label=name) for name, color in legend.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False)
+        handles = [patch(color=color / 255, label=_plain(name)) for name, color in legend.items()]
+        fitting = int(72 * len(shown) / (max(map(len, legend)) + 6))  # of some 12 letters an inch, and a patch of colour
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(max(fitting, 1), 7), frameon=False)
     figure.savefig(path, dpi=110)
 
 

@@ -6,7 +6,16 @@ import pytest
 from torch import nn
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.modules import class_names, eval_mode, find_classifier, has_other_classes, image_channels, set_class_names_
+from i2p_zoo.modules import (
+    class_codes,
+    class_names,
+    eval_mode,
+    find_classifier,
+    has_other_classes,
+    image_channels,
+    set_class_codes_,
+    set_class_names_,
+)
 
 
 class Classified(nn.Module):
@@ -127,3 +136,16 @@ def test_channels_that_are_not_noted_as_a_number_are_those_of_the_first_convolut
 
 def test_image_that_no_convolution_reads_has_three_channels():
     assert image_channels(nn.Sequential(nn.Flatten(), nn.Linear(8, 2))) == 3
+
+
+def test_codes_of_classes_are_those_that_are_noted_or_count_from_nought():
+    model = Classified()
+    model.num_classes = 2
+    assert class_codes(model) == (0, 1)
+    set_class_codes_(model, (2, 6))
+    assert class_codes(model) == (2, 6)
+    model.num_classes = 3  # as with another classifier
+    assert class_codes(model) == (0, 1, 2)
+    for codes in ("ab", [2, 6.5, 7], [2, "6", 7], None):  # of a config that others wrote
+        model.pretrained_cfg = {"label_codes": codes}
+        assert class_codes(model) == (0, 1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -261,3 +263,33 @@ def test_scenes_are_drawn_slantwise_in_their_colors_with_a_legend(path, figures,
     assert is_blue(right) > 0
     if most > 100:
         assert is_red(right) == 0, "what is nearer is drawn later"
+
+
+ODD_NAMES = ["_under", "$x$", r"$\frac{$", "a$b", "Gebäude", "x" * 30]
+
+
+def test_names_are_shown_as_they_are_and_no_formulas(path, figures):
+    draw_confusion(path, np.ones((6, 6), np.int64), ODD_NAMES)
+    draw_clouds(path, random_clouds(6), ODD_NAMES, ODD_NAMES[::-1])
+    draw_scenes(path, np.ones((2, 3)), {"truth": np.zeros((2, 3), np.uint8)}, dict.fromkeys(ODD_NAMES, np.zeros(3, np.uint8)))
+    assert len(figures[2].legends[0].get_texts()) == 6
+    texts = [text for figure in figures for text in figure.findobj(mpl.text.Text) if "$" in text.get_text()]
+    assert len(texts) >= 12
+    assert not [text for text in texts if re.search(r"(?<!\\)\$", text.get_text())], "each dollar sign is escaped"
+
+
+def test_a_legend_is_as_wide_as_its_picture(path, figures):
+    legend = {f"a class of a long name {number}": np.zeros(3, np.uint8) for number in range(20)}
+    draw_scenes(path, np.random.default_rng(0).random((9, 3)), {"truth": np.zeros((9, 3), np.uint8)}, legend)
+    box = figures[0].legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figures[0].bbox.x1
+
+
+def test_a_scene_looks_the_same_wherever_it_lies(path):
+    points = np.random.default_rng(0).random((200, 3)).round(3)
+    pictures = []
+    for offset in (0, np.array([448_256.0, 5_411_840.0, 128.0])):
+        draw_scenes(path, points + offset, {"truth": np.zeros((200, 3), np.uint8)})
+        pictures.append(read_png(path).astype(int))
+    assert pictures[0].shape == pictures[1].shape
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5

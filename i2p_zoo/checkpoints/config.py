@@ -20,7 +20,10 @@ CONFIG = "config.json"
 FORMAT_VERSION = 1
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
-_PRETRAINED_KEYS = tuple("architecture tag input_size mean std interpolation crop_pct license hf_hub_id label_names".split())
+_PRETRAINED_KEYS = (
+    *"architecture tag input_size mean std interpolation crop_pct license hf_hub_id".split(),
+    *("label_names", "label_codes"),
+)
 
 _ADDED_SETTINGS = {"rgb_mean": None, "rgb_std": None, "normalization": ""}
 """What checkpoints of 0.1 do not have, and mean by its absence."""

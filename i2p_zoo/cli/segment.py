@@ -12,6 +12,7 @@ import click
 from i2p_zoo.choices import LOSSES
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
+from i2p_zoo.cli.error_lines import BatchErrors
 from i2p_zoo.errors import InvalidInputError
 
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
@@ -71,20 +72,27 @@ def train_command(
       parts:FILE              an .npz of objects in parts, as kicad-parts.npz: points (S, N, 3),
                               scale (S,), the largest norm of each, part (S, N), parts,
                               coarse_of_part, coarse_parts, and split (S,)
+      scans:FOLDER            train and test (or val), folders of your own .las, .laz, .ply, .npz
+                              and so on, and classes.txt, lines of a label and a class: 2 ground
 
-    An .npz may also have normals and colors, (S, N, 3), which --features normals and rgb read.
+    An .npz of scenes may also have normals and colors, (S, N, 3), which --features normals and rgb read, and -1 for points of
+    no class.
+
+    The labels of scans are LAS's classification, or a field such as label, class, segment or CloudCompare's scalar_Label;
+    scans:FOLDER,label=NAME names another, and ,classes=FILE and ,test=val other places. Labels of one class may be
+    several lines; one that is called ignored is no class, nor are -1 and 255. Without classes.txt the labels are the classes.
+    --features also reads intensity (LAS's divided by 65535) and field:NAME, any other number of a point.
 
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
     """  # noqa: D301
     from i2p_zoo.data.specs import load_scenes
     from i2p_zoo.experiments.scene_runs import LEARNING_RATES, Blocks, run_segmentation
     from i2p_zoo.segmentation.crops import Cropping
-    from i2p_zoo.sparse.point_features import parse_features
 
     if values["learning_rate"] is None:
         values["learning_rate"] = LEARNING_RATES[values["optimizer"]]
     shared.check_run(values)
-    train_set, test_set = load_scenes(values["data"], colors="rgb" in parse_features(values["features"]))
+    train_set, test_set = load_scenes(values["data"], values["features"])
     setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
     chosen = shared.read_run_options(values, "training")
@@ -119,38 +127,36 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
     """
     from i2p_zoo.data.specs import load_scenes
     from i2p_zoo.segmentation.task import score
-    from i2p_zoo.sparse.point_features import parse_features
 
     network = _require_unet(load_network(model), model)
-    _, test_set = load_scenes(data, colors="rgb" in parse_features(network.settings.features))
+    _, test_set = load_scenes(data, network.settings.features)
     scores = score(network, test_set, block, overlap, progress="scene").to_dict()
     _print_scores(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
 
 
 @segment.command("predict")
 @click.argument("model")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
 @shared.columns_option
 def predict_command(
     model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float, columns: str | None
 ) -> None:
-    """Give each point of FILES, or vertex of a mesh, a class by MODEL; writes NAME-classes.ply, coloured, and -classes.npy.
+    """Give each point of FILES, or vertex of a mesh, a class by MODEL.
 
-    Example: i2p-zoo segment predict run/model scan.ply --block 8 --out classes
+    A .las or .laz is written again as NAME-classes.las or .laz with the classification that its training data had (or the
+    numbers of the classes, from 0), all else as it was; any other file as NAME-classes.ply, coloured, with its coordinates.
+    NAME-classes.npy has the number of each point's class.
+
+    Example: i2p-zoo segment predict run/model scan.las --block 8 --out classes
     """
     import numpy as np
 
-    from i2p_zoo.data.files.cloud_files import read_cloud
-    from i2p_zoo.data.files.ply import write_colored_ply
-    from i2p_zoo.experiments.classification import check_features, name_classes
-    from i2p_zoo.experiments.scene_runs import color_classes
-    from i2p_zoo.segmentation.voting import segment as segment_scene
-    from i2p_zoo.staging import replacing
+    from i2p_zoo.experiments.classification import name_classes
 
     network = _require_unet(load_network(model), model)
-    names = name_classes(network)
+    names, errors = name_classes(network), BatchErrors(files, "file")
     stems = [file.stem for file in files]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise InvalidInputError(
@@ -158,16 +164,42 @@ def predict_command(
         )
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        scene = read_cloud(file, scene=True, columns=columns)
-        check_features(network, scene)
-        labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
+        with errors.held(file):
+            labels = _segment_file(network, file, out, block, overlap, columns)
+            shares = np.bincount(labels, minlength=len(names)) / len(labels)
+            text = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
+            click.echo(f"{file}: {len(labels):,d} points; {text}")
+    if len(errors.errors) < len(files):
+        click.echo(f"in {out}: -classes.las, .laz or .ply, and -classes.npy, for each")
+    errors.tell()
+
+
+def _segment_file(network: Any, file: Path, out: Path, block: float | None, overlap: float, columns: str | None) -> Any:
+    """Writes the classes of a file's points; returns them, (N,)."""
+    import numpy as np
+
+    from i2p_zoo.data.files import las_classes
+    from i2p_zoo.data.files.cloud_files import read_cloud
+    from i2p_zoo.data.files.ply import write_colored_ply
+    from i2p_zoo.data.scenes import select_features
+    from i2p_zoo.experiments.scene_runs import color_classes
+    from i2p_zoo.modules import class_codes
+    from i2p_zoo.segmentation.voting import segment as segment_scene
+    from i2p_zoo.sparse.point_features import parse_features
+    from i2p_zoo.staging import replacing
+
+    scene = select_features(str(file), read_cloud(file, scene=True, columns=columns), parse_features(network.settings.features))
+    codes, is_las = np.array(class_codes(network)), file.suffix.lower() in las_classes.SUFFIXES
+    if is_las:
+        las_classes.check_las_codes(file, codes)
+    labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
+    if is_las:
+        las_classes.write_las_classes(out / f"{file.stem}-classes{file.suffix}", file, codes[labels])
+    else:
         write_colored_ply(out / f"{file.stem}-classes.ply", scene["points"][:, :3], color_classes(labels))
-        with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, labels.astype(np.int32))
-        shares = np.bincount(labels, minlength=len(names)) / len(labels)
-        text = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
-        click.echo(f"{file}: {len(labels):,d} points; {text}")
-    click.echo(f"in {out}: -classes.ply, coloured, and -classes.npy, for each")
+    with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
+        np.save(stream, labels.astype(np.int32))
+    return labels
 
 
 def _require_unet(network: Any, name: str) -> Any:

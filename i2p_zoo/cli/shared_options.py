@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,25 @@ from i2p_zoo.choices import AXES, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, P
 from i2p_zoo.cli.checkpoint_folders import check_place
 from i2p_zoo.errors import InvalidInputError
 
+
+class GivenPath(click.Path):
+    """A path that is not empty: `--out ""`, where a shell's variable is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path; raises click's error for none, or for a file in place of a folder and the reverse."""
+        if not os.fspath(value):
+            self.fail("the path is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
 STEPS = 300
 POSITIVE = click.FloatRange(min=0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
 COUNT = click.IntRange(min=1)
-FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
+INPUT = GivenPath(path_type=Path)
+FOLDER, FILE = GivenPath(path_type=Path, file_okay=False), GivenPath(path_type=Path, dir_okay=False)
 _NATURAL = click.IntRange(min=0)
 
 default_option = functools.partial(click.option, show_default=True)
@@ -73,7 +86,9 @@ def network_options(
             ),
             default_option("--voxel-size", type=POSITIVE, default=0.07, help=voxel_size),
             default_option(
-                "--features", default="xyz", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."
+                "--features",
+                default="xyz",
+                help="What a voxel carries: xyz, normals, rgb, intensity, ones, extra, field:NAME, joined by commas.",
             ),
             click.option("--steps", type=COUNT, default=None if epochs else steps, help=batches),
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),

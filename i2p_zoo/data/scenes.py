@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from i2p_zoo.data.clouds import check_class_names, row_numbers
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_features import FIELD, parse_features
 
 IGNORED = -1  # the label of a point that belongs to no class: it is neither trained on nor counted
 
-# points: (N, 3) float32, or (N, 4) with an intensity. labels: (N,) int64, IGNORED or a class.
-# rgb: (N, 3) uint8 and normals: (N, 3) float32, where the data set has them.
+# points: (N, 3) float32 or float64, or (N, 4) with an intensity. labels: (N,) int64, IGNORED or a class. Where the data set
+# has them, rgb: (N, 3) uint8, normals: (N, 3) float32, intensity: (N, 1) float32, and field:NAME: (N, 1) float32.
 Scene = Arrays
+_FEATURES = ("rgb", "normals", "intensity")
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,13 @@ class SceneSet:
         classes: the K class names, all different.
         load: returns the scene of a number from 0 to M - 1. The loaders' own can be pickled, for processes that load.
         groups: M names of what must not be divided between training and held-out scenes, such as scans of one room, or None.
+        features: names of features, as `voxelize` takes them, that every scene must have; those alone are given. None for all
+            that a scene has.
+        codes: K whole numbers that files give the classes, such as LAS classification codes; None for 0 to K - 1.
+        varied: whether scenes may differ in what they have, as files of one's own do, unlike those of a released data set.
 
     Raises:
-        InvalidInputError: no class, or two of one name, or another number of groups than of scenes.
+        InvalidInputError: no class, or two of one name, or another number of groups than of scenes or of codes than of classes.
 
     Example:
         >>> room = {"points": np.zeros((2, 3), np.float32), "labels": np.array([0, IGNORED])}
@@ -45,9 +52,14 @@ class SceneSet:
     classes: tuple[str, ...]
     load: Callable[[int], Scene]
     groups: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+    codes: tuple[int, ...] | None = None
+    varied: bool = False
 
     def __post_init__(self) -> None:
         check_class_names("A set of scenes", self.classes)
+        if self.codes is not None and len(self.codes) != len(self.classes):
+            raise InvalidInputError(f"A set of scenes has {len(self.classes)} classes and {len(self.codes)} codes.")
         if self.groups is not None and len(self.groups) != len(self.names):
             raise InvalidInputError(f"A set of scenes has {len(self.names)} names and {len(self.groups)} groups.")
 
@@ -59,13 +71,21 @@ class SceneSet:
 
         Raises:
             InvalidInputError: no such number, or a scene whose arrays have other shapes, types or lengths than a `Scene`, no
-                point, values that are not finite or labels that are no class; the message names the scene.
+                point, values that are not finite, labels that are no class or not the set's features; the message names it.
         """
         if not 0 <= number < len(self):
             raise InvalidInputError(f"There is no scene {number}; the set has those from 0 to {len(self) - 1}.")
         scene = self.load(number)
         _check_scene(self.names[number], scene, len(self.classes))
-        return scene
+        return scene if self.features is None else select_features(f"Scene {self.names[number]!r}", scene, self.features)
+
+    def reading(self, features: str | Sequence[str]) -> SceneSet:
+        """Returns the same scenes with some features alone, which every one of them must have.
+
+        Raises:
+            InvalidInputError: unknown features.
+        """
+        return replace(self, features=parse_features(features))
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> SceneSet:
         """Returns the scenes of the given numbers, in their order, or those that a mask (M,) selects; none is read.
@@ -77,6 +97,54 @@ class SceneSet:
         names = tuple(self.names[row] for row in chosen)
         groups = None if self.groups is None else tuple(self.groups[row] for row in chosen)
         return replace(self, names=names, load=partial(_load_chosen, self.load, chosen), groups=groups)
+
+
+def select_features(owner: str, scene: Scene, features: Sequence[str]) -> Scene:
+    """Returns the points and labels of a scene and what features read.
+
+    Args:
+        owner: whose the arrays are, with which an error begins.
+        scene: labels may be missing.
+        features: names, as `parse_features` returns them.
+
+    Raises:
+        InvalidInputError: the scene lacks one of them, or it has values that are not finite; the message says what it has.
+
+    Example:
+        >>> scan = {"points": np.zeros((1, 3)), "rgb": np.zeros((1, 3), np.uint8), "field:time": np.zeros((1, 1))}
+        >>> list(select_features("A scan", scan, ("xyz", "field:time")))
+        ['points', 'field:time']
+    """
+    present = ["xyz", *(name for name in scene if name in _FEATURES or name.startswith(FIELD))]
+    present += ["extra"] if scene["points"].shape[1] > 3 else []
+    if missing := [name for name in features if name not in (*present, "ones")]:
+        raise InvalidInputError(
+            f"{owner} has no {', '.join(missing)}, which the features {','.join(features)} ask for; it has "
+            f"{', '.join(present)}."
+        )
+    selected = {name: scene[name] for name in ("points", "labels", *features) if name in scene}
+    for name, values in selected.items():
+        if not np.isfinite(values).all():
+            raise InvalidInputError(f"{owner}: its {name} have values that are NaN or infinite; remove those points.")
+    return selected
+
+
+def check_scenes(scenes: SceneSet, progress: str | None = None) -> None:
+    """Reads a scene of a set, and every one where they are `varied`, so that a fault is found before a training and not after.
+
+    Args:
+        scenes: to read.
+        progress: label of a progress bar; None for no bar.
+
+    Raises:
+        InvalidInputError: as `SceneSet.scene`, or no point has a class.
+    """
+    numbers = range(len(scenes) if scenes.varied else min(len(scenes), 1))
+    labelled = 0
+    for number in tqdm(numbers, desc=progress, unit="scene", disable=progress is None or len(numbers) < 2):
+        labelled += np.count_nonzero(scenes.scene(number)["labels"] != IGNORED)
+    if scenes.varied and not labelled:
+        raise InvalidInputError(f"No point of the scenes, such as {scenes.names[0]!r}, has a class.")
 
 
 def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[SceneSet, SceneSet]:
@@ -135,11 +203,16 @@ def _check_scene(name: str, scene: Scene, count: int) -> None:
     if not {"points", "labels"} <= scene.keys():
         raise InvalidInputError(f"Scene {name!r} must have `points` and `labels`; it has {sorted(scene)}.")
     points, labels = scene["points"], scene["labels"]
-    if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] not in (3, 4) or not len(points):
+    is_float = points.dtype in (np.float32, np.float64)
+    if not is_float or points.ndim != 2 or points.shape[1] not in (3, 4) or not len(points):
         raise InvalidInputError(
-            f"Scene {name!r}: points must be float32 (N, 3) or (N, 4), at least one; got {points.dtype} {points.shape}."
+            f"Scene {name!r}: points must be float32 or float64 (N, 3) or (N, 4), at least one; got {points.dtype} "
+            f"{points.shape}."
         )
-    for key, dtype, columns in (("labels", "int64", ()), ("rgb", "uint8", (3,)), ("normals", "float32", (3,))):
+    arrays: list[tuple[str, str, tuple[int, ...]]] = [("labels", "int64", ()), ("rgb", "uint8", (3,))]
+    arrays += [("normals", "float32", (3,)), ("intensity", "float32", (1,))]
+    arrays += [(key, "float32", (1,)) for key in scene if key.startswith(FIELD)]
+    for key, dtype, columns in arrays:
         shape = (len(points), *columns)
         if key in scene and (scene[key].dtype != dtype or scene[key].shape != shape):
             actual = f"{scene[key].dtype} {scene[key].shape}"

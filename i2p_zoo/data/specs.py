@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ from i2p_zoo.data.sets.npz import load_npz, load_scene_npz
 from i2p_zoo.data.sets.s3dis import load_s3dis
 from i2p_zoo.data.sets.scannet import load_scannet
 from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
+from i2p_zoo.data.sets.scans import load_scans
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.sparse.point_features import parse_features
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
@@ -44,14 +47,15 @@ _SCENE_LOADERS: dict[str, Callable[..., tuple[SceneSet, SceneSet]]] = {
     "scannet": load_scannet,
     "scenes": load_scene_npz,
     "parts": load_scene_npz,
+    "scans": load_scans,
 }
 _SCENE_EXAMPLES = (
     "s3dis:data/Stanford3dDataset_v1.2_Aligned_Version (or the folder of Area_1_conferenceRoom_1.npy and so on), "
     "semantickitti:data/semantickitti (which holds dataset/sequences), scannet:data/scannet (which holds scans), "
-    "scenes:boards.npz, parts:kicad-parts.npz"
+    "scenes:boards.npz, parts:kicad-parts.npz, scans:my_scans (folders train and test of .las, .ply or .npz with labels)"
 )
 # What may follow the path of each, as `folder:DIR,columns=5,test=val`.
-_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test")}
+_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test")}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
 
@@ -89,13 +93,15 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     return splits
 
 
-def load_scenes(spec: str, colors: bool = False) -> tuple[SceneSet, SceneSet]:
+def load_scenes(spec: str, features: str = "xyz") -> tuple[SceneSet, SceneSet]:
     """Lists the scenes of a data set that a text names.
 
     Args:
         spec: a name and, after a colon, a folder or file: `s3dis:DIR`, `semantickitti:DIR`, `scannet:DIR`,
-            `scenes:FILE.npz` or `parts:FILE.npz`.
-        colors: whether scenes of an .npz file have `rgb`; those of scans have what their files hold.
+            `scenes:FILE.npz`, `parts:FILE.npz` or `scans:DIR`, which takes options:
+            `scans:DIR,label=NAME,classes=FILE,test=NAME`.
+        features: what will be read: scenes of an .npz file have `rgb` where it stands among them. Others have what their files
+            hold.
 
     Returns:
         The train split and the test split, each of at least one scene: Area 5 of S3DIS, sequence 08 of SemanticKITTI, and
@@ -105,7 +111,8 @@ def load_scenes(spec: str, colors: bool = False) -> tuple[SceneSet, SceneSet]:
         NotFoundError: the folder or file is missing; the message says where the data set is available.
         InvalidInputError: an unknown name, data that cannot be read, or an empty split.
     """
-    options = {"colors": True} if colors and spec.partition(":")[0] in ("scenes", "parts") else {}
+    is_npz = spec.partition(":")[0] in ("scenes", "parts")
+    options = {"colors": True} if is_npz and "rgb" in parse_features(features) else {}
     return _load_splits(spec, _SCENE_LOADERS, "scenes", _SCENE_EXAMPLES, **options)
 
 

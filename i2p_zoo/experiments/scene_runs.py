@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from i2p_zoo import pictures
-from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, hold_out_scenes
+from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, check_scenes, hold_out_scenes
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, architecture_of, structure_of
 from i2p_zoo.finetune import Options, ParameterCount, freeze
-from i2p_zoo.modules import set_class_names_
+from i2p_zoo.modules import set_class_codes_, set_class_names_
 from i2p_zoo.segmentation.crops import Cropping
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from i2p_zoo.segmentation.task import Segmentation, score
@@ -64,8 +64,17 @@ class Blocks:
             raise InvalidInputError(f"`overlap` must be at least 0 and less than 1; got {self.overlap}.")
 
 
-def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: Any) -> tuple[Any, ParameterCount]:
-    """Creates the U-Net of a setup, frozen as its mode says; `kwargs` as `i2p_zoo.segmentation.create_unet`.
+def build_unet(
+    setup: Setup, classes: tuple[str, ...], seed: int = 0, codes: tuple[int, ...] | None = None, **kwargs: Any
+) -> tuple[Any, ParameterCount]:
+    """Creates the U-Net of a setup, frozen as its mode says.
+
+    Args:
+        setup: of the encoder and the voxels.
+        classes: their names, which the network notes.
+        seed: of the new weights.
+        codes: what files call the classes, which the network notes; None for 0 and on.
+        kwargs: as `i2p_zoo.segmentation.create_unet`.
 
     Raises:
         I2PError: as `create_unet` and `i2p_zoo.finetune.freeze`.
@@ -79,6 +88,8 @@ def build_unet(setup: Setup, classes: tuple[str, ...], seed: int = 0, **kwargs: 
         torch.manual_seed(seed)
         unet = create_unet(name, len(classes), **arguments)
     set_class_names_(unet, classes)
+    if codes is not None:
+        set_class_codes_(unet, codes)
     return unet, freeze(unet, setup.mode)
 
 
@@ -111,12 +122,15 @@ def run_segmentation(
         `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
-        InvalidInputError: as `describe_run` and `execute`.
+        InvalidInputError: as `describe_run`, `check_scenes` and `execute`.
         I2PError, OSError: as the parts.
     """
     folder, blocks, run_options = Path(folder), blocks or Blocks(), run_options or RunOptions()
     settings = {"blocks": dataclasses.asdict(blocks), "loss": loss, "dropout": dropout}
     described = describe_run(setup, train_set, test_set, options, run_options, "scenes", _fingerprint, **settings)
+    train_set, test_set = train_set.reading(setup.features), test_set.reading(setup.features)
+    for scenes, split in ((train_set, "training"), (test_set, "test")):
+        check_scenes(scenes, progress=None if run_options.progress is None else f"{split} scenes")
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
         label = None if run_options.progress is None or not accelerator.is_main_process else "testing"
@@ -128,13 +142,14 @@ def run_segmentation(
 
     trained, monitored = run_options.divide(train_set, test_set, hold_out_scenes, options.seed)
     task = Segmentation(trained, monitored, blocks.crop, loss, extent=blocks.extent, overlap=blocks.overlap)
-    build = functools.partial(build_unet, setup, train_set.classes, options.seed, dropout=dropout)
+    build = functools.partial(build_unet, setup, train_set.classes, options.seed, train_set.codes, dropout=dropout)
     return execute(folder, described, options, task, build, measure, run_options, draw)
 
 
 def _fingerprint(scenes: SceneSet) -> bytes:
     """Hashes the names of scenes, their classes, and the first and the last scene: all of them seldom fit into memory."""
-    digest = hashlib.sha256(repr((scenes.names, scenes.classes)).encode())
+    codes = () if scenes.codes is None else (scenes.codes,)
+    digest = hashlib.sha256(repr((scenes.names, scenes.classes, *codes)).encode())
     for number in sorted({0, len(scenes) - 1}) if len(scenes) else ():
         for key, values in sorted(scenes.scene(number).items()):
             digest.update(f"{key} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())

@@ -62,7 +62,8 @@ class UNet(Network, nn.Module):
         self.levels = find_levels(encoder) if levels is None else list(levels)
         self.decoder_channels, self.dropout = channels, dropout
         self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
-        self.pretrained_cfg = {key: value for key, value in (encoder.pretrained_cfg or {}).items() if key != "label_names"}
+        noted = encoder.pretrained_cfg or {}
+        self.pretrained_cfg = {key: value for key, value in noted.items() if key not in ("label_names", "label_codes")}
 
     @property
     def provenance(self) -> Provenance:

@@ -122,17 +122,20 @@ def edge_lengths(extent: ArrayLike | None) -> NDArray[np.float64]:
 
 
 def as_cloud(scene: Scene) -> Arrays:
-    """Returns a scene's points, normals and colours, as `i2p_zoo.voxelize` takes them."""
-    return {name: scene[name] for name in ("points", "normals", "rgb") if name in scene}
+    """Returns a scene without its labels, as `i2p_zoo.voxelize` takes it."""
+    return {name: values for name, values in scene.items() if name != "labels"}
 
 
 def center(cloud: Arrays) -> Arrays:
-    """Returns a cloud in the middle of its box in x and y and on its ground in z, so that no place on a map is learned."""
-    low, high = cloud["points"][:, :3].min(0), cloud["points"][:, :3].max(0)
-    middle = (low.astype(np.float64) + high) / 2
-    centred = {**cloud, "points": cloud["points"].copy()}
-    centred["points"][:, :3] -= np.array([middle[0], middle[1], low[2]], np.float64)
-    return centred
+    """Returns a cloud in the middle of its box in x and y and on its ground in z, so that no place on a map is learned.
+
+    It is moved in doubles and then float32, so that metres in UTM keep their millimetres.
+    """
+    points = cloud["points"].astype(np.float64)
+    low, high = points[:, :3].min(0), points[:, :3].max(0)
+    middle = (low + high) / 2
+    points[:, :3] -= np.array([middle[0], middle[1], low[2]])
+    return {**cloud, "points": points.astype(np.float32)}
 
 
 def turn(cloud: Arrays, cropping: Cropping, random: np.random.Generator) -> Arrays:

@@ -88,6 +88,7 @@ class Segmentation:
         """Hashes the names of the scenes to train on and to judge by, the classes, and how crops, blocks and loss are made."""
         judged = None if self.monitor is None else (self.monitor.names, self.extent, self.overlap)
         parts = (self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights)
+        parts += () if self.scenes.codes is None else (self.scenes.codes,)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
@@ -108,11 +109,12 @@ def score(
         accelerator: of several processes.
 
     Raises:
-        InvalidInputError: no scenes, a network of other classes, or as `segment`.
+        InvalidInputError: no scenes, a network of other classes, a scene that lacks what the network reads, or as `segment`.
     """
     if has_other_classes(model, model.num_classes, scenes.classes):
         names = ", ".join(class_names(model)) or f"{model.num_classes} without names"
         raise InvalidInputError(f"The network's classes are {names}; the scenes' are {', '.join(scenes.classes)}.")
+    scenes = scenes.reading(model.settings.features)
     counter = ConfusionCounter(scenes.classes)
     rank, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     for number in range(rank, len(scenes), count):

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from i2p_zoo.data.scenes import Scene
+from i2p_zoo.data.scenes import Scene, select_features
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.segmentation.crops import as_cloud, center, edge_lengths
-from i2p_zoo.sparse.point_values import fix_range
+from i2p_zoo.sparse.point_features import parse_features
 
 _MOST_BLOCKS = 1_000_000  # along an axis
 
@@ -38,13 +38,14 @@ def segment(
         (N, K) in the order of the points. Blocks are centred as in training, so a scene may lie anywhere.
 
     Raises:
-        InvalidInputError: no points, or an extent or overlap out of range.
+        InvalidInputError: no points, an extent or overlap out of range, or the scene lacks what the network reads.
         DivergedError: logits that are not finite.
     """
-    points, cloud = scene["points"], as_cloud(scene)
+    points = scene["points"]
+    blocks = overlapping_blocks(points, extent, overlap)
+    cloud = as_cloud(select_features("The scene", scene, parse_features(model.settings.features)))
     if "rgb" in cloud and cloud["rgb"].dtype != np.uint8:
         (cloud["rgb"],) = fix_range([cloud["rgb"]])  # a dark block may not show it
-    blocks = overlapping_blocks(points, extent, overlap)
     votes, seen = np.zeros((len(points), model.num_classes), np.float32), np.zeros(len(points), bool)
     bar = tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None)
     with eval_mode(model), bar:
@@ -90,6 +91,7 @@ def overlapping_blocks(points: NDArray[Any], extent: ArrayLike | None, overlap: 
     coordinates = points[:, :3].astype(np.float64)
     if not np.isfinite(coordinates).all():
         raise InvalidInputError("Points have coordinates that are NaN or infinite; remove them.")
+    coordinates -= coordinates.min(0)  # so that a scene is divided the same wherever it lies
     intervals = [_intervals(column, edge, overlap) for column, edge in zip(coordinates.T, edge_lengths(extent), strict=True)]
     return _blocks(coordinates, np.arange(len(points)), intervals)
 

@@ -43,7 +43,7 @@ def count_channels(names: Iterable[str], extra: int = 0) -> int:
     """Returns how many channels named features have together.
 
     Args:
-        names: of `FEATURES`.
+        names: of `FEATURES`, or `field:NAME`.
         extra: how many columns "extra" stands for.
     """
     return sum(extra if name == "extra" else CHANNELS.get(name, 1) for name in names)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
+import laspy
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,9 +14,11 @@ from PIL import Image
 
 import i2p_zoo
 from i2p_zoo.cli import main
+from i2p_zoo.data.files.cloud_files import read_cloud
+from i2p_zoo.modules import set_class_codes_
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.cli.conftest import fail, run, succeed
-from tests.segmentation.conftest import CLASSES, make_scene
+from tests.segmentation.conftest import CLASSES, CODES, UTM, make_scene, write_las
 from tests.segmentation.conftest import scenes_npz as scenes_npz
 
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "2"]
@@ -126,7 +131,9 @@ def test_scene_without_what_the_network_reads_is_refused(tmp_path):
     unet = create_unet("test_resnet", 3, pretrained=False, in_chans=3, features="normals")
     unet.save_pretrained(tmp_path / "unet")
     np.save(tmp_path / "scan.npy", make_scene(0)["points"])
-    assert "the cloud has no normals" in fail("segment", "predict", tmp_path / "unet", "scan.npy", "--out", "classes")
+    assert "scan.npy has no normals, which the features normals ask for; it has xyz" in fail(
+        "segment", "predict", tmp_path / "unet", "scan.npy", "--out", "classes"
+    )
 
 
 def test_files_whose_results_would_have_one_name_are_refused(finished, tmp_path):
@@ -177,3 +184,134 @@ def test_adapter_of_random_weights_is_refused_before_training(network, scenes_np
     options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--scratch", "--adapter"]
     assert "--adapter saves what differs from image weights" in fail("segment", "train", *options, "--out", "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    """Tiles of a city in UTM: LAS and LAZ of different sizes, and a list of their classes."""
+    folder = tmp_path_factory.mktemp("city")
+    for number, name in enumerate(("train/a.las", "train/b.laz", "test/c.las")):
+        write_las(folder / name, make_scene(number, 200 + 50 * number))
+    (folder / "classes.txt").write_text("2 floor\n6 wall\n5 lamp\n1 unclassified\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def surveyed(network, city, tmp_path_factory):
+    out = tmp_path_factory.mktemp("surveyed") / "run"
+    options = ["--model", network, "--data", f"scans:{city}", *FAST, "--features", "xyz,intensity,field:number_of_returns"]
+    result = CliRunner().invoke(main, [*map(str, ["segment", "train", *options, "--crop", 2, "--block", 2, "--out", out])])
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_own_tiles_in_utm_are_trained_measured_and_predicted(surveyed, city, tmp_path):
+    metrics = json.loads((surveyed / "metrics.json").read_text())
+    assert metrics["classes"] == list(CLASSES)
+    printed = succeed("segment", "eval", surveyed / "model", "--data", f"scans:{city}", "--block", 2, "--json").stdout
+    assert json.loads(printed) == metrics["test"]
+    for source in (city / "test" / "c.las", city / "train" / "b.laz"):
+        result = succeed("segment", "predict", surveyed / "model", source, "--block", 2, "--out", "classes")
+        assert f"{source}: " in result.stdout
+        assert any(f"{name} " in result.stdout for name in CLASSES)
+        before, after = laspy.read(source), laspy.read(tmp_path / "classes" / f"{source.stem}-classes{source.suffix}")
+        labels = np.load(tmp_path / "classes" / f"{source.stem}-classes.npy")
+        assert np.array_equal(after.classification, CODES[labels]), "the codes of the training data"
+        assert after.vlrs[0].record_data_bytes() == before.vlrs[0].record_data_bytes()
+        assert np.array_equal(after.header.offsets, before.header.offsets)
+        for name in set(before.point_format.dimension_names) - {"classification"}:
+            assert np.array_equal(after[name], before[name]), name
+    accuracy = CODES[np.load(tmp_path / "classes" / "c-classes.npy")] == laspy.read(city / "test" / "c.las").classification
+    known = laspy.read(city / "test" / "c.las").classification != 1
+    assert accuracy[known].mean() == pytest.approx(metrics["test"]["accuracy"])
+
+
+def write_scans(folder, offset):
+    """Scenes of 10 binary places, which doubles move by whole numbers exactly."""
+    for number, name in enumerate(("train/a", "train/b", "test/c")):
+        scene = make_scene(number, 200)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        points = np.round(scene["points"].astype(np.float64) * 1024) / 1024 + offset
+        np.savez(folder / f"{name}.npz", coord=points, segment=scene["labels"])
+    return folder
+
+
+def test_scenes_on_a_map_train_as_at_the_origin(network, tmp_path):
+    runs = []
+    for name, offset in (("origin", 0), ("map", UTM)):
+        data = write_scans(tmp_path / name, offset)
+        options = ["--model", network, "--data", f"scans:{data}", *FAST, "--crop", 2, "--block", 2, "--seed", 3]
+        succeed("segment", "train", *options, "--out", f"{name}-run")
+        runs.append(json.loads((tmp_path / f"{name}-run" / "metrics.json").read_text()))
+    (near, far) = runs
+    assert [step["loss"] for step in near["history"]] == [step["loss"] for step in far["history"]]
+    assert near["test"] == far["test"]
+    for name in ("origin", "map"):
+        succeed("segment", "predict", f"{name}-run/model", f"{name}/test/c.npz", "--block", 2, "--out", f"{name}-out")
+    first, second = (np.load(tmp_path / f"{name}-out" / "c-classes.npy") for name in ("origin", "map"))
+    assert np.array_equal(first, second)
+    read = read_cloud(tmp_path / "map-out" / "c-classes.ply")["points"]
+    assert np.array_equal(read, np.load(tmp_path / "map" / "test" / "c.npz")["coord"]), "to the digit"
+
+
+def test_a_bad_file_among_others_is_told_at_the_end(surveyed, city, tmp_path):
+    (tmp_path / "bad.las").write_bytes(b"no las")
+    np.save(tmp_path / "plain.npy", make_scene(0)["points"])
+    files = [city / "train" / "a.las", "bad.las", "plain.npy", "none.ply", city / "test" / "c.las"]
+    result = run("segment", "predict", surveyed / "model", *files, "--out", "classes")
+    assert result.exit_code == 2
+    assert [line.split(": ")[0] for line in result.stdout.splitlines()[:2]] == [str(files[0]), str(files[-1])]
+    message = result.stderr[result.stderr.index("i2p-zoo: ") :]
+    assert message.startswith("i2p-zoo: 3 of 5 files failed: bad.las cannot be read: ")
+    assert "plain.npy has no intensity, field:number_of_returns" in message
+    assert "none.ply: no such file" in message
+    assert message.count("\n") == 1
+    written = {path.name for path in (tmp_path / "classes").iterdir()}
+    assert written == {"a-classes.las", "a-classes.npy", "c-classes.las", "c-classes.npy"}
+
+
+def test_classes_that_the_format_of_a_file_cannot_hold_are_told_before_they_are_made(surveyed, city, tmp_path):
+    header = laspy.LasHeader(point_format=0, version="1.2")
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = make_scene(0)["points"].T
+    las.write(tmp_path / "old.las")
+    unet = create_unet("test_resnet", 3, pretrained=False)
+    set_class_codes_(unet, (2, 40, 6))
+    unet.save_pretrained(tmp_path / "unet")
+    assert "its point format 0 holds classes of 0 to 31" in fail("segment", "predict", "unet", "old.las", "--out", "classes")
+    assert not list((tmp_path / "classes").iterdir())
+
+
+FAULTS = {
+    "a feature": (["--features", "xyz,normals"], "Scene 'train/a.las' has no normals, .* it has xyz, intensity, field:"),
+    "a field": (["--features", "field:height"], "Scene 'train/a.las' has no field:height, which"),
+    "an option": (["--data", "scans:CITY,labels=x"], "scans takes label and classes and test, once each; got 'labels'"),
+    "a list": (["--data", "scans:CITY,classes=none.txt"], "none.txt: no such file"),
+    "no folder": (["--out", ""], "the path is empty"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), FAULTS.values(), ids=FAULTS)
+def test_what_cannot_be_trained_is_told_before_anything_is_written(network, city, tmp_path, options, message):
+    data = ["--model", network, "--data", f"scans:{city}", *FAST, "--out", "run"]
+    result = run("segment", "train", *data, *(option.replace("CITY", str(city)) for option in options))
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_scene_without_a_feature_is_found_before_the_training(network, city, tmp_path):
+    shutil.copytree(city / "train", tmp_path / "mixed" / "train")
+    (tmp_path / "mixed" / "test").mkdir()
+    scene = make_scene(7)
+    np.savez(tmp_path / "mixed" / "test" / "plain.npz", points=scene["points"], label=CODES[scene["labels"]])
+    shutil.copy(city / "classes.txt", tmp_path / "mixed")
+    data = ["--model", network, "--data", "scans:mixed", *FAST, "--features", "xyz,intensity"]
+    assert "Scene 'test/plain.npz' has no intensity" in fail("segment", "train", *data, "--out", "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_folder_is_no_place_for_classes(surveyed, city):
+    result = run("segment", "predict", surveyed / "model", city / "test" / "c.las", "--out", "")
+    assert result.exit_code == 2
+    assert "the path is empty" in result.stderr

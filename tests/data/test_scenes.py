@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data.scenes import IGNORED, SceneSet, hold_out_scenes
+from i2p_zoo.data.scenes import IGNORED, SceneSet, check_scenes, hold_out_scenes, select_features
 
 RANDOM = np.random.default_rng(0)
 
@@ -86,7 +86,7 @@ MALFORMED = {
     "no labels": ({"labels": None}, "`points` and `labels`"),
     "two columns": ({"points": POINTS[:, :2]}, r"\(N, 3\) or \(N, 4\).*float32 \(9, 2\)"),
     "five columns": ({"points": np.zeros((9, 5), np.float32)}, r"\(9, 5\)"),
-    "doubles": ({"points": POINTS.astype(np.float64)}, "points must be float32.*got float64"),
+    "half precision": ({"points": POINTS.astype(np.float16)}, "points must be float32 or float64.*got float16"),
     "flat points": ({"points": np.zeros(9, np.float32)}, r"got float32 \(9,\)"),
     "no point": ({"points": POINTS[:0], "labels": LABELS[:0]}, r"at least one; got float32 \(0, 3\)"),
     "fewer labels": ({"labels": LABELS[:8]}, r"labels must be int64 \(9,\); got int64 \(8,\)"),
@@ -96,6 +96,8 @@ MALFORMED = {
     "fewer normals": ({"normals": POINTS[:8]}, r"normals must be float32 \(9, 3\)"),
     "nan": ({"points": with_value(POINTS, np.nan)}, "its points have values that are NaN"),
     "infinite": ({"normals": with_value(POINTS, np.inf)}, "its normals have values that are NaN or infinite"),
+    "a flat intensity": ({"intensity": np.zeros(9, np.float32)}, r"intensity must be float32 \(9, 1\); got float32 \(9,\)"),
+    "a field of doubles": ({"field:time": np.zeros((9, 1))}, r"field:time must be float32 \(9, 1\); got float64"),
     "a label beyond": ({"labels": LABELS + 3}, "from 3 to 3; expected -1, for none, to 2"),
     "a label below": ({"labels": LABELS - 2}, "from -2 to -2"),
 }
@@ -164,3 +166,48 @@ def test_scenes_of_one_group_and_groups_of_other_scenes_are_refused():
 def test_scenes_that_cannot_be_divided_are_refused(count, fraction):
     with pytest.raises(InvalidInputError, match=r"cannot be held out"):
         hold_out_scenes(SceneSet(tuple(map(str, range(count))), ("floor",), lambda number: {}), fraction)
+
+
+def test_a_set_gives_the_features_that_are_read_and_no_others():
+    time = np.arange(5, dtype=np.float32)[:, None]
+    whole = {**make_scene(5), "intensity": time / 5, "field:time": time, "field:broken": time * np.nan}
+    scenes = make_set(lambda number: whole)
+    assert scenes.scene(0).keys() == whole.keys()
+    chosen = scenes.reading("field:time, xyz,extra, ones").subset([1]).scene(0)
+    assert chosen.keys() == {"points", "labels", "field:time"}
+    assert chosen["points"].shape == (5, 4)
+    with pytest.raises(InvalidInputError, match="Scene 'hall': its field:broken have values that are NaN"):
+        scenes.reading("xyz,field:broken").scene(0)
+    with pytest.raises(InvalidInputError, match="must be some of xyz"):
+        scenes.reading("colour")
+
+
+MISSING = [
+    ("xyz,rgb", "no rgb, which the features xyz,rgb ask for; it has xyz, normals, field:time."),
+    ("intensity,field:class,normals", "no intensity, field:class, which .* it has xyz, normals, field:time."),
+    ("extra", "no extra"),
+]
+
+
+@pytest.mark.parametrize(("features", "message"), MISSING)
+def test_a_feature_that_is_missing_is_told_with_those_that_there_are(features, message):
+    scene = {"points": POINTS, "labels": LABELS, "normals": POINTS, "field:time": np.zeros((9, 1), np.float32)}
+    with pytest.raises(InvalidInputError, match=f"^Scene 'lobby' has {message}"):
+        make_set(lambda number: scene).reading(features).scene(1)
+    with pytest.raises(InvalidInputError, match=rf"^a\.las has {message}"):
+        select_features("a.las", scene, features.split(","))
+
+
+@pytest.mark.parametrize(("varied", "read"), [(False, [0]), (True, [0, 1, 2, 3])])
+def test_scenes_that_may_differ_are_all_looked_at_before_a_training(varied, read):
+    asked = []
+    scenes = SceneSet(tuple("abcd"), ("floor", "wall", "door"), lambda n: asked.append(n) or SCENES[n], varied=varied)
+    check_scenes(scenes)
+    assert asked == read
+    with pytest.raises(InvalidInputError, match="Scene 'a' has no intensity"):
+        check_scenes(scenes.reading("intensity"))
+
+
+def test_codes_are_as_many_as_classes():
+    with pytest.raises(InvalidInputError, match="3 classes and 2 codes"):
+        SceneSet(("hall",), ("floor", "wall", "door"), load_fourth, codes=(2, 6))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import laspy
 import numpy as np
 import pytest
 import torch
@@ -54,4 +55,23 @@ def scenes_npz(tmp_path_factory):
         split=np.array([0, 0, 0, 0, 1, 1], np.uint8),
         classes=np.array(CLASSES),
     )
+    return path
+
+
+UTM = np.array([448_256.0, 5_411_840.0, 128.0])
+CODES = np.array([2, 6, 5, 1])  # of LAS for CLASSES, and at the end for IGNORED
+
+
+def write_las(path, scene, offset=UTM, compressed=False):
+    """A tile of metres in UTM, as surveys have them, whose intensity tells the lamp."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.offsets, header.scales = np.floor(offset), [0.001] * 3
+    header.vlrs.append(laspy.VLR("LASF_Projection", 2112, "WKT", b'PROJCS["WGS 84 / UTM 32N"]\0'))
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = (scene["points"] + offset).T
+    las.classification = CODES[scene["labels"]]
+    las.intensity = np.where(scene["labels"] == 2, 60_000, 3_000)
+    las.gps_time = np.arange(len(scene["labels"]))
+    las.write(path, do_compress=compressed)
     return path

@@ -12,7 +12,7 @@ from i2p_zoo import InvalidInputError
 from i2p_zoo.data.scenes import IGNORED, SceneSet
 from i2p_zoo.data.specs import load_scenes
 from i2p_zoo.segmentation import crops
-from i2p_zoo.segmentation.crops import Cropping, SceneBatches, as_cloud, choose_crop, turn
+from i2p_zoo.segmentation.crops import Cropping, SceneBatches, as_cloud, center, choose_crop, turn
 from tests.segmentation.conftest import CLASSES, make_scene, make_set
 
 
@@ -37,13 +37,13 @@ def test_a_crop_has_the_points_within_half_its_extent_of_one_of_them(extent):
     scene, random, centers = numbered_scene(), np.random.default_rng(0), set()
     edges = np.broadcast_to(np.inf if extent is None else extent, 3)
     for _ in range(20):
-        center = copy.deepcopy(random).integers(200)
-        centers.add(center)
+        chosen = copy.deepcopy(random).integers(200)
+        centers.add(chosen)
         crop = choose_crop(scene, extent, None, random)
-        places, middle = scene["points"], scene["points"][center]
+        places, middle = scene["points"], scene["points"][chosen]
         inside = [all(abs(p - c) <= e / 2 for p, c, e in zip(point, middle, edges, strict=False)) for point in places]
         assert crop["labels"].tolist() == np.flatnonzero(inside).tolist()
-        assert center in crop["labels"]
+        assert chosen in crop["labels"]
         assert_taken(crop, scene)
     assert len(centers) > 10, "the centre is drawn anew each time"
 
@@ -156,3 +156,31 @@ def test_scenes_are_kept_in_memory_up_to_a_number_of_points(monkeypatch):
     first, again = drawn[0], drawn[0]
     assert len(read) == 4, "two of 300 points are kept, the third is read again"
     assert all(np.array_equal(a["points"], b["points"]) for (a, _), (b, _) in zip(first, again, strict=True))
+
+
+UTM = np.array([448_256.0, 5_411_840.0, 128.0])  # by which doubles move coordinates of 10 binary places exactly
+
+
+def quantized(scene):
+    return {**scene, "points": np.round(scene["points"] * 1024) / 1024}
+
+
+def test_crops_of_a_scene_on_a_map_are_those_at_the_origin():
+    def load(number, offset):
+        scene = quantized(make_scene(number))
+        return {**scene, "points": scene["points"] + offset, "intensity": scene["points"][:, :1].astype(np.float32)}
+
+    sets = [SceneSet(tuple("abcd"), CLASSES, lambda number, offset=offset: load(number, offset)) for offset in (0, UTM)]
+    near, far = (SceneBatches(scenes, 3, 0, Cropping(extent=2.0, max_points=100)) for scenes in sets)
+    for step in range(4):
+        for (a, x), (b, y) in zip(near[step], far[step], strict=True):
+            assert a.keys() == b.keys() == {"points", "intensity"}
+            assert b["points"].dtype == np.float32
+            assert np.array_equal(a["points"], b["points"])
+            assert np.array_equal(a["intensity"], b["intensity"])
+            assert np.array_equal(x, y)
+
+
+def test_millimetres_on_a_map_are_kept():
+    points = UTM + np.array([[0, 0, 0], [0.001, 0.002, 0.003], [0.01, 0.02, 0.03]])
+    assert np.allclose(np.diff(center({"points": points})["points"], axis=0), np.diff(points, axis=0), atol=1e-8)

@@ -155,3 +155,34 @@ def test_outputs_that_are_not_finite_are_no_classes():
 def test_scene_without_points_is_refused():
     with pytest.raises(InvalidInputError, match="at least one"):
         segment(make_unet(), {"points": np.zeros((0, 3), np.float32)})
+
+
+@pytest.mark.parametrize("extent", [None, 1.5])
+def test_a_scene_on_a_map_has_the_classes_that_it_has_at_the_origin(extent):
+    unet, scene = make_unet(), make_scene(0)
+    points = np.round(scene["points"] * 1024) / 1024
+    far = points + np.array([448_256.0, 5_411_840.0, 128.0])  # exactly, in doubles
+    assert not np.array_equal(far.astype(np.float32), far)
+    assert np.array_equal(segment(unet, {"points": far}, extent), segment(unet, {"points": points}, extent))
+
+
+def test_blocks_do_not_depend_on_where_a_scene_lies():
+    points = np.random.default_rng(0).integers(0, 4096, (500, 3)) / 1024
+    near, far = (list(overlapping_blocks(points + offset, 0.7, 0.3)) for offset in (0, 5_411_840.0))
+    assert [rows.tolist() for rows in near] == [rows.tolist() for rows in far]
+
+
+def test_what_a_network_does_not_read_is_left_out_and_what_it_reads_must_be_there():
+    unet, scene = make_unet(features="xyz,intensity", in_chans=4), make_scene(0)
+    intensity = np.full((300, 1), 0.5, np.float32)
+    shares = segment(unet, {**scene, "intensity": intensity, "field:broken": intensity * np.nan})
+    assert np.array_equal(shares, segment(unet, {**scene, "intensity": intensity}))
+    with pytest.raises(InvalidInputError, match="The scene has no intensity, which the features xyz,intensity ask for"):
+        segment(unet, scene)
+
+
+@pytest.mark.parametrize("extent", [None, 1.0])
+def test_a_scene_of_one_point_has_a_class(extent):
+    shares = segment(make_unet(), {"points": np.array([[448_256.5, 5_411_840.25, 128.0]])}, extent)
+    assert shares.shape == (1, 3)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)

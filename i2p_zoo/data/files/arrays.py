@@ -149,9 +149,9 @@ def check_dtypes(place: str, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidInputError(f"{place} {name} must be {' or '.join(words)}; found {arrays[name].dtype}.")
 
 
-def check_range(path: Path, name: str, values: NDArray[Any], classes: int) -> None:
-    """Raises InvalidInputError unless all values are from 0 to one less than the number of classes."""
-    if values.size and not 0 <= values.min() <= values.max() < classes:
+def check_range(path: Path, name: str, values: NDArray[Any], classes: int, lowest: int = 0) -> None:
+    """Raises InvalidInputError unless all values are from the lowest to one less than the number of classes."""
+    if values.size and not lowest <= values.min() <= values.max() < classes:
         raise InvalidInputError(f"{path}: {name} runs from {values.min()} to {values.max()} for {classes} classes.")
 
 

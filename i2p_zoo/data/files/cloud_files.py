@@ -80,8 +80,9 @@ def read_cloud(
 
     Returns:
         `points` (N, 3), float32 if that holds the file's numbers exactly and else float64, and, where the file has them,
-        `normals` (N, 3) float32 of length 1, or 0, and `rgb` (N, 3) uint8. For a scene also `intensity` (N, 1) and every other
-        column as `field:NAME` (N, 1), float32, and of a `.bin` of four columns `points` (N, 4).
+        `normals` (N, 3) float32 of length 1, or 0, and `rgb` (N, 3) uint8. For a scene also `intensity` (N, 1), integers of 8 or
+        16 bits as fractions of their range, and every other column as `field:NAME` (N, 1), float32, and of a `.bin` of four
+        columns `points` (N, 4).
 
     Raises:
         NotFoundError: no such file.
@@ -178,7 +179,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         result["rgb"] = to_bytes(_rows(colors, kept))
     scalars = {name: array for name, array in cloud.items() if name == "intensity" or name.startswith("field:")}
     for name, array in scalars.items() if scene else ():
-        result[name] = _rows(array, kept).astype(np.float32).reshape(-1, 1)
+        result[name] = _fractions(name, _rows(array, kept)).astype(np.float32).reshape(-1, 1)
     if scene and is_bin and list(scalars) == ["intensity"] and len(cloud) == 2:
         result["points"] = np.concatenate([result["points"], result["intensity"]], 1)
     return result, Losses(0 if kept is None else int((~kept).sum()), faulty)
@@ -227,6 +228,12 @@ def _find_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
 
 def _rows(array: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
     return array if kept is None else array[kept]
+
+
+def _fractions(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Returns an intensity of 8 or 16 bits as fractions of its range, as LAS defines it; other numbers as they are."""
+    is_raw = name == "intensity" and values.dtype in (np.uint8, np.uint16)
+    return values / np.float32(np.iinfo(values.dtype).max) if is_raw else values
 
 
 def _unit(normals: NDArray[Any]) -> NDArray[np.float32]:

@@ -84,7 +84,7 @@ def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: N
 
     Args:
         path: of the file; one that exists is replaced.
-        points: (N, 3) numbers, written as float32.
+        points: (N, 3) numbers, written as float32 where that holds them exactly, else as float64.
         rgb: (N, 3) uint8.
 
     Raises:
@@ -96,9 +96,12 @@ def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: N
         raise InvalidInputError(f"Expected points (N, 3) and rgb (N, 3) uint8; got {points.shape} and {rgb.shape} {rgb.dtype}.")
     if not path.parent.is_dir():
         raise NotFoundError(f"{path}: there is no folder {path.parent}; create it first.")
-    rows = np.empty(len(points), [("position", "<f4", 3), ("color", "u1", 3)])
+    is_single = np.array_equal(points.astype(np.float32), points)
+    rows = np.empty(len(points), [("position", "<f4" if is_single else "<f8", 3), ("color", "u1", 3)])
     rows["position"], rows["color"] = points, rgb
-    properties = [f"property float {name}" for name in "xyz"] + [f"property uchar {name}" for name in RGB]
+    properties = [f"property {'float' if is_single else 'double'} {name}" for name in "xyz"] + [
+        f"property uchar {name}" for name in RGB
+    ]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
     with replacing(path) as temporary:
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())

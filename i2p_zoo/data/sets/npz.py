@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays, check_arrays, check_range, read_arrays, select_arrays, unit_normals
 from i2p_zoo.data.normalization import UNIT_SPHERE, normalize_clouds, to_unit_sphere
-from i2p_zoo.data.scenes import Scene, SceneSet
+from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
 
 _SCENES = ("points", "unit", "label", "split", "classes")
@@ -64,6 +64,7 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
     instead, and `parts`, their names; `coarse_of_part` gives the row of `coarse_parts` that each part belongs to. Both have
     `split` (S,), 0 train and 1 test, and may have `normals` (S, N, 3), floats or int8 of 127 times a unit vector, `colors`
     (S, N, 3) uint8, `names` (S,), and `family` (S,), what must not be divided when a part of the training split is held out.
+    A label or part of -1 is no class, and of an unsigned type the largest number, which -1 becomes there.
 
     Args:
         path: an .npz file; pickled arrays are refused.
@@ -93,16 +94,18 @@ def load_scene_npz(path: str | os.PathLike[str], coarse: bool = True, colors: bo
 
 
 def _labels(path: Path, arrays: Arrays) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Returns (S, N) labels and the names of their classes."""
+    """Returns (S, N) labels and the names of their classes; -1, or what that becomes in an unsigned type, is none."""
     name, list_name = ("part", "parts") if "part" in arrays else ("label", "classes")
     labels, names = arrays[name], arrays[list_name]
-    check_range(path, name, labels, len(names))
+    if labels.dtype.kind == "u" and (is_none := labels == np.iinfo(labels.dtype).max).any() and len(names) < labels.max():
+        labels = np.where(is_none, IGNORED, labels.astype(np.int64))
+    check_range(path, name, labels, len(names), lowest=IGNORED)
     if "coarse_of_part" in arrays:
         coarse = arrays["coarse_of_part"]
         if coarse.shape != names.shape:
             raise InvalidInputError(f"{path}: coarse_of_part must be {names.shape}, as parts; found {coarse.shape}.")
         check_range(path, "coarse_of_part", coarse, len(arrays["coarse_parts"]))
-        labels, names = coarse[labels], arrays["coarse_parts"]
+        labels, names = np.where(labels == IGNORED, IGNORED, coarse.astype(np.int64)[labels]), arrays["coarse_parts"]
     return labels, tuple(map(str, names))
 
 

@@ -60,7 +60,8 @@ def load_semantickitti(folder: str | os.PathLike[str]) -> tuple[SceneSet, SceneS
         folder: with `dataset/sequences`, or `dataset` itself.
 
     Returns:
-        The train and the test split: scans in metres about the sensor, (N, 4) with an intensity from 0 to 1. A scan without
+        The train and the test split: scans in metres about the sensor, (N, 4) with an intensity from 0 to 1, which is given by
+        its name too. A scan without
         a point is left out, with a warning. A sequence is a group, which `hold_out_scenes` does not divide.
 
     Raises:
@@ -104,7 +105,8 @@ def _load_scan(scans: Sequence[Path], number: int) -> Scene:
         row = int((labels == _UNKNOWN).argmax())
         known = ", ".join(map(str, np.flatnonzero(_CLASS_OF_ID != _UNKNOWN)))
         raise InvalidInputError(f"{_labels(scan)}: the label of point {row} is {ids[row]}; the map has {known}.")
-    return {"points": points.astype(np.float32), "labels": labels}
+    points = points.astype(np.float32)
+    return {"points": points, "labels": labels, "intensity": points[:, 3:].copy()}
 
 
 def _labels(scan: Path) -> Path:

@@ -252,6 +252,23 @@ def test_objects_are_scaled_and_their_parts_coarse(tmp_path):
     assert scene["labels"].tolist() == [[0, 0, 1, 2][part] for part in PARTS["part"][2]]
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint16])
+def test_points_of_no_class_have_minus_one_whatever_their_type(tmp_path, dtype):
+    label = np.array([[0, -1, 2, 1, -1, 0]] * 4).astype(dtype)  # in an unsigned type -1 is its largest number
+    for arrays, changes in ((BOARDS, {"label": label}), (PARTS, {"part": label})):
+        scene = load_scene_npz(write_scenes(tmp_path / "a.npz", arrays, **changes), coarse=False)[0].scene(0)
+        assert scene["labels"].tolist() == [0, -1, 2, 1, -1, 0]
+    coarse = load_scene_npz(write_scenes(tmp_path / "a.npz", PARTS, part=label))[0].scene(0)
+    assert coarse["labels"].tolist() == [0, -1, 1, 0, -1, 0]
+
+
+def test_the_largest_number_is_a_class_where_there_are_so_many(tmp_path):
+    names = np.array([f"class {number}" for number in range(256)])
+    label = np.full((4, 6), 255, np.uint8)
+    scenes, _ = load_scene_npz(write_scenes(tmp_path / "a.npz", BOARDS, label=label, classes=names))
+    assert set(scenes.scene(0)["labels"].tolist()) == {255}
+
+
 @pytest.mark.parametrize("changes", [{}, {"coarse_of_part": None, "coarse_parts": None}])
 def test_fine_parts_need_no_coarse_ones(tmp_path, changes):
     train, _ = load_scene_npz(write_scenes(tmp_path / "parts.npz", PARTS, **changes), coarse=False)
@@ -307,7 +324,7 @@ MALFORMED_SCENES = {
     "one split": (BOARDS, {"split": np.uint8(0)}, r"\['split'\] do not fit"),
     "classes in a square": (BOARDS, {"classes": BOARDS["classes"][None]}, r"\['classes'\] do not fit"),
     "a label beyond": (BOARDS, {"label": L + 1}, "label runs from 1 to 3 for 3 classes"),
-    "a part below": (PARTS, {"part": PARTS["part"].astype(int) - 1}, "part runs from -1 to 2 for 4"),
+    "a part below": (PARTS, {"part": PARTS["part"].astype(int) - 2}, "part runs from -2 to 1 for 4"),
     "a coarse part beyond": (PARTS, {"coarse_of_part": np.array([0, 1, 2, 3])}, "coarse_of_part runs from 0 to 3 for 3"),
     "fewer coarse parts": (
         PARTS,

@@ -74,7 +74,8 @@ def test_ids_are_mapped_as_officially_whatever_their_instance(tmp_path, sequence
     assert scene["labels"].tolist() == [number - 1 for number in MAP.values()]
     assert np.array_equal(scene["points"], POINTS)
     assert scene["points"].dtype == np.float32
-    assert scene.keys() == {"points", "labels"}
+    assert scene.keys() == {"points", "labels", "intensity"}
+    assert np.array_equal(scene["intensity"], POINTS[:, 3:])
 
 
 def test_an_empty_scan_is_left_out_with_a_warning(tmp_path, sequences):
