@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -149,7 +148,7 @@ def split_options(name: str, place: str) -> tuple[Path, dict[str, str]]:
     known = _OPTIONS.get(name, ())
     strange = [key for key, _ in options if key not in known or [other for other, _ in options].count(key) > 1]
     if strange:
-        takes = f"takes {' and '.join(known)}, once each" if known else "takes no options"
+        takes = f"takes {', '.join(known[:-1])} and {known[-1]}, once each" if known else "takes no options"
         raise InvalidInputError(f"{name}:{place}: {name} {takes}; got {strange[0]!r}.")
     return Path(start).expanduser(), dict(options)
 

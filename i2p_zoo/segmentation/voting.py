@@ -16,6 +16,7 @@ from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.segmentation.crops import as_cloud, center, edge_lengths
 from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.sparse.point_values import fix_range
 
 _MOST_BLOCKS = 1_000_000  # along an axis
 
