@@ -70,7 +70,9 @@ def network_options(
             ),
             default_option("--voxel-size", type=POSITIVE, default=0.07, help=voxel_size),
             default_option(
-                "--features", default="xyz", help="What a voxel carries: xyz, normals, rgb, ones, extra, joined by commas."
+                "--features",
+                default="xyz",
+                help="Of a voxel: xyz, normals, rgb, ones, intensity, field:NAME, extra, joined by commas.",
             ),
             click.option("--steps", type=COUNT, default=None if epochs else steps, help=batches),
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),

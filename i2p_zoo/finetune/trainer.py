@@ -288,7 +288,9 @@ def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:
     digest = hashlib.sha256(task.fingerprint())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-    digest.update("\n".join(sorted(names.values())).encode() + repr((_settings_after(model, task), model.frozen_norms)).encode())
+    digest.update(
+        "\n".join(sorted(names.values())).encode() + repr((_settings_after(model, task), model.frozen_norms)).encode()
+    )
     return digest.hexdigest()
 
 

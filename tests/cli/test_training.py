@@ -14,8 +14,7 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.data import to_unit_sphere
-from i2p_zoo.data import specs
+from i2p_zoo.data import specs, to_unit_sphere
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train

@@ -11,8 +11,8 @@ import numpy as np
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.cloud_files import SUFFIXES
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import hash_name, read_objects
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
 
 _SPLITS = ("train", "test")
