@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.normalization import UNIT_SPHERE
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.point_values import fix_range, refuse_masked

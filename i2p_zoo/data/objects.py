@@ -16,7 +16,7 @@ from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.cloud_files import Losses, read_with_losses
 from i2p_zoo.data.files.formats import COLUMN_READERS
 from i2p_zoo.data.files.paths import faults_named, require_file
-from i2p_zoo.data.normalization import normalize_clouds, to_unit_sphere
+from i2p_zoo.data.unit_sphere import normalize_clouds, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 
 POINTS = 2048

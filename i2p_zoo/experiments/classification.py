@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from i2p_zoo.data.normalization import to_unit_sphere
+from i2p_zoo.data.unit_sphere import to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.modules import class_names
 from i2p_zoo.networks.unet import UNet

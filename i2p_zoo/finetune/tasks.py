@@ -15,7 +15,10 @@ from i2p_zoo.finetune.options import Options
 
 
 class Task(Protocol):
-    """What `train` asks of a task; `Classification` is one."""
+    """What `train` asks of a task; `Classification` is one.
+
+    It may also have a `normalization`, how its samples are centred and scaled, as the network's settings then note it.
+    """
 
     def __len__(self) -> int:
         """Number of samples to train on."""
@@ -23,10 +26,6 @@ class Task(Protocol):
     @property
     def is_monitored(self) -> bool:
         """Whether there are samples to judge by."""
-
-    @property
-    def normalization(self) -> str:
-        """How the samples are centred and scaled, as `Settings` notes it."""
 
     def batches(self, options: Options) -> torch.utils.data.Dataset[Any]:
         """Batches by their number; each is a list of samples."""

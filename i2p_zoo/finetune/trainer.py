@@ -134,7 +134,6 @@ class _Run:
             )
         if not task.is_monitored and (options.keep == "best" or options.target is not None):
             raise InvalidInputError(f"keep={options.keep!r} and target={options.target} need clouds to `monitor`.")
-        model.settings = model.settings.changed(normalization=task.normalization)
         self.model, self.task, self.options, self.names = model, task, options, names
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
@@ -164,6 +163,7 @@ class _Run:
         bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=not is_shown)
         devices = [self.device] if self.device.type == "cuda" else []
         together = synchronize_norms(self.accelerator.num_processes > 1)
+        self.model.settings = _settings_after(self.model, self.task)
         with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
             self.model.train()
             start = time.perf_counter()
@@ -288,5 +288,12 @@ def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:
     digest = hashlib.sha256(task.fingerprint())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-    digest.update("\n".join(sorted(names.values())).encode() + repr((model.settings, model.frozen_norms)).encode())
+    digest.update(
+        "\n".join(sorted(names.values())).encode() + repr((_settings_after(model, task), model.frozen_norms)).encode()
+    )
     return digest.hexdigest()
+
+
+def _settings_after(model: Any, task: Task) -> Any:
+    """Returns a network's settings with a note of how the clouds are normalised that it trains on."""
+    return model.settings.changed(normalization=getattr(task, "normalization", ""))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.choices import NORMALIZATIONS, PRESETS, STEMS
-from i2p_zoo.data.normalization import describe_mismatch
+from i2p_zoo.data.unit_sphere import describe_mismatch
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.kernel_inflation import check_depth, check_inflation
 from i2p_zoo.sparse.geometry import check_axis, check_voxel_size

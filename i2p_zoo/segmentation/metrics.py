@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.clouds import check_class_names
 from i2p_zoo.data.scenes import IGNORED
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_values import refuse_masked
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class ConfusionCounter:
             labels: of the same shape, a class or `IGNORED`, whose points are left out.
 
         Raises:
-            InvalidInputError: shapes that differ, values that are no integers, or one that is no class.
+            InvalidInputError: shapes that differ, masked values, such as are no integers, or one that is no class.
         """
         predicted, true = (_integers(name, values) for name, values in (("predictions", predictions), ("labels", labels)))
         if predicted.shape != true.shape:
@@ -105,6 +106,7 @@ class ConfusionCounter:
 
 
 def _integers(name: str, values: Any) -> NDArray[Any]:
+    refuse_masked(values, f"`{name}`")
     array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if array.dtype.kind not in "iu":
         raise InvalidInputError(f"`{name}` must be integers; got {array.dtype}. Take the argmax of scores first.")

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from i2p_zoo._extras import require
-from i2p_zoo.data.normalization import CENTRED
 from i2p_zoo.data.scenes import IGNORED, SceneSet
+from i2p_zoo.data.unit_sphere import CENTRED
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
 from i2p_zoo.modules import class_names, has_other_classes

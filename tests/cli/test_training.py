@@ -14,7 +14,7 @@ from PIL import Image
 import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.cli.checkpoint_folders import load_network
-from i2p_zoo.data import specs
+from i2p_zoo.data import specs, to_unit_sphere
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
@@ -241,6 +241,21 @@ def test_predict_names_classes_and_draws(finished, tmp_path):
         assert min(picture.size) > 100
     printed = json.loads(succeed("predict", folder / "adapter", "0.npy", "--json", "--top", 3).stdout)
     assert sum(printed["0.npy"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_says_where_a_network_notes_no_normalisation_and_sees_what_evaluation_saw(finished, network, tmp_path):
+    folder, _ = finished
+    np.save(tmp_path / "far.npy", shapes(1).points[0] * 40 + np.float32(900))
+    np.save(tmp_path / "near.npy", to_unit_sphere(shapes(1).points[0] * 40 + np.float32(900)))
+    trained = [succeed("predict", folder / "adapter", name, *options) for name, options in PLACES]
+    assert len({result.stdout.partition(":")[2] for result in trained}) == 1
+    assert not any("normalisation" in result.stderr for result in trained)
+    assert f"{network} notes no normalisation" in succeed("predict", network, "far.npy").stderr
+    with pytest.warns(UserWarning, match="unit sphere, and these reach 9[0-9][0-9]"):
+        succeed("predict", folder / "adapter", "far.npy", "--as-is")
+
+
+PLACES = [("far.npy", ()), ("near.npy", ()), ("near.npy", ("--as-is",))]
 
 
 def test_predict_names_the_file_that_cannot_be_read(finished, tmp_path):

@@ -36,6 +36,32 @@ def test_a_subset_of_what_is_not_there_is_refused(rows, message):
         FOUR.subset(rows)
 
 
+@pytest.mark.parametrize("name", ["points", "normals", "rgb", "labels", "groups"])
+def test_masked_values_are_refused_by_their_array(name):
+    arrays = {
+        "points": np.zeros((2, 5, 3), np.float32),
+        "labels": np.array([0, 1]),
+        "normals": np.ones((2, 5, 3), np.float32),
+        "rgb": np.zeros((2, 5, 3), np.uint8),
+        "groups": np.array([0, 1]),
+    }
+    arrays[name] = np.ma.array(arrays[name], mask=np.zeros(arrays[name].shape, bool))
+    CloudSet(classes=("a", "b"), **arrays)
+    arrays[name][1] = np.ma.masked
+    with pytest.raises(InvalidInputError, match=f"`{name}` of a cloud set has [0-9]+ masked values"):
+        CloudSet(classes=("a", "b"), **arrays)
+    if name in ("points", "normals", "rgb"):
+        with pytest.raises(InvalidInputError, match=f"`{name}` of a cloud set has 15 masked values"):
+            CloudSet(classes=("a", "b"), **{**arrays, name: list(arrays[name])})
+
+
+def test_a_normalisation_is_one_that_there_is():
+    assert FOUR.normalization == ""
+    with pytest.raises(InvalidInputError, match="`normalization` must be 'unit_sphere' or ''; got 'centred'"):
+        dataclasses.replace(FOUR, normalization="centred")
+    assert dataclasses.replace(FOUR, normalization="unit_sphere").subset([0]).normalization == "unit_sphere"
+
+
 @pytest.mark.parametrize("classes", [(), ("chair", "chair")])
 def test_classes_need_different_names(classes):
     with pytest.raises(InvalidInputError, match="at least one class and different names"):

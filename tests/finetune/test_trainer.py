@@ -58,6 +58,16 @@ def test_steps_are_those_of_a_loop_written_out(options, make, extra):
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("normalization", ["unit_sphere", ""])
+def test_a_network_notes_how_the_clouds_lie_that_it_trained_on(normalization, tmp_path):
+    model, clouds = tiny(), dataclasses.replace(shapes(), normalization=normalization)
+    model.settings = model.settings.changed(normalization="centred")
+    train(model, clouds, steps=1, folder=tmp_path)
+    assert model.settings.normalization == normalization
+    train(model, clouds, steps=1, folder=tmp_path, resume=True)  # the same network, though it notes it now
+    assert model.settings.normalization == normalization
+
+
 def test_accumulated_parts_give_the_gradients_of_the_whole_batch():
     models = [without_norms() for _ in range(2)]
     whole, parts = (train(model, shapes(), accumulate=n) for model, n in zip(models, (1, 3), strict=True))

@@ -112,6 +112,16 @@ def test_what_is_no_class_is_refused_and_nothing_counted(predictions, labels, me
     assert not counter.confusion.any()
 
 
+@pytest.mark.parametrize("name", ["predictions", "labels"])
+def test_masked_classes_are_refused_not_unmasked(name):
+    counter = ConfusionCounter(CLASSES)
+    arrays = {"predictions": np.array([0, 1]), "labels": np.array([0, 1])}
+    arrays[name] = np.ma.array(arrays[name], mask=[True, False])
+    with pytest.raises(InvalidInputError, match=f"`{name}` has 1 masked values"):
+        counter.add(**arrays)
+    assert not counter.confusion.any()
+
+
 def test_scores_of_no_point_are_refused():
     counter = ConfusionCounter(CLASSES)
     counter.add(np.array([1, 2]), np.array([IGNORED, IGNORED]))

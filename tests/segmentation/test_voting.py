@@ -38,6 +38,17 @@ def test_blocks_cover_every_point_and_are_no_longer_than_their_extent(seed, coun
         assert (np.ptp(points[rows, :3], axis=0) <= np.multiply(extent, 1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("full", [1.0, 255.0])
+def test_a_dark_block_is_read_by_the_range_of_its_scene(full):
+    """Half of the scene has no colour above 1 of 255, which alone would be taken for fractions."""
+    scene, unet = make_scene(0), make_unet(features="rgb")
+    shares = np.random.default_rng(1).uniform(0, 1, (300, 3))
+    shares[scene["points"][:, 0] < 2] /= 255
+    shares[0] = 1
+    expected = segment(unet, {**scene, "rgb": shares.astype(np.float32)}, extent=2.0)
+    assert np.allclose(segment(unet, {**scene, "rgb": shares * full}, extent=2.0), expected, atol=1e-4)
+
+
 def test_neighbouring_blocks_share_at_least_the_overlap():
     line = np.zeros((1001, 3))
     line[:, 0] = np.linspace(0, 10, 1001)

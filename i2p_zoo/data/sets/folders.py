@@ -14,9 +14,9 @@ import numpy as np
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.cloud_files import SUFFIXES, is_cloud_file
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import hash_name, read_objects
 from i2p_zoo.data.sets.split_lists import LIST_FOLDER, read_split_lists
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
 
 _SPELLINGS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}

@@ -11,8 +11,8 @@ import numpy as np
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import read_cache, write_cache
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import POINTS, check_counts, read_hdf5, read_objects
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays, check_arrays, check_range, read_arrays, select_arrays, unit_normals
-from i2p_zoo.data.normalization import UNIT_SPHERE, normalize_clouds, to_unit_sphere
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE, normalize_clouds, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 
 _SCENES = ("points", "unit", "label", "split", "classes")

@@ -6,8 +6,8 @@ import os
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.paths import require_folder
-from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import check_counts, read_hdf5
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 CLASSES = tuple("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split())

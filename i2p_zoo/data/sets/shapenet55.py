@@ -9,8 +9,8 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.paths import require_file, require_folder
-from i2p_zoo.data.normalization import UNIT_SPHERE
 from i2p_zoo.data.objects import check_counts, read_objects
+from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
 
 # WordNet's number of each class, and its name; the labels follow the numbers.
