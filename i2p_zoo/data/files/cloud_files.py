@@ -166,7 +166,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
     positions = _rows(positions, kept)
     if not largest <= _LARGEST and np.abs(positions).max() > _LARGEST:
         raise InvalidInputError("its coordinates are beyond the range of float32.")
-    result: Arrays = {"points": np.ascontiguousarray(positions)}
+    result: Arrays = {"points": positions}
     faulty = 0
     if "normals" in cloud:
         normals = _rows(cloud["normals"], kept)
@@ -213,11 +213,13 @@ def _narrow(points: NDArray[Any]) -> NDArray[Any]:
 
 def _bound(values: NDArray[Any]) -> float:
     """Returns what no value exceeds, in a single pass: infinity or NaN where one may be so."""
-    if values.dtype.kind != "f":
-        return float(np.abs(values.astype(np.float64)).max(initial=0))
-    flat = values.reshape(-1)
+    total = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sqrt(np.dot(flat, flat)))
+        for start in range(0, len(values), _BLOCK):
+            block = values[start : start + _BLOCK].reshape(-1)
+            block = block if block.dtype.kind == "f" else block.astype(np.float64)
+            total += float(np.dot(block, block))
+    return float(np.sqrt(total))
 
 
 def _find_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
 from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.files.laz_chunks import check_chunks, find_laszip
 from i2p_zoo.errors import InvalidInputError
 
 _HEADER = 227  # bytes of version 1.0 to 1.2
 _LONG_HEADER = 375  # of version 1.4
 _RECORD_HEADER, _LONG_RECORD_HEADER = 54, 60
-_POINTWISE = 1  # LASzip's first compressor, which lazrs does not know
 _STDERR = 2
 
 
@@ -88,55 +88,9 @@ def _check_header(file: IO[bytes]) -> None:
     if not point_size:
         raise InvalidInputError("its points have 0 bytes.")
     if point_format & 0xC0:
-        _check_compressed(file, header_size, start, records, point_size, count, size)
+        check_chunks(file, find_laszip(file, header_size, start, records), start, point_size, count)
     elif count * point_size > size - start:
         raise InvalidInputError(f"cut short: {(size - start) // point_size} of {count} points.")
-
-
-def _check_compressed(
-    file: IO[bytes], header_size: int, start: int, records: int, point_size: int, count: int, size: int
-) -> None:
-    """Raises InvalidInputError for a compressor that nobody here knows, or more points than the file's chunks can hold."""
-    settings = _find_laszip(file, header_size, start, records)
-    if len(settings) < 16:
-        raise InvalidInputError("it is compressed, and says nothing of how: it has no record of LASzip.")
-    compressor, _, _, _, _, _, chunk_size = struct.unpack_from("<HHBBHII", settings)
-    if compressor <= _POINTWISE:
-        raise InvalidInputError(
-            "it is compressed point by point, as LASzip did before version 2; write it anew with laszip, LAStools or PDAL."
-        )
-    if not count:
-        return
-    file.seek(start)
-    place = struct.unpack("<q", file.read(8).ljust(8, b"\0"))[0]
-    if place == -1:  # of writers that could not go back: the place stands at the end
-        file.seek(max(size - 8, 0))
-        place = struct.unpack("<q", file.read(8).ljust(8, b"\0"))[0]
-    if not start < place <= size - 8:
-        raise InvalidInputError(
-            f"cut short: its table of chunks should stand at byte {place:,}, and the file has {size:,} bytes."
-        )
-    file.seek(place)
-    chunks = struct.unpack("<II", file.read(8))[1]
-    is_fixed = chunk_size != 2**32 - 1
-    if chunks * point_size > size or (is_fixed and count > chunks * chunk_size):
-        raise InvalidInputError(f"its {chunks:,} chunks cannot hold the {count:,} points of its header.")
-
-
-def _find_laszip(file: IO[bytes], header_size: int, start: int, records: int) -> bytes:
-    place = header_size
-    for _ in range(records):
-        file.seek(place)
-        record = file.read(_RECORD_HEADER)
-        if len(record) < _RECORD_HEADER:
-            break
-        user, number, length = record[2:18].rstrip(b"\0"), *struct.unpack_from("<HH", record, 18)
-        if place + _RECORD_HEADER + length > start:
-            raise InvalidInputError(f"a variable length record at byte {place:,} reaches past the first point at {start:,}.")
-        if (user, number) == (b"laszip encoded", 22204):
-            return file.read(length)
-        place += _RECORD_HEADER + length
-    return b""
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def _read_ascii(file: IO[bytes], dtype: np.dtype[Any]) -> NDArray[Any]:
 def _read_binary(file: IO[bytes], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     left = os.fstat(file.fileno()).st_size - file.tell()
     rows = np.fromfile(file, dtype, min(count, left // dtype.itemsize))
-    if file.read().strip(b"\0"):  # some writers fill up a page
+    if len(rows) == count and file.read().strip(b"\0"):  # some writers fill up a page
         raise InvalidInputError(f"it has {left - rows.nbytes} bytes more than the {count} points of its header.")
     return rows
 

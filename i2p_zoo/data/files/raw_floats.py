@@ -62,7 +62,8 @@ def _has_gltf(folder: Path, _: int) -> bool:
 
 
 def _check_kitti(values: NDArray[np.float32]) -> None:
-    sample = values[:_SAMPLE].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN, as other content may be read
+        sample = values[:_SAMPLE].astype(np.float64)
     size = np.abs(sample)
     strange = (size > _LARGEST) | ((size > 0) & (size < np.finfo(np.float32).tiny)) | ~np.isfinite(size)
     if strange.any():

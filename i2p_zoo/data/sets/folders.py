@@ -87,6 +87,7 @@ def _list_files(folder: Path, left_out: list[Path]) -> list[_Listed]:
             raise InvalidInputError(
                 f"{folder}: expected train and test only, and maybe val; lacks {sorted(missing)} and also has {strange}."
             )
+        left_out += [path for split in top.values() for path in _files(split) if is_cloud_file(path)]
         parts = [(name, split, path) for split in top for name, path in _subfolders(top[split]).items()]
         return [each for name, split, path in parts for each in _list_class(name, _SPLITS[split], path, left_out)]
     top.pop(LIST_FOLDER, None)
