@@ -72,7 +72,7 @@ def _read_header(path: Path) -> Any:
 def _check_codes(path: Path, header: Any, codes: NDArray[Any]) -> None:
     largest = _largest(header)
     if unfit := [int(code) for code in np.unique(codes) if not 0 <= code <= largest]:
-        advice = "Convert it to point format 6 or above." if 0 <= unfit[0] and unfit[-1] <= 0xFF else "Write it as .ply."
+        advice = "Convert it to point format 6 or above." if unfit[0] >= 0 and unfit[-1] <= 0xFF else "Write it as .ply."
         raise InvalidInputError(
             f"{path}: its point format {header.point_format.id} holds classes of 0 to {largest}, and the network's are "
             f"{', '.join(map(str, unfit))}, among others. {advice}"
