@@ -79,8 +79,9 @@ def train_command(
     no class.
 
     The labels of scans are LAS's classification, or a field such as label, class, segment or CloudCompare's scalar_Label;
-    scans:FOLDER?label=NAME names another, and ?classes=FILE and ?test=val other places, joined by &. Labels of one class may be
-    several lines; one that is called ignored is no class, nor are -1 and 255. Without classes.txt the labels are the classes.
+    scans:FOLDER,label=NAME names another, classes=FILE and test=val other places, and columns=x,y,z,label the columns of texts
+    without a header. Labels of one class may be several lines; one that is called ignored is no class, nor are -1 and 255.
+    Without classes.txt the labels are the classes.
     --features also reads intensity (LAS's divided by 65535) and field:NAME, any other number of a point.
 
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
@@ -139,7 +140,10 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 @click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
-def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
+@shared.columns_option
+def predict_command(
+    model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float, columns: str | None
+) -> None:
     """Give each point of FILES, or vertex of a mesh, a class by MODEL.
 
     A .las or .laz is written again as NAME-classes.las or .laz with the classification that its training data had (or the
@@ -162,7 +166,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         with errors.held(file):
-            labels = _segment_file(network, file, out, block, overlap)
+            labels = _segment_file(network, file, out, block, overlap, columns)
             shares = np.bincount(labels, minlength=len(names)) / len(labels)
             text = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
             click.echo(f"{file}: {len(labels):,d} points; {text}")
@@ -171,7 +175,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
     errors.tell()
 
 
-def _segment_file(network: Any, file: Path, out: Path, block: float | None, overlap: float) -> Any:
+def _segment_file(network: Any, file: Path, out: Path, block: float | None, overlap: float, columns: str | None) -> Any:
     """Writes the classes of a file's points; returns them, (N,)."""
     import numpy as np
 
@@ -185,7 +189,8 @@ def _segment_file(network: Any, file: Path, out: Path, block: float | None, over
     from i2p_zoo.sparse.point_features import parse_features
     from i2p_zoo.staging import replacing
 
-    scene = select_features(str(file), read_cloud(file, scene=True), parse_features(network.settings.features))
+    cloud = read_cloud(file, scene=True, columns=columns)
+    scene = select_features(str(file), cloud, parse_features(network.settings.features))
     codes, is_las = np.array(class_codes(network)), file.suffix.lower() in las_classes.SUFFIXES
     if is_las:
         las_classes.check_las_codes(file, codes)

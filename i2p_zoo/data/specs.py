@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from i2p_zoo.sparse.point_features import parse_features
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
-_CLOUD_LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
+_CLOUD_LOADERS: dict[str, Callable[..., tuple[CloudSet, CloudSet]]] = {
     "modelnet40": load_modelnet40,
     "scanobjectnn": load_scanobjectnn,
     "scanobjectnn-objects": lambda path: load_scanobjectnn(path, "objects"),
@@ -37,7 +38,7 @@ _CLOUD_EXAMPLES = (
     "modelnet40:data/modelnet40_ply_hdf5_2048 (or the folder of Princeton's OFF meshes), scanobjectnn:data/h5_files (its "
     "hardest variant), scanobjectnn-objects:data/h5_files, scanobjectnn-background:data/h5_files, "
     "shapenet55:data/ShapeNet55-34, npz:clouds.npz, folder:my_objects (a sub-folder of clouds or meshes for each class), "
-    "kicad-mini"
+    "folder:my_objects,columns=x,y,z,nx,ny,nz (of files whose columns have no names), kicad-mini"
 )
 _SCENE_LOADERS: dict[str, Callable[..., tuple[SceneSet, SceneSet]]] = {
     "s3dis": load_s3dis,
@@ -47,13 +48,13 @@ _SCENE_LOADERS: dict[str, Callable[..., tuple[SceneSet, SceneSet]]] = {
     "parts": load_scene_npz,
     "scans": load_scans,
 }
-_OPTIONS = {"scans": ("label", "classes", "test")}
-"""What may stand behind a place, as in `scans:FOLDER?label=class&test=val`."""
 _SCENE_EXAMPLES = (
     "s3dis:data/Stanford3dDataset_v1.2_Aligned_Version (or the folder of Area_1_conferenceRoom_1.npy and so on), "
     "semantickitti:data/semantickitti (which holds dataset/sequences), scannet:data/scannet (which holds scans), "
     "scenes:boards.npz, parts:kicad-parts.npz, scans:my_scans (folders train and test of .las, .ply or .npz with labels)"
 )
+# What may follow the path of each, as `folder:DIR,columns=5,test=val`.
+_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test", "columns")}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
 
@@ -63,14 +64,16 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     Args:
         spec: a name and, after a colon, a folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
             `scanobjectnn-objects:DIR`, `scanobjectnn-background:DIR`, `shapenet55:DIR`, `npz:FILE`, `folder:DIR`; or
-            `kicad-mini`, which the repository carries.
+            `kicad-mini`, which the repository carries. After the path of a folder its options may follow, as
+            `folder:DIR,columns=5,test=val`.
 
     Returns:
         The train split, which has a cloud of every class, and the test split.
 
     Raises:
         NotFoundError: the folder or file is missing; the message says where the data set is available.
-        InvalidInputError: an unknown name, data that cannot be read, an empty split, or a class without a training cloud.
+        InvalidInputError: an unknown name or option, data that cannot be read, an empty split, or a class without a training
+            cloud.
         MissingExtraError: a library of the format is not installed.
 
     Example:
@@ -95,7 +98,7 @@ def load_scenes(spec: str, features: str = "xyz") -> tuple[SceneSet, SceneSet]:
     Args:
         spec: a name and, after a colon, a folder or file: `s3dis:DIR`, `semantickitti:DIR`, `scannet:DIR`,
             `scenes:FILE.npz`, `parts:FILE.npz` or `scans:DIR`, which takes options:
-            `scans:DIR?label=NAME&classes=FILE&test=NAME`.
+            `scans:DIR,label=NAME,classes=FILE,test=val,columns=x,y,z,label`.
         features: what will be read: scenes of an .npz file have `rgb` where it stands among them. Others have what their files
             hold.
 
@@ -119,7 +122,7 @@ def _load_splits(
     name, _, place = spec.partition(":")
     if name not in loaders or not place:
         raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")
-    path, chosen = _split_options(place, _OPTIONS.get(name, ()))
+    path, chosen = split_options(name, place)
     splits = loaders[name](path, **options, **chosen)
     for name, split in zip(("train", "test"), splits, strict=True):
         if not len(split):
@@ -127,17 +130,27 @@ def _load_splits(
     return splits
 
 
-def _split_options(place: str, known: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    """Divides `DIR?a=1&b=2` into a path and its options; a path that exists as it stands has none."""
-    before, mark, after = place.rpartition("?")
-    whole = Path(place).expanduser()
-    if not mark or not known or whole.exists():
-        return whole, {}
-    pairs = [pair.partition("=") for pair in after.split("&")]
-    options = {name: value for name, _, value in pairs if value}
-    if len(options) < len(pairs) or not options.keys() <= set(known):
-        raise InvalidInputError(f"{place}: expected options such as {known[0]}=VALUE, of {', '.join(known)}; got {after!r}.")
-    return Path(before).expanduser(), options
+def split_options(name: str, place: str) -> tuple[Path, dict[str, str]]:
+    """Divides what follows the colon of a spec into the path and the options behind it, `,NAME=VALUE` each.
+
+    Raises:
+        InvalidInputError: an option that such data sets do not take, or one given twice, unless the path exists as it stands.
+
+    Example:
+        >>> split_options("folder", "my_objects,columns=x,y,z,test=val")[1]
+        {'columns': 'x,y,z', 'test': 'val'}
+    """
+    path = Path(place).expanduser()
+    start, *parts = re.split(r",(?=[a-z_]+=)", place)
+    if not parts or path.exists():
+        return path, {}
+    options = [tuple(part.split("=", 1)) for part in parts]
+    known = _OPTIONS.get(name, ())
+    strange = [key for key, _ in options if key not in known or [other for other, _ in options].count(key) > 1]
+    if strange:
+        takes = f"takes {' and '.join(known)}, once each" if known else "takes no options"
+        raise InvalidInputError(f"{name}:{place}: {name} {takes}; got {strange[0]!r}.")
+    return Path(start).expanduser(), dict(options)
 
 
 def _find_kicad() -> Path:

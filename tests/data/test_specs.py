@@ -194,3 +194,28 @@ def test_objects_in_parts_are_loaded_with_coarse_parts(tmp_path):
     assert test.classes == ("body", "metal")
     assert test.scene(0)["points"].tolist() == [[0.5, 0.5, 0.5]] * 5
     assert test.scene(0)["labels"].tolist() == [1] * 5
+
+
+def test_options_follow_the_path(monkeypatch, tmp_path):
+    taken = []
+    splits = clouds([0, 1]), clouds([0])
+    monkeypatch.setitem(specs._CLOUD_LOADERS, "folder", lambda path, **options: taken.append((path, options)) or splits)
+    load_data("folder:my,objects,columns=x,y,z,nx,ny,nz,test=val")
+    assert taken == [(Path("my,objects"), {"columns": "x,y,z,nx,ny,nz", "test": "val"})]
+    odd = tmp_path / "a,columns=4"
+    odd.mkdir()
+    load_data(f"folder:{odd}")
+    assert taken[1] == (odd, {}), "a path that exists is taken as it is"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("folder:a,colums=5", "folder takes columns and test, once each; got 'colums'"),
+        ("folder:a,columns=5,columns=4", "once each; got 'columns'"),
+        ("modelnet40:a,columns=5", "modelnet40 takes no options; got 'columns'"),
+    ],
+)
+def test_options_that_a_data_set_does_not_take_are_refused(spec, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_data(spec)

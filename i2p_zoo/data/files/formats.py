@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo._extras import require
-from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, to_bytes, unit_normals
+from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.files.e57 import read_e57
+from i2p_zoo.data.files.las import read_las, read_laz
+from i2p_zoo.data.files.named_columns import Columns
+from i2p_zoo.data.files.numpy_files import read_npy, read_npz
+from i2p_zoo.data.files.pcd import read_pcd
 from i2p_zoo.data.files.ply import RGB, Lists, read_ply, vertex_columns
+from i2p_zoo.data.files.raw_floats import read_bin
+from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, read_text
 from i2p_zoo.errors import InvalidInputError
 
 
@@ -76,10 +83,6 @@ def _read_ply(file: IO[bytes]) -> Arrays:
     for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", RGB)):
         if set(columns) <= elements["vertex"].keys():
             cloud[name] = np.stack(vertex_columns(elements, columns), 1)
-    read = {"x", "y", "z", "nx", "ny", "nz", *RGB}
-    for name, column in elements["vertex"].items():
-        if name not in read and not isinstance(column, Lists):
-            cloud["intensity" if name == "intensity" else f"field:{name}"] = column
     lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
     integers = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
     polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *integers) if name in lists), None)
@@ -94,89 +97,23 @@ def _read_stl(file: IO[bytes]) -> Arrays:
     return {"points": np.asarray(mesh.vertices), "corners": faces.reshape(-1), "sizes": np.full(len(faces), 3)}
 
 
-def _read_pcd(file: IO[bytes]) -> Arrays:
-    pcd = require("pypcd4", "data").PointCloud.from_fileobj(file)
-    rows = np.atleast_1d(pcd.pc_data)
-    if len(rows) < pcd.metadata.points:
-        raise InvalidInputError(f"cut short: {len(rows)} of {pcd.metadata.points} points.")
-    cloud = {"points": np.stack([rows[name] for name in "xyz"], 1)}
-    names = rows.dtype.names or ()
-    normals = ("normal_x", "normal_y", "normal_z")
-    if set(normals) <= set(names):
-        cloud["normals"] = np.stack([rows[name] for name in normals], 1)
-    packed = next((name for name in ("rgb", "rgba") if name in names), None)
-    if packed:  # four bytes, blue first, also where they are declared as a float
-        cloud["rgb"] = np.array(rows[packed]).view(np.uint8).reshape(-1, 4)[:, 2::-1]
-    return cloud
-
-
-def _read_las(file: IO[bytes]) -> Arrays:
-    las = require("laspy", "data").read(file, closefd=False)
-    if len(las.points) < las.header.point_count:
-        raise InvalidInputError(f"cut short: {len(las.points)} of {las.header.point_count} points.")
-    cloud = {"points": np.asarray(las.xyz)}
-    if "red" in las.point_format.dimension_names:
-        cloud["rgb"] = to_bytes(np.stack([las.red, las.green, las.blue], 1).astype(np.uint16))
-    cloud["intensity"] = np.asarray(las.intensity)
-    for name in set(las.point_format.dimension_names) - {"X", "Y", "Z", "red", "green", "blue", "intensity"}:
-        if np.ndim(las[name]) == 1:
-            cloud[f"field:{name}"] = np.asarray(las[name])
-    return cloud
-
-
-def _read_laz(file: IO[bytes]) -> Arrays:
-    require("lazrs", "data")  # which laspy looks for by itself
-    return _read_las(file)
-
-
-def _read_kitti(file: IO[bytes]) -> Arrays:
-    content = file.read()
-    if len(content) % 16:
-        raise InvalidInputError(f"expected 16 bytes a point (float32 x, y, z, intensity); found {len(content)} bytes.")
-    rows = np.frombuffer(content, "<f4").reshape(-1, 4)
-    return {"points": rows[:, :3], "intensity": rows[:, 3:]}
-
-
-def _read_npy(file: IO[bytes]) -> Arrays:
-    array = np.lib.format.read_array(file, allow_pickle=False)
-    if array.ndim != 2 or array.shape[1] < 3:
-        raise InvalidInputError(f"expected an array (N, 3) or of more columns; found {array.shape}.")
-    if array.shape[0] in (3, 6) and array.shape[1] > array.shape[0]:
-        raise InvalidInputError(f"its shape is {array.shape}, a row for each coordinate; transpose to (N, {array.shape[0]}).")
-    return {"points": array[:, :3]}
-
-
-def _read_npz(file: IO[bytes]) -> Arrays:
-    short = {"coord": "points", "color": "colors", "normal": "normals"}
-    arrays = {short.get(name, name): array for name, array in load_arrays(file).items()}
-    if "points" in arrays:
-        cloud: Arrays = {name: arrays[name] for name in ("points", "normals", "rgb", "colors", "intensity") if name in arrays}
-        columns = {name: array.reshape(-1) for name, array in arrays.items() if array.shape[1:] in ((), (1,))}
-        length = len(arrays["points"])
-        cloud |= {f"field:{name}": column for name, column in columns.items() if len(column) == length and name != "intensity"}
-        check_dtypes("its", cloud)
-        if "normals" in cloud:
-            cloud["normals"] = unit_normals(cloud["normals"])
-        return cloud
-    candidates = {name: array for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 3}
-    if len(candidates) != 1:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        raise InvalidInputError(f"expected an array `points`, or one array (N, 3); found {shapes}.")
-    return {"points": next(iter(candidates.values()))}
-
-
-# By ending. Each gives `points`; where the file has them `normals`, `rgb` or, of any type, `colors`, `intensity` and
-# `field:NAME`; of a mesh the vertices that its polygons name one after the other, `corners`, and the number of each one's,
-# `sizes`.
+# By ending. Each gives `points`; where the file has them `normals`, `colors` of any type, and (N,) of other columns,
+# `intensity` or `field:NAME`; of a mesh the vertices that its polygons name one after the other, `corners`, and how many each
+# has, `sizes`.
 READERS: dict[str, Callable[[IO[bytes]], Arrays]] = {
     ".ply": _read_ply,
     ".off": _read_off,
     ".obj": _read_obj,
     ".stl": _read_stl,
-    ".pcd": _read_pcd,
-    ".las": _read_las,
-    ".laz": _read_laz,
-    ".bin": _read_kitti,
-    ".npy": _read_npy,
-    ".npz": _read_npz,
+    ".pcd": read_pcd,
+    ".e57": read_e57,
+}
+# Of these the scalars take time to unpack, so that they are read for scenes only.
+SCENE_READERS: dict[str, Callable[[IO[bytes], bool], Arrays]] = {".las": read_las, ".laz": read_laz}
+# Of these the columns can be said.
+COLUMN_READERS: dict[str, Callable[[IO[bytes], Columns | None], Arrays]] = {
+    ".bin": read_bin,
+    ".npy": read_npy,
+    ".npz": read_npz,
+    **dict.fromkeys(TEXT_SUFFIXES, read_text),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import string
 
 import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.data.objects import hash_name
 from i2p_zoo.data.sets.folders import load_folder
 from i2p_zoo.errors import NotFoundError
 
@@ -76,7 +78,8 @@ def test_each_object_is_centred_and_scaled_to_the_unit_sphere(tmp_path):
     write_cloud(tmp_path / "train" / "a" / "cloud.npy", 50)
     write_cloud(tmp_path / "test" / "a" / "cloud.npy", 1)
     write_mesh(tmp_path / "train" / "a" / "mesh.off")
-    train, test = load_folder(tmp_path, points=100)
+    with pytest.warns(UserWarning, match="2 of 3 files have no normals"):
+        train, test = load_folder(tmp_path, points=100)
     assert [len(points) for points in train.points] == [50, 100]
     for points in train.points:
         assert points.dtype == np.float32
@@ -99,7 +102,8 @@ def test_the_draw_is_the_same_each_time(tmp_path):
     write_cloud(tmp_path / "train" / "a" / "1.npy", 500)
     write_mesh(tmp_path / "train" / "a" / "2.off")
     write_cloud(tmp_path / "test" / "a" / "3.npy", 100)
-    (first, _), (again, _) = load_folder(tmp_path, points=100), load_folder(tmp_path, points=100)
+    with pytest.warns(UserWarning, match="2 of 3 files have no normals"):
+        (first, _), (again, _) = load_folder(tmp_path, points=100), load_folder(tmp_path, points=100)
     assert np.array_equal(first.points, again.points)
     assert np.array_equal(first.normals or [], again.normals or [])
 
@@ -107,18 +111,24 @@ def test_the_draw_is_the_same_each_time(tmp_path):
 def test_normals_and_colours_come_where_every_file_has_them(tmp_path):
     rgb = np.arange(150, dtype=np.uint8).reshape(50, 3)
     points = np.random.default_rng(0).normal(size=(50, 3))
+    normals = points / np.linalg.norm(points, axis=1, keepdims=True)
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
-        np.savez(tmp_path / split / "a" / "full.npz", points=points, normals=points, rgb=rgb)
+        np.savez(tmp_path / split / "a" / "full.npz", points=points, normals=normals, rgb=rgb)
     for clouds in load_folder(tmp_path, points=20):
         # the same rows of each array
         rows = [int(colour[0]) // 3 for colour in clouds.rgb[0]]
-        assert np.allclose(clouds.normals[0], points[rows], atol=1e-6)
+        assert np.allclose(clouds.normals[0], normals[rows], atol=1e-6)
         unscaled = clouds.points[0] * np.linalg.norm(points[rows] - points[rows].mean(0), axis=1).max() + points[rows].mean(0)
         assert np.allclose(unscaled, points[rows], atol=1e-5)
-    np.savez(tmp_path / "train" / "a" / "partial.npz", points=points, normals=points)
-    for clouds in load_folder(tmp_path):
+    np.savez(tmp_path / "train" / "a" / "partial.npz", points=points, normals=normals)
+    with pytest.warns(UserWarning, match=r"1 of 3 files have no rgb, such as .*train.a.partial\.npz\. The data set has none\."):
+        splits = load_folder(tmp_path)
+    for clouds in splits:
         assert clouds.rgb is None
+        clouds.check_features("xyz,normals")
+        with pytest.raises(InvalidInputError, match=r"'rgb' is missing: .* coordinates and normals\..*partial\.npz"):
+            clouds.check_features("xyz,rgb")
         assert len(clouds.normals) == len(clouds)
 
 
@@ -129,7 +139,7 @@ def test_other_files_are_left_out_with_a_warning_and_hidden_ones_without(tmp_pat
     (tmp_path / "README.txt").write_text("about")
     assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
     (tmp_path / "train" / "cat" / "paint.mtl").write_text("")
-    with pytest.warns(UserWarning, match=r"cat: 1 files such as 'paint\.mtl'"):
+    with pytest.warns(UserWarning, match=r"1 files that are no clouds.*: 1 \.mtl, such as 'train/cat/paint\.mtl'"):
         assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
 
 
@@ -179,8 +189,8 @@ STRANGE = {
         "some classes are divided",
     ),
     "folders in a class": (
-        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "valid" / "a.npy")),
-        r"dog.*'valid'",
+        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "extra" / "a.npy")),
+        r"dog.*'extra'",
     ),
     "files alone": (lambda folder: write_cloud(folder / "a.npy"), r"no class sub-folders.*CLASS/train, train/CLASS or CLASS"),
     "nothing": (lambda folder: None, "no class sub-folders"),
@@ -199,3 +209,122 @@ def test_other_layouts_are_refused(tmp_path, write, message):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"none: no such folder\. .*sub-folder"):
         load_folder(tmp_path / "none")
+
+
+def test_a_validation_split_is_not_trained_on_and_can_be_measured(tmp_path):
+    write_layout(tmp_path, "split/CLASS")
+    for name, count in (("cat", 30), ("dog", 40)):
+        write_cloud(tmp_path / "val" / name / "a.npy", count)
+    with pytest.warns(UserWarning, match=r"the val split of 2 files is not read; `test=val` measures on it"):
+        train, test = load_folder(tmp_path)
+    assert [len(points) for points in train.points] == [3, 4, 13, 14]
+    assert [len(points) for points in test.points] == [5, 15]
+    with pytest.warns(UserWarning, match="the test split of 2 files"):
+        _, test = load_folder(tmp_path, test="val")
+    assert [len(points) for points in test.points] == [30, 40]
+    for path in sorted((tmp_path / "test").rglob("*.npy")):
+        path.unlink()
+    for name in ("cat", "dog", ""):
+        (tmp_path / "test" / name).rmdir()
+    (tmp_path / "val").rename(tmp_path / "validation")
+    assert [len(points) for points in load_folder(tmp_path)[1].points] == [30, 40]
+    with pytest.raises(InvalidInputError, match=r"test='test'; it has the splits \['train', 'val'\]"):
+        load_folder(tmp_path, test="test")
+
+
+def test_a_layout_of_shapenet_is_read_and_divided_by_the_models_names(tmp_path):
+    expected = {"train": set(), "test": set()}
+    for number in range(20):
+        model = tmp_path / "02691156" / f"model{number}" / "models"
+        write_cloud(model / "model_normalized.npy", number + 1)
+        (model / "model_normalized.mtl").write_text("")
+        split = "train" if hash_name(f"model{number}/models/model_normalized.npy") % 5 else "test"
+        expected[split].add(number + 1)
+    with pytest.warns(UserWarning, match=r"20 files that are no clouds.*20 \.mtl"):
+        train, test = load_folder(tmp_path)
+    assert {len(points) for points in train.points} == expected["train"]
+    assert {len(points) for points in test.points} == expected["test"]
+    assert expected["test"], "not every model has the split of one name"
+
+
+@pytest.mark.parametrize("kind", ["ModelNet40", "ShapeNetPart"])
+def test_a_data_sets_own_lists_divide_it(tmp_path, kind):
+    rows = "1.0,2.0,3.0,0,0,1\n" if kind == "ModelNet40" else "1.0 2.0 3.0 0 0 1 12.0\n"
+    classes = ("airplane", "night_stand") if kind == "ModelNet40" else ("02691156", "03001627")
+    names = {"train": [], "test": []}
+    for name in classes:
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            stem = f"{name}_{number:04d}" if kind == "ModelNet40" else f"{name[:4]}.{number}abc"
+            (tmp_path / name / f"{stem}.txt").write_text(rows * (number + 1))
+            names["train" if number < 4 else "test"].append(stem if kind == "ModelNet40" else f"shape_data/{name}/{stem}")
+    (tmp_path / "filelist.txt").write_text("airplane/airplane_0001.txt\n")
+    if kind == "ModelNet40":
+        for split, listed in names.items():
+            (tmp_path / f"modelnet40_{split}.txt").write_text("\n".join(listed))
+    else:
+        (tmp_path / "train_test_split").mkdir()
+        for split, listed in names.items():
+            (tmp_path / "train_test_split" / f"shuffled_{split}_file_list.json").write_text(json.dumps(listed))
+    train, test = load_folder(tmp_path)
+    assert train.classes == classes
+    assert [len(points) for points in train.points] == [1, 2, 3, 4] * 2
+    assert [len(points) for points in test.points] == [5, 6] * 2
+    assert train.normals[0].tolist() == [[0, 0, 1]]
+
+
+def test_a_file_in_two_lists_is_refused_and_one_in_none_is_counted(tmp_path):
+    for number in range(3):
+        write_cloud(tmp_path / "cat" / f"{number}.npy", number + 1)
+    (tmp_path / "train.txt").write_text("0\n")
+    (tmp_path / "test.txt").write_text("1.npy\n")
+    with pytest.warns(UserWarning, match=r"1 files.*1 \.npy, such as 'cat/2\.npy'"):
+        train, test = load_folder(tmp_path)
+    assert [len(points) for points in (*train.points, *test.points)] == [1, 2]
+    (tmp_path / "test.txt").write_text("1\n0\n")
+    with pytest.raises(
+        InvalidInputError, match=r"'0' is of the train split here and of test in another list|'0' is of the test"
+    ):
+        load_folder(tmp_path)
+
+
+def test_buffers_of_gltf_and_notes_are_left_out_and_counted(tmp_path):
+    write_layout(tmp_path, "split/CLASS")
+    place = tmp_path / "train" / "cat"
+    np.zeros(24, np.float32).tofile(place / "scene.bin")
+    (place / "scene.gltf").write_text("{}")
+    (place / "notes.txt").write_text("Chairs of our office.\n")
+    write_cloud(tmp_path / "train" / "stray.npy")
+    write_cloud(tmp_path / "stray.npy")
+    left_out = {".bin": 1, ".txt": 1, ".npy": 2}
+    with pytest.warns(UserWarning, match="files that are no clouds, or in no class, are left out") as caught:
+        train, _ = load_folder(tmp_path)
+    message = str(caught[0].message)
+    assert all(f"{count} {ending}" in message for ending, count in left_out.items())
+    assert len(train) == 4
+
+
+def test_binary_clouds_are_read_by_the_columns_that_are_said(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        rows.tofile(tmp_path / split / "a" / "0.bin")
+    with pytest.raises(InvalidInputError, match=r"0\.bin.*columns=4 \(KITTI"):
+        load_folder(tmp_path)
+    train, _ = load_folder(tmp_path, columns="x,y,z,nx,ny,nz")
+    expected = rows[:, 3:] / np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
+    assert np.allclose(train.normals[0], expected, atol=1e-6)
+
+
+def test_points_without_coordinates_are_summed_over_the_files(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for number in range(3):
+            points = np.random.default_rng(number).normal(size=(20, 3))
+            points[:number] = np.nan
+            np.save(tmp_path / split / "a" / f"{number}.npy", points)
+    with pytest.warns(
+        UserWarning, match=r"4 of 6 files such as .*1\.npy: 6 points without coordinates \(NaN or infinite\) left out"
+    ):
+        train, _ = load_folder(tmp_path)
+    assert [len(points) for points in train.points] == [20, 19, 18]

@@ -153,21 +153,21 @@ def test_scenes_of_pointcept_are_read(tmp_path):
 
 
 def test_options_of_the_text_name_labels_list_and_split(tmp_path):
-    other = tmp_path / "with ? mark"
+    other = tmp_path / "with ,=? marks"
     for split in ("train", "test", "val"):
         write_las(other / split / "a.las", np.zeros(6, int), tree=LABELS)
     (tmp_path / "trees.txt").write_text("0 oak\n3 elm\n7 ignored\n")
-    train, test = load_scenes(f"scans:{other}?label=tree&classes={tmp_path}/trees.txt&test=val")
+    train, test = load_scenes(f"scans:{other},label=tree,classes={tmp_path}/trees.txt,test=val")
     assert test.names == ("val/a.las",)
     assert train.classes == ("oak", "elm")
     assert train.scene(0)["labels"].tolist() == [0, -1, -1, 1, 0, 1]
     assert train.scene(0)["field:classification"].tolist() == [[0]] * 6
-    assert load_scenes(f"scans:{other}?label=Scalar_Tree&test=val")[0].codes == (0, 3, 7), "as CloudCompare shows it"
+    assert load_scenes(f"scans:{other},label=Scalar_Tree,test=val")[0].codes == (0, 3, 7), "as CloudCompare shows it"
     with pytest.warns(UserWarning, match="test is the test split and val is left out"):
-        assert load_scenes(f"scans:{other}?label=tree")[0].classes == ("0", "3", "7")
-    for options in ("label", "label=", "labels=tree", "label=tree&x=1"):
-        with pytest.raises(InvalidInputError, match=r"expected options such as label=VALUE, of label, classes, test; got"):
-            load_scenes(f"scans:{other}?{options}")
+        assert load_scenes(f"scans:{other},label=tree")[0].classes == ("0", "3", "7")
+    for options, name in (("labels=tree", "labels"), ("label=tree,x=1", "x"), ("test=val,test=test", "test")):
+        with pytest.raises(InvalidInputError, match=f"scans takes label and classes and test and columns.*got '{name}'"):
+            load_scenes(f"scans:{other},{options}")
 
 
 def refused(write, message, tmp_path, list_text=None, **options):
@@ -181,7 +181,7 @@ def refused(write, message, tmp_path, list_text=None, **options):
 
 def test_labels_that_cannot_be_told_are_refused_with_the_fields_of_the_file(tmp_path):
     columns = {"class": LABELS, "label": LABELS, "height": LABELS}
-    message = r"a\.ply: class, label may each be its labels; its fields are class, label, height.*scans:FOLDER\?label=NAME"
+    message = r"a\.ply: class, label may each be its labels; its fields are class, label, height.*scans:FOLDER,label=NAME"
     refused(lambda folder: write_ply(folder / "a.ply", columns), message, tmp_path / "several")
     message = r"a\.npz: no field is called label, labels, .*its fields are segment20, segment200.*label=NAME"
     arrays = {"coord": PLACES, "segment20": LABELS, "segment200": LABELS}
