@@ -148,7 +148,7 @@ def predict_command(
 
     A .las or .laz is written again as NAME-classes.las or .laz with the classification that its training data had (or the
     numbers of the classes, from 0), all else as it was; any other file as NAME-classes.ply, coloured, with its coordinates.
-    NAME-classes.npy has the number of each point's class.
+    NAME-classes.npy has the number of the class of each point that has coordinates.
 
     Example: i2p-zoo segment predict run/model scan.las --block 8 --out classes
     """

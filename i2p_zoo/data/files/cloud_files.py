@@ -80,8 +80,8 @@ def read_cloud(
 
     Returns:
         `points` (N, 3), float32 if that holds the file's numbers exactly and else float64, and, where the file has them,
-        `normals` (N, 3) float32 of length 1, or 0, and `rgb` (N, 3) uint8. For a scene also `intensity` (N, 1), integers of 8 or
-        16 bits as fractions of their range, and every other
+        `normals` (N, 3) float32 of length 1, or 0, and `rgb` (N, 3) uint8. For a scene also `intensity` (N, 1), integers of 8
+        or 16 bits as fractions of their range, and every other
         column as `field:NAME` (N, 1), float32, and of a `.bin` of four columns `points` (N, 4).
 
     Raises:

@@ -83,6 +83,10 @@ def _read_ply(file: IO[bytes]) -> Arrays:
     for name, columns in (("normals", ("nx", "ny", "nz")), ("colors", RGB)):
         if set(columns) <= elements["vertex"].keys():
             cloud[name] = np.stack(vertex_columns(elements, columns), 1)
+    read = {"x", "y", "z", "nx", "ny", "nz", *RGB}
+    for name, column in elements["vertex"].items():
+        if name not in read and not isinstance(column, Lists):
+            cloud["intensity" if name == "intensity" else f"field:{name}"] = column
     lists = {name: each for name, each in elements.get("face", {}).items() if isinstance(each, Lists)}
     integers = [name for name, each in lists.items() if each.values.dtype.kind in "iu"]
     polygons = next((lists[name] for name in ("vertex_indices", "vertex_index", *integers) if name in lists), None)

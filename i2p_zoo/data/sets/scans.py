@@ -123,9 +123,7 @@ def _collect_classes(folder: Path, paths: Sequence[Path], label: str | None, col
     return list_own_codes(codes, is_las, str(folder))
 
 
-def _load_scan(
-    paths: Sequence[Path], label: str | None, columns: str | None, class_list: ClassList, number: int
-) -> Scene:
+def _load_scan(paths: Sequence[Path], label: str | None, columns: str | None, class_list: ClassList, number: int) -> Scene:
     path = paths[number]
     scene, codes = _read_scan(path, label, columns)
     labels, unknown = class_list.to_labels(codes)

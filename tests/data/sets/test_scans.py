@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import laspy
 import numpy as np
@@ -237,3 +238,32 @@ def test_scenes_without_any_class_are_found_before_a_training(tmp_path):
     _, test = load_scans(tmp_path)
     with pytest.raises(InvalidInputError, match=r"No point of the scenes, such as 'test/b\.ply', has a class"):
         check_scenes(test)
+
+
+def test_texts_are_scenes_by_the_columns_that_are_named_or_by_their_header(tmp_path):
+    rows = np.column_stack([PLACES, np.arange(6) / 4, LABELS])
+    for split, header in (("train", ""), ("test", "//X Y Z Intensity Scalar_Label")):
+        (tmp_path / split).mkdir()
+        np.savetxt(tmp_path / split / "a.txt", rows, "%.10g", header=header, comments="")
+    train, _ = load_scenes(f"scans:{tmp_path},columns=x,y,z,intensity,class,label=class")
+    scene = train.scene(0)
+    assert np.array_equal(scene["points"], PLACES)
+    assert scene["labels"].tolist() == [0, 2, 2, 1, 0, 1]
+    assert scene["intensity"].ravel().tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25], "floats as the file has them"
+    (tmp_path / "test").rename(tmp_path / "val")
+    shutil.copytree(tmp_path / "val", tmp_path / "train", dirs_exist_ok=True)
+    train, test = load_scenes(f"scans:{tmp_path}")
+    for scene in (train.scene(0), test.scene(0)):
+        assert scene["labels"].tolist() == [0, 2, 2, 1, 0, 1]
+
+
+def test_points_without_coordinates_go_with_their_labels(tmp_path):
+    places = np.where(np.arange(6)[:, None] == 2, np.nan, PLACES)
+    for split in ("train", "test"):
+        write_npz(tmp_path / split / "a.npz", points=places, label=np.arange(6) % 3)
+    with pytest.warns(UserWarning, match=r"a\.npz: 1 point.* coordinates"):
+        train, _ = load_scans(tmp_path)
+    with pytest.warns(UserWarning, match=r"a\.npz: 1 point.* coordinates"):
+        scene = train.scene(0)
+    assert np.array_equal(scene["points"], PLACES[[0, 1, 3, 4, 5]])
+    assert scene["labels"].tolist() == [0, 1, 0, 1, 2]
