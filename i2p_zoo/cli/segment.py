@@ -79,8 +79,9 @@ def train_command(
     no class.
 
     The labels of scans are LAS's classification, or a field such as label, class, segment or CloudCompare's scalar_Label;
-    scans:FOLDER,label=NAME names another, and ,classes=FILE and ,test=val other places. Labels of one class may be
-    several lines; one that is called ignored is no class, nor are -1 and 255. Without classes.txt the labels are the classes.
+    scans:FOLDER,label=NAME names another, classes=FILE and test=val other places, and columns=x,y,z,label the columns of texts
+    without a header. Labels of one class may be several lines; one that is called ignored is no class, nor are -1 and 255.
+    Without classes.txt the labels are the classes.
     --features also reads intensity (LAS's divided by 65535) and field:NAME, any other number of a point.
 
     Example: i2p-zoo segment train --model i2p-resnet18 --data s3dis:S3DIS --crop 8 --block 8 --voxel-size 0.05 --out run
@@ -147,7 +148,7 @@ def predict_command(
 
     A .las or .laz is written again as NAME-classes.las or .laz with the classification that its training data had (or the
     numbers of the classes, from 0), all else as it was; any other file as NAME-classes.ply, coloured, with its coordinates.
-    NAME-classes.npy has the number of each point's class.
+    NAME-classes.npy has the number of the class of each point that has coordinates.
 
     Example: i2p-zoo segment predict run/model scan.las --block 8 --out classes
     """
@@ -188,7 +189,8 @@ def _segment_file(network: Any, file: Path, out: Path, block: float | None, over
     from i2p_zoo.sparse.point_features import parse_features
     from i2p_zoo.staging import replacing
 
-    scene = select_features(str(file), read_cloud(file, scene=True, columns=columns), parse_features(network.settings.features))
+    cloud = read_cloud(file, scene=True, columns=columns)
+    scene = select_features(str(file), cloud, parse_features(network.settings.features))
     codes, is_las = np.array(class_codes(network)), file.suffix.lower() in las_classes.SUFFIXES
     if is_las:
         las_classes.check_las_codes(file, codes)

@@ -54,7 +54,7 @@ _SCENE_EXAMPLES = (
     "scenes:boards.npz, parts:kicad-parts.npz, scans:my_scans (folders train and test of .las, .ply or .npz with labels)"
 )
 # What may follow the path of each, as `folder:DIR,columns=5,test=val`.
-_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test")}
+_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test", "columns")}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
 
@@ -98,7 +98,7 @@ def load_scenes(spec: str, features: str = "xyz") -> tuple[SceneSet, SceneSet]:
     Args:
         spec: a name and, after a colon, a folder or file: `s3dis:DIR`, `semantickitti:DIR`, `scannet:DIR`,
             `scenes:FILE.npz`, `parts:FILE.npz` or `scans:DIR`, which takes options:
-            `scans:DIR,label=NAME,classes=FILE,test=NAME`.
+            `scans:DIR,label=NAME,classes=FILE,test=val,columns=x,y,z,label`.
         features: what will be read: scenes of an .npz file have `rgb` where it stands among them. Others have what their files
             hold.
 

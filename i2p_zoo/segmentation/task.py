@@ -87,8 +87,8 @@ class Segmentation:
     def fingerprint(self) -> bytes:
         """Hashes the names of the scenes to train on and to judge by, the classes, and how crops, blocks and loss are made."""
         judged = None if self.monitor is None else (self.monitor.names, self.extent, self.overlap)
-        parts = (self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights)
-        parts += () if self.scenes.codes is None else (self.scenes.codes,)
+        codes = () if self.scenes.codes is None else (self.scenes.codes,)
+        parts = (self.scenes.names, judged, self.scenes.classes, self.cropping, self.loss, self.class_weights, *codes)
         return hashlib.sha256(repr(parts).encode()).digest()
 
 

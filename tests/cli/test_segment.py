@@ -285,7 +285,7 @@ def test_classes_that_the_format_of_a_file_cannot_hold_are_told_before_they_are_
 FAULTS = {
     "a feature": (["--features", "xyz,normals"], "Scene 'train/a.las' has no normals, .* it has xyz, intensity, field:"),
     "a field": (["--features", "field:height"], "Scene 'train/a.las' has no field:height, which"),
-    "an option": (["--data", "scans:CITY,labels=x"], "scans takes label, classes and test, once each; got 'labels'"),
+    "an option": (["--data", "scans:CITY,labels=x"], "takes label, classes, test and columns"),
     "a list": (["--data", "scans:CITY,classes=none.txt"], "none.txt: no such file"),
     "no folder": (["--out", ""], "the path is empty"),
 }

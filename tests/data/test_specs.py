@@ -139,6 +139,7 @@ SCENE_SOURCES = {
     "scannet": "its authors' page",
     "scenes": r"boards\.npz",
     "parts": r"kicad-parts\.npz",
+    "scans": r"folders train and test \(or val\)",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -63,4 +65,6 @@ def test_other_scenes_or_loss_are_another_run(scene_sets, tmp_path):
 def test_other_blocks_to_judge_by_are_another_run(scene_sets):
     tasks = [Segmentation(*scene_sets, extent=extent, overlap=overlap) for extent, overlap in ((2, 0.25), (3, 0.25), (2, 0.5))]
     assert len({task.fingerprint() for task in tasks}) == 3
+    relabelled = Segmentation(dataclasses.replace(scene_sets[0], codes=(2, 6, 5)))
+    assert relabelled.fingerprint() != Segmentation(scene_sets[0]).fingerprint()
     assert Segmentation(*scene_sets, extent=2).fingerprint() == tasks[0].fingerprint()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.files.cloud_files import SUFFIXES, read_cloud
+from i2p_zoo.data.files.cloud_files import SUFFIXES, is_cloud_file, read_cloud
+from i2p_zoo.data.files.formats import COLUMN_READERS
 from i2p_zoo.data.files.paths import require_folder
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.data.sets.class_lists import LAS_NO_CLASS, ClassList, list_own_codes, read_class_list
@@ -33,7 +34,12 @@ _LARGEST = 2**24  # up to which float32 holds every whole number
 
 
 def load_scans(
-    folder: str | os.PathLike[str], *, label: str | None = None, classes: str | None = None, test: str | None = None
+    folder: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    classes: str | None = None,
+    test: str | None = None,
+    columns: str | None = None,
 ) -> tuple[SceneSet, SceneSet]:
     """Lists the files of `train` and `test`, in which every point has a label.
 
@@ -49,6 +55,7 @@ def load_scans(
         label: the field that holds the labels, where several could or another does.
         classes: a file as `read_class_list` takes it; by default the folder's `classes.txt`, where there is one.
         test: name of the folder of the test split; by default `test`, or else `val`.
+        columns: of `.bin`, `.npy` and texts, as `read_cloud` takes them.
 
     Returns:
         The train and the test split. Scenes have every number of a point that their files have, but the labels.
@@ -64,12 +71,12 @@ def load_scans(
     if classes is not None or listing.is_file():
         class_list = read_class_list(listing)
     else:
-        class_list = _collect_classes(folder, train_paths, label)
+        class_list = _collect_classes(folder, train_paths, label, columns)
     train_set, test_set = (
         SceneSet(
             tuple(str(path.relative_to(folder)) for path in paths),
             class_list.names,
-            partial(_load_scan, tuple(paths), label, class_list),
+            partial(_load_scan, tuple(paths), label, columns, class_list),
             codes=class_list.codes,
             varied=True,
         )
@@ -92,7 +99,7 @@ def _find_test(folder: Path, name: str | None) -> Path:
 def _list_files(folder: Path) -> list[Path]:
     inside = [path for path in sorted(require_folder(folder, ADVICE).rglob("*")) if path.is_file()]
     files = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    clouds = [path for path in files if path.suffix.lower() in SUFFIXES and path.name != LIST]
+    clouds = [path for path in files if is_cloud_file(path)]
     if not clouds:
         raise InvalidInputError(f"{folder}: it has no file of {', '.join(SUFFIXES)}.")
     if others := sorted(set(files) - set(clouds)):
@@ -100,11 +107,11 @@ def _list_files(folder: Path) -> list[Path]:
     return clouds
 
 
-def _collect_classes(folder: Path, paths: Sequence[Path], label: str | None) -> ClassList:
+def _collect_classes(folder: Path, paths: Sequence[Path], label: str | None, columns: str | None) -> ClassList:
     """Returns the classes that training files have, each read once."""
     codes: set[int] = set()
     for path in tqdm(paths, desc=f"classes of {folder.name}", unit="file", disable=None):
-        _, own_codes = _read_scan(path, label)
+        _, own_codes = _read_scan(path, label, columns)
         codes.update(np.unique(own_codes).tolist())
     is_las = label in (None, "classification") and all(path.suffix.lower() in _LAS for path in paths)
     if is_las and (left := codes & set(LAS_NO_CLASS)):
@@ -116,9 +123,9 @@ def _collect_classes(folder: Path, paths: Sequence[Path], label: str | None) -> 
     return list_own_codes(codes, is_las, str(folder))
 
 
-def _load_scan(paths: Sequence[Path], label: str | None, class_list: ClassList, number: int) -> Scene:
+def _load_scan(paths: Sequence[Path], label: str | None, columns: str | None, class_list: ClassList, number: int) -> Scene:
     path = paths[number]
-    scene, codes = _read_scan(path, label)
+    scene, codes = _read_scan(path, label, columns)
     labels, unknown = class_list.to_labels(codes)
     if len(unknown):
         raise InvalidInputError(
@@ -128,9 +135,10 @@ def _load_scan(paths: Sequence[Path], label: str | None, class_list: ClassList, 
     return {**scene, "labels": labels}
 
 
-def _read_scan(path: Path, label: str | None) -> tuple[Arrays, NDArray[np.int64]]:
+def _read_scan(path: Path, label: str | None, columns: str | None) -> tuple[Arrays, NDArray[np.int64]]:
     """Returns a file's arrays without its labels, and those as they are there, (N,), `IGNORED` for NaN."""
-    scene = read_cloud(path, scene=True)
+    has_names = path.suffix.lower() not in COLUMN_READERS
+    scene = read_cloud(path, scene=True, columns=None if has_names else columns)
     key = _find_label(path, scene, label)
     values = scene.pop(key)[:, 0]
     codes = np.where(np.isnan(values), IGNORED, values)

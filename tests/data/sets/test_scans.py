@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import laspy
 import numpy as np
@@ -153,7 +154,7 @@ def test_scenes_of_pointcept_are_read(tmp_path):
 
 
 def test_options_of_the_text_name_labels_list_and_split(tmp_path):
-    other = tmp_path / "with , mark"
+    other = tmp_path / "with ,=? marks"
     for split in ("train", "test", "val"):
         write_las(other / split / "a.las", np.zeros(6, int), tree=LABELS)
     (tmp_path / "trees.txt").write_text("0 oak\n3 elm\n7 ignored\n")
@@ -165,8 +166,8 @@ def test_options_of_the_text_name_labels_list_and_split(tmp_path):
     assert load_scenes(f"scans:{other},label=Scalar_Tree,test=val")[0].codes == (0, 3, 7), "as CloudCompare shows it"
     with pytest.warns(UserWarning, match="test is the test split and val is left out"):
         assert load_scenes(f"scans:{other},label=tree")[0].classes == ("0", "3", "7")
-    for options, strange in (("labels=tree", "labels"), ("label=tree,x=1", "x"), ("label=tree,label=b", "label")):
-        with pytest.raises(InvalidInputError, match=f"scans takes label, classes and test, once each; got '{strange}'"):
+    for options, name in (("labels=tree", "labels"), ("label=tree,x=1", "x"), ("test=val,test=test", "test")):
+        with pytest.raises(InvalidInputError, match=f"scans takes label, classes, test and columns.*got '{name}'"):
             load_scenes(f"scans:{other},{options}")
 
 
@@ -237,3 +238,32 @@ def test_scenes_without_any_class_are_found_before_a_training(tmp_path):
     _, test = load_scans(tmp_path)
     with pytest.raises(InvalidInputError, match=r"No point of the scenes, such as 'test/b\.ply', has a class"):
         check_scenes(test)
+
+
+def test_texts_are_scenes_by_the_columns_that_are_named_or_by_their_header(tmp_path):
+    rows = np.column_stack([PLACES, np.arange(6) / 4, LABELS])
+    for split, header in (("train", ""), ("test", "//X Y Z Intensity Scalar_Label")):
+        (tmp_path / split).mkdir()
+        np.savetxt(tmp_path / split / "a.txt", rows, "%.10g", header=header, comments="")
+    train, _ = load_scenes(f"scans:{tmp_path},columns=x,y,z,intensity,class,label=class")
+    scene = train.scene(0)
+    assert np.array_equal(scene["points"], PLACES)
+    assert scene["labels"].tolist() == [0, 2, 2, 1, 0, 1]
+    assert scene["intensity"].ravel().tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25], "floats as the file has them"
+    (tmp_path / "test").rename(tmp_path / "val")
+    shutil.copytree(tmp_path / "val", tmp_path / "train", dirs_exist_ok=True)
+    train, test = load_scenes(f"scans:{tmp_path}")
+    for scene in (train.scene(0), test.scene(0)):
+        assert scene["labels"].tolist() == [0, 2, 2, 1, 0, 1]
+
+
+def test_points_without_coordinates_go_with_their_labels(tmp_path):
+    places = np.where(np.arange(6)[:, None] == 2, np.nan, PLACES)
+    for split in ("train", "test"):
+        write_npz(tmp_path / split / "a.npz", points=places, label=np.arange(6) % 3)
+    with pytest.warns(UserWarning, match=r"a\.npz: 1 point.* coordinates"):
+        train, _ = load_scans(tmp_path)
+    with pytest.warns(UserWarning, match=r"a\.npz: 1 point.* coordinates"):
+        scene = train.scene(0)
+    assert np.array_equal(scene["points"], PLACES[[0, 1, 3, 4, 5]])
+    assert scene["labels"].tolist() == [0, 1, 0, 1, 2]
