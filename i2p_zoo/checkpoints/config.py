@@ -11,12 +11,12 @@ from types import NoneType
 from typing import Any
 
 from i2p_zoo._version import __version__
+from i2p_zoo.checkpoints.folder_files import CONFIG as CONFIG
 from i2p_zoo.checkpoints.weight_files import is_weights_name
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
 
-CONFIG = "config.json"
 FORMAT_VERSION = 1
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000

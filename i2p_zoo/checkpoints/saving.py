@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoints.card import is_edited, write_card
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.checkpoints.folder_files import CARD as CARD
 from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.checkpoints.weight_files import (
     ADAPTER_WEIGHTS,
@@ -31,8 +32,6 @@ from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits
 from i2p_zoo.staging import staged_folder
-
-CARD = "README.md"
 
 
 def save_pretrained(

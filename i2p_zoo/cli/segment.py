@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,9 @@ def train_command(
     setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
     chosen = shared.read_run_options(values, "training")
-    metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, blocks=blocks, loss=loss, dropout=dropout)
+    cuts = {"blocks": blocks, "loss": loss, "dropout": dropout}
+    with shared.resumable(out):
+        metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, **cuts)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
@@ -99,7 +100,7 @@ def train_command(
 
 def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> None:
     if as_json:
-        click.echo(json.dumps(json_values))
+        shared.print_json(json_values)
         return
     click.echo(f"test mIoU {100 * scores['miou']:.1f} %, accuracy of points {100 * scores['accuracy']:.1f} %")
     width = max(map(len, scores["per_class"]))
@@ -129,7 +130,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 
 @segment.command("predict")
 @click.argument("model")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
 def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:

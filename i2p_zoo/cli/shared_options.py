@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,40 @@ import click
 from i2p_zoo.choices import AXES, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STEMS
 from i2p_zoo.cli.checkpoint_folders import check_place
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import format_json
+
+
+class GivenPath(click.Path):
+    """A path that is not empty: `--out ""`, where a shell's variable is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path; raises click's error for none, or for a file in place of a folder and the reverse."""
+        if not os.fspath(value):
+            self.fail("the path is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputPath(GivenPath):
+    """A file or folder that is to be written, whose place is looked at before any work is done for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path.
+
+        Raises:
+            InvalidInputError: a file's folder does not exist, or the first one that does, on the way to a new folder, is none
+                or cannot be written.
+        """
+        path = Path(super().convert(value, param, ctx))
+        place = path.parent if self.dir_okay is False else path
+        while self.file_okay is False and not place.exists() and place.parent != place:
+            place = place.parent
+        option = param.opts[0] if param is not None and param.opts else "output"
+        if not place.is_dir():
+            raise InvalidInputError(f"{option} {path}: {place} is no folder.")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InvalidInputError(f"{option} {path}: the folder {place} cannot be written.")
+        return path
+
 
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
 STEPS = 300
@@ -20,7 +56,9 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
 COUNT = click.IntRange(min=1)
-FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
+INPUT = GivenPath(path_type=Path)
+FOLDER, FILE = OutputPath(path_type=Path, file_okay=False), OutputPath(path_type=Path, dir_okay=False)
+"""What a command writes; `INPUT` is what it reads."""
 _NATURAL = click.IntRange(min=0)
 
 default_option = functools.partial(click.option, show_default=True)
@@ -109,10 +147,33 @@ run_options = decorate(
 )
 
 
-def check_parent(option: str, path: Path | None) -> None:
-    """Raises InvalidInputError, before anything is measured, where an option's file has no folder."""
-    if path is not None and not path.parent.is_dir():
-        raise InvalidInputError(f"{option} {path}: {path.parent} is no folder.")
+def print_json(values: Any, indent: int | None = None) -> None:
+    """Prints values as JSON."""
+    click.echo(format_json(values, indent))
+
+
+@contextlib.contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Says of a run that is interrupted what its folder holds, and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        from i2p_zoo.experiments.run_folder import TRAINING
+        from i2p_zoo.finetune.training_state import count_steps
+
+        steps = count_steps(out / TRAINING)
+        state = f"{out} holds the state after step {steps}; the same command with --resume goes on from there."
+        raise KeyboardInterrupt(state if steps else "nothing was trained; run the same command again.") from interruption
+
+
+@contextlib.contextmanager
+def repeatable(out: Path) -> Iterator[None]:
+    """Says of a series of runs that is interrupted how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        words = f"{out} holds what was trained; the same command goes on from there."
+        raise KeyboardInterrupt(words) from interruption
 
 
 def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:

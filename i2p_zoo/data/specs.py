@@ -19,6 +19,7 @@ from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.wording import near_words, suggest
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
@@ -110,12 +111,27 @@ def _load_splits(
     """Loads a text such as `modelnet40:DIR` by the loader of the name before the colon; neither split may be empty."""
     name, _, place = spec.partition(":")
     if name not in loaders or not place:
-        raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")
+        raise InvalidInputError(
+            f"Unknown data set of {noun} {spec!r}.{suggest(_near_specs(spec, loaders))} Expected one such as: {examples}."
+        )
     splits = loaders[name](Path(place).expanduser(), **options)
     for name, split in zip(("train", "test"), splits, strict=True):
         if not len(split):
             raise InvalidInputError(f"{spec}: the {name} split has no {noun}.")
     return splits
+
+
+def _near_specs(spec: str, loaders: Mapping[str, Any]) -> list[str]:
+    """Texts that were perhaps meant: with a loader's name that is like the one given, or before a path that has none."""
+    name, colon, place = spec.partition(":")
+    if colon:
+        return [f"{near}:{place or 'PATH'}" for near in ([name] if name in loaders else near_words(name, loaders))]
+    path = Path(spec).expanduser()
+    if path.is_dir() and "folder" in loaders:
+        return [f"folder:{spec}"]
+    if path.is_file() and path.suffix == ".npz":
+        return [f"{near}:{spec}" for near in ("npz", "scenes") if near in loaders]
+    return near_words(spec, ["kicad-mini"] if "npz" in loaders else [])
 
 
 def _find_kicad() -> Path:

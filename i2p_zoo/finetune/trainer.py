@@ -23,6 +23,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
+from i2p_zoo.finetune.held_signals import HeldSignals, ignore_interrupts
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
 from i2p_zoo.finetune.tasks import Classification, Task
@@ -69,13 +70,14 @@ def train(
             target without clouds to monitor, an accelerator of another precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         CheckpointError: a saved state is damaged.
+        KeyboardInterrupt: by Ctrl-C, after the step at hand is done and, with a folder, the state is saved; a second one, at once.
         MissingExtraError: accelerate is not installed.
         OSError: the state cannot be saved before the first step; later only a warning is given.
     """
     options = dataclasses.replace(options or Options(), **changes)
     task = Classification(clouds, monitor) if isinstance(clouds, CloudSet) else clouds
     place = None if folder is None else Path(folder)
-    goes_on = place is not None and training_state.has_training_state(place)
+    goes_on = place is not None and training_state.count_steps(place) > 0  # else a run that failed before its first step
     if goes_on and not resume:
         raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
     if accelerator is not None and options.precision not in ("no", accelerator.mixed_precision):
@@ -162,7 +164,9 @@ class _Run:
         bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=not is_shown)
         devices = [self.device] if self.device.type == "cuda" else []
         together = synchronize_norms(self.accelerator.num_processes > 1)
-        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
+        # Several processes would stop at different steps, and wait for each other.
+        signals = HeldSignals(folder is not None and self.accelerator.num_processes == 1)
+        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals:
             self.model.train()
             start = time.perf_counter()
             for number, samples in zip(bar, self.load_batches(todo), strict=True):
@@ -177,11 +181,14 @@ class _Run:
                     self.evaluate(done)
                 if self.has_reached_target():
                     break
-                if folder is not None and not is_last and done % options.save_every == 0:
+                is_due = done % options.save_every == 0 or signals.number is not None
+                if folder is not None and not is_last and is_due:
                     self.try_to_save(folder)
+                    signals.deliver()
                 start = time.perf_counter()
-        if folder is not None:
-            self.try_to_save(folder)
+            if folder is not None:
+                self.try_to_save(folder)
+            signals.deliver()
         if options.keep == "best":
             self.model.load_state_dict(self.best)
         elif self.average is not None:
@@ -196,6 +203,7 @@ class _Run:
             num_workers=self.options.workers,
             collate_fn=list,
             multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
+            worker_init_fn=ignore_interrupts,
         )
         size = self.share * self.options.accumulate
         part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)

@@ -102,7 +102,7 @@ def test_speedup_prints_both_curves_ends(network, data):
     result = succeed("speedup", "--model", network, "--data", data, *options)
     assert "seed 0: target" in result.stdout
     assert "image weights" in result.stdout
-    assert "1 steps with image weights end at" in result.stdout
+    assert "1 step with image weights: " in result.stdout
     assert "scratch" in result.stdout
 
 

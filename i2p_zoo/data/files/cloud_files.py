@@ -13,6 +13,7 @@ from i2p_zoo.data.files.formats import READERS
 from i2p_zoo.data.files.paths import faults_named
 from i2p_zoo.data.files.polygons import sample_surface
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.wording import near_paths, suggest
 
 SUFFIXES = tuple(READERS)
 
@@ -47,7 +48,7 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
     """
     path = Path(path)
     if not path.exists():
-        raise NotFoundError(f"{path}: no such file.")
+        raise NotFoundError(f"{path}: no such file.{suggest(near_paths(path))}")
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder; expected one file, of {', '.join(SUFFIXES)}.")
     reader = READERS.get(path.suffix.lower())
