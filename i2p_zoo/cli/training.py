@@ -144,9 +144,8 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
             when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
             click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
     for steps, top1 in result["budgets"].items():
-        click.echo(
-            f"{count_of(int(steps), 'step')} with image weights: {' '.join(f'{100 * value:.1f}' for value in top1)} % at the end"
-        )
+        shares = " ".join(f"{100 * value:.1f}" for value in top1)
+        click.echo(f"{count_of(int(steps), 'step')} with image weights: {shares} % at the end")
     if result["steps_ratio"] is not None:
         click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
 

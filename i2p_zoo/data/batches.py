@@ -112,6 +112,7 @@ class VoxelSettings(Protocol):
 
 def evaluation_batches(clouds: CloudSet, batch_size: int, settings: VoxelSettings) -> Iterator[SparseTensor]:
     """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
+    clouds.require_features(settings.features)
     for start in range(0, len(clouds), batch_size):
         batch = [clouds.cloud(number) for number in range(start, min(start + batch_size, len(clouds)))]
         yield voxelize(batch, settings.voxel_size, settings.features)

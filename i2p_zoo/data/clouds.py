@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.wording import count_of, join_words
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -28,6 +30,7 @@ class CloudSet:
         normals: like `points`, unit vectors, or None.
         rgb: like `points`, uint8 or fractions, or None.
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
+        lacking: for a feature that some clouds do not have, so that the set has none, where the first of those is from.
 
     Raises:
         InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite, a
@@ -45,6 +48,7 @@ class CloudSet:
     normals: PerCloud | None = None
     rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_class_names("A cloud set", self.classes)
@@ -66,10 +70,34 @@ class CloudSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """One line: how many clouds, of how many points, with which features, and the classes."""
+        sizes = [len(points) for points in self.points] or [0]
+        size = f"{min(sizes):,d} to {max(sizes):,d} points" if min(sizes) < max(sizes) else count_of(sizes[0], "point")
+        features = "".join(f", {name}" for name in ("normals", "rgb") if getattr(self, name) is not None)
+        classes = f"{count_of(len(self.classes), 'class', 'classes')}: {join_words(self.classes)}"
+        return f"CloudSet({count_of(len(self), 'cloud')} of {size}{features}; {classes})"
+
     def cloud(self, number: int) -> Arrays:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
         arrays = {"points": self.points, "normals": self.normals, "rgb": self.rgb}
         return {name: values[number] for name, values in arrays.items() if values is not None}
+
+    def require_features(self, features: str) -> None:
+        """Raises InvalidInputError, in the words of a data set, where features that a network reads are not in the clouds.
+
+        Example:
+            >>> clouds = CloudSet(np.zeros((1, 5, 3)), np.array([0]), ("chair",), lacking={"normals": "chair/1.npy"})
+            >>> clouds.require_features("xyz,normals")
+            Traceback (most recent call last):
+            ...
+            i2p_zoo.errors.InvalidInputError: The clouds have no normals, which the features 'xyz,normals' need: chair/1.npy...
+        """
+        present = {"xyz", "ones", *self.cloud(0)} if len(self) else set(parse_features(features))
+        for name in parse_features(features):
+            if name not in present:
+                source = f": {self.lacking[name]} has none" if name in self.lacking else ""
+                raise InvalidInputError(f"The clouds have no {name}, which the features {features!r} need{source}.")
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
         """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.
@@ -102,7 +130,7 @@ class CloudSet:
 def check_class_names(owner: str, classes: Sequence[str]) -> None:
     """Raises InvalidInputError, which begins with the owner, for no class or two of one name."""
     if not classes or len(set(classes)) < len(classes):
-        raise InvalidInputError(f"{owner} needs at least one class and different names; got {classes}.")
+        raise InvalidInputError(f"{owner} needs at least one class and different names; got {join_words(classes) or 'none'}.")
 
 
 def row_numbers(rows: NDArray[Any] | Sequence[int], count: int) -> NDArray[np.int64]:
@@ -170,9 +198,9 @@ def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet
                 held.add(int(group))
                 taken += len(members)
         if not taken:
+            counts = f"{count_of(len(rows), 'training cloud')} in {count_of(len(np.unique(groups[rows])), 'group')}"
             raise InvalidInputError(
-                f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
-                "none can be held out, since some must be left to train on."
+                f"Class {clouds.classes[label]!r} has {counts}: none can be held out, since some must be left to train on."
             )
     mask = np.isin(groups, list(held))
     lost = np.setdiff1d(labels, labels[~mask])
@@ -205,8 +233,10 @@ def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
     labels = clouds.hard_labels()
     counts = np.bincount(labels, minlength=len(clouds.classes))
     if counts.min(initial=shots) < shots:
-        scarce = {name: int(count) for name, count in zip(clouds.classes, counts, strict=True) if count < shots}
-        raise InvalidInputError(f"{shots} shots of each class are asked for, but there are fewer clouds of {scarce}.")
+        scarce = [f"{name} ({count})" for name, count in zip(clouds.classes, counts, strict=True) if count < shots]
+        raise InvalidInputError(
+            f"{count_of(shots, 'shot')} of each class are asked for, and there are fewer clouds of {join_words(scarce)}."
+        )
     chosen = [
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(len(clouds.classes))

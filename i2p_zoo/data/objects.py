@@ -23,15 +23,20 @@ POINTS = 2048
 def read_objects(paths: Sequence[Path], points: int, title: str) -> dict[str, Any]:
     """Reads one object a file, with a progress bar: `points`, and `normals` and `rgb` where every file has them.
 
+    `lacking` has the first file without, for each of those that are left out.
+
     Every array has at most `points` rows, drawn by a seed that is a hash of the file's name, and is centred and within the
     unit sphere. Objects of equal size come as one array, (M, N, 3), others as a list.
     """
     # disable=None: no bar where the output is no terminal
     objects = [_read_object(path, points) for path in tqdm(paths, desc=title, unit="file", disable=None)]
-    names = [name for name in ("points", "normals", "rgb") if all(name in each for each in objects)]
+    pairs = list(zip(paths, objects, strict=True))
+    lacking = {name: next((str(path) for path, each in pairs if name not in each), "") for name in ("normals", "rgb")}
+    names = ["points", *(name for name, path in lacking.items() if not path)]
     is_equal = len({len(each["points"]) for each in objects}) == 1
     lists = {name: [each[name] for each in objects] for name in names}
-    return {name: np.stack(arrays) if is_equal else arrays for name, arrays in lists.items()}
+    arrays = {name: np.stack(values) if is_equal else values for name, values in lists.items()}
+    return {**arrays, "lacking": {name: path for name, path in lacking.items() if path}}
 
 
 def _read_object(path: Path, points: int) -> Arrays:

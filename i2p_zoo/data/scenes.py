@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from i2p_zoo.data.clouds import check_class_names, row_numbers
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.wording import count_of, join_words
 
 IGNORED = -1  # the label of a point that belongs to no class: it is neither trained on nor counted
 
@@ -54,6 +56,12 @@ class SceneSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        """One line: how many scenes, their names and the classes."""
+        classes = f"{count_of(len(self.classes), 'class', 'classes')}: {join_words(self.classes)}"
+        names = f": {join_words(self.names, most=3)}" if self.names else ""
+        return f"SceneSet({count_of(len(self), 'scene')}{names}; {classes})"
+
     def scene(self, number: int) -> Scene:
         """Reads and checks one scene.
 
@@ -66,6 +74,17 @@ class SceneSet:
         scene = self.load(number)
         _check_scene(self.names[number], scene, len(self.classes))
         return scene
+
+    def require_features(self, features: str) -> None:
+        """Raises InvalidInputError, by the name of the first scene, where it lacks features that a network reads."""
+        scene = self.scene(0)
+        present = {"xyz", "ones", *scene, *(["extra"] if scene["points"].shape[1] > 3 else [])}
+        for name in parse_features(features):
+            if name not in present:
+                arrays = join_words(key for key in scene if key != "labels")
+                raise InvalidInputError(
+                    f"Scene {self.names[0]!r} has no {name}, which the features {features!r} need; it has {arrays}."
+                )
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> SceneSet:
         """Returns the scenes of the given numbers, in their order, or those that a mask (M,) selects; none is read.

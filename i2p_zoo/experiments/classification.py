@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.objects import to_unit_sphere
 from i2p_zoo.errors import DivergedError, InvalidInputError
-from i2p_zoo.modules import class_names
+from i2p_zoo.modules import class_names, count_classes
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.point_features import parse_features
 
@@ -31,13 +31,13 @@ def check_classifier(model: Any) -> None:
     """Raises InvalidInputError where a network gives whole clouds no class: a U-Net, or one without a classifier."""
     if isinstance(model, UNet):
         raise InvalidInputError("The network is a U-Net, which classifies points: `i2p-zoo segment predict` runs it.")
-    if not getattr(model, "num_classes", 0):
+    if not count_classes(model):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
 
 
 def name_classes(model: Any) -> tuple[str, ...]:
     """Returns the names of a network's classes that it notes, or else their numbers."""
-    return tuple(map(str, class_names(model) or range(model.num_classes)))
+    return tuple(map(str, class_names(model) or range(count_classes(model) or 0)))
 
 
 def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dict[str, float]:

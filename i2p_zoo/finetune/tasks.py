@@ -24,6 +24,10 @@ class Task(Protocol):
     def is_monitored(self) -> bool:
         """Whether there are samples to judge by."""
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, which a network of as many notes; empty where the task has none."""
+
     def batches(self, options: Options) -> torch.utils.data.Dataset[Any]:
         """Batches by their number; each is a list of samples."""
 
@@ -60,6 +64,11 @@ class Classification:
     def is_monitored(self) -> bool:
         """Whether there are clouds to judge by."""
         return self.monitor is not None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The clouds'."""
+        return self.clouds.classes
 
     def batches(self, options: Options) -> TrainingBatches:
         """Returns batches by their number; a sample is a cloud and its label."""

@@ -28,6 +28,7 @@ from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
+from i2p_zoo.modules import count_classes, set_class_names_
 from i2p_zoo.sparse.batch_norm import synchronize_norms
 
 
@@ -50,7 +51,8 @@ def train(
     state gives the same history as one that was never stopped (bit for bit on a CPU with the same number of threads).
 
     Args:
-        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode.
+        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode, and notes the names of the
+            classes, which `class_names` of `i2p_zoo.modules`, its checkpoints and `i2p-zoo predict` have from then on.
         clouds: the training split; or a `Task`, which brings its own clouds to monitor.
         options: by default `Options()`.
         monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
@@ -67,15 +69,19 @@ def train(
 
     Raises:
         InvalidInputError: options out of range, nothing to train, a batch that does not divide among processes, "best" or a
-            target without clouds to monitor, an accelerator of another precision, or a folder that holds another run.
+            target without clouds to monitor, clouds without a feature that the network reads, an accelerator of another
+            precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         CheckpointError: a saved state is damaged.
-        KeyboardInterrupt: by Ctrl-C, after the step at hand is done and, with a folder, the state is saved; a second one, at once.
+        KeyboardInterrupt: by Ctrl-C; with a folder after the step at hand, whose state is saved, and at once by a second one.
         MissingExtraError: accelerate is not installed.
         OSError: the state cannot be saved before the first step; later only a warning is given.
     """
     options = dataclasses.replace(options or Options(), **changes)
     task = Classification(clouds, monitor) if isinstance(clouds, CloudSet) else clouds
+    for judged in (clouds, monitor):
+        if isinstance(judged, CloudSet):
+            judged.require_features(model.settings.features)
     place = None if folder is None else Path(folder)
     goes_on = place is not None and training_state.count_steps(place) > 0  # else a run that failed before its first step
     if goes_on and not resume:
@@ -91,6 +97,8 @@ def train(
             run.restore(training_state.load_training_state(place, options, run.fingerprint))
         elif place is not None:
             run.save(place)
+        if task.classes and count_classes(model) in (None, len(task.classes)):
+            set_class_names_(model, task.classes)
         run.go(place, progress)
     finally:
         run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # so that the model is as it was given

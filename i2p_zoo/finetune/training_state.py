@@ -35,7 +35,7 @@ class TrainingState:
     """
 
     history: History = field(default_factory=History)
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     scalars: dict[str, Any] = field(default_factory=dict)
 
 

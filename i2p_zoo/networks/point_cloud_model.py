@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
+from i2p_zoo.modules import set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
 from i2p_zoo.networks.network import Network
@@ -104,10 +105,14 @@ class PointCloudModel(Network):
         return predict(self, points, **kwargs)
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
+        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated.
+
+        The names of the classes go with the old one; `i2p_zoo.finetune.train` notes those of the clouds.
+        """
         model: Any = self
         before, kept = set(model.state_dict()), list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
+        set_class_names_(model, ())  # which were the old one's
         replace_leaves(model, self.settings)
         materialize_(model)
         if self.settings.preset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Scores:
     accuracy: float
     mean_accuracy: float
     per_class: dict[str, float | None]
-    confusion: NDArray[np.int64]
+    confusion: NDArray[np.int64] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the scores as JSON takes them."""

@@ -53,6 +53,11 @@ class Segmentation:
         """Whether there are scenes to judge by."""
         return self.monitor is not None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The scenes'."""
+        return self.scenes.classes
+
     def batches(self, options: Options) -> SceneBatches:
         """Returns batches by their number; a sample is a crop and its labels."""
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)

@@ -228,12 +228,20 @@ def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options
     cache = Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo") / "converted"
     folder = cache / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
     load = functools.partial(load_folder, folder, build_network, name=zoo_name)
+
+    def load_cached() -> Any:
+        if folder.is_dir() and not options.force_download:
+            with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
+                return load()
+        return None
+
     try:
+        if (cached := load_cached()) is not None:  # without a lock: the cache may be one that only others may write
+            return cached
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.is_dir() and not options.force_download:
-                with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
-                    return load()
+            if (cached := load_cached()) is not None:  # which another process converted meanwhile
+                return cached
             model, _ = convert_model(name, Settings(inflation, axis), options=options, tried=tried)
             save_pretrained(model, folder)
             return load()
