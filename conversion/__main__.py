@@ -14,6 +14,7 @@ from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
+from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.sources import read_state
 
 
@@ -42,7 +43,7 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
     write_facts(name for name, record in ledger["models"].items() if record.get("passed"))
     passed = sum(record.get("passed", False) for record in ledger["models"].values())
     refused = sum("refused" in record for record in ledger["models"].values())
-    click.echo(f"{len(ledger['models'])} architectures: {passed} certified, {refused} refused")
+    click.echo(f"{count_of(len(ledger['models']), 'architecture')}: {passed} certified, {refused} refused")
     if failed := sorted(name for name, record in ledger["models"].items() if record.get("passed") is False):
         raise click.ClickException(f"certificates that do not hold: {', '.join(failed)}")
 

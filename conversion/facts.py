@@ -1,4 +1,4 @@
-"""i2p_zoo/zoo/facts.json: what `i2p-zoo info` says of each certified network by its name, for which nothing needs to be built."""
+"""i2p_zoo/zoo/facts.json: what `i2p-zoo info` says of certified networks by name, for which nothing needs to be built."""
 
 from __future__ import annotations
 

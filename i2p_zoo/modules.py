@@ -41,7 +41,7 @@ def class_names(model: Any) -> tuple[str, ...]:
 
 
 def count_classes(model: Any) -> int | None:
-    """Returns how many classes a network tells apart: what its classifier gives, which may be a user's own; None for unknown."""
+    """Returns how many classes a network has: as many as its classifier gives, a user's own too; None where that is unknown."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     outputs = getattr(classifier, "out_features", getattr(model, "num_classes", None))
     return outputs if isinstance(outputs, int) else None

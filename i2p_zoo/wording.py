@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 
-def count_of(number: int, noun: str, plural: str = "") -> str:
+def count_of(number: int, noun: str) -> str:
     """Returns a number with its noun, in the singular for one.
 
     Args:
         number: how many.
-        noun: in the singular.
-        plural: of the noun, where it is not the noun with an s.
+        noun: in the singular; its plural ends in s, or in es after an s.
 
     Example:
-        >>> count_of(1, "part"), count_of(2000, "part"), count_of(0, "class", "classes")
-        ('1 part', '2,000 parts', '0 classes')
+        >>> count_of(1, "part"), count_of(2000, "part"), count_of(0, "class")
+        ('1 part', '2000 parts', '0 classes')
     """
-    return f"{number:,d} {noun if number == 1 else plural or f'{noun}s'}"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def join_words(words: Iterable[Any], most: int = 10) -> str:
@@ -39,22 +39,32 @@ def join_words(words: Iterable[Any], most: int = 10) -> str:
     return " and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]]))
 
 
+def format_arguments(arguments: Mapping[str, Any]) -> str:
+    """Returns arguments as a call has them.
+
+    Example:
+        >>> format_arguments({"num_classes": 3, "global_pool": "max"})
+        "num_classes=3, global_pool='max'"
+    """
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
 def describe_value(value: Any) -> str:
     """Returns a value of JSON in words: no braces, quotes or names of Python.
 
     Example:
         >>> describe_value({"passed": True, "errors": {"float32": 1.5e-07, "float64": None}, "images": [1, 3, 8, 8]})
-        'passed yes, errors (float32 1.5e-07, float64 -), images 1 x 3 x 8 x 8'
+        'passed yes, errors (float32 1.5e-07, float64 none), images 1 x 3 x 8 x 8'
     """
     if isinstance(value, Mapping):
         parts = (f"({describe_value(part)})" if isinstance(part, Mapping) else describe_value(part) for part in value.values())
-        return ", ".join(f"{key} {part}" for key, part in zip(value, parts, strict=True)) or "-"
+        return ", ".join(f"{key} {part}" for key, part in zip(value, parts, strict=True)) or "none"
     if isinstance(value, list | tuple):
         numbers = value and all(type(part) is int for part in value)
-        return (" x " if numbers else ", ").join(map(describe_value, value)) or "-"
+        return (" x " if numbers else ", ").join(map(describe_value, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value in (None, "") else str(value)
+    return "none" if value in (None, "") else str(value)
 
 
 def format_json(values: Any, indent: int | None = None) -> str:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        response = getattr(error, "response", None)
+        response: Any = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if status in (401, 403):
             raise HubError(

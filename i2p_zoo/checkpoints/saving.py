@@ -32,6 +32,7 @@ from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits
 from i2p_zoo.staging import staged_folder
+from i2p_zoo.wording import count_of, format_arguments
 
 
 def save_pretrained(
@@ -172,9 +173,10 @@ def check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor])
         lines = zip(repr(model).split("\n"), repr(structure).split("\n"), strict=False)
         wrong = [next(f"{a.strip()} for {b.strip()}" for a, b in lines if a != b)]
     if wrong:
+        arguments = ", ".join(filter(None, [repr(model.architecture), format_arguments(model.model_args)]))
         raise InvalidInputError(
-            f"`timm.create_model({model.architecture!r}, **{model.model_args})` does not rebuild this network; {len(wrong)} "
-            f"parts differ, the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
+            f"`timm.create_model({arguments})` does not rebuild this network, which differs in {count_of(len(wrong), 'part')}, "
+            f"the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
         )
 
 

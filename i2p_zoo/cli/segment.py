@@ -87,7 +87,7 @@ def train_command(
     setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
     chosen = shared.read_run_options(values, "training")
-    cuts = {"blocks": blocks, "loss": loss, "dropout": dropout}
+    cuts: dict[str, Any] = {"blocks": blocks, "loss": loss, "dropout": dropout}
     with shared.resumable(out):
         metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, **cuts)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints

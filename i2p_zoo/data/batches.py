@@ -14,6 +14,7 @@ from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
+from i2p_zoo.wording import count_of
 
 Sample = tuple[Arrays, Any]
 
@@ -43,7 +44,7 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
         if not len(clouds) or batch_size < 1:
             raise InvalidInputError(
                 "Batches need 1 cloud or more and a batch_size of 1 or more; "
-                f"got {len(clouds)} clouds and batch_size={batch_size}."
+                f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
             )
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 

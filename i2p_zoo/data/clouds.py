@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ class CloudSet:
         normals: like `points`, unit vectors, or None.
         rgb: like `points`, uint8 or fractions, or None.
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
-        lacking: for a feature that some clouds do not have, so that the set has none, where the first of those is from.
+        lacking: by the name of a feature that some clouds lack, so that the set has none, where the first of those is from.
 
     Raises:
         InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite, a
@@ -48,14 +48,14 @@ class CloudSet:
     normals: PerCloud | None = None
     rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
-    lacking: Mapping[str, str] = field(default_factory=dict)
+    lacking: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_class_names("A cloud set", self.classes)
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
         for name, values in arrays.items():
             if values is not None and len(values) != len(self.labels):
-                raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
+                raise InvalidInputError(f"A cloud set has {count_of(len(self.labels), 'label')} and {len(values)} {name}.")
         _check_labels(self.labels, len(self.classes))
         for number, points in enumerate(self.points):
             if points.ndim != 2 or points.shape[1] != 3 or not len(points):
@@ -75,7 +75,7 @@ class CloudSet:
         sizes = [len(points) for points in self.points] or [0]
         size = f"{min(sizes):,d} to {max(sizes):,d} points" if min(sizes) < max(sizes) else count_of(sizes[0], "point")
         features = "".join(f", {name}" for name in ("normals", "rgb") if getattr(self, name) is not None)
-        classes = f"{count_of(len(self.classes), 'class', 'classes')}: {join_words(self.classes)}"
+        classes = f"{count_of(len(self.classes), 'class')}: {join_words(self.classes)}"
         return f"CloudSet({count_of(len(self), 'cloud')} of {size}{features}; {classes})"
 
     def cloud(self, number: int) -> Arrays:
@@ -159,7 +159,7 @@ def _check_labels(labels: NDArray[Any], count: int) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InvalidInputError(f"Labels must be (M,) integers or (M, {count}) floats; got {labels.dtype} {labels.shape}.")
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:
-        raise InvalidInputError(f"Labels run from {labels.min()} to {labels.max()} for {count} classes.")
+        raise InvalidInputError(f"Labels run from {labels.min()} to {labels.max()} for {count_of(count, 'class')}.")
 
 
 def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet, CloudSet]:

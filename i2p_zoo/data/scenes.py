@@ -51,14 +51,16 @@ class SceneSet:
     def __post_init__(self) -> None:
         check_class_names("A set of scenes", self.classes)
         if self.groups is not None and len(self.groups) != len(self.names):
-            raise InvalidInputError(f"A set of scenes has {len(self.names)} names and {len(self.groups)} groups.")
+            raise InvalidInputError(
+                f"A set of scenes has {count_of(len(self.names), 'name')} and {count_of(len(self.groups), 'group')}."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __repr__(self) -> str:
         """One line: how many scenes, their names and the classes."""
-        classes = f"{count_of(len(self.classes), 'class', 'classes')}: {join_words(self.classes)}"
+        classes = f"{count_of(len(self.classes), 'class')}: {join_words(self.classes)}"
         names = f": {join_words(self.names, most=3)}" if self.names else ""
         return f"SceneSet({count_of(len(self), 'scene')}{names}; {classes})"
 
@@ -121,7 +123,7 @@ def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[S
     sizes = np.bincount(groups)
     target = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
     if not 0 < target < len(scenes) or len(sizes) < 2:
-        counts = f"{len(scenes)} scenes" + ("" if scenes.groups is None else f" in {len(sizes)} groups")
+        counts = f"{count_of(len(scenes), 'scene')}" + ("" if scenes.groups is None else f" in {count_of(len(sizes), 'group')}")
         raise InvalidInputError(
             f"A fraction of {fraction} of {counts} cannot be held out: one or more must be held out, and one or more "
             "left to train on."
@@ -152,7 +154,7 @@ def _load_chosen(load: Callable[[int], Scene], chosen: tuple[int, ...], number: 
 
 def _check_scene(name: str, scene: Scene, count: int) -> None:
     if not {"points", "labels"} <= scene.keys():
-        raise InvalidInputError(f"Scene {name!r} must have `points` and `labels`; it has {sorted(scene)}.")
+        raise InvalidInputError(f"Scene {name!r} must have `points` and `labels`; it has {join_words(sorted(scene))}.")
     points, labels = scene["points"], scene["labels"]
     if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] not in (3, 4) or not len(points):
         raise InvalidInputError(

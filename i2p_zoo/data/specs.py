@@ -19,7 +19,7 @@ from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.wording import near_words, suggest
+from i2p_zoo.wording import join_words, near_words, suggest
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
@@ -81,7 +81,7 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     counts = np.bincount(train.hard_labels(), minlength=len(train.classes))
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if bare:
-        raise InvalidInputError(f"{spec}: no training cloud of the classes {bare}; every class needs one.")
+        raise InvalidInputError(f"{spec}: no training cloud of the classes {join_words(bare)}; every class needs one.")
     return splits
 
 

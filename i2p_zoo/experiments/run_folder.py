@@ -23,7 +23,7 @@ from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step,
 from i2p_zoo.finetune.trainer import make_accelerator
 from i2p_zoo.finetune.training_state import FREE, count_steps
 from i2p_zoo.staging import replacing
-from i2p_zoo.wording import format_json
+from i2p_zoo.wording import describe_value, format_json
 
 METRICS, TRAINING, SETTINGS, _LOCK = "metrics.json", "training", "run.json", ".lock"
 
@@ -160,8 +160,21 @@ def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, An
     expected, options = json.loads(json.dumps(described)), noted.get("options", {})
     pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
     pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
-    if changes := [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]:
+    if changes := [change for key, old, new in pairs if old != new for change in _describe_change(key, old, new)]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
+
+
+def _describe_change(key: str, old: Any, new: Any) -> list[str]:
+    """Says what of a setting is another one, without hashes, which say nothing to a reader."""
+    if key == "weights":
+        return ["the network's weights were others"]
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [f"{key} was {describe_value(old)} and is {describe_value(new)}"]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if key == "sha256":
+        return [f"the {name} data were others" for name in names]
+    prefix = "" if key == "setup" else f"{key}."
+    return [change for name in names for change in _describe_change(f"{prefix}{name}", old.get(name), new.get(name))]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.evaluation import evaluate
 from i2p_zoo.finetune.options import Options
+from i2p_zoo.wording import count_of
 
 
 class Task(Protocol):
@@ -82,7 +83,9 @@ class Classification:
         """
         logits = model([cloud for cloud, _ in samples])
         if logits.shape[1] < len(self.clouds.classes):
-            raise InvalidInputError(f"The network has {logits.shape[1]} outputs for {len(self.clouds.classes)} classes.")
+            raise InvalidInputError(
+                f"The network has {count_of(logits.shape[1], 'output')} for {count_of(len(self.clouds.classes), 'class')}."
+            )
         target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         soft = target.ndim == 2

@@ -30,6 +30,7 @@ from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.modules import count_classes, set_class_names_
 from i2p_zoo.sparse.batch_norm import synchronize_norms
+from i2p_zoo.wording import count_of
 
 
 def train(
@@ -138,7 +139,7 @@ class _Run:
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not names or not len(task):
             raise InvalidInputError(
-                f"Training needs trainable parameters ({len(names)} tensors) and clouds ({len(task)}). "
+                f"Training needs trainable parameters ({count_of(len(names), 'tensor')}) and clouds ({len(task)}). "
                 "`i2p_zoo.finetune.freeze` says what trains."
             )
         if not task.is_monitored and (options.keep == "best" or options.target is not None):
@@ -149,8 +150,8 @@ class _Run:
         self.share, rest = divmod(options.batch_size, accelerator.num_processes * options.accumulate)
         if rest:
             raise InvalidInputError(
-                f"A batch_size of {options.batch_size} does not divide evenly among {accelerator.num_processes} processes with "
-                f"accumulate={options.accumulate}."
+                f"A batch_size of {options.batch_size} does not divide evenly among "
+                f"{count_of(accelerator.num_processes, 'process')} with accumulate={options.accumulate}."
             )
         optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}

@@ -23,6 +23,7 @@ from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
+from i2p_zoo.wording import count_of
 
 
 def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
@@ -121,7 +122,7 @@ class PointCloudModel(Network):
         new = {name: t for name, t in after.items() if isinstance(t, nn.Parameter) and not any(t is old for old in kept)}
         for name in sorted(new.keys() | (before - after.keys())):
             shapes = {name: tuple(new[name].shape)} if name in new else {}
-            self.provenance = self.provenance.with_replaced(name, f"classifier of {num_classes} classes", shapes)
+            self.provenance = self.provenance.with_replaced(name, f"classifier of {count_of(num_classes, 'class')}", shapes)
 
     def to_config(self) -> dict[str, Any]:
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.modules import image_channels
 from i2p_zoo.names import split_name
-from i2p_zoo.wording import join_words
+from i2p_zoo.wording import format_arguments, join_words
 
 _MAX_MODULES = 3_000  # resnetrs420 makes 2,540, the most of any in timm
 
@@ -34,7 +34,9 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
     """
     loading = sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"} & kwargs.keys())
     if loading:
-        raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
+        raise InvalidInputError(
+            f"{join_words(loading)}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others."
+        )
     try:
         with contextlib.ExitStack() as stack:
             if structure:
@@ -43,7 +45,9 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
                 stack.enter_context(torch.device("meta"))
             model: nn.Module = timm.create_model(architecture, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
-        raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
+        raise InvalidInputError(
+            f"timm cannot create {architecture!r} with {format_arguments(kwargs) or 'its defaults'}: {error}"
+        ) from error
     return model
 
 

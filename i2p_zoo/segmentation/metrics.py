@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo.data.clouds import check_class_names
 from i2p_zoo.data.scenes import IGNORED
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import count_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,8 @@ class ConfusionCounter:
         for name, values, lowest in (("Predictions", predicted, 0), ("Labels", true, IGNORED)):
             if values.size and not lowest <= values.min() <= values.max() < count:
                 raise InvalidInputError(
-                    f"{name} must be from {lowest} to {count - 1}, by {count} classes; got {values.min()} to {values.max()}."
+                    f"{name} must be from {lowest} to {count - 1}, by {count_of(count, 'class')}; "
+                    f"got {values.min()} to {values.max()}."
                 )
         counted = true != IGNORED
         pairs = true[counted].astype(np.int64) * count + predicted[counted].astype(np.int64)
