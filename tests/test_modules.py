@@ -6,7 +6,15 @@ import pytest
 from torch import nn
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.modules import class_names, eval_mode, find_classifier, has_other_classes, image_channels, set_class_names_
+from i2p_zoo.modules import (
+    class_names,
+    count_classes,
+    eval_mode,
+    find_classifier,
+    has_other_classes,
+    image_channels,
+    set_class_names_,
+)
 
 
 class Classified(nn.Module):
@@ -127,3 +135,29 @@ def test_channels_that_are_not_noted_as_a_number_are_those_of_the_first_convolut
 
 def test_image_that_no_convolution_reads_has_three_channels():
     assert image_channels(nn.Sequential(nn.Flatten(), nn.Linear(8, 2))) == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [(nn.Linear(4, 2), ("lamp", "chair")), (nn.Linear(4, 5), ()), (nn.Identity(), ("lamp", "chair"))],
+    ids=str,
+)
+def test_names_of_another_number_of_classes_are_those_of_an_old_classifier(head, names):
+    model = Classified(head, {"label_names": ["lamp", "chair"]})
+    assert class_names(model) == names
+
+
+def test_classes_are_counted_at_the_classifier_that_is_there():
+    model = Classified(nn.Linear(4, 5))
+    model.num_classes = 2  # what timm noted before a user replaced the head
+    assert count_classes(model) == 5
+    model.head = nn.Sequential(nn.Linear(4, 2))
+    assert count_classes(model) == 2
+    assert count_classes(nn.Linear(4, 2)) == 2
+    assert count_classes(nn.ReLU()) is None
+
+
+def test_no_names_leave_none():
+    model = Classified(pretrained_cfg={"tag": "in1k", "label_names": ["tench"]})
+    set_class_names_(model, ())
+    assert model.pretrained_cfg == {"tag": "in1k"}

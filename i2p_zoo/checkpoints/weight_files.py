@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from i2p_zoo.checkpoints.folder_files import sha256_of as sha256_of
-from i2p_zoo.checkpoints.folder_files import sha256_of_content
+from i2p_zoo.checkpoints.folder_files import sha256_of_content as _sha256
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter.safetensors"
@@ -97,7 +97,7 @@ def _read_file(path: Path, sha256: str) -> dict[str, Tensor]:
     damage: Exception | None = None
     with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
         _check_size(path, file)
-        hashing = pool.submit(sha256_of_content, file)
+        hashing = pool.submit(_sha256, file)
         try:
             # Copies: the file's own memory changes with the file, and is not aligned, by which sums round differently.
             state = {key: tensor.clone() for key, tensor in load_file(str(path)).items()}

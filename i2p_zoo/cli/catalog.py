@@ -91,6 +91,7 @@ def convert(
     from i2p_zoo.zoo.conversion import convert as convert_to_folder
 
     folder = out or Path(PREFIX + name.removeprefix(PREFIX))
+    shared.check_output("--out", folder, is_folder=True)
     steps_done = itertools.count()
     with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
 

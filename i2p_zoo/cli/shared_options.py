@@ -32,22 +32,21 @@ class OutputPath(GivenPath):
     """A file or folder that is to be written, whose place is looked at before any work is done for it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns the path.
-
-        Raises:
-            InvalidInputError: a file's folder does not exist, or the first one that does, on the way to a new folder, is none
-                or cannot be written.
-        """
+        """Returns the path; raises as `check_output`."""
         path = Path(super().convert(value, param, ctx))
-        place = path.parent if self.dir_okay is False else path
-        while self.file_okay is False and not place.exists() and place.parent != place:
-            place = place.parent
-        option = param.opts[0] if param is not None and param.opts else "output"
-        if not place.is_dir():
-            raise InvalidInputError(f"{option} {path}: {place} is no folder.")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise InvalidInputError(f"{option} {path}: the folder {place} cannot be written.")
+        check_output(param.opts[0] if param is not None else "output", path, is_folder=not self.file_okay)
         return path
+
+
+def check_output(option: str, path: Path, *, is_folder: bool) -> None:
+    """Raises InvalidInputError where a file's folder, or the first that exists on the way to a folder, cannot be written."""
+    place = path if is_folder else path.parent
+    while is_folder and not place.exists() and place.parent != place:
+        place = place.parent
+    if not place.is_dir():
+        raise InvalidInputError(f"{option} {path}: {place} is no folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"{option} {path}: the folder {place} cannot be written.")
 
 
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}

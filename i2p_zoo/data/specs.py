@@ -19,7 +19,7 @@ from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.wording import join_words, near_words, suggest
+from i2p_zoo.wording import join_words, near_paths, near_words, suggest
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
@@ -114,7 +114,13 @@ def _load_splits(
         raise InvalidInputError(
             f"Unknown data set of {noun} {spec!r}.{suggest(_near_specs(spec, loaders))} Expected one such as: {examples}."
         )
-    splits = loaders[name](Path(place).expanduser(), **options)
+    path = Path(place).expanduser()
+    try:
+        splits = loaders[name](path, **options)
+    except NotFoundError as error:
+        if path.exists():
+            raise
+        raise NotFoundError(f"{error}{suggest(near_paths(path))}") from error
     for name, split in zip(("train", "test"), splits, strict=True):
         if not len(split):
             raise InvalidInputError(f"{spec}: the {name} split has no {noun}.")

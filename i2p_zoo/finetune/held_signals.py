@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +39,7 @@ class HeldSignals:
                     self._handlers[number] = signal.signal(number, self._hold)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
 
     def deliver(self) -> None:

@@ -82,7 +82,7 @@ def with_value(array, value):
 POINTS = RANDOM.normal(size=(9, 3)).astype(np.float32)
 LABELS = np.zeros(9, np.int64)
 MALFORMED = {
-    "no points": ({"points": None}, r"`points` and `labels`; it has \['labels'"),
+    "no points": ({"points": None}, r"`points` and `labels`; it has labels"),
     "no labels": ({"labels": None}, "`points` and `labels`"),
     "two columns": ({"points": POINTS[:, :2]}, r"\(N, 3\) or \(N, 4\).*float32 \(9, 2\)"),
     "five columns": ({"points": np.zeros((9, 5), np.float32)}, r"\(9, 5\)"),
@@ -154,7 +154,7 @@ def test_no_group_is_divided_and_about_the_fraction_held_out(groups, fraction, c
 
 
 def test_scenes_of_one_group_and_groups_of_other_scenes_are_refused():
-    with pytest.raises(InvalidInputError, match=r"0\.5 of 4 scenes in 1 groups cannot be held out"):
+    with pytest.raises(InvalidInputError, match=r"0\.5 of 4 scenes in 1 group cannot be held out"):
         hold_out_scenes(SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 4), 0.5)
     with pytest.raises(InvalidInputError, match="4 names and 3 groups"):
         SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 3)
@@ -164,3 +164,22 @@ def test_scenes_of_one_group_and_groups_of_other_scenes_are_refused():
 def test_scenes_that_cannot_be_divided_are_refused(count, fraction):
     with pytest.raises(InvalidInputError, match=r"cannot be held out"):
         hold_out_scenes(SceneSet(tuple(map(str, range(count))), ("floor",), lambda number: {}), fraction)
+
+
+def test_a_set_is_printed_in_one_line():
+    scenes = SceneSet(tuple(f"Area_1/room_{number}" for number in range(40)), ("floor", "wall"), lambda number: {})
+    assert repr(scenes) == (
+        "SceneSet(40 scenes: Area_1/room_0, Area_1/room_1, Area_1/room_2 and 37 more; 2 classes: floor and wall)"
+    )
+    assert repr(scenes.subset([])) == "SceneSet(0 scenes; 2 classes: floor and wall)"
+
+
+@pytest.mark.parametrize(("features", "missing"), [("xyz,ones,rgb", None), ("xyz,normals", "normals"), ("extra", "extra")])
+def test_features_that_are_not_there_are_told_by_the_scene(features, missing):
+    room = {"points": np.zeros((2, 3), np.float32), "labels": np.array([0, IGNORED]), "rgb": np.zeros((2, 3), np.uint8)}
+    scenes = SceneSet(("hall",), ("floor",), lambda number: room)
+    if missing is None:
+        scenes.require_features(features)
+    else:
+        with pytest.raises(InvalidInputError, match=f"Scene 'hall' has no {missing}, .*; it has points and rgb"):
+            scenes.require_features(features)

@@ -8,21 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from i2p_zoo.errors import InvalidInputError, MissingExtraError, NotFoundError
-from i2p_zoo.wording import near_paths, suggest
 
 
 def require_folder(folder: str | os.PathLike[str], advice: str) -> Path:
     """Returns the path of a folder that exists; else raises a NotFoundError with the advice."""
     path = Path(folder)
     if not path.is_dir():
-        raise NotFoundError(f"{path}: no such folder.{suggest(near_paths(path))} {advice}")
+        raise NotFoundError(f"{path}: no such folder. {advice}")
     return path
 
 
 def require_file(path: Path, advice: str) -> None:
     """Raises a NotFoundError with the advice unless a file exists."""
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such file.{suggest(near_paths(path))} {advice}")
+        raise NotFoundError(f"{path}: no such file. {advice}")
 
 
 @contextlib.contextmanager
