@@ -135,7 +135,7 @@ def _check(path: Path, block: dict[str, Any], expected: Mapping[str, _Condition]
     """Raises CheckpointError unless a block has exactly the expected keys and each value meets its condition."""
     for word, keys in (("unknown", block.keys() - expected.keys()), ("missing", expected.keys() - block.keys())):
         if keys:
-            raise CheckpointError(f"{path}: {word} keys: {join_words(sorted(prefix + key for key in keys))}.")
+            raise CheckpointError(f"{path}: {word} keys: {join_words(sorted(repr(prefix + key) for key in keys))}.")
     for key, (is_met, words) in expected.items():
         if not is_met(block[key]):
             raise CheckpointError(f"{path}: `{prefix}{key}` must {words}; found {block[key]!r}.")

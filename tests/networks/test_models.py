@@ -357,7 +357,7 @@ def test_pretrained_weights_are_asked_for_elsewhere(call):
 
 
 def test_transformer_is_refused():
-    with pytest.raises(UnsupportedError, match=r"VisionTransformer has \d+ modules"):
+    with pytest.raises(UnsupportedError, match=r"VisionTransformer has 1 module with"):
         create_model("test_vit")
 
 
@@ -387,7 +387,7 @@ def test_bad_argument_is_quoted(option, bad):
 )
 def test_features_of_another_number_of_channels_are_refused(features, in_chans, wanted):
     with pytest.raises(
-        InvalidInputError, match=rf"'{features}' are {wanted} channels.*reads {in_chans}: give in_chans={wanted}"
+        InvalidInputError, match=rf"'{features}' are {wanted} channels?.*reads {in_chans}: give in_chans={wanted}"
     ):
         create_model("test_resnet", in_chans=in_chans, features=features)
     create_model("test_resnet", in_chans=wanted, features=features)

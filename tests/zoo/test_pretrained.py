@@ -565,5 +565,5 @@ def test_describe_is_of_the_tag_that_is_asked_for(tag):
     config = timm.get_pretrained_cfg(f"convnext_nano.{tag}")
     facts = describe(f"convnext_nano.{tag}")
     assert (facts["num_classes"], list(facts["input_size"])) == (config.num_classes, list(config.input_size))
-    with pytest.raises(NotFoundError, match="has no weights 'no_such_tag' of convnext_nano; it has .*in12k"):
+    with pytest.raises(NotFoundError, match=r"has no weights 'no_such_tag' of convnext_nano; it has .*in12k"):
         describe("convnext_nano.no_such_tag")
