@@ -16,7 +16,7 @@ from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalization import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
-from i2p_zoo.pictures import COLORS, make_figure
+from i2p_zoo.pictures import COLORS, make_figure, save_figure
 from i2p_zoo.wording import count_of
 
 Floats = NDArray[np.float64]
@@ -347,4 +347,4 @@ def draw_collapse(path: Path, measured: Mapping[str, NeuralCollapse]) -> None:
         axes[0, 0].set_yscale("log")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

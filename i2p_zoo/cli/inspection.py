@@ -6,16 +6,9 @@ from pathlib import Path
 
 import click
 
-from i2p_zoo._extras import require
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
 from i2p_zoo.cli.error_lines import BatchErrors
-
-
-def _check_picture(picture: Path | None) -> None:
-    """Raises, before anything is measured, where what draws a picture is not installed."""
-    if picture is not None:
-        require("matplotlib.figure", "finetune")
 
 
 @click.command()
@@ -34,9 +27,10 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
 
     from i2p_zoo.data.files.cloud_files import read_cloud
     from i2p_zoo.experiments.classification import check_classifier, classify, normalize
-    from i2p_zoo.pictures import draw_clouds
+    from i2p_zoo.pictures import check_picture, draw_clouds
 
-    _check_picture(picture)
+    if picture is not None:
+        check_picture(picture)
     network = load_network(model)
     check_classifier(network)
     classes_of_file, clouds, errors = {}, [], BatchErrors(files, "file")
@@ -72,8 +66,10 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     """
     from i2p_zoo.analysis import draw_collapse, measure_collapse
     from i2p_zoo.data.specs import load_data
+    from i2p_zoo.pictures import check_picture
 
-    _check_picture(picture)
+    if picture is not None:
+        check_picture(picture)
     for name in models:
         check_place(name)
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]

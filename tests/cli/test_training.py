@@ -232,6 +232,29 @@ def test_picture_that_cannot_be_drawn_is_told_before_the_work_begins(command, mo
     assert "pip install 'i2p-zoo[finetune]'" in fail(*command, "--picture", "a.png")
 
 
+@pytest.mark.parametrize("command", PICTURES.values(), ids=PICTURES.keys())
+def test_picture_of_an_unknown_ending_is_told_before_the_work_begins(command):
+    assert "a.xyz: a picture ends in .png" in fail(*command, "--picture", "a.xyz")
+
+
+def test_a_picture_that_a_full_disk_cuts_leaves_the_old_one(finished, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def cut(self, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", cut)
+    np.save("0.npy", shapes(1).points[0])
+    Path("old.png").write_bytes(b"old")
+    result = run("predict", finished[0] / "adapter", "0.npy", "--picture", "old.png")
+    assert result.exit_code == 2
+    assert result.stderr == "i2p-zoo: old.png: [Errno 28] No space left on device\n"
+    assert result.stdout.startswith("0.npy: "), "the answer was given"
+    assert sorted(path.name for path in Path().iterdir() if "png" in path.name) == ["old.png"]
+    assert Path("old.png").read_bytes() == b"old"
+
+
 def test_predict_names_classes_and_draws(finished, tmp_path):
     folder, _ = finished
     clouds = shapes(3)

@@ -33,7 +33,7 @@ def seen(monkeypatch):
 
 def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
-    with_normals = [replace(split, normals=split.points) for split in splits]
+    with_normals = [dataclasses.replace(split, normals=split.points) for split in splits]
     result = run_ablation(Series(setup, *with_normals, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
     for chosen, options, _, held_out in seen:
