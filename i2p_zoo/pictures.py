@@ -29,7 +29,7 @@ def make_figure(rows: int, columns: int, size: tuple[float, float], projection: 
 
 def check_picture(path: Path) -> None:
     """Raises InvalidInputError for an ending of a picture that nobody draws, and MissingExtraError without matplotlib."""
-    formats = require("matplotlib.backend_bases", extra="finetune").FigureCanvasBase.get_supported_filetypes()
+    formats = require("matplotlib.figure", extra="finetune").FigureCanvasBase.get_supported_filetypes()
     if _format_of(path) not in formats:
         raise InvalidInputError(f"{path}: a picture ends in .png, or in one of {join_words(sorted(formats), most=20)}.")
 
