@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 import timm
 
+from conversion.facts import write_facts
 from conversion.ledger import update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
+from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.sources import read_state
 
 
@@ -28,7 +30,7 @@ def main(debug: bool) -> None:
 @click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
 @shared.default_option("--processes", type=shared.COUNT, default=2, help="Side by side; they share a budget of memory.")
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
-    """Measure the architectures that match PATTERNS into i2p_zoo/zoo/ledger.json and docs/architectures.md.
+    """Measure the architectures that match PATTERNS into the files of i2p_zoo/zoo and docs/architectures.md.
 
     Example: python -m conversion certify 'resnet*' --fresh
     """
@@ -38,9 +40,10 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
         raise click.UsageError(f"No architecture of timm {timm.__version__} matches {patterns}; give patterns or --all.")
     ledger = update_ledger(names, processes=processes, fresh=fresh, everything=everything)
     write_table(ledger)
+    write_facts(name for name, record in ledger["models"].items() if record.get("passed"))
     passed = sum(record.get("passed", False) for record in ledger["models"].values())
     refused = sum("refused" in record for record in ledger["models"].values())
-    click.echo(f"{len(ledger['models'])} architectures: {passed} certified, {refused} refused")
+    click.echo(f"{count_of(len(ledger['models']), 'architecture')}: {passed} certified, {refused} refused")
     if failed := sorted(name for name, record in ledger["models"].items() if record.get("passed") is False):
         raise click.ClickException(f"certificates that do not hold: {', '.join(failed)}")
 
@@ -69,7 +72,7 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
 
 @main.command()
 @click.option("--recipe", "names", multiple=True, help="A recipe's name or a pattern; by default all.")
-@click.option("--recipes", "file", type=shared.FILE, default=RECIPES, help="The recipes.")
+@click.option("--recipes", "file", type=shared.INPUT, default=RECIPES, help="The recipes.")
 @shared.default_option("--shard", "part", default="1/1", help="i/n: this machine's share of n.")
 @shared.default_option("--organisation", default="i2p-zoo", help="Owner of the repositories.")
 @shared.default_option("--work", type=shared.FOLDER, default=Path("out/zoo"))

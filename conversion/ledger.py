@@ -29,6 +29,7 @@ from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images
 from i2p_zoo.staging import replacing
+from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
 
 LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
@@ -187,8 +188,9 @@ def update_ledger(
         if not everything:
             count = len(ledger.get("models", ()))
             raise InvalidInputError(
-                f"{path} holds {count} architectures of timm {ledger.get('timm')!r}, and timm {timm.__version__!r} is "
-                "installed; a ledger is of one version. Install that one, or measure every architecture again with --all."
+                f"{path} holds {count_of(count, 'architecture')} of timm {ledger.get('timm')!r}, and timm "
+                f"{timm.__version__!r} is installed; a ledger is of one version. Install that one, or measure every "
+                "architecture again with --all."
             )
         ledger = empty
     unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]

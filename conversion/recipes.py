@@ -13,6 +13,7 @@ from i2p_zoo.checkpoints.card import is_noncommercial
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.names import PREFIX
+from i2p_zoo.wording import join_words
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -78,9 +79,11 @@ def _read_recipe(place: str, name: str, table: Any) -> Recipe:
     if not isinstance(table, dict):
         raise InvalidInputError(f"{place} is {table!r}; expected a table. Write it as the other recipes.")
     if unknown := sorted(table.keys() - _TYPES.keys()):
-        raise InvalidInputError(f"{place}: unknown keys {unknown}; expected {list(_TYPES)}. Remove or rename them.")
+        raise InvalidInputError(
+            f"{place}: unknown keys {join_words(unknown)}; expected {join_words(_TYPES)}. Remove or rename them."
+        )
     if missing := sorted(_TYPES.keys() - table.keys() - {"noncommercial"}):
-        raise InvalidInputError(f"{place}: missing keys {missing}; found {sorted(table)}. Add them.")
+        raise InvalidInputError(f"{place}: missing keys {join_words(missing)}; found {join_words(sorted(table))}. Add them.")
     for key, value in table.items():
         if type(value) is not _TYPES[key] or value == "":
             expected = "true or false" if _TYPES[key] is bool else "a string that is not empty"

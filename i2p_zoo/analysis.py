@@ -16,7 +16,8 @@ from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalization import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
-from i2p_zoo.pictures import COLORS, make_figure
+from i2p_zoo.pictures import COLORS, make_figure, save_figure
+from i2p_zoo.wording import count_of
 
 Floats = NDArray[np.float64]
 
@@ -134,7 +135,9 @@ def _classifier_rows(weight: Any, channels: int, classes: NDArray[Any]) -> Float
     if rows.shape[1] != channels:
         raise InvalidInputError(f"`weight` must be (K, {channels}) as the features are (M, {channels}); got {rows.shape}.")
     if classes.min() < 0 or classes.max() >= len(rows):
-        raise InvalidInputError(f"Labels run from {classes.min()} to {classes.max()} and `weight` has {len(rows)} rows.")
+        raise InvalidInputError(
+            f"Labels run from {classes.min()} to {classes.max()} and `weight` has {count_of(len(rows), 'row')}."
+        )
     present: Floats = rows[classes]
     if not present.any():
         raise InvalidInputError("The classifier's rows are all zero, so have no lengths or angles to compare: leave it out.")
@@ -202,7 +205,7 @@ def penultimate_features(model: Any, clouds: CloudSet, batch_size: int = 32) -> 
     if not len(clouds) or batch_size < 1:
         raise InvalidInputError(
             "Features need 1 cloud or more and a batch_size of 1 or more; "
-            f"got {len(clouds)} clouds and batch_size={batch_size}."
+            f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
         )
     return _classifier_inputs(model, evaluation_batches(clouds, batch_size, model.settings))
 
@@ -250,7 +253,9 @@ def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
                 seen.clear()
                 model(batch.to(device=parameter.device, dtype=parameter.dtype))
                 if len(seen) != 1:
-                    raise InvalidInputError(f"{name} ran its classifier {len(seen)} times for one batch; once was expected.")
+                    raise InvalidInputError(
+                        f"{name} ran its classifier {count_of(len(seen), 'time')} for one batch; once was expected."
+                    )
                 values = seen[0]  # of a classifier that is a 1x1 convolution (B, D, 1, 1)
                 if not isinstance(values, Tensor) or values.ndim < 2 or values[:1, :1].numel() != 1:
                     shape = tuple(values.shape)
@@ -342,4 +347,4 @@ def draw_collapse(path: Path, measured: Mapping[str, NeuralCollapse]) -> None:
         axes[0, 0].set_yscale("log")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

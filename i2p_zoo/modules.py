@@ -32,13 +32,25 @@ def find_classifier(model: Any) -> nn.Module:
 
 
 def class_names(model: Any) -> tuple[str, ...]:
-    """Returns the names of a network's classes, which timm calls `label_names`; empty where it notes none."""
-    return tuple((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ())
+    """Returns the names of a network's classes, which timm calls `label_names`.
+
+    Empty where it notes none, or those of another number of classes than it has now.
+    """
+    names = tuple((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ())
+    return names if count_classes(model) in (None, len(names)) else ()
+
+
+def count_classes(model: Any) -> int | None:
+    """Returns how many classes a network has: as many as its classifier gives, a user's own too; None where that is unknown."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    outputs = getattr(classifier, "out_features", getattr(model, "num_classes", None))
+    return outputs if isinstance(outputs, int) else None
 
 
 def set_class_names_(model: Any, names: Iterable[str]) -> None:
-    """Notes the names of a network's classes, which its checkpoints keep."""
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_names": list(names)}
+    """Notes the names of a network's classes, which its checkpoints keep; no names where there are none."""
+    others = {key: value for key, value in (getattr(model, "pretrained_cfg", None) or {}).items() if key != "label_names"}
+    model.pretrained_cfg = {**others, "label_names": list(names)} if (names := tuple(names)) else others
 
 
 def class_codes(model: Any) -> tuple[int, ...]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
-import timm
-
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.wording import near_paths, near_words, suggest
 
 PREFIX = "i2p-"
 
@@ -15,7 +12,7 @@ def split_name(name: str) -> tuple[str, str]:
     """Splits a zoo or timm name into timm's architecture and tag.
 
     Raises:
-        NotFoundError: timm has no such architecture; near names are listed.
+        NotFoundError: timm has no such architecture; near names are listed, and near folders.
         InvalidInputError: no string.
 
     Example:
@@ -24,9 +21,11 @@ def split_name(name: str) -> tuple[str, str]:
     """
     if not isinstance(name, str):
         raise InvalidInputError(f"A name must be a string such as 'i2p-resnet50'; got {type(name).__name__}.")
+    import timm  # which takes seconds; the prefix is needed without it
+
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=4)
-        hint = f" Did you mean {', '.join(PREFIX + n for n in near)}?" if near else ""
+        near = [PREFIX + known for known in near_words(architecture, timm.list_models())]
+        hint = suggest([*near_paths(name, folders=True), *near])
         raise NotFoundError(f"timm {timm.__version__} has no architecture {architecture!r}.{hint}")
     return architecture, tag

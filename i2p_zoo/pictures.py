@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2p_zoo._extras import require
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.staging import replacing
+from i2p_zoo.wording import join_words
 
 COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
 """Of what is compared in one picture."""
@@ -27,6 +30,26 @@ def make_figure(rows: int, columns: int, size: tuple[float, float], projection: 
 def _plain(text: str) -> str:
     """Returns a name as matplotlib shows it as it is: what stands between two dollar signs would be a formula."""
     return text.replace("$", r"\$")
+
+
+def check_picture(path: Path) -> None:
+    """Raises InvalidInputError for an ending of a picture that nobody draws, and MissingExtraError without matplotlib."""
+    formats = require("matplotlib.figure", extra="finetune").FigureCanvasBase.get_supported_filetypes()
+    if _format_of(path) not in formats:
+        raise InvalidInputError(f"{path}: a picture ends in .png, or in one of {join_words(sorted(formats), most=20)}.")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a picture in place of a file, or leaves that as it was; raises OSError, with the path."""
+    with replacing(path) as temporary:
+        try:
+            figure.savefig(temporary, dpi=110, format=_format_of(path))
+        except OSError as error:  # a full disk, of which the library does not say where
+            raise OSError(f"{path}: {error}") from error
+
+
+def _format_of(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".") or "png"
 
 
 def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, Sequence[tuple[str, float]]]) -> None:
@@ -49,7 +72,7 @@ def draw_planes(path: Path, images: Mapping[str, Tensor], classes: Mapping[str, 
         axis.view_init(elev=12, azim=-68)
         lines = [f"{label} {probability:.2f}" for label, probability in classes[name][:3]]
         axis.set_title(_plain("\n".join([name, *lines])), fontsize=10)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
@@ -68,7 +91,7 @@ def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
         for z, (axis, plane) in enumerate(zip(row, kernel, strict=False)):
             axis.imshow(plane.detach().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.set(xticks=[], yticks=[], title=f"{name}, z = {z - (kernel.shape[0] - 1) // 2:+d}")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_clouds(
@@ -92,7 +115,7 @@ def draw_clouds(
         right = true == answer
         title = answer if right else f"{answer}\n(is {true})"
         axis.set_title(_plain(title), fontsize=9, color="black" if right else "#b00020")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> None:
@@ -141,7 +164,7 @@ def _draw_lines(
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -163,7 +186,7 @@ def draw_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[s
     axes[0, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0, 0].set(xlabel="predicted", ylabel="true")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def draw_scenes(
@@ -198,7 +221,7 @@ def draw_scenes(
         handles = [patch(color=color / 255, label=_plain(name)) for name, color in legend.items()]
         fitting = int(72 * len(shown) / (max(map(len, legend)) + 6))  # of some 12 letters an inch, and a patch of colour
         figure.legend(handles=handles, loc="outside lower center", ncols=min(max(fitting, 1), 7), frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def _look(points: NDArray[np.float32], azimuth: float = 30, elevation: float = 50) -> tuple[NDArray[Any], ...]:

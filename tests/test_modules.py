@@ -9,6 +9,7 @@ from i2p_zoo import InvalidInputError
 from i2p_zoo.modules import (
     class_codes,
     class_names,
+    count_classes,
     eval_mode,
     find_classifier,
     has_other_classes,
@@ -149,3 +150,28 @@ def test_codes_of_classes_are_those_that_are_noted_or_count_from_nought():
     for codes in ("ab", [2, 6.5, 7], [2, "6", 7], None):  # of a config that others wrote
         model.pretrained_cfg = {"label_codes": codes}
         assert class_codes(model) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [(nn.Linear(4, 2), ("lamp", "chair")), (nn.Linear(4, 5), ()), (nn.Identity(), ("lamp", "chair"))],
+    ids=["as many", "others", "unknown"],
+)
+def test_names_of_another_number_of_classes_are_those_of_an_old_classifier(head, names):
+    model = Classified(head, {"label_names": ["lamp", "chair"]})
+    assert class_names(model) == names
+
+
+def test_classes_are_counted_at_the_classifier_that_is_there():
+    model = Classified(nn.Linear(4, 5))
+    model.num_classes = 2  # what timm noted before a user replaced the head
+    assert count_classes(model) == 5
+    model.head = nn.Sequential(nn.Linear(4, 2))
+    assert count_classes(model) == 2
+    assert count_classes(nn.Linear(4, 2)) is None, "a layer is no network of timm's kind"
+
+
+def test_no_names_leave_none():
+    model = Classified(pretrained_cfg={"tag": "in1k", "label_names": ["tench"]})
+    set_class_names_(model, ())
+    assert model.pretrained_cfg == {"tag": "in1k"}

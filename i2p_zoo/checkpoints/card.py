@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -15,6 +14,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from i2p_zoo.checkpoints.folder_files import is_edited as is_edited
+from i2p_zoo.checkpoints.folder_files import sign
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
 from i2p_zoo.sparse.point_features import count_channels, parse_features, stored_features
@@ -57,7 +58,7 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
     template = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"<!-- section: (\w+) -->\n", template)  # name, text, name, text, ...
     text = "".join(section for name, section in zip(parts[::2], parts[1::2], strict=True) if not left_out.get(name))
-    return _mark(f"---\n{_metadata(config).to_yaml()}\n---\n{Template(text).substitute(facts)}")
+    return sign(f"---\n{_metadata(config).to_yaml()}\n---\n{Template(text).substitute(facts)}")
 
 
 def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
@@ -91,16 +92,6 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
 def is_noncommercial(licence: str | None) -> bool:
     """Whether a licence's identifier says that it forbids commercial use."""
     return bool(licence) and _NONCOMMERCIAL.search(str(licence).lower()) is not None
-
-
-def is_edited(text: str) -> bool:
-    """Whether a card is not, to the letter, one that `write_card` wrote."""
-    return text != _mark(text.rpartition("<!-- Written by i2p-zoo")[0])
-
-
-def _mark(body: str) -> str:
-    digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    return f"{body}<!-- Written by i2p-zoo, text {digest}. An edited card is never overwritten. -->\n"
 
 
 def _metadata(config: Mapping[str, Any]) -> ModelCardData:

@@ -11,12 +11,13 @@ from types import NoneType
 from typing import Any
 
 from i2p_zoo._version import __version__
+from i2p_zoo.checkpoints.folder_files import CONFIG as CONFIG
 from i2p_zoo.checkpoints.weight_files import is_weights_name
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
+from i2p_zoo.wording import join_words
 
-CONFIG = "config.json"
 FORMAT_VERSION = 1
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
@@ -141,7 +142,7 @@ def _check(path: Path, block: dict[str, Any], expected: Mapping[str, _Condition]
     """Raises CheckpointError unless a block has exactly the expected keys and each value meets its condition."""
     for word, keys in (("unknown", block.keys() - expected.keys()), ("missing", expected.keys() - block.keys())):
         if keys:
-            raise CheckpointError(f"{path}: {word} keys {sorted(prefix + key for key in keys)}.")
+            raise CheckpointError(f"{path}: {word} keys: {join_words(sorted(repr(prefix + key) for key in keys))}.")
     for key, (is_met, words) in expected.items():
         if not is_met(block[key]):
             raise CheckpointError(f"{path}: `{prefix}{key}` must {words}; found {block[key]!r}.")

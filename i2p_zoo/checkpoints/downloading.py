@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from i2p_zoo.errors import HubError, NotFoundError
+from i2p_zoo.errors import CacheError, HubError, NotFoundError
 from i2p_zoo.staging import replacing
 
 
@@ -47,6 +49,7 @@ def fetch_files(
 
     Raises:
         HubError: the repository is gated or lacks the revision or a file, the token is refused, or a download broke off.
+        CacheError: a file is not in the client's cache, which cannot be written.
     """
     try:
         revision, obstacle = _find_commit(repo, options)
@@ -87,11 +90,15 @@ def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repo}: has no revision {options.revision!r}.") from error
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+        response: Any = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        if status in (401, 403):
             raise HubError(
                 f"{repo}: the Hub refuses the request ({first_line(error)}). Log in again with `hf auth login`, or go on "
                 "without the Hub with local_files_only=True or HF_HUB_OFFLINE=1."
             ) from error
+        if status is not None:  # of a Hub that is down, or of what is no Hub
+            return options.revision, f"{constants.ENDPOINT} answers with {status} {response.reason_phrase}".rstrip()
         return options.revision, f"not reached ({first_line(error)})"
 
 
@@ -119,6 +126,11 @@ def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions,
         if not_cached and obstacle:
             raise NotFoundError(f"{obstacle}, and not in the Hub client's cache") from error
         cause = error.__cause__ if not_cached and error.__cause__ else error
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise CacheError(
+                f"{repo}: {name!r} cannot be kept in the Hub client's cache ({cause}). Set HF_HOME to a folder that can be "
+                "written, or go on without the Hub with local_files_only=True or HF_HUB_OFFLINE=1."
+            ) from error
         raise HubError(f"{repo}: fetching {name!r} failed ({first_line(cause)}). Try again.") from error
     return Path(path)
 

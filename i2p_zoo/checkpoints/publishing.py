@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class PushPlan:
     repo: str
     head: str | None
     files: tuple[PlannedFile, ...]
-    card: str
+    card: str = field(repr=False)
 
     @property
     def changes(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoints.card import is_edited, write_card
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.checkpoints.folder_files import CARD as CARD
 from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.checkpoints.weight_files import (
     ADAPTER_WEIGHTS,
@@ -31,8 +32,7 @@ from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits
 from i2p_zoo.staging import staged_folder
-
-CARD = "README.md"
+from i2p_zoo.wording import count_of, format_arguments
 
 
 def save_pretrained(
@@ -173,9 +173,10 @@ def check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor])
         lines = zip(repr(model).split("\n"), repr(structure).split("\n"), strict=False)
         wrong = [next(f"{a.strip()} for {b.strip()}" for a, b in lines if a != b)]
     if wrong:
+        arguments = ", ".join(filter(None, [repr(model.architecture), format_arguments(model.model_args)]))
         raise InvalidInputError(
-            f"`timm.create_model({model.architecture!r}, **{model.model_args})` does not rebuild this network; {len(wrong)} "
-            f"parts differ, the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
+            f"`timm.create_model({arguments})` does not rebuild this network, which differs in {count_of(len(wrong), 'part')}, "
+            f"the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
         )
 
 

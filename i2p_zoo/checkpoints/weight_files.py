@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from i2p_zoo.checkpoints.folder_files import sha256_of as sha256_of
+from i2p_zoo.checkpoints.folder_files import sha256_of_content as _sha256
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter.safetensors"
@@ -154,19 +156,6 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)  # NaN wins over both; unlike `isfinite`, nothing of the tensor's size is made
     return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
-def sha256_of(path: Path) -> str:
-    """Returns a file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return _sha256(file)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_of_state(state: Mapping[str, Tensor]) -> str:

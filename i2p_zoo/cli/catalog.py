@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import click
 
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place
+from i2p_zoo.cli.error_lines import BatchErrors
+from i2p_zoo.wording import describe_value, format_json
 
 
 @click.command("list")
@@ -24,8 +25,10 @@ def list_command(pattern: str, as_json: bool) -> None:
     from i2p_zoo.zoo.ledger import list_models
 
     names = list_models(pattern)
-    if as_json or names:
-        click.echo(json.dumps(names) if as_json else "\n".join(names))
+    if as_json:
+        shared.print_json(names)
+    elif names:
+        click.echo("\n".join(names))
     else:
         click.echo(f"Nothing matches {pattern!r}; `i2p-zoo list` names every network.", err=True)
 
@@ -38,22 +41,26 @@ def info(name: str, as_json: bool) -> None:
 
     Example: i2p-zoo info resnet50
     """
-    from i2p_zoo.zoo.pretrained import describe
+    from i2p_zoo.zoo.facts import read_facts
 
     check_place(name)
-    facts = describe(name)
+    facts = read_facts(name)
+    if facts is None:
+        from i2p_zoo.zoo.pretrained import describe  # which loads torch and timm
+
+        facts = describe(name)
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        shared.print_json(facts, indent=2)
     else:
         width = max(map(len, facts))
-        click.echo("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
+        click.echo("\n".join(f"{key:<{width}}  {describe_value(value)}" for key, value in facts.items()))
 
 
 @click.command()
 @click.argument("name")
 @click.option("--out", type=shared.FOLDER, help="Folder to write; by default the zoo name.")
 @click.option(
-    "--weights", type=shared.FILE, help="Your own .safetensors or .pth of that timm network; by default timm's weights."
+    "--weights", type=shared.INPUT, help="Your own .safetensors or .pth of that timm network; by default timm's weights."
 )
 @click.option("--report", type=shared.FILE, help="Write the map of parameters as JSON.")
 @click.option("--table", is_flag=True, help="Print the map of parameters, a line for each tensor.")
@@ -80,10 +87,11 @@ def convert(
 
     from i2p_zoo.checkpoints.loading import describe_weights
     from i2p_zoo.names import PREFIX
+    from i2p_zoo.staging import replacing
     from i2p_zoo.zoo.conversion import convert as convert_to_folder
 
-    shared.check_parent("--report", report)
     folder = out or Path(PREFIX + name.removeprefix(PREFIX))
+    shared.check_output("--out", folder, is_folder=True)
     steps_done = itertools.count()
     with tqdm(total=4, desc="starting", unit="step", file=sys.stderr) as bar:
 
@@ -96,10 +104,11 @@ def convert(
         bar.set_description("done")
     origins, inflated = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
-        report.write_text(json.dumps({**origins, **inflated}, indent=1) + "\n", encoding="utf-8")
+        with replacing(report) as temporary:
+            temporary.write_text(format_json({**origins, **inflated}, indent=1) + "\n", encoding="utf-8")
     if as_json:
         shown = inflated if table else {key: value for key, value in inflated.items() if key != "parameters"}
-        click.echo(json.dumps({"folder": str(folder), **origins, "report": shown}))
+        shared.print_json({"folder": str(folder), **origins, "report": shown})
         return
     if table:
         click.echo(model.report.table())
@@ -129,19 +138,21 @@ def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool)
 
     from i2p_zoo.zoo.certificate import certify_architecture
 
-    certificates = {}
+    certificates, errors = {}, BatchErrors(names, "architecture")
     for name in tqdm(names, desc="certifying", file=sys.stderr, disable=len(names) == 1):
-        certificates[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
-        if not as_json:
-            tqdm.write(f"{name}: {certificate}")
+        with errors.held(name):
+            certificates[name] = certificate = certify_architecture(name, axis=axis, depth=depth)
+            if not as_json:
+                tqdm.write(f"{name}: {certificate}")
     if as_json:
-        click.echo(json.dumps({name: certificate.to_dict() for name, certificate in certificates.items()}))
+        shared.print_json({name: certificate.to_dict() for name, certificate in certificates.items()})
+    errors.tell()
     if not all(certificate.passed for certificate in certificates.values()):
         sys.exit(1)
 
 
 @click.command()
-@click.argument("folder", type=shared.FOLDER)
+@click.argument("folder", type=shared.INPUT)
 @click.argument("repo")
 @click.option("--yes", is_flag=True, help="Push. Without it nothing is changed: you see what would be.")
 @click.option("--private", is_flag=True, default=None, help="Of a new repository.")
@@ -162,7 +173,7 @@ def push(
     check_place(folder)
     plan = push_folder(folder, repo, private=private, revision=revision, message=message, dry_run=not yes)
     if as_json:
-        click.echo(json.dumps({**asdict(plan), "pushed": yes and plan.changes}))
+        shared.print_json({**asdict(plan), "pushed": yes and plan.changes})
         return
     click.echo(plan.summary())
     if not plan.changes:
@@ -174,7 +185,7 @@ def push(
 
 
 @click.command()
-@shared.default_option("--data", "data_file", type=shared.FILE, default="tests/data/kicad-mini.npz", help="Labelled clouds.")
+@shared.default_option("--data", "data_file", type=shared.INPUT, default="tests/data/kicad-mini.npz", help="Labelled clouds.")
 @shared.default_option("--out", type=shared.FOLDER, default="out/demo")
 @shared.default_option("--steps", type=shared.COUNT, default=60, help="Training steps a run.")
 @shared.default_option("--seeds", type=shared.COUNT, default=1, help="Runs of each kind.")

@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.wording import near_paths, suggest
 
 
 def check_place(name: str | os.PathLike[str]) -> None:
     """Makes sure that a name is no file and no folder beside a checkpoint's folder.
 
     Raises:
-        InvalidInputError: it is a file, and a network is loaded from a folder.
-        NotFoundError: it is the folder of a run, whose checkpoint is one level below.
+        InvalidInputError: it is empty, or a file, and a network is loaded from a folder.
+        NotFoundError: there is no such folder, or it is a run's, whose checkpoint is one level below.
     """
-    from i2p_zoo.checkpoints.config import CONFIG
+    from i2p_zoo.checkpoints.folder_files import CONFIG
     from i2p_zoo.staging import locate
 
-    path = Path(name)
+    if not os.fspath(name):
+        raise InvalidInputError("The name of the network is empty; expected such as i2p-resnet50, or a checkpoint's folder.")
+    path, text = Path(name), os.fspath(name)
+    if not path.exists() and (text.startswith((".", "~", os.sep)) or text.count("/") > 1):  # else perhaps the Hub's
+        raise NotFoundError(f"{text}: no such folder.{suggest(near_paths(path, folders=True))}")
     if path.is_file() and (len(path.parts) > 1 or path.suffix in (".safetensors", ".json", ".pth", ".pt", ".bin")):
         if locate(path.parent, CONFIG).is_file():
             raise InvalidInputError(f"{name} is a file of a checkpoint; give its folder, {path.parent}.")

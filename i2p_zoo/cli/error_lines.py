@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
 from i2p_zoo.errors import I2PError, InvalidInputError
+from i2p_zoo.wording import count_of
 
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
@@ -20,16 +25,54 @@ class ErrorLines(click.Group):
     """A group of commands that prints this package's errors and those of the file system in one line, after its own name."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; after an error it exits with code 2, under `debug_option` with a traceback."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
-            raise
-        except (I2PError, OSError) as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            click.echo(f"{self.name}: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
+        """Runs the command; after an error it exits with code 2, under `debug_option` with a traceback.
+
+        A command that is interrupted or terminated exits with 128 and the signal's number, as shells count.
+        """
+        _print_what_the_terminal_lacks()
+        with _terminating() as received:
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
+                raise
+            except KeyboardInterrupt as interruption:
+                self._print(ctx, f"interrupted{f': {interruption}' if str(interruption) else '.'}")
+                sys.exit(128 + (received[0] if received else signal.SIGINT))
+            except (I2PError, OSError) as error:
+                self._print(ctx, str(error))
+                sys.exit(2)
+
+    def _print(self, ctx: click.Context, message: str) -> None:
+        if ctx.params.get("debug"):
+            traceback.print_exc()
+        click.echo(f"{self.name}: {' '.join(line.strip() for line in message.splitlines())}", err=True)
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[list[int]]:
+    """Lets SIGTERM end a command as Ctrl-C does, with what it began put in order; gives what was received."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    is_free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_free:
+        yield received
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print_what_the_terminal_lacks() -> None:
+    """Lets characters that the output's encoding does not have, or the bytes of a file's name, be escaped and not raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class BatchErrors:
@@ -38,6 +81,17 @@ class BatchErrors:
     Args:
         items: of the batch.
         noun: for one of them.
+
+    Example:
+        >>> errors = BatchErrors(["a.ply", "b.ply"], "file")
+        >>> for file in errors.items:
+        ...     with errors.held(file):
+        ...         if file == "b.ply":
+        ...             raise InvalidInputError("it is empty.")
+        >>> errors.tell()
+        Traceback (most recent call last):
+        ...
+        i2p_zoo.errors.InvalidInputError: 1 of 2 files failed: b.ply: it is empty.
     """
 
     def __init__(self, items: Sequence[str | Path], noun: str) -> None:
@@ -60,4 +114,4 @@ class BatchErrors:
             raise self.errors[0]
         if self.errors:
             messages = " ".join(f"{error}".rstrip(".") + "." for error in self.errors)
-            raise InvalidInputError(f"{len(self.errors)} of {len(self.items)} {self.noun}s failed: {messages}")
+            raise InvalidInputError(f"{len(self.errors)} of {count_of(len(self.items), self.noun)} failed: {messages}")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from i2p_zoo._extras import require
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
-
-
-def _check_picture(picture: Path | None) -> None:
-    """Raises, before anything is measured, where a picture cannot be drawn or has no folder."""
-    shared.check_parent("--picture", picture)
-    if picture is not None:
-        require("matplotlib.figure", "finetune")
+from i2p_zoo.cli.error_lines import BatchErrors
 
 
 @click.command()
 @click.argument("model")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @shared.default_option("--top", type=shared.COUNT, default=3, help="Classes to name of each file.")
 @click.option("--picture", type=shared.FILE, help="Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
@@ -37,31 +29,36 @@ def predict(
     from tqdm import tqdm
 
     from i2p_zoo.data.files.cloud_files import read_cloud
-    from i2p_zoo.experiments.classification import classify, normalize
-    from i2p_zoo.pictures import draw_clouds
+    from i2p_zoo.experiments.classification import check_classifier, classify, normalize
+    from i2p_zoo.pictures import check_picture, draw_clouds
 
-    _check_picture(picture)
+    if picture is not None:
+        check_picture(picture)
     network = load_network(model)
+    check_classifier(network)
     if not as_is and network.settings.normalization != "unit_sphere":
         click.echo(
             f"{model} notes no normalisation: files are centred and scaled to the unit sphere, without --as-is.", err=True
         )
-    classes_of_file, clouds = {}, []
+    classes_of_file, clouds, errors = {}, [], BatchErrors(files, "file")
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
-        cloud = read_cloud(file, columns=columns)
-        cloud = cloud if as_is else normalize(cloud)
-        clouds.append(cloud["points"])
-        classes_of_file[str(file)] = classify(network, cloud, top)
-    if picture is not None:
+        with errors.held(file):
+            cloud = read_cloud(file, columns=columns)
+            cloud = cloud if as_is else normalize(cloud)
+            classes_of_file[str(file)] = classes = classify(network, cloud, top)
+            if picture is not None:
+                clouds.append(cloud["points"])
+            if not as_json:
+                shares = ", ".join(f"{label} {100 * share:.1f} %" for label, share in classes.items())
+                tqdm.write(f"{file}: {shares}")
+    if picture is not None and clouds:
         names = [next(iter(classes)) for classes in classes_of_file.values()]
         draw_clouds(picture, clouds, names, names)
     if as_json:
-        click.echo(json.dumps(classes_of_file))
-        return
-    for name, classes in classes_of_file.items():
-        click.echo(f"{name}: " + ", ".join(f"{label} {100 * share:.1f} %" for label, share in classes.items()))
-    if picture is not None:
+        shared.print_json(classes_of_file)
+    elif picture is not None and clouds:
         click.echo(f"drawn in {picture}")
+    errors.tell()
 
 
 @click.command()
@@ -77,8 +74,10 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     """
     from i2p_zoo.analysis import draw_collapse, measure_collapse
     from i2p_zoo.data.specs import load_data
+    from i2p_zoo.pictures import check_picture
 
-    _check_picture(picture)
+    if picture is not None:
+        check_picture(picture)
     for name in models:
         check_place(name)
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
@@ -86,7 +85,7 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     if picture is not None:
         draw_collapse(picture, metrics)
     if as_json:
-        click.echo(json.dumps({name: measured.to_dict() for name, measured in metrics.items()}))
+        shared.print_json({name: measured.to_dict() for name, measured in metrics.items()})
         return
     for name, measured in metrics.items():
         click.echo(name)

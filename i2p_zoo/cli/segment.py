@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,9 @@ def train_command(
     setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
     chosen = shared.read_run_options(values, "training")
-    metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, blocks=blocks, loss=loss, dropout=dropout)
+    cuts: dict[str, Any] = {"blocks": blocks, "loss": loss, "dropout": dropout}
+    with shared.resumable(out):
+        metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, **cuts)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
@@ -108,7 +109,7 @@ def train_command(
 
 def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> None:
     if as_json:
-        click.echo(json.dumps(json_values))
+        shared.print_json(json_values)
         return
     click.echo(f"test mIoU {100 * scores['miou']:.1f} %, accuracy of points {100 * scores['accuracy']:.1f} %")
     width = max(map(len, scores["per_class"]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from i2p_zoo.choices import AXES, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STEMS
 from i2p_zoo.cli.checkpoint_folders import check_place
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import format_json
 
 
 class GivenPath(click.Path):
@@ -26,6 +28,27 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class OutputPath(GivenPath):
+    """A file or folder that is to be written, whose place is looked at before any work is done for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path; raises as `check_output`."""
+        path = Path(super().convert(value, param, ctx))
+        check_output(param.opts[0] if param is not None else "output", path, is_folder=not self.file_okay)
+        return path
+
+
+def check_output(option: str, path: Path, *, is_folder: bool) -> None:
+    """Raises InvalidInputError where a file's folder, or the first that exists on the way to a folder, cannot be written."""
+    place = path if is_folder else path.parent
+    while is_folder and not place.exists() and place.parent != place:
+        place = place.parent
+    if not place.is_dir():
+        raise InvalidInputError(f"{option} {path}: {place} is no folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"{option} {path}: the folder {place} cannot be written.")
+
+
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.05}
 STEPS = 300
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -33,7 +56,8 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
 COUNT = click.IntRange(min=1)
 INPUT = GivenPath(path_type=Path)
-FOLDER, FILE = GivenPath(path_type=Path, file_okay=False), GivenPath(path_type=Path, dir_okay=False)
+FOLDER, FILE = OutputPath(path_type=Path, file_okay=False), OutputPath(path_type=Path, dir_okay=False)
+"""What a command writes; `INPUT` is what it reads."""
 _NATURAL = click.IntRange(min=0)
 
 default_option = functools.partial(click.option, show_default=True)
@@ -127,10 +151,33 @@ run_options = decorate(
 )
 
 
-def check_parent(option: str, path: Path | None) -> None:
-    """Raises InvalidInputError, before anything is measured, where an option's file has no folder."""
-    if path is not None and not path.parent.is_dir():
-        raise InvalidInputError(f"{option} {path}: {path.parent} is no folder.")
+def print_json(values: Any, indent: int | None = None) -> None:
+    """Prints values as JSON."""
+    click.echo(format_json(values, indent))
+
+
+@contextlib.contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Says of a run that is interrupted what its folder holds, and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        from i2p_zoo.experiments.run_folder import TRAINING
+        from i2p_zoo.finetune.training_state import count_steps
+
+        steps = count_steps(out / TRAINING)
+        state = f"{out} holds the state after step {steps}; the same command with --resume goes on from there."
+        raise KeyboardInterrupt(state if steps else "nothing was trained; run the same command again.") from interruption
+
+
+@contextlib.contextmanager
+def repeatable(out: Path) -> Iterator[None]:
+    """Says of a series of runs that is interrupted how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        words = f"{out} holds what was trained; the same command goes on from there."
+        raise KeyboardInterrupt(words) from interruption
 
 
 def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import click
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import count_of, format_json
 
 
 @click.command()
@@ -58,11 +58,12 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         network = load_network(str(teacher))
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
     setup, options = shared.read_options(values, len(train_set))
-    metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning"))
+    with shared.resumable(out):
+        metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning"))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     if as_json:
-        click.echo(json.dumps({key: value for key, value in metrics.items() if key != "history"}))
+        shared.print_json({key: value for key, value in metrics.items() if key != "history"})
         return
     test = metrics["test"]
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
@@ -108,8 +109,9 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
 
     counts, names = _parse_numbers(shots), [name.strip() for name in methods.split(",")]
     series, rate = _load_series(values, out), values["learning_rate"]
-    result = run_fewshot(series, shots=counts, trials=trials, methods=names, learning_rate=rate)
-    click.echo(json.dumps(result) if as_json else format_table(result).rstrip())
+    with shared.repeatable(out):
+        result = run_fewshot(series, shots=counts, trials=trials, methods=names, learning_rate=rate)
+    click.echo(format_json(result) if as_json else format_table(result).rstrip())
 
 
 @click.command()
@@ -130,18 +132,20 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 
     lengths = _parse_numbers(budgets) if budgets else ()
     series, rate = _load_series(values, out), values["learning_rate"]
-    result = run_speedup(series, seeds=seeds, target=target, budgets=lengths, learning_rate=rate)
+    with shared.repeatable(out):
+        result = run_speedup(series, seeds=seeds, target=target, budgets=lengths, learning_rate=rate)
     if as_json:
-        click.echo(json.dumps(result))
+        shared.print_json(result)
         return
     for number, row in enumerate(result["seeds"]):
         click.echo(f"seed {number}: target {100 * row['target']:.1f} %")
         for name in ("image weights", "scratch"):
             took = row[name]
-            when = "never" if took["steps"] is None else f"after {took['steps']} steps, {took['seconds']:.0f} s"
+            when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
             click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
     for steps, top1 in result["budgets"].items():
-        click.echo(f"{steps} steps with image weights end at {' '.join(f'{100 * value:.1f}' for value in top1)} %")
+        shares = " ".join(f"{100 * value:.1f}" for value in top1)
+        click.echo(f"{count_of(int(steps), 'step')} with image weights: {shares} % at the end")
     if result["steps_ratio"] is not None:
         click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
 
@@ -165,8 +169,9 @@ def ablate(vary: tuple[str, ...], seeds: int, out: Path, as_json: bool, **values
     if len(variations or ()) < len(vary):
         raise InvalidInputError(f"--vary names each setting once; got {', '.join(vary)}.")
     series = _load_series(values, out)
-    result = run_ablation(series, variations=variations, seeds=seeds, held_out=values["held_out"])
-    click.echo(json.dumps(result) if as_json else format_ablation(result).rstrip())
+    with shared.repeatable(out):
+        result = run_ablation(series, variations=variations, seeds=seeds, held_out=values["held_out"])
+    click.echo(format_json(result) if as_json else format_ablation(result).rstrip())
 
 
 def _parse_variation(text: str) -> tuple[str, list[Any]]:

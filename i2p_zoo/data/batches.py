@@ -13,6 +13,7 @@ from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.wording import count_of
 
 Sample = tuple[Arrays, Any]
 
@@ -42,7 +43,7 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
         if not len(clouds) or batch_size < 1:
             raise InvalidInputError(
                 "Batches need 1 cloud or more and a batch_size of 1 or more; "
-                f"got {len(clouds)} clouds and batch_size={batch_size}."
+                f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
             )
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 
@@ -100,12 +101,17 @@ def augment(cloud: Mapping[str, NDArray[Any]], random: np.random.Generator) -> d
 class Voxelizer(Protocol):
     """A model's settings, as far as they are about voxels."""
 
+    @property
+    def features(self) -> str:
+        """What a point carries into its voxel."""
+
     def voxelize(self, clouds: Any) -> tuple[SparseTensor, torch.Tensor]:
         """Gathers clouds into voxels as the model reads them."""
 
 
 def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Voxelizer) -> Iterator[SparseTensor]:
     """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
+    clouds.require_features(settings.features)
     for start in range(0, len(clouds), batch_size):
         batch = [clouds.cloud(number) for number in range(start, min(start + batch_size, len(clouds)))]
         yield settings.voxelize(batch)[0]

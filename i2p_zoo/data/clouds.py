@@ -15,6 +15,7 @@ from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.point_values import fix_range, refuse_masked
+from i2p_zoo.wording import count_of, join_words
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -61,7 +62,7 @@ class CloudSet:
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ("points", "normals", "rgb", "groups")}
         for name, values in arrays.items():
             if values is not None and len(values) != len(self.labels):
-                raise InvalidInputError(f"A cloud set has {len(self.labels)} labels and {len(values)} {name}.")
+                raise InvalidInputError(f"A cloud set has {count_of(len(self.labels), 'label')} and {len(values)} {name}.")
         for name, values in {**arrays, "labels": self.labels}.items():
             refuse_masked(values if isinstance(values, np.ndarray) else list(values or ()), f"`{name}` of a cloud set")
         _check_labels(self.labels, len(self.classes))
@@ -81,20 +82,35 @@ class CloudSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """One line: how many clouds, of how many points, with which features, and the classes."""
+        sizes = [len(points) for points in self.points] or [0]
+        size = f"{min(sizes):,d} to {max(sizes):,d} points" if min(sizes) < max(sizes) else count_of(sizes[0], "point")
+        features = "".join(f", {name}" for name in ("normals", "rgb") if getattr(self, name) is not None)
+        classes = f"{count_of(len(self.classes), 'class')}: {join_words(self.classes)}"
+        return f"CloudSet({count_of(len(self), 'cloud')} of {size}{features}; {classes})"
+
     def cloud(self, number: int) -> Arrays:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
         arrays = {"points": self.points, "normals": self.normals, "rgb": self.rgb}
         return {name: values[number] for name, values in arrays.items() if values is not None}
 
-    def check_features(self, features: str | Sequence[str]) -> None:
-        """Raises InvalidInputError, which says what the set has, where it lacks one of the features that a network reads."""
-        present = [name for name in ("normals", "rgb") if getattr(self, name) is not None]
-        for name in parse_features(features):
-            if name in ("normals", "rgb") and name not in present:
-                has = " and ".join(["coordinates", *present])
-                raise InvalidInputError(
-                    f"The feature {name!r} is missing: the data set has {has}. {self.lacking.get(name, '')}".strip()
-                )
+    def require_features(self, features: str | Sequence[str]) -> None:
+        """Raises InvalidInputError, in the words of a data set, where features that a network reads are not in the clouds.
+
+        Example:
+            >>> clouds = CloudSet(np.zeros((1, 5, 3)), np.array([0]), ("chair",))
+            >>> clouds.require_features("xyz,normals")
+            Traceback (most recent call last):
+            ...
+            i2p_zoo.errors.InvalidInputError: The clouds have no normals, which the features xyz,normals need.
+        """
+        names = parse_features(features)
+        present = {"xyz", "ones", *self.cloud(0)} if len(self) else set(names)
+        for name in names:
+            if name not in present:
+                reason = f" {self.lacking[name]}" if name in self.lacking else ""
+                raise InvalidInputError(f"The clouds have no {name}, which the features {','.join(names)} need.{reason}")
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
         """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.
@@ -127,7 +143,7 @@ class CloudSet:
 def check_class_names(owner: str, classes: Sequence[str]) -> None:
     """Raises InvalidInputError, which begins with the owner, for no class or two of one name."""
     if not classes or len(set(classes)) < len(classes):
-        raise InvalidInputError(f"{owner} needs at least one class and different names; got {classes}.")
+        raise InvalidInputError(f"{owner} needs at least one class and different names; got {join_words(classes) or 'none'}.")
 
 
 def row_numbers(rows: NDArray[Any] | Sequence[int], count: int) -> NDArray[np.int64]:
@@ -156,7 +172,7 @@ def _check_labels(labels: NDArray[Any], count: int) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InvalidInputError(f"Labels must be (M,) integers or (M, {count}) floats; got {labels.dtype} {labels.shape}.")
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:
-        raise InvalidInputError(f"Labels run from {labels.min()} to {labels.max()} for {count} classes.")
+        raise InvalidInputError(f"Labels run from {labels.min()} to {labels.max()} for {count_of(count, 'class')}.")
 
 
 def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet, CloudSet]:
@@ -195,9 +211,9 @@ def hold_out(clouds: CloudSet, fraction: float, seed: int = 0) -> tuple[CloudSet
                 held.add(int(group))
                 taken += len(members)
         if not taken:
+            counts = f"{count_of(len(rows), 'training cloud')} in {count_of(len(np.unique(groups[rows])), 'group')}"
             raise InvalidInputError(
-                f"Class {clouds.classes[label]!r} has {len(rows)} training clouds in {len(np.unique(groups[rows]))} groups: "
-                "none can be held out, since some must be left to train on."
+                f"Class {clouds.classes[label]!r} has {counts}: none can be held out, since some must be left to train on."
             )
     mask = np.isin(groups, list(held))
     lost = np.setdiff1d(labels, labels[~mask])
@@ -230,8 +246,10 @@ def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
     labels = clouds.hard_labels()
     counts = np.bincount(labels, minlength=len(clouds.classes))
     if counts.min(initial=shots) < shots:
-        scarce = {name: int(count) for name, count in zip(clouds.classes, counts, strict=True) if count < shots}
-        raise InvalidInputError(f"{shots} shots of each class are asked for, but there are fewer clouds of {scarce}.")
+        scarce = [f"{name} ({count})" for name, count in zip(clouds.classes, counts, strict=True) if count < shots]
+        raise InvalidInputError(
+            f"{count_of(shots, 'shot')} of each class are asked for, and there are fewer clouds of {join_words(scarce)}."
+        )
     chosen = [
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(len(clouds.classes))

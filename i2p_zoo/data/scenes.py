@@ -15,6 +15,7 @@ from i2p_zoo.data.clouds import check_class_names, row_numbers
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.point_features import FIELD, parse_features
+from i2p_zoo.wording import count_of, join_words
 
 IGNORED = -1  # the label of a point that belongs to no class: it is neither trained on nor counted
 
@@ -59,12 +60,22 @@ class SceneSet:
     def __post_init__(self) -> None:
         check_class_names("A set of scenes", self.classes)
         if self.codes is not None and len(self.codes) != len(self.classes):
-            raise InvalidInputError(f"A set of scenes has {len(self.classes)} classes and {len(self.codes)} codes.")
+            raise InvalidInputError(
+                f"A set of scenes has {count_of(len(self.classes), 'class')} and {count_of(len(self.codes), 'code')}."
+            )
         if self.groups is not None and len(self.groups) != len(self.names):
-            raise InvalidInputError(f"A set of scenes has {len(self.names)} names and {len(self.groups)} groups.")
+            raise InvalidInputError(
+                f"A set of scenes has {count_of(len(self.names), 'name')} and {count_of(len(self.groups), 'group')}."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        """One line: how many scenes, their names and the classes."""
+        classes = f"{count_of(len(self.classes), 'class')}: {join_words(self.classes)}"
+        names = f": {join_words(self.names, most=3)}" if self.names else ""
+        return f"SceneSet({count_of(len(self), 'scene')}{names}; {classes})"
 
     def scene(self, number: int) -> Scene:
         """Reads and checks one scene.
@@ -170,7 +181,7 @@ def hold_out_scenes(scenes: SceneSet, fraction: float, seed: int = 0) -> tuple[S
     sizes = np.bincount(groups)
     target = max(1, round(fraction * len(scenes))) if 0 < fraction < 1 else 0
     if not 0 < target < len(scenes) or len(sizes) < 2:
-        counts = f"{len(scenes)} scenes" + ("" if scenes.groups is None else f" in {len(sizes)} groups")
+        counts = f"{count_of(len(scenes), 'scene')}" + ("" if scenes.groups is None else f" in {count_of(len(sizes), 'group')}")
         raise InvalidInputError(
             f"A fraction of {fraction} of {counts} cannot be held out: one or more must be held out, and one or more "
             "left to train on."
@@ -201,7 +212,7 @@ def _load_chosen(load: Callable[[int], Scene], chosen: tuple[int, ...], number: 
 
 def _check_scene(name: str, scene: Scene, count: int) -> None:
     if not {"points", "labels"} <= scene.keys():
-        raise InvalidInputError(f"Scene {name!r} must have `points` and `labels`; it has {sorted(scene)}.")
+        raise InvalidInputError(f"Scene {name!r} must have `points` and `labels`; it has {join_words(sorted(scene))}.")
     points, labels = scene["points"], scene["labels"]
     is_float = points.dtype in (np.float32, np.float64)
     if not is_float or points.ndim != 2 or points.shape[1] not in (3, 4) or not len(points):

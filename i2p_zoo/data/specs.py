@@ -22,6 +22,7 @@ from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.sparse.point_features import parse_features
+from i2p_zoo.wording import join_words, near_paths, near_words, suggest
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
@@ -88,7 +89,7 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     counts = np.bincount(train.hard_labels(), minlength=len(train.classes))
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if bare:
-        raise InvalidInputError(f"{spec}: no training cloud of the classes {bare}; every class needs one.")
+        raise InvalidInputError(f"{spec}: no training cloud of the classes {join_words(bare)}; every class needs one.")
     return splits
 
 
@@ -121,9 +122,16 @@ def _load_splits(
     """Loads a text such as `modelnet40:DIR` by the loader of the name before the colon; neither split may be empty."""
     name, _, place = spec.partition(":")
     if name not in loaders or not place:
-        raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")
+        raise InvalidInputError(
+            f"Unknown data set of {noun} {spec!r}.{suggest(_near_specs(spec, loaders))} Expected one such as: {examples}."
+        )
     path, chosen = split_options(name, place)
-    splits = loaders[name](path, **options, **chosen)
+    try:
+        splits = loaders[name](path, **options, **chosen)
+    except NotFoundError as error:
+        if path.exists():
+            raise
+        raise NotFoundError(f"{error}{suggest(near_paths(path))}") from error
     for name, split in zip(("train", "test"), splits, strict=True):
         if not len(split):
             raise InvalidInputError(f"{spec}: the {name} split has no {noun}.")
@@ -148,9 +156,22 @@ def split_options(name: str, place: str) -> tuple[Path, dict[str, str]]:
     known = _OPTIONS.get(name, ())
     strange = [key for key, _ in options if key not in known or [other for other, _ in options].count(key) > 1]
     if strange:
-        takes = f"takes {', '.join(known[:-1])} and {known[-1]}, once each" if known else "takes no options"
+        takes = f"takes {join_words(known)}, once each" if known else "takes no options"
         raise InvalidInputError(f"{name}:{place}: {name} {takes}; got {strange[0]!r}.")
     return Path(start).expanduser(), dict(options)
+
+
+def _near_specs(spec: str, loaders: Mapping[str, Any]) -> list[str]:
+    """Texts that were perhaps meant: with a loader's name that is like the one given, or before a path that has none."""
+    name, colon, place = spec.partition(":")
+    if colon:
+        return [f"{near}:{place or 'PATH'}" for near in ([name] if name in loaders else near_words(name, loaders))]
+    path = Path(spec).expanduser()
+    if path.is_dir() and "folder" in loaders:
+        return [f"folder:{spec}"]
+    if path.is_file() and path.suffix == ".npz":
+        return [f"{near}:{spec}" for near in ("npz", "scenes") if near in loaders]
+    return near_words(spec, ["kicad-mini"] if "npz" in loaders else [])
 
 
 def _find_kicad() -> Path:

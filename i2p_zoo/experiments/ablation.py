@@ -90,6 +90,7 @@ def _list_runs(series: Series, varied: Mapping[str, Sequence[Any]], seeds: int) 
             for value in values:
                 setup, options = _change(series.setup, base, name, value)
                 check_folder(setup)
+                series.train_set.require_features(setup.features)
                 label = "base" if (setup, options) == (series.setup, base) else f"{name}={value}"
                 runs.append((name, value, label, setup, options))
     return runs

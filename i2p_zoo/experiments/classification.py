@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from i2p_zoo.data.unit_sphere import to_unit_sphere
-from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.modules import class_names
+from i2p_zoo.errors import DivergedError, InvalidInputError
+from i2p_zoo.modules import class_names, count_classes
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.point_features import stored_features
 
@@ -27,9 +27,17 @@ def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
         raise InvalidInputError(f"The network reads {features!r}, and the cloud has no {', '.join(missing)}.")
 
 
+def check_classifier(model: Any) -> None:
+    """Raises InvalidInputError where a network gives whole clouds no class: a U-Net, or one without a classifier."""
+    if isinstance(model, UNet):
+        raise InvalidInputError("The network is a U-Net, which classifies points: `i2p-zoo segment predict` runs it.")
+    if not count_classes(model):
+        raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
+
+
 def name_classes(model: Any) -> tuple[str, ...]:
     """Returns the names of a network's classes that it notes, or else their numbers."""
-    return tuple(map(str, class_names(model) or range(model.num_classes)))
+    return tuple(map(str, class_names(model) or range(count_classes(model) or 0)))
 
 
 def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dict[str, float]:
@@ -37,15 +45,15 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
 
     Raises:
         InvalidInputError: the network has no classifier or is a U-Net, or reads features that the cloud does not have.
+        DivergedError: its outputs are not finite.
     """
+    check_classifier(model)
     check_features(model, cloud)
-    if isinstance(model, UNet):
-        raise InvalidInputError("The network is a U-Net, which classifies points: `i2p-zoo segment predict` runs it.")
-    if not getattr(model, "num_classes", 0):
-        raise InvalidInputError(f"{type(model).__qualname__} has no classifier, so it names no class.")
     model.eval()
     with torch.no_grad():
         shares = model([dict(cloud)])[0].double().softmax(0)
+    if not shares.isfinite().all():
+        raise DivergedError("The network's outputs are NaN or infinite: training diverged, or the features are out of scale.")
     names = name_classes(model)
     values, order = shares.topk(min(top, len(shares)))
     return {names[number]: value for number, value in zip(order.tolist(), values.tolist(), strict=True)}

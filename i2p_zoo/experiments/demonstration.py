@@ -20,6 +20,7 @@ from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options
 from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.sparse.voxelization import image_to_plane
+from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import certify
 from i2p_zoo.zoo.conversion import convert
 from i2p_zoo.zoo.pretrained import from_pretrained
@@ -56,7 +57,8 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[
     say(f"   saved in {folder}")
     say("2. Prove it on photographs, each pixel a voxel on the plane z = 0")
     show_photographs(folder, out, say)
-    say(f"3. Finetune on {len(train_set)} real shapes of {len(train_set.classes)} classes, {steps} steps, {seeds} seed(s)")
+    shapes = f"{count_of(len(train_set), 'real shape')} of {count_of(len(train_set.classes), 'class')}"
+    say(f"3. Finetune on {shapes}, {count_of(steps, 'step')}, {count_of(seeds, 'seed')}")
     metrics, best = compare_runs(folder, train_set, test_set, steps, seeds, out)
     for name, figures in metrics.items():
         top1, mean_class = (100 * np.mean(figures[key]) for key in ("top1", "mean_class"))

@@ -13,6 +13,7 @@ from i2p_zoo.data import choose_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.series import Series, choose_rate
 from i2p_zoo.experiments.setup import check_folder, stem_of
+from i2p_zoo.wording import count_of, join_words
 
 METHODS: dict[str, dict[str, Any]] = {
     "scratch": {"scratch": True, "mode": "all"},
@@ -51,7 +52,7 @@ def run_fewshot(
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
     if not methods or set(methods) - METHODS.keys() or trials < 1:
-        raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {list(methods)} and {trials}.")
+        raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {join_words(methods)} and {trials}.")
     blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
     if blind and stem_of(series.setup.model) == "point":
         raise InvalidInputError(
@@ -66,7 +67,7 @@ def run_fewshot(
     figures: dict[str, Any] = {name: {str(count): {"top1": [], "mean_class": []} for count in shots} for name in methods}
     for (count, trial), clouds in shot_sets.items():
         for name in methods:
-            label = f"{name}, {count} shots, trial {trial}"
+            label = f"{name}, {count_of(count, 'shot')}, trial {trial}"
             seeded = dataclasses.replace(rated[name], seed=trial)
             metrics = series.run(f"{name}-{count}-shot-{trial}", label, setups[name], seeded, clouds)
             for key, values in figures[name][str(count)].items():

@@ -21,8 +21,9 @@ from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
 from i2p_zoo.finetune.trainer import make_accelerator
-from i2p_zoo.finetune.training_state import FREE, has_training_state
+from i2p_zoo.finetune.training_state import FREE, count_steps
 from i2p_zoo.staging import replacing
+from i2p_zoo.wording import describe_value, format_json
 
 METRICS, TRAINING, SETTINGS, _LOCK = "metrics.json", "training", "run.json", ".lock"
 
@@ -64,7 +65,7 @@ def execute(
         require("matplotlib.figure", "finetune")  # before the training whose figures it draws
         if accelerator.is_main_process:
             noted = folder / TRAINING / SETTINGS
-            if has_training_state(folder / TRAINING) and noted.is_file():
+            if count_steps(folder / TRAINING) and noted.is_file():  # else a run that failed before its first step
                 _check_settings(folder / TRAINING, _read_json(noted), described, "the state of a run")
             write_json(noted, described)
         model, count = build()
@@ -82,7 +83,7 @@ def execute(
             )
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
-        metrics: dict[str, Any] = json.loads(json.dumps(_gather_figures(described, count, history, scores, accelerator)))
+        metrics: dict[str, Any] = json.loads(format_json(_gather_figures(described, count, history, scores, accelerator)))
         if accelerator.is_main_process:
             model = model.cpu()
             if run_options.save is not None:
@@ -141,7 +142,7 @@ def _find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dic
         raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
     metrics = _read_json(folder / METRICS)
     _check_settings(folder, metrics, described, "a finished run")
-    return None if has_training_state(folder / TRAINING) else metrics
+    return None if count_steps(folder / TRAINING) else metrics
 
 
 @contextlib.contextmanager
@@ -159,8 +160,21 @@ def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, An
     expected, options = json.loads(json.dumps(described)), noted.get("options", {})
     pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
     pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
-    if changes := [f"{key} was {old!r} and is {new!r}" for key, old, new in pairs if old != new]:
+    if changes := [change for key, old, new in pairs if old != new for change in _describe_change(key, old, new)]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
+
+
+def _describe_change(key: str, old: Any, new: Any) -> list[str]:
+    """Says what of a setting is another one, without hashes, which say nothing to a reader."""
+    if key == "weights":
+        return ["the network's weights were others"]
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [f"{key} was {describe_value(old)} and is {describe_value(new)}"]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if key == "sha256":
+        return [f"the {name} data were others" for name in names]
+    prefix = "" if key == "setup" else f"{key}."
+    return [change for name in names for change in _describe_change(f"{prefix}{name}", old.get(name), new.get(name))]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -182,7 +196,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON in place of a file, or leaves that as it was."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
+    write_text(path, format_json(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def describe_run(
 
     Raises:
         InvalidInputError: weights are to be chosen by the test split, which has other classes or nothing in it, or an adapter
-            is to be saved of random weights.
+            is to be saved of random weights, or features are not in the data.
         I2PError: as `check_folder`.
     """
     if run_options.monitor_test and (options.keep == "best" or options.target is not None):

@@ -41,7 +41,7 @@ def run(
     """
     run_options = run_options or RunOptions()
     for clouds in (train_set, test_set):
-        clouds.check_features(setup.features)
+        clouds.require_features(setup.features)
     described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:

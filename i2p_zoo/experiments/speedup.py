@@ -11,6 +11,7 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.series import Series, choose_rate
+from i2p_zoo.wording import count_of, join_words
 
 
 def run_speedup(
@@ -49,7 +50,7 @@ def run_speedup(
     if seeds < 1 or options.evaluate_every is None:
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
     if any(steps < 1 for steps in budgets):
-        raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {list(budgets)}.")
+        raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {join_words(budgets)}.")
     setups = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
     rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in setups}
@@ -65,7 +66,7 @@ def run_speedup(
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
         for steps in sorted(budgets):
             short = dataclasses.replace(rated["image weights"], seed=seed, steps=steps, evaluate_every=None)
-            metrics = series.run(f"{steps}-steps-{seed}", f"{steps} steps, seed {seed}", setup, short)
+            metrics = series.run(f"{steps}-steps-{seed}", f"{count_of(steps, 'step')}, seed {seed}", setup, short)
             ends[str(steps)].append(metrics["test"]["top1"])
         level = runs["scratch"]["test"]["top1"] if target is None else target
         rows.append({"target": level, **{name: _time_to(metrics, level) for name, metrics in runs.items()}})

@@ -13,6 +13,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
+from i2p_zoo.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,15 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
     if not len(clouds) or batch_size < 1:
         raise InvalidInputError(
             "Accuracy needs 1 cloud or more and a batch_size of 1 or more; "
-            f"got {len(clouds)} clouds and batch_size={batch_size}."
+            f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
         )
     with eval_mode(model):
         logits = torch.cat([model(x).cpu() for x in evaluation_batches(clouds, batch_size, model.settings)])
     broken = (~logits.isfinite().all(1)).nonzero().flatten()
     if len(broken):
         raise DivergedError(
-            f"The network's outputs for {len(broken)} of {len(clouds)} clouds are NaN or infinite: training diverged, by too "
-            "high a learning rate, or the clouds' features are out of scale."
+            f"The network's outputs for {len(broken)} of {count_of(len(clouds), 'cloud')} are NaN or infinite: training "
+            "diverged, by too high a learning rate, or the clouds' features are out of scale."
         )
     return logits
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from i2p_zoo.wording import count_of, describe_value
+
 
 @dataclass(frozen=True)
 class Step:
@@ -69,6 +71,13 @@ class History:
     steps: list[Step] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     waited: float = 0.0
+
+    def __repr__(self) -> str:
+        """One line: how many steps, the last loss, and the best evaluation."""
+        loss = f", loss {self.steps[-1].loss:.4g}" if self.steps else ""
+        best = self.best()
+        scores = "" if best is None else f"; best at step {best.step}: {describe_value(best.scores)}"
+        return f"History({count_of(len(self.steps), 'step')} in {self.seconds:.0f} s{loss}{scores})"
 
     @property
     def seconds(self) -> float:

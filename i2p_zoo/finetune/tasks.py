@@ -12,6 +12,7 @@ from i2p_zoo.data import CloudSet, TrainingBatches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.evaluation import evaluate
 from i2p_zoo.finetune.options import Options
+from i2p_zoo.wording import count_of
 
 
 class Task(Protocol):
@@ -26,6 +27,10 @@ class Task(Protocol):
     @property
     def is_monitored(self) -> bool:
         """Whether there are samples to judge by."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, which a network of as many notes; empty where the task has none."""
 
     def batches(self, options: Options) -> torch.utils.data.Dataset[Any]:
         """Batches by their number; each is a list of samples."""
@@ -69,6 +74,11 @@ class Classification:
         """How the clouds are centred and scaled."""
         return self.clouds.normalization
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The clouds'."""
+        return self.clouds.classes
+
     def batches(self, options: Options) -> TrainingBatches:
         """Returns batches by their number; a sample is a cloud and its label."""
         return TrainingBatches(self.clouds, options.batch_size, options.seed, options.augmented)
@@ -81,7 +91,9 @@ class Classification:
         """
         logits = model([cloud for cloud, _ in samples])
         if logits.shape[1] < len(self.clouds.classes):
-            raise InvalidInputError(f"The network has {logits.shape[1]} outputs for {len(self.clouds.classes)} classes.")
+            raise InvalidInputError(
+                f"The network has {count_of(logits.shape[1], 'output')} for {count_of(len(self.clouds.classes), 'class')}."
+            )
         target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         soft = target.ndim == 2

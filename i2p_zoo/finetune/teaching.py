@@ -11,6 +11,7 @@ from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.modules import class_names, has_other_classes
+from i2p_zoo.wording import count_of
 
 
 def label_by_teacher(
@@ -39,7 +40,7 @@ def label_by_teacher(
     if has_other_classes(teacher, logits.shape[1], clouds.classes):
         names = ", ".join(class_names(teacher)) or "without names"
         raise InvalidInputError(
-            f"The teacher knows {logits.shape[1]} classes, {names}; the clouds have {len(clouds.classes)}, "
+            f"The teacher knows {count_of(logits.shape[1], 'class')}, {names}; the clouds have {len(clouds.classes)}, "
             f"{', '.join(clouds.classes)}."
         )
     probabilities = (logits / temperature).softmax(1).numpy()

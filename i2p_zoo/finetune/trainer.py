@@ -23,11 +23,14 @@ from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
+from i2p_zoo.finetune.held_signals import HeldSignals, ignore_interrupts
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
+from i2p_zoo.modules import count_classes, set_class_names_
 from i2p_zoo.sparse.batch_norm import synchronize_norms
+from i2p_zoo.wording import count_of
 
 
 def train(
@@ -49,8 +52,9 @@ def train(
     state gives the same history as one that was never stopped (bit for bit on a CPU with the same number of threads).
 
     Args:
-        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode, and its settings note how the
-            clouds are normalised.
+        model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode, and notes how the clouds are
+            normalised and the names of the classes, which `class_names` of `i2p_zoo.modules`, its checkpoints and
+            `i2p-zoo predict` have from then on.
         clouds: the training split; or a `Task`, which brings its own clouds to monitor.
         options: by default `Options()`.
         monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
@@ -67,16 +71,21 @@ def train(
 
     Raises:
         InvalidInputError: options out of range, nothing to train, a batch that does not divide among processes, "best" or a
-            target without clouds to monitor, an accelerator of another precision, or a folder that holds another run.
+            target without clouds to monitor, clouds without a feature that the network reads, an accelerator of another
+            precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         CheckpointError: a saved state is damaged.
+        KeyboardInterrupt: by Ctrl-C; with a folder after the step at hand, whose state is saved, and at once by a second one.
         MissingExtraError: accelerate is not installed.
         OSError: the state cannot be saved before the first step; later only a warning is given.
     """
     options = dataclasses.replace(options or Options(), **changes)
     task = Classification(clouds, monitor) if isinstance(clouds, CloudSet) else clouds
+    for judged in (clouds, monitor):
+        if isinstance(judged, CloudSet):
+            judged.require_features(model.settings.features)
     place = None if folder is None else Path(folder)
-    goes_on = place is not None and training_state.has_training_state(place)
+    goes_on = place is not None and training_state.count_steps(place) > 0  # else a run that failed before its first step
     if goes_on and not resume:
         raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
     if accelerator is not None and options.precision not in ("no", accelerator.mixed_precision):
@@ -90,6 +99,8 @@ def train(
             run.restore(training_state.load_training_state(place, options, run.fingerprint))
         elif place is not None:
             run.save(place)
+        if task.classes and count_classes(model) in (None, len(task.classes)):
+            set_class_names_(model, task.classes)
         run.go(place, progress)
     finally:
         run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # so that the model is as it was given
@@ -129,7 +140,7 @@ class _Run:
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not names or not len(task):
             raise InvalidInputError(
-                f"Training needs trainable parameters ({len(names)} tensors) and clouds ({len(task)}). "
+                f"Training needs trainable parameters ({count_of(len(names), 'tensor')}) and clouds ({len(task)}). "
                 "`i2p_zoo.finetune.freeze` says what trains."
             )
         if not task.is_monitored and (options.keep == "best" or options.target is not None):
@@ -140,8 +151,8 @@ class _Run:
         self.share, rest = divmod(options.batch_size, accelerator.num_processes * options.accumulate)
         if rest:
             raise InvalidInputError(
-                f"A batch_size of {options.batch_size} does not divide evenly among {accelerator.num_processes} processes with "
-                f"accumulate={options.accumulate}."
+                f"A batch_size of {options.batch_size} does not divide evenly among "
+                f"{count_of(accelerator.num_processes, 'process')} with accumulate={options.accumulate}."
             )
         optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
@@ -164,7 +175,9 @@ class _Run:
         devices = [self.device] if self.device.type == "cuda" else []
         together = synchronize_norms(self.accelerator.num_processes > 1)
         self.model.settings = _settings_after(self.model, self.task)
-        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar):
+        # Several processes would stop at different steps, and wait for each other.
+        signals = HeldSignals(folder is not None and self.accelerator.num_processes == 1)
+        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals:
             self.model.train()
             start = time.perf_counter()
             for number, samples in zip(bar, self.load_batches(todo), strict=True):
@@ -179,11 +192,14 @@ class _Run:
                     self.evaluate(done)
                 if self.has_reached_target():
                     break
-                if folder is not None and not is_last and done % options.save_every == 0:
+                is_due = done % options.save_every == 0 or signals.number is not None
+                if folder is not None and not is_last and is_due:
                     self.try_to_save(folder)
+                    signals.deliver()
                 start = time.perf_counter()
-        if folder is not None:
-            self.try_to_save(folder)
+            if folder is not None:
+                self.try_to_save(folder)
+            signals.deliver()
         if options.keep == "best":
             self.model.load_state_dict(self.best)
         elif self.average is not None:
@@ -198,6 +214,7 @@ class _Run:
             num_workers=self.options.workers,
             collate_fn=list,
             multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
+            worker_init_fn=ignore_interrupts,
         )
         size = self.share * self.options.accumulate
         part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)

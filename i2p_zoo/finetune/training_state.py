@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ class TrainingState:
     """
 
     history: History = field(default_factory=History)
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     scalars: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,9 +66,17 @@ def copy_to_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def has_training_state(folder: Path) -> bool:
-    """Whether a folder holds the state of a run."""
-    return locate(folder, STATE).is_file()
+def count_steps(folder: Path) -> int:
+    """Returns how many steps the state of a run in a folder has done; 0 where there is none, or nothing was trained yet.
+
+    Raises:
+        CheckpointError: the state is damaged.
+    """
+    path = locate(folder, STATE)
+    if not path.is_file():
+        return 0
+    with _readable(folder):
+        return len(json.loads(path.read_text(encoding="utf-8"))["history"]["steps"])
 
 
 def load_training_state(folder: Path, options: Options, run: str) -> TrainingState:
@@ -76,14 +86,12 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
         InvalidInputError: the run was another: other options, network or clouds.
         CheckpointError: a file is missing or damaged.
     """
-    try:
+    with _readable(folder):
         described = json.loads(locate(folder, STATE).read_text(encoding="utf-8"))
         flat = load_file(locate(folder, TENSORS))
         saved, history = described["options"], History.from_dict(described["history"])
         same = described["run"] == run
         scalars = described["scalars"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: no readable state of a training run ({error}).") from error
     changed = {k: (saved.get(k), v) for k, v in options.to_dict().items() if k not in FREE and saved.get(k) != v}
     if changed or not same:
         what = ", ".join(f"{k} was {old!r} and is {new!r}" for k, (old, new) in changed.items()) or "network or clouds differ"
@@ -93,6 +101,15 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
         part, _, name = key.partition("/")
         tensors.setdefault(part, {})[name] = tensor
     return TrainingState(history, tensors, scalars)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns what reading a damaged state raises into a CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: no readable state of a training run ({error}).") from error
 
 
 def read_optimizer(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from i2p_zoo.wording import count_of
+
 RULES = ("copied", "inflated", "replaced", "dropped")
 
 
@@ -34,6 +36,11 @@ class InflationReport:
     """The origin of every tensor of a network, in the order of its state dict."""
 
     records: list[ParameterRecord]
+
+    def __repr__(self) -> str:
+        """One line: how many tensors by rule."""
+        counts = ", ".join(f"{count} {rule}" for rule, count in self.counts().items() if count)
+        return f"InflationReport({count_of(len(self.records), 'tensor')}{counts and f': {counts}'})"
 
     def counts(self) -> dict[str, int]:
         """Returns the number of tensors by rule."""

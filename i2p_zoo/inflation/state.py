@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.report import InflationReport, ParameterRecord
 from i2p_zoo.layers.kernel_inflation import check_inflation
+from i2p_zoo.wording import count_of
 
 
 def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str, Tensor], InflationReport]:
@@ -45,7 +46,9 @@ def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str
         rule, reason = ("copied", "") if inflated is None else ("inflated", inflation)
         records.append(ParameterRecord(key, *shapes, rule, reason))
     if problems:
-        raise CheckpointError(f"The 2D state dict does not fit the network ({len(problems)} problems): " + "; ".join(problems))
+        raise CheckpointError(
+            f"The 2D state dict does not fit the network ({count_of(len(problems), 'problem')}): " + "; ".join(problems)
+        )
     return result, InflationReport(records)
 
 

@@ -15,6 +15,7 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import find_builder, is_supported, supported_types
 from i2p_zoo.modules import image_channels
+from i2p_zoo.wording import count_of, join_words
 
 
 def inflate_structure(model: nn.Module, settings: Settings) -> Any:
@@ -70,7 +71,7 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
         if not is_supported(module):
             owned = [n for n, _ in module.named_parameters(recurse=False)] + [n for n, _ in module.named_buffers(recurse=False)]
             unsupported.add(leaf)
-            problems.append(f"{place}: {type(module).__module__}.{leaf} owns {owned}")
+            problems.append(f"{place}: {type(module).__module__}.{leaf} owns {join_words(owned)}")
         elif builder is not None:
             try:
                 built[id(module)] = _build(module, builder, settings)
@@ -80,7 +81,7 @@ def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:
     if problems:
         listed = "\n  ".join(problems)
         raise UnsupportedError(
-            f"{type(model).__qualname__} has {len(problems)} modules with no sparse 3D counterpart, of "
+            f"{type(model).__qualname__} has {count_of(len(problems), 'module')} with no sparse 3D counterpart, of "
             f"{', '.join(sorted(unsupported))}:\n  {listed}\n"
             f"Supported: {', '.join(supported_types())}.\n"
             "Register a counterpart with `@i2p_zoo.replaces(type)`, or `i2p_zoo.keep(type)` where its own forward runs on "

@@ -17,6 +17,7 @@ from i2p_zoo.networks.presets import check_preset, set_preset_
 from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.point_features import count_channels, parse_features
+from i2p_zoo.wording import count_of
 
 
 def create_model(
@@ -158,8 +159,8 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
         channels = count_channels(names)
         if "extra" not in names and channels != in_chans:
             raise InvalidInputError(
-                f"The features {settings.features!r} are {channels} channels, and the network reads {in_chans}: give "
-                f"in_chans={channels}."
+                f"The features {settings.features!r} are {count_of(channels, 'channel')}, and the network reads {in_chans}: "
+                f"give in_chans={channels}."
             )
     is_pointed = provenance.settings.stem == "point"
     if adaptation.stem == "image" and is_pointed:
@@ -168,7 +169,9 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
         set_point_stem_(model, find_stem(source()), in_chans)
     elif in_chans != provenance.in_chans:
         if is_pointed:
-            raise InvalidInputError(f"The model's point stem reads {provenance.in_chans} channels; got in_chans={in_chans}.")
+            raise InvalidInputError(
+                f"The model's point stem reads {count_of(provenance.in_chans, 'channel')}; got in_chans={in_chans}."
+            )
         adapt_in_chans_(model, find_stem(source()), in_chans)
     num_classes = adaptation.num_classes
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):

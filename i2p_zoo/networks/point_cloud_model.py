@@ -14,6 +14,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
+from i2p_zoo.modules import set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
 from i2p_zoo.networks.feature_strides import true_feature_info
@@ -23,6 +24,7 @@ from i2p_zoo.networks.stems import find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.wording import count_of
 
 
 def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
@@ -124,10 +126,14 @@ class PointCloudModel(Network):
         return predict(self, points, **kwargs)
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
+        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated.
+
+        The names of the classes go with the old one; `i2p_zoo.finetune.train` notes those of the clouds.
+        """
         model: Any = self
         before, kept = set(model.state_dict()), list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
+        set_class_names_(model, ())  # which were the old one's
         replace_leaves(model, self.settings)
         materialize_(model)
         if self.settings.preset:
@@ -136,7 +142,7 @@ class PointCloudModel(Network):
         new = {name: t for name, t in after.items() if isinstance(t, nn.Parameter) and not any(t is old for old in kept)}
         for name in sorted(new.keys() | (before - after.keys())):
             shapes = {name: tuple(new[name].shape)} if name in new else {}
-            self.provenance = self.provenance.with_replaced(name, f"classifier of {num_classes} classes", shapes)
+            self.provenance = self.provenance.with_replaced(name, f"classifier of {count_of(num_classes, 'class')}", shapes)
 
     def to_config(self) -> dict[str, Any]:
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.

@@ -16,6 +16,7 @@ from torch import nn
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
 from i2p_zoo.modules import image_channels
+from i2p_zoo.wording import count_of
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
 
@@ -127,7 +128,8 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
     for layer in layers.values():
         if layer.in_channels != 3:
             raise InvalidInputError(
-                f"An image stem of {layer.in_channels} channels cannot be changed to in_chans={in_chans}; use stem='point'."
+                f"An image stem of {count_of(layer.in_channels, 'channel')} cannot be changed to in_chans={in_chans}; "
+                "use stem='point'."
             )
     for name, layer in layers.items():
         weight = layer.weight.detach()  # (C_out, kz, ky, kx, 3)
@@ -138,7 +140,7 @@ def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
         layer.weight = nn.Parameter(adapted.contiguous(), layer.weight.requires_grad)
         layer.in_channels = in_chans
         shapes = {f"{name}.weight": tuple(layer.weight.shape)}
-        model.provenance = model.provenance.with_replaced(f"{name}.weight", f"stem of {in_chans} channels", shapes)
+        model.provenance = model.provenance.with_replaced(f"{name}.weight", f"stem of {count_of(in_chans, 'channel')}", shapes)
     model.provenance = model.provenance.changed(in_chans=in_chans)
 
 

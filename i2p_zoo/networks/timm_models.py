@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.modules import image_channels
 from i2p_zoo.names import split_name
+from i2p_zoo.wording import format_arguments, join_words
 
 _MAX_MODULES = 3_000  # resnetrs420 makes 2,540, the most of any in timm
 
@@ -33,7 +34,9 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
     """
     loading = sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"} & kwargs.keys())
     if loading:
-        raise InvalidInputError(f"{loading}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others.")
+        raise InvalidInputError(
+            f"{join_words(loading)}: networks are made with random weights; call `i2p_zoo.from_pretrained` for others."
+        )
     try:
         with contextlib.ExitStack() as stack:
             if structure:
@@ -42,8 +45,27 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
                 stack.enter_context(torch.device("meta"))
             model: nn.Module = timm.create_model(architecture, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
-        raise InvalidInputError(f"timm cannot create {architecture!r} with {kwargs}: {error}") from error
+        raise InvalidInputError(
+            f"timm cannot create {architecture!r} with {format_arguments(kwargs) or 'its defaults'}: {error}"
+        ) from error
     return model
+
+
+def create_tagged_model(architecture: str, tag: str) -> nn.Module:
+    """Creates the structure of timm's 2D network as weights of a tag have it: as many classes, the same image size.
+
+    Raises:
+        NotFoundError: the architecture has no such tag.
+    """
+    name = f"{architecture}.{tag}" if tag else architecture
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+        raise NotFoundError(
+            f"timm {timm.__version__} has no weights {tag!r} of {architecture}; it has {join_words(tags) or 'none'}."
+        ) from error
+    return create_timm_model(name, structure=True)
 
 
 def create_random_model(name: str) -> nn.Module:

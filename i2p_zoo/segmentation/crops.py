@@ -13,6 +13,7 @@ from i2p_zoo.data.batches import Sample, draw_rows
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import count_of
 
 _KEPT = 5_000_000  # points kept in memory by each process
 
@@ -52,7 +53,7 @@ class SceneBatches(torch.utils.data.Dataset[list[Sample]]):
         if not len(scenes) or batch_size < 1:
             raise InvalidInputError(
                 "Batches need 1 scene or more and a batch_size of 1 or more; "
-                f"got {len(scenes)} scenes and batch_size={batch_size}."
+                f"got {count_of(len(scenes), 'scene')} and batch_size={batch_size}."
             )
         self.scenes, self.batch_size, self.seed = scenes, batch_size, seed
         self.cropping, self.augmented = cropping, augmented

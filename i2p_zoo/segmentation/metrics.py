@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from i2p_zoo.data.clouds import check_class_names
 from i2p_zoo.data.scenes import IGNORED
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.point_values import refuse_masked
+from i2p_zoo.wording import count_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Scores:
     accuracy: float
     mean_accuracy: float
     per_class: dict[str, float | None]
-    confusion: NDArray[np.int64]
+    confusion: NDArray[np.int64] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the scores as JSON takes them."""
@@ -79,7 +80,8 @@ class ConfusionCounter:
         for name, values, lowest in (("Predictions", predicted, 0), ("Labels", true, IGNORED)):
             if values.size and not lowest <= values.min() <= values.max() < count:
                 raise InvalidInputError(
-                    f"{name} must be from {lowest} to {count - 1}, by {count} classes; got {values.min()} to {values.max()}."
+                    f"{name} must be from {lowest} to {count - 1}, by {count_of(count, 'class')}; "
+                    f"got {values.min()} to {values.max()}."
                 )
         counted = true != IGNORED
         pairs = true[counted].astype(np.int64) * count + predicted[counted].astype(np.int64)

@@ -23,6 +23,7 @@ from i2p_zoo.segmentation.crops import Cropping, SceneBatches
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.metrics import ConfusionCounter, Scores
 from i2p_zoo.segmentation.voting import segment
+from i2p_zoo.wording import count_of
 
 
 @dataclass
@@ -59,6 +60,11 @@ class Segmentation:
         """How the crops are placed."""
         return CENTRED
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The scenes'."""
+        return self.scenes.classes
+
     def batches(self, options: Options) -> SceneBatches:
         """Returns batches by their number; a sample is a crop and its labels."""
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)
@@ -71,7 +77,9 @@ class Segmentation:
         """
         logits = model([cloud for cloud, _ in samples])
         if logits.shape[1] != len(self.scenes.classes):
-            raise InvalidInputError(f"The network has {logits.shape[1]} classes, the scenes {len(self.scenes.classes)}.")
+            raise InvalidInputError(
+                f"The network has {count_of(logits.shape[1], 'class')}, the scenes {len(self.scenes.classes)}."
+            )
         logits = logits if logits.dtype == torch.float64 else logits.float()
         labels = torch.from_numpy(np.concatenate([labels for _, labels in samples])).to(logits.device)
         loss = segmentation_loss(logits, labels, self.loss, self.class_weights, options.label_smoothing)

@@ -16,6 +16,7 @@ from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedErr
 from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
 from i2p_zoo.sparse.dispatch import describe_call, describe_miss, find_handler, name_of, takes_padding
 from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
+from i2p_zoo.wording import count_of
 
 UNBOUNDED = 2**30
 """The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
@@ -74,7 +75,7 @@ class SparseTensor:
         coords, size, order = check_coords(coords, batch_size, spatial_shape)
         if len(features) != len(coords):
             raise InvalidInputError(
-                f"`features` has {len(features)} rows and `coords` {len(coords)}: each voxel needs one row of each."
+                f"`features` has {count_of(len(features), 'row')} and `coords` {len(coords)}: each voxel needs one row of each."
             )
         self.features = features
         self.coords = coords

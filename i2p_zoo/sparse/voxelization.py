@@ -135,7 +135,9 @@ def split_clouds(points: Any) -> list[Any]:
             )
         if points.ndim == 3 and len(points):
             return list(points)
-        raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}.")
+        dense = {4: "`image_to_plane` takes (B, C, H, W) images", 5: "`SparseTensor.from_dense` takes (B, C, D, H, W) volumes"}
+        hint = f": {dense[points.ndim]}" if points.ndim in dense else ""
+        raise InvalidInputError(f"`points` must be (N, 3 + K) or (B, N, 3 + K); got shape {tuple(points.shape)}{hint}.")
     if isinstance(points, Sequence) and not isinstance(points, str) and len(points):
         return list(points)
     raise InvalidInputError(f"`points` must be an array, a mapping or a non-empty list of them; got {type(points).__name__}.")

@@ -26,9 +26,10 @@ from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
 from i2p_zoo.networks.point_cloud_model import PointCloudModel, mix_in_
 from i2p_zoo.networks.presets import check_preset
-from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.networks.timm_models import create_tagged_model, create_timm_model
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
+from i2p_zoo.wording import near_paths, suggest
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 from i2p_zoo.zoo.ledger import load_ledger
 
@@ -116,20 +117,22 @@ def from_pretrained(
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Returns facts of a network by zoo or timm name, or by checkpoint folder, as JSON types.
+    """Returns facts of a network by zoo or timm name, or by checkpoint folder, as JSON types, by building it.
+
+    `i2p_zoo.zoo.facts.read_facts` knows most of them without that.
 
     Raises:
-        NotFoundError, UnsupportedError, CheckpointError: no such architecture, no sparse counterpart, a damaged folder.
+        NotFoundError, UnsupportedError, CheckpointError: no such architecture or tag, no sparse counterpart, a damaged folder.
     """
     if os.path.isdir(name):
         model = from_pretrained(name)
         config = model.to_config()
         facts = {key: config["i2p"][key] for key in ("settings", "source", "certificate")}
     elif os.sep in name:
-        raise NotFoundError(f"{name}: no such folder.")
+        raise NotFoundError(f"{name}: no such folder.{suggest(near_paths(name))}")
     else:
-        architecture, _ = split_name(name)
-        model = mix_in_(inflate_structure(create_timm_model(architecture), Settings()))
+        architecture, tag = split_name(name)
+        model = mix_in_(inflate_structure(create_tagged_model(architecture, tag), Settings()))
         model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
         config = make_config(model)
         facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
@@ -199,7 +202,7 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
 
 
 def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
-    tried = [f"folder {name!r}: not found"]
+    tried = [f"folder {name!r}: not found.{suggest(near_paths(name, folders=True))}".rstrip(".")]
     repo, zoo_name = None, ""
     if "/" in name or os.sep in name:
         if name.count("/") == 1 and not name.startswith((".", "~")):
@@ -225,12 +228,20 @@ def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options
     cache = Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo") / "converted"
     folder = cache / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
     load = functools.partial(load_folder, folder, build_network, name=zoo_name)
+
+    def load_cached() -> Any:
+        if folder.is_dir() and not options.force_download:
+            with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
+                return load()
+        return None
+
     try:
+        if (cached := load_cached()) is not None:  # without a lock: the cache may be one that only others may write
+            return cached
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.is_dir() and not options.force_download:
-                with contextlib.suppress(CheckpointError):  # our own cache: a damaged entry is converted again
-                    return load()
+            if (cached := load_cached()) is not None:  # which another process converted meanwhile
+                return cached
             model, _ = convert_model(name, Settings(inflation, axis), options=options, tried=tried)
             save_pretrained(model, folder)
             return load()

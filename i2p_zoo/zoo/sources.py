@@ -16,6 +16,7 @@ from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.errors import CheckpointError, NotFoundError
 from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.wording import near_paths, suggest
 from i2p_zoo.zoo.efficientnet_lite import load_wheel
 
 _Source = tuple[nn.Module, dict[str, Any]]
@@ -135,7 +136,7 @@ def describe_misfit(model: nn.Module, state: dict[str, Tensor], error: Exception
 def read_state(path: Path) -> dict[str, Tensor]:
     """Reads the state dict of a .safetensors, .pth, .pt or .bin file; raises as `load_file`, and OSError where it cannot."""
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such file.")
+        raise NotFoundError(f"{path}: no such file.{suggest(near_paths(path))}")
     try:
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
         if all(isinstance(tensor, Tensor) for tensor in state.values()):

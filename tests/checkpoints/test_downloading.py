@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+
+from i2p_zoo.checkpoints import downloading
+from i2p_zoo.errors import CacheError
 
 REPO = "acme/net"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -216,3 +220,21 @@ def test_hub_that_never_answers_is_given_up_for_the_cache(hub, repository, clien
     client.fetch(REPO, WEIGHTS)
     hub.fail("api", "hang")
     assert contents(client.fetch(REPO, WEIGHTS, revision=repository.refs["main"])) == [FILES[WEIGHTS]]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_client_cache_that_cannot_be_written_is_told_with_the_ways_out(monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "/shared/hub/blobs")
+
+    monkeypatch.setattr(downloading, "_find_commit", lambda repo, options: ("0" * 40, ""))
+    monkeypatch.setattr(downloading, "hf_hub_download", refuse)
+    with pytest.raises(CacheError, match=r"'config\.json' cannot be kept in .*/shared/hub/blobs.*HF_HOME.*HF_HUB_OFFLINE=1"):
+        downloading.fetch_files(REPO, [CONFIG], downloading.HubOptions(), [])
+
+
+def test_what_is_no_hub_is_told_by_its_answer(hub, client):
+    hub.fail("api", 404)
+    outcome = client.fetch(REPO, CONFIG)
+    (line,) = outcome.tried
+    assert f"{hub.url} answers with 404 Not Found, and not in the Hub client's cache" in line

@@ -133,6 +133,55 @@ def test_info_describes_a_network_by_name(name):
     assert "certificate" in facts
 
 
+WITHOUT_TORCH = [
+    ["list"],
+    ["list", "--json"],
+    ["info", "resnet50"],
+    ["info", "i2p-resnet18.tv_in1k", "--json"],
+    ["info", "net"],
+]
+
+
+@pytest.mark.parametrize("words", WITHOUT_TORCH, ids=" ".join)
+def test_what_is_known_is_told_without_loading_torch_or_timm(words, tmp_path):
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "net")
+    lines = (
+        "import sys",
+        "from i2p_zoo.cli import main",
+        f"main({words!r}, standalone_mode=False)",
+        "print({'torch', 'timm', 'numpy', 'huggingface_hub'} & set(sys.modules))",
+    )
+    done = subprocess_of([sys.executable, "-c", "\n".join(lines)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_info_in_words_shows_no_dictionary(tmp_path):
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "net")
+    for name in ("net", "test_resnet"):
+        assert not re.search(r"[\[\]{}']|None|True|False", succeed("info", name).stdout)
+
+
+NEAR = {
+    "nte": r"Did you mean .*\bnet\b",
+    "./nte": r"\./nte: no such folder\. Did you mean net\?",
+    "runs/model": r"folder 'runs/model': not found\. Did you mean run/model\?",
+    "run/modle/": r"Did you mean run/model\?",
+    "i2p-resnte18": r"Did you mean i2p-resnet18",
+    "resnet18.tv_in2k": r"has no weights 'tv_in2k' of resnet18; it has .*tv_in1k",
+    "": "The name of the network is empty",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), NEAR.items(), ids=NEAR)
+def test_a_name_that_is_near_a_folder_or_a_network_is_told_with_it(name, words, tmp_path):
+    for folder in ("net", "run/model"):
+        i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / folder)
+    command = ["predict", name, "cloud.npy"] if name.startswith("run") else ["info", name]
+    message = fail(*command)
+    assert re.search(words, message), message
+
+
 def test_info_prints_the_same_facts_as_text():
     facts = json.loads(succeed("info", "test_efficientnet", "--json").stdout)
     result = succeed("info", "test_efficientnet")
@@ -324,7 +373,8 @@ def test_errors_are_one_line_with_exit_code_2(arguments, message):
 
 def test_a_transformer_is_refused_by_the_names_of_its_layers():
     message = fail("info", "vit_tiny_patch16_224")
-    assert "VisionTransformer owns ['cls_token', 'pos_embed']" in message
+    assert "VisionTransformer has 1 module with no" in message
+    assert "VisionTransformer owns cls_token and pos_embed" in message
 
 
 def test_weights_that_cannot_be_had_are_told_with_what_was_tried_and_nothing_is_written(tmp_path):
@@ -528,6 +578,20 @@ def test_certify_exits_with_1_unless_every_certificate_holds(measured, names, co
     records = json.loads(as_json.stdout)
     assert {name: record["passed"] for name, record in records.items()} == {name: name != "bad" for name in names}
     assert "Traceback" not in plain.stderr + as_json.stderr
+
+
+def test_certify_measures_the_others_where_one_cannot_be(monkeypatch):
+    def certify_architecture(name, **settings):
+        if name.startswith("bad"):
+            raise i2p_zoo.UnsupportedError(f"{name} has no sparse counterpart.")
+        return GOOD
+
+    monkeypatch.setattr(certificate, "certify_architecture", certify_architecture)
+    result = run("certify", "bad", "good")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("good: passed")
+    assert "i2p-zoo: 1 of 2 architectures failed: bad has no sparse counterpart." in result.stderr
+    assert list(json.loads(run("certify", "good", "bad", "--json").stdout)) == ["good"]
 
 
 def test_certify_passes_its_options_on_and_shows_a_bar_for_several_names_only(measured):

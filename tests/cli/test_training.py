@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import sys
 from pathlib import Path
 
@@ -15,10 +17,12 @@ import i2p_zoo
 from i2p_zoo.cli import main
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.data import specs, to_unit_sphere
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
-from tests.cli.conftest import fail, succeed
+from i2p_zoo.modules import class_names
+from tests.cli.conftest import fail, run, succeed
 from tests.finetune.conftest import shapes
 
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "6"]
@@ -102,7 +106,7 @@ def test_speedup_prints_both_curves_ends(network, data):
     result = succeed("speedup", "--model", network, "--data", data, *options)
     assert "seed 0: target" in result.stdout
     assert "image weights" in result.stdout
-    assert "1 steps with image weights end at" in result.stdout
+    assert "1 step with image weights: " in result.stdout
     assert "scratch" in result.stdout
 
 
@@ -228,6 +232,29 @@ def test_picture_that_cannot_be_drawn_is_told_before_the_work_begins(command, mo
     assert "pip install 'i2p-zoo[finetune]'" in fail(*command, "--picture", "a.png")
 
 
+@pytest.mark.parametrize("command", PICTURES.values(), ids=PICTURES.keys())
+def test_picture_of_an_unknown_ending_is_told_before_the_work_begins(command):
+    assert "a.xyz: a picture ends in .png" in fail(*command, "--picture", "a.xyz")
+
+
+def test_a_picture_that_a_full_disk_cuts_leaves_the_old_one(finished, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def cut(self, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", cut)
+    np.save("0.npy", shapes(1).points[0])
+    Path("old.png").write_bytes(b"old")
+    result = run("predict", finished[0] / "adapter", "0.npy", "--picture", "old.png")
+    assert result.exit_code == 2
+    assert result.stderr == "i2p-zoo: old.png: [Errno 28] No space left on device\n"
+    assert result.stdout.startswith("0.npy: "), "the answer was given"
+    assert sorted(path.name for path in Path().iterdir() if "png" in path.name) == ["old.png"]
+    assert Path("old.png").read_bytes() == b"old"
+
+
 def test_predict_names_classes_and_draws(finished, tmp_path):
     folder, _ = finished
     clouds = shapes(3)
@@ -263,6 +290,223 @@ def test_predict_names_the_file_that_cannot_be_read(finished, tmp_path):
     (tmp_path / "bad.off").write_text("no mesh")
     for name in ("bad.off", "missing.ply"):
         assert name in fail("predict", folder / "adapter", name)
+
+
+def test_predict_prints_each_answer_and_tells_the_bad_files_at_the_end(finished, tmp_path):
+    folder, _ = finished
+    clouds = shapes(2)
+    for number, points in enumerate(clouds.points):
+        np.save(f"{number}.npy", points)
+    Path("bad.off").write_text("no mesh")
+    names = ["0.npy", "bad.off", "missing.npy", "1.npy"]
+    result = run("predict", folder / "adapter", *names)
+    assert result.exit_code == 2
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["0.npy", "1.npy"]
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("i2p-zoo: ")]
+    assert re.search(r"^i2p-zoo: 2 of 4 files failed: bad\.off .* missing\.npy: no such file", line), line
+    as_json = run("predict", folder / "adapter", *names, "--json", "--picture", "classes.png")
+    assert as_json.exit_code == 2
+    assert list(json.loads(as_json.stdout)) == ["0.npy", "1.npy"]
+    assert Path("classes.png").stat().st_size > 1000
+    none = run("predict", folder / "adapter", "bad.off", "missing.npy", "--picture", "none.png")
+    assert (none.exit_code, none.stdout) == (2, "")
+    assert not Path("none.png").exists()
+
+
+def test_predict_answers_before_it_reads_the_next_file(finished, monkeypatch):
+    folder, _ = finished
+    np.save("0.npy", shapes(1).points[0])
+    from i2p_zoo.data.files import cloud_files
+
+    read = cloud_files.read_cloud
+
+    def interrupted(file, **options):
+        if str(file) == "1.npy":
+            raise KeyboardInterrupt
+        return read(file, **options)
+
+    monkeypatch.setattr(cloud_files, "read_cloud", interrupted)
+    result = run("predict", folder / "adapter", "0.npy", "1.npy")
+    assert (result.exit_code, result.stdout.split(":")[0]) == (130, "0.npy")
+
+
+def test_a_network_that_names_no_class_is_told_once_and_not_for_each_file(network, tmp_path):
+    i2p_zoo.from_pretrained(network, num_classes=0).save_pretrained("headless")
+    message = fail("predict", "headless", "a.npy", "b.npy")
+    assert "has no classifier" in message
+    assert "files failed" not in message
+
+
+def test_outputs_that_are_not_finite_are_an_error_and_no_json(network, monkeypatch):
+    np.save("0.npy", shapes(1).points[0] * np.float32(1e38))
+    np.save("1.npy", shapes(1).points[0])
+    result = run("predict", network, "0.npy", "1.npy", "--as-is", "--json")
+    assert result.exit_code == 2
+    assert list(json.loads(result.stdout, parse_constant=pytest.fail)) == ["1.npy"]
+    assert "0.npy" in result.stderr
+
+
+def test_json_of_figures_that_are_no_numbers_has_null(network, data, monkeypatch):
+    from i2p_zoo import analysis
+
+    nothing = analysis.NeuralCollapse(float("nan"), 1.0, None, float("inf"), None, None, None)
+    monkeypatch.setattr(analysis, "measure_collapse", lambda model, clouds: nothing)
+    (figures,) = json.loads(succeed("collapse", network, "--data", data, "--json").stdout, parse_constant=pytest.fail).values()
+    assert (figures["nc1"], figures["nc2_norms_means"], figures["nc2_angles_means"]) == (None, 1.0, None)
+
+
+def test_classes_that_were_trained_in_python_are_named_by_the_command(network):
+    clouds = shapes(24)
+    model = i2p_zoo.from_pretrained(network, num_classes=3, stem="point", voxel_size=0.2)
+    assert class_names(model) == ()
+    freeze(model, "all")
+    train(model, clouds, steps=1, batch_size=6)
+    model.save_pretrained("mine")
+    np.save("0.npy", clouds.points[0])
+    printed = json.loads(succeed("predict", "mine", "0.npy", "--json").stdout)
+    assert set(printed["0.npy"]) == set(clouds.classes)
+    other = i2p_zoo.from_pretrained("mine", num_classes=4)
+    assert class_names(other) == ()
+    other.save_pretrained("other")
+    assert set(json.loads(succeed("predict", "other", "0.npy", "--json", "--top", 4).stdout)["0.npy"]) == set("0123")
+
+
+def fail_in_first_batch(monkeypatch):
+    from i2p_zoo.finetune import trainer
+
+    def failing(self, number, samples):
+        raise InvalidInputError("the first batch cannot be made")
+
+    monkeypatch.setattr(trainer._Run, "update", failing)
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=["anew", "resumed"])
+def test_a_run_that_failed_in_its_first_batch_does_not_block_the_corrected_one(network, data, monkeypatch, more):
+    options = ["finetune", "--model", network, "--data", data, *FAST, "--out", "run"]
+    with monkeypatch.context() as patch:
+        fail_in_first_batch(patch)
+        assert "the first batch cannot be made" in fail(*options, "--features", "ones")
+    succeed(*options, *more)
+    assert json.loads(Path("run/metrics.json").read_text())["setup"]["features"] == "xyz"
+
+
+def test_a_series_whose_run_failed_in_its_first_batch_goes_on_corrected(network, data, monkeypatch):
+    options = [
+        "fewshot",
+        "--model",
+        network,
+        "--data",
+        data,
+        *FAST,
+        "--shots",
+        1,
+        "--trials",
+        1,
+        "--methods",
+        "all",
+        "--out",
+        "few",
+    ]
+    with monkeypatch.context() as patch:
+        fail_in_first_batch(patch)
+        fail(*options, "--features", "ones")
+    succeed(*options)
+
+
+def interrupt(monkeypatch, step):
+    """Presses Ctrl-C within a step."""
+    from i2p_zoo.finetune import trainer
+
+    update = trainer._Run.update
+
+    def interrupted(self, number, samples):
+        if number + 1 == step:
+            signal.raise_signal(signal.SIGINT)
+        return update(self, number, samples)
+
+    monkeypatch.setattr(trainer._Run, "update", interrupted)
+
+
+def test_ctrl_c_says_how_to_resume_and_the_run_goes_on_from_there(network, data, monkeypatch):
+    options = ["finetune", "--model", network, "--data", data, *FAST[:2], "--steps", 4, "--batch-size", 6, "--out", "run"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        result = run(*options)
+    assert (result.exit_code, result.stdout) == (130, "")
+    last = result.stderr.splitlines()[-1]
+    assert last == "i2p-zoo: interrupted: run holds the state after step 2; the same command with --resume goes on from there."
+    assert "resume it, or use another folder" in fail(*options), "what was trained is not thrown away"
+    steps = []
+    with monkeypatch.context() as patch:
+        from i2p_zoo.finetune import trainer
+
+        update = trainer._Run.update
+        patch.setattr(trainer._Run, "update", lambda self, number, s: steps.append(number + 1) or update(self, number, s))
+        succeed(*options, "--resume")
+    assert steps == [3, 4]
+
+
+def test_ctrl_c_before_the_first_step_and_in_a_series_say_what_to_do(network, data, monkeypatch):
+    options = ["--model", network, "--data", data, *FAST, "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("i2p_zoo.experiments.setup.freeze", lambda *args: signal.raise_signal(signal.SIGINT))
+        result = run("finetune", *options)
+    assert result.stderr.splitlines()[-1] == "i2p-zoo: interrupted: nothing was trained; run the same command again."
+    interrupt(monkeypatch, 1)
+    result = run("fewshot", *options[:-1], "few", "--shots", 1, "--trials", 1, "--methods", "all")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        "i2p-zoo: interrupted: few holds what was trained; the same command goes on from there."
+    )
+
+
+@pytest.fixture
+def half_normals(tmp_path):
+    """A folder data set in which all files but one have normals."""
+    for name in ("a/train/0", "a/test/0", "b/train/0", "b/train/1", "b/test/0"):
+        path = tmp_path / "half" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        points = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+        normals = points / np.linalg.norm(points, axis=1, keepdims=True)
+        np.savez(path, points=points, **({} if name == "b/train/1" else {"normals": normals}))
+    return "folder:half"
+
+
+COMMANDS_OF_CLOUDS = {
+    "finetune": ["finetune", "--features", "xyz,normals"],
+    "fewshot": ["fewshot", "--features", "xyz,normals", "--shots", "1", "--methods", "all"],
+    "ablate": ["ablate", "--vary", "features=ones;xyz,normals"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_CLOUDS.values(), ids=COMMANDS_OF_CLOUDS)
+def test_a_feature_that_one_file_lacks_is_told_before_training_by_that_file(network, half_normals, command, monkeypatch):
+    from i2p_zoo.experiments import run_folder
+
+    monkeypatch.setattr(run_folder, "train", lambda *args, **kwargs: pytest.fail("the training has begun"))
+    message = fail(*command, "--model", network, "--data", half_normals, *FAST, "--out", "run")
+    assert "The clouds have no normals" in message
+    assert str(Path("half/b/train/1.npz")) in message
+    assert "mapping" not in message
+
+
+SPECS = {
+    "shapes.npz": r"Did you mean npz:shapes\.npz\?",
+    "npzz:shapes.npz": r"Did you mean npz:shapes\.npz\?",
+    "npz:shaeps.npz": r"shaeps\.npz: no such file\..* Did you mean shapes\.npz\?",
+    "objects": r"Did you mean folder:objects\?",
+    "folder:object": r"object: no such folder\..* Did you mean objects\?",
+    "kicad-mni": r"Did you mean kicad-mini\?",
+    "npz:": r"Did you mean npz:PATH\?",
+}
+
+
+@pytest.mark.parametrize(("spec", "words"), SPECS.items(), ids=SPECS)
+def test_a_data_set_that_is_misspelt_is_told_with_what_is_near(network, spec, words):
+    Path("shapes.npz").touch()
+    Path("objects").mkdir()
+    message = fail("finetune", "--model", network, "--data", spec, *FAST, "--out", "run")
+    assert re.search(words, message), message
 
 
 def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):

@@ -39,7 +39,7 @@ def test_certified_architecture_is_recorded_with_its_figures():
 def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason():
     record = measure("vit_tiny_patch16_224")
     assert "passed" not in record
-    assert record["refused"] == "VisionTransformer has 1 modules with no sparse 3D counterpart, of VisionTransformer"
+    assert record["refused"] == "VisionTransformer has 1 module with no sparse 3D counterpart, of VisionTransformer"
 
 
 def test_architecture_that_inflates_and_cannot_run_is_refused_with_the_function():
@@ -166,7 +166,7 @@ def test_fresh_measures_again_and_keeps_the_rest(tmp_path, measured):
 def test_ledger_of_another_timm_is_begun_anew_for_every_architecture_alone(tmp_path, measured):
     path = tmp_path / "zoo.json"
     path.write_text(text := json.dumps({"timm": "0.0.1", "models": {"old": {"passed": True}}}))
-    with pytest.raises(InvalidInputError, match=rf"1 architectures of timm '0\.0\.1', and timm '{timm.__version__}'.*--all"):
+    with pytest.raises(InvalidInputError, match=rf"1 architecture of timm '0\.0\.1', and timm '{timm.__version__}'.*--all"):
         update_ledger(["a"], path, fresh=True)
     assert (path.read_text(), measured) == (text, [])
     assert update_ledger(["a"], path, everything=True) == {

@@ -90,3 +90,45 @@ def test_fingerprint_is_that_of_everything_a_run_reads():
     found = {dataclasses.replace(clouds, **changes).fingerprint() for changes in ({}, *changed)}
     assert len(found) == 5
     assert dataclasses.replace(clouds).fingerprint() in found
+
+
+def set_of(sizes, **features):
+    points = [np.ones((size, 3), np.float32) for size in sizes]
+    return CloudSet(points, np.zeros(len(sizes), np.int64), ("chair", "table"), **features)
+
+
+LINES = {
+    "one cloud": (set_of([5]), "CloudSet(1 cloud of 5 points; 2 classes: chair and table)"),
+    "clouds of several sizes": (set_of([1, 2048]), "CloudSet(2 clouds of 1 to 2,048 points; 2 classes: chair and table)"),
+    "features": (set_of([1], normals=[np.ones((1, 3))]), "CloudSet(1 cloud of 1 point, normals; 2 classes: chair and table)"),
+    "nothing": (set_of([5]).subset([]), "CloudSet(0 clouds of 0 points; 2 classes: chair and table)"),
+}
+
+
+@pytest.mark.parametrize(("clouds", "line"), LINES.values(), ids=LINES)
+def test_a_set_is_printed_in_one_line(clouds, line):
+    assert repr(clouds) == str(clouds) == line
+
+
+def test_a_large_set_of_many_classes_is_still_one_line():
+    names = tuple(f"class {number}" for number in range(500))
+    assert len(repr(CloudSet(np.ones((600, 9, 3), np.float32), np.zeros(600, np.int64), names))) < 250
+
+
+FEATURES = {
+    "both there": ({"normals": [np.ones((2, 3))], "rgb": [np.ones((2, 3))]}, "xyz, normals, rgb, ones", None),
+    "no normals": ({}, "xyz,normals", r"^The clouds have no normals, which the features xyz,normals need\.$"),
+    "one without": ({"lacking": {"rgb": "b/1.ply has none."}}, "rgb", r"^The clouds have no rgb, .* need\. b/1\.ply has none"),
+    "columns": ({}, "extra", "The clouds have no extra"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "features", "message"), FEATURES.values(), ids=FEATURES)
+def test_features_that_are_not_there_are_told_in_the_words_of_the_set(arrays, features, message):
+    clouds = set_of([2], **arrays)
+    for part in (clouds, clouds.subset([0, 0])):
+        if message is None:
+            part.require_features(features)
+        else:
+            with pytest.raises(InvalidInputError, match=message):
+                part.require_features(features)

@@ -82,7 +82,7 @@ def with_value(array, value):
 POINTS = RANDOM.normal(size=(9, 3)).astype(np.float32)
 LABELS = np.zeros(9, np.int64)
 MALFORMED = {
-    "no points": ({"points": None}, r"`points` and `labels`; it has \['labels'"),
+    "no points": ({"points": None}, r"`points` and `labels`; it has labels"),
     "no labels": ({"labels": None}, "`points` and `labels`"),
     "two columns": ({"points": POINTS[:, :2]}, r"\(N, 3\) or \(N, 4\).*float32 \(9, 2\)"),
     "five columns": ({"points": np.zeros((9, 5), np.float32)}, r"\(9, 5\)"),
@@ -156,7 +156,7 @@ def test_no_group_is_divided_and_about_the_fraction_held_out(groups, fraction, c
 
 
 def test_scenes_of_one_group_and_groups_of_other_scenes_are_refused():
-    with pytest.raises(InvalidInputError, match=r"0\.5 of 4 scenes in 1 groups cannot be held out"):
+    with pytest.raises(InvalidInputError, match=r"0\.5 of 4 scenes in 1 group cannot be held out"):
         hold_out_scenes(SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 4), 0.5)
     with pytest.raises(InvalidInputError, match="4 names and 3 groups"):
         SceneSet(tuple("abcd"), ("floor",), lambda number: {}, ("room",) * 3)
@@ -211,3 +211,11 @@ def test_scenes_that_may_differ_are_all_looked_at_before_a_training(varied, read
 def test_codes_are_as_many_as_classes():
     with pytest.raises(InvalidInputError, match="3 classes and 2 codes"):
         SceneSet(("hall",), ("floor", "wall", "door"), load_fourth, codes=(2, 6))
+
+
+def test_a_set_is_printed_in_one_line():
+    scenes = SceneSet(tuple(f"Area_1/room_{number}" for number in range(40)), ("floor", "wall"), lambda number: {})
+    assert repr(scenes) == (
+        "SceneSet(40 scenes: Area_1/room_0, Area_1/room_1, Area_1/room_2 and 37 more; 2 classes: floor and wall)"
+    )
+    assert repr(scenes.subset([])) == "SceneSet(0 scenes; 2 classes: floor and wall)"

@@ -33,7 +33,8 @@ def seen(monkeypatch):
 
 def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
-    result = run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
+    with_normals = [dataclasses.replace(split, normals=split.points) for split in splits]
+    result = run_ablation(Series(setup, *with_normals, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
     for chosen, options, _, held_out in seen:
         changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]

@@ -102,7 +102,7 @@ def test_the_converted_network_stays_as_a_checkpoint(demonstration):
 
 
 def test_the_text_tells_the_counts_and_the_accuracies(demonstration):
-    assert "3. Finetune on 8 real shapes of 3 classes, 1 steps, 1 seed(s)" in demonstration.text
+    assert "3. Finetune on 8 real shapes of 3 classes, 1 step, 1 seed" in demonstration.text
     for name, run in demonstration.metrics.items():
         (line,) = [line for line in demonstration.text.splitlines() if line.strip().startswith(name)]
         assert [float(value) for value in re.findall(r"([\d.]+) %", line)] == [

@@ -232,10 +232,10 @@ def interrupt(monkeypatch, after):
 
 
 OTHERS = {
-    "scratch": ({"scratch": True}, {}, "setup was"),
-    "mode": ({"mode": "io+stats"}, {}, "setup was"),
+    "scratch": ({"scratch": True}, {}, "scratch was no and is yes"),
+    "mode": ({"mode": "io+stats"}, {}, r"mode was io and is io\+stats"),
     "held out": ({}, {"held_out": 0.5}, "held_out was 0.25 and is 0.5"),
-    "clouds": ({}, {"splits": (shapes(24), shapes(12))}, "clouds was"),
+    "clouds": ({}, {"splits": (shapes(24), shapes(12))}, r"clouds\.test was 15 and is 12"),
 }
 
 
@@ -244,7 +244,7 @@ def test_interrupted_run_goes_on_as_itself_alone(network, splits, tmp_path, monk
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
-            run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, RunOptions(held_out=0.25))
+            run(setup_of(network, mode="io"), *splits, replace(OPTIONS, save_every=2), tmp_path, RunOptions(held_out=0.25))
     setup = setup_of(network, **{"mode": "io", **changes})
     arguments = {"held_out": 0.25, **arguments}
     train_set, test_set = arguments.pop("splits", splits)
@@ -259,7 +259,7 @@ def test_finished_run_on_other_clouds_is_not_taken_for_this_one(finished, networ
     folder, _ = finished
     setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3)
     moved = replace(splits[0], points=splits[0].points + np.float32(0.01))
-    with pytest.raises(InvalidInputError, match="of other settings: sha256 was"):
+    with pytest.raises(InvalidInputError, match="of other settings: the train data were others"):
         run(setup, moved, splits[1], options, folder, RunOptions(resume=True, held_out=0.25))
 
 

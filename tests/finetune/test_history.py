@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from i2p_zoo.finetune import History, train
+from i2p_zoo.finetune import Evaluation, History, Step, train
 from tests.finetune.conftest import shapes, tiny
 
 
@@ -19,3 +19,10 @@ def test_history_has_a_finite_entry_for_each_step():
     assert seconds == sorted(seconds)
     assert 0 < history.waited < seconds[-1]
     assert History.from_dict(json.loads(json.dumps(history.to_dict()))) == history
+
+
+def test_history_is_printed_in_one_line():
+    assert repr(History()) == "History(0 steps in 0 s)"
+    steps = [Step(number + 1, 2.0, 0.5, 0.1, 30.0) for number in range(300)]
+    evaluations = [Evaluation(step, {"top1": step / 1000}, 1.0) for step in (100, 200)]
+    assert repr(History(steps, evaluations)) == "History(300 steps in 30 s, loss 2; best at step 200: top1 0.2)"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import i2p_zoo
@@ -22,6 +23,7 @@ from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer,
 from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.finetune.trainer import make_accelerator
+from i2p_zoo.modules import class_names
 from tests.finetune.conftest import assert_same_bits, figures, no_clouds, resnet, shapes, state_of, tiny, train, without_norms
 
 ROOT = Path(__file__).parents[2]
@@ -174,12 +176,12 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path
     model = without_norms()
     with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step.*learning rate \(=1e\+30\)"):
         train(model, shapes(), learning_rate=1e30, steps=40, folder=tmp_path, save_every=1)
-    assert training_state.has_training_state(tmp_path)
+    assert training_state.count_steps(tmp_path) > 0
     assert not model.training
 
 
 def test_batch_that_does_not_divide_is_refused():
-    with pytest.raises(InvalidInputError, match="batch_size of 6 does not divide evenly among 1 processes with accumulate=4"):
+    with pytest.raises(InvalidInputError, match="batch_size of 6 does not divide evenly among 1 process with accumulate=4"):
         train(tiny(), shapes(), accumulate=4)
 
 
@@ -370,3 +372,29 @@ def test_the_bar_is_on_stderr_and_only_when_asked_for(capsys):
 
 def test_a_batch_larger_than_the_set_trains():
     assert len(train_for_real(tiny(), shapes(5), steps=2, batch_size=16).steps) == 2
+
+
+# --- What a network notes ---
+
+
+def test_training_notes_the_classes_of_clouds_in_a_network_of_as_many():
+    clouds = shapes()
+    model = resnet()
+    train(model, clouds, steps=1)
+    assert class_names(model) == clouds.classes
+    model.reset_classifier(5)
+    train(model, clouds, steps=1)
+    assert class_names(model) == (), "five outputs are not these three classes"
+    model.fc = nn.Linear(model.num_features, 3)
+    train(model, clouds, steps=1)
+    assert class_names(model) == clouds.classes
+
+
+def test_a_feature_that_clouds_lack_is_told_before_anything_is_written(tmp_path):
+    model = resnet()
+    model.settings = model.settings.changed(features="normals")
+    with pytest.raises(InvalidInputError, match="The clouds have no normals"):
+        train(model, shapes(), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InvalidInputError, match="The clouds have no normals"):
+        evaluate(model, shapes())

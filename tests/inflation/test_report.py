@@ -199,3 +199,10 @@ def test_classifier_reset_many_times_is_reported_each_time():
             new = {record.key for record in model.report.records if record.reason == f"classifier of {classes} classes"}
             assert new == {"fc.weight", "fc.bias"}
             assert model.get_parameter("fc.bias").shape == (classes,)
+
+
+def test_a_report_is_printed_in_one_line():
+    assert repr(inflate(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))).report) == (
+        "InflationReport(7 tensors: 6 copied, 1 inflated)"
+    )
+    assert repr(InflationReport([])) == "InflationReport(0 tensors)"

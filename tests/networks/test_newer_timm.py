@@ -68,8 +68,8 @@ def test_each_error_names_what_is_missing_and_the_handler_to_write_until_the_net
     with pytest.raises(UnsupportedError) as caught:
         inflate(model)
     message = str(caught.value)
-    assert f"leaf: {__name__}.CosineConv2d owns ['filters']" in message
-    assert "Network has 1 modules with no sparse 3D counterpart" in message
+    assert f"leaf: {__name__}.CosineConv2d owns filters" in message
+    assert "Network has 1 module with no sparse 3D counterpart" in message
     assert "Register a counterpart with `@i2p_zoo.replaces(type)`" in message
 
     @replaces(CosineConv2d)

@@ -144,3 +144,10 @@ def test_scores_can_be_written_as_json():
         "per_class": {"floor": 1.0, "wall": 0.5, "door": 0.0, "chair": None},
         "confusion": [[2, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
     }
+
+
+def test_scores_are_printed_without_their_table():
+    counter = ConfusionCounter(("floor", "wall"))
+    counter.add(np.array([0, 1]), np.array([0, 1]))
+    assert "confusion" not in repr(counter.scores())
+    assert "\n" not in repr(counter.scores())

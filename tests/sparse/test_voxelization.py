@@ -362,6 +362,8 @@ POINT = [[0.0, 0.0, 0.0]]
         (np.array([[0, 0, 0, np.nan]]), {}, r"has 1 values.*\(0, 3\)"),
         (POINT, {}, r"Cloud 0.*got shape \(3,\)"),
         (np.zeros((8, 9, 3), np.uint8), {}, r"uint8 \(8, 9, 3\), as images are"),
+        (np.zeros((1, 3, 4, 4, 4)), {}, r"\(1, 3, 4, 4, 4\): `SparseTensor.from_dense` takes \(B, C, D, H, W\) volumes"),
+        (torch.zeros((1, 3, 4, 4)), {}, r"\(1, 3, 4, 4\): `image_to_plane` takes"),
         (np.zeros((3, 100)), {}, r"Cloud 0 is \(3, 100\), of more columns than points.*Transpose"),
         (torch.zeros((3, 32, 32)), {"features": ["xyz", "ones"]}, r"Cloud 0 is \(32, 32\).*image_to_plane"),
         (np.array([[0, 2.0**31, 0]]), {"voxel_size": 1.0}, r"Cloud 0 reaches voxel 2\.15e\+09 at voxel_size=1\.0.*2\*\*30"),

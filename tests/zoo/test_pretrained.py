@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import shutil
@@ -281,7 +282,13 @@ FAILING_REPOSITORIES = {  # changes of the files, access, fault: error and words
         ["config.json", "no block `i2p`"],
     ),
     "pickle as weights": ({WEIGHTS: b"\x80\x04K\x01." * 9}, {}, None, "CheckpointError", ["model.safetensors"]),
-    "Hub fails": ({}, {}, ("api", 500), "NotFoundError", ["acme/net on the Hub: not reached", "500"]),
+    "Hub fails": (
+        {},
+        {},
+        ("api", 500),
+        "NotFoundError",
+        ["acme/net on the Hub: http", "answers with 500 Internal Server Error"],
+    ),
     "Hub refuses the token": ({}, {}, ("api", 401), "HubError", ["acme/net: the Hub refuses", "401", "hf auth login"]),
     "Hub forbids": ({}, {}, ("api", 403), "HubError", ["acme/net: the Hub refuses", "403", "HF_HUB_OFFLINE"]),
     "weights cut": ({}, {}, (WEIGHTS, "cut"), "HubError", ["acme/net: fetching 'model.safetensors' failed"]),
@@ -535,3 +542,28 @@ def test_describe_tells_a_folder_and_a_name_in_json(folder):
         assert (facts["num_classes"], facts["in_chans"]) == (1000, 3)
     with pytest.raises(NotFoundError, match="i2p-test_resnet"):
         describe("i2p-test_resnett")
+
+
+def test_a_cache_that_cannot_be_written_serves_what_it_holds(folder, tmp_path, monkeypatch):
+    """As an administrator's, mounted for all: no lock can be made beside the network."""
+    shutil.copytree(folder, tmp_path / "converted" / f"{NAME}-center")
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for place, name in ((hub_module, "FileLock"), (Path, "mkdir"), (Path, "touch")):
+        monkeypatch.setattr(place, name, read_only)
+    assert fingerprint(i2p_zoo.from_pretrained(NAME)) == fingerprint(load_folder(folder, build_network))
+    with pytest.raises(i2p_zoo.CacheError, match=r"Read-only file system.*set I2P_ZOO_CACHE"):
+        i2p_zoo.from_pretrained(NAME, inflation="average")
+
+
+@pytest.mark.parametrize("tag", ["in12k", "in12k_ft_in1k"])
+def test_describe_is_of_the_tag_that_is_asked_for(tag):
+    config = timm.get_pretrained_cfg(f"convnext_nano.{tag}")
+    facts = describe(f"convnext_nano.{tag}")
+    assert (facts["num_classes"], list(facts["input_size"])) == (config.num_classes, list(config.input_size))
+    with pytest.raises(NotFoundError, match=r"has no weights 'no_such_tag' of convnext_nano; it has .*in12k"):
+        describe("convnext_nano.no_such_tag")

@@ -19,6 +19,7 @@ from i2p_zoo.data.files.polygons import sample_surface
 from i2p_zoo.data.files.raw_floats import is_gltf_buffer
 from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.wording import near_paths, suggest
 
 SUFFIXES = (*READERS, *SCENE_READERS, *COLUMN_READERS)
 _BLOCK = 2**14  # rows that are converted at a time
@@ -133,7 +134,7 @@ def is_cloud_file(path: Path) -> bool:
 
 def _check_path(path: Path) -> None:
     if not path.exists():
-        raise NotFoundError(f"{path}: no such file.")
+        raise NotFoundError(f"{path}: no such file.{suggest(near_paths(path))}")
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder; expected one file, of {', '.join(SUFFIXES)}.")
     if path.suffix.lower() not in SUFFIXES:

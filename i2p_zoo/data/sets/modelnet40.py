@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _load_hdf5(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
         classes = tuple(names.read_text(encoding="utf-8", errors="replace").split())
         if len(classes) != len(CLASSES):
             raise InvalidInputError(f"{names}: expected the names of {len(CLASSES)} classes; found {len(classes)}.")
-    train, test = (read_hdf5(_hdf5_files(folder, split), len(CLASSES)) for split in ("train", "test"))
+    train, test = (dict[str, Any](read_hdf5(_hdf5_files(folder, split), len(CLASSES))) for split in ("train", "test"))
     if check:
         check_counts(folder, (len(train["labels"]), len(test["labels"])), HDF5_COUNTS)
     sets = [CloudSet(classes=classes, normalization=UNIT_SPHERE, **split) for split in (train, test)]

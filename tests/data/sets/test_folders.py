@@ -126,9 +126,9 @@ def test_normals_and_colours_come_where_every_file_has_them(tmp_path):
         splits = load_folder(tmp_path)
     for clouds in splits:
         assert clouds.rgb is None
-        clouds.check_features("xyz,normals")
-        with pytest.raises(InvalidInputError, match=r"'rgb' is missing: .* coordinates and normals\..*partial\.npz"):
-            clouds.check_features("xyz,rgb")
+        clouds.require_features("xyz,normals")
+        with pytest.raises(InvalidInputError, match=r"The clouds have no rgb, .* need\. .*partial\.npz"):
+            clouds.require_features("xyz,rgb")
         assert len(clouds.normals) == len(clouds)
 
 
