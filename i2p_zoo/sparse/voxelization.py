@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
 from i2p_zoo.sparse.geometry import check_axis, insert_axis
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.voxel_grid import average_voxels, find_voxels
 
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 
@@ -72,19 +72,16 @@ def voxelize(
     columns = [_point_features(part, features, number, len(parts)) for number, part in enumerate(parts)]
     if len({part.shape[1] for part in columns}) > 1:
         raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
-    values = torch.cat(columns)
-    coords = torch.cat([_voxel_coords(part["positions"], voxel_size, number) for number, part in enumerate(parts)])
-    sites, index = unique_rows(coords)
+    values = columns[0] if len(columns) == 1 else torch.cat(columns)
+    sites, index = find_voxels([part["positions"] for part in parts], voxel_size)
     if reduce == "mean":
-        counts = torch.bincount(index, minlength=len(sites))
-        sums = values.new_zeros((len(sites), values.shape[1]), dtype=torch.float64).index_add(0, index, values.double())
-        voxels = (sums / counts[:, None]).to(values.dtype)  # in float32 the mean of many points can leave their voxel
+        voxels = average_voxels(values, index, len(sites))
     else:
         first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
-        first = first.scatter_reduce(0, index, torch.arange(len(index), device=index.device), "amin")
+        first = first.scatter_reduce(0, index.long(), torch.arange(len(index), device=index.device), "amin")
         voxels = values[first]
     x = SparseTensor(voxels, sites, batch_size=len(parts))
-    return (x, index) if return_index else x
+    return (x, index.long()) if return_index else x
 
 
 def split_clouds(points: Any) -> list[Any]:
@@ -130,8 +127,9 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
     for name in set(part) - {"points"}:
         if tuple(part[name].shape) != (shape[0], 3):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, 3); got {tuple(part[name].shape)}.")
-    points = _as_tensor(fields["points"], "points", number)
-    return {**part, "positions": points[:, :3].detach().double()}  # large integers are no float32
+    positions = _as_tensor(fields["points"], "points", number)[:, :3].detach()
+    exact = positions if positions.dtype == torch.float32 else positions.double()  # large integers are no float32
+    return {**part, "positions": exact}
 
 
 def _as_tensor(value: Any, name: str, number: int) -> Tensor:
@@ -146,28 +144,13 @@ def _as_float(tensor: Tensor, name: str, number: int) -> Tensor:
         raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
     scaled = name == "rgb" and tensor.dtype == torch.uint8
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    bad = (~torch.isfinite(tensor)).nonzero()
+    bad = () if bool(tensor.detach().sum().isfinite()) else (~torch.isfinite(tensor)).nonzero()
     if len(bad):
         at = tuple(bad[0].tolist())
         raise InvalidInputError(
             f"`{name}` of cloud {number} has {len(bad)} values that are NaN or infinite, the first at {at}."
         )
     return tensor / 255 if scaled else tensor
-
-
-def _voxel_coords(positions: Tensor, voxel_size: float, number: int) -> Tensor:
-    """(N, 4) int32 from (N, 3) float64, so that a border does not depend on the points' dtype."""
-    scaled = torch.floor(positions / voxel_size)
-    largest = float(scaled.abs().max())
-    if largest > MAX_COORDINATE:
-        raise InvalidInputError(
-            f"Cloud {number} reaches voxel {largest:.3g} at voxel_size={voxel_size}; coordinates must lie within +-2**30. "
-            "Use a larger voxel size or move the cloud nearer to the origin."
-        )
-    coords = torch.empty((len(positions), 4), dtype=torch.int32, device=positions.device)
-    coords[:, 0] = number
-    coords[:, 1:] = scaled.flip(1)
-    return coords
 
 
 def _point_features(part: dict[str, Tensor], features: Any, number: int, count: int) -> Tensor:
@@ -180,7 +163,8 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
                 f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
                 "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
-        return torch.cat([_named_feature(part, name, number) for name in names], dim=1)
+        values = [_named_feature(part, name, number) for name in names]
+        return values[0] if len(values) == 1 else torch.cat(values, dim=1)
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
     if several and len(features) != count:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
