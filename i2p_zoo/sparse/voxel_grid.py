@@ -70,6 +70,7 @@ def average_voxels(values: Tensor, index: Tensor, voxels: int) -> Tensor:
         rows = index.long()
         sums = values.new_zeros((voxels, values.shape[1]), dtype=torch.float64).index_add(0, rows, values.double())
         return (sums / torch.bincount(rows, minlength=voxels)[:, None]).to(values.dtype)
-    sums, out = np.zeros((voxels, values.shape[1] + 1)), values.new_empty((voxels, values.shape[1]))
-    run_chunks(voxel_means.average_points, chunk_bounds(voxels), values.detach().contiguous(), index, sums, out)
+    out = values.new_empty((voxels, values.shape[1]))
+    arrays = (values.detach().contiguous(), index, np.zeros((voxels, values.shape[1] + 1)), out)
+    run_chunks(voxel_means.average_points, chunk_bounds(voxels), *arrays)
     return out

@@ -144,7 +144,8 @@ def _as_float(tensor: Tensor, name: str, number: int) -> Tensor:
         raise InvalidInputError(f"`{name}` of cloud {number} must hold real numbers; got {tensor.dtype}.")
     scaled = name == "rgb" and tensor.dtype == torch.uint8
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    bad = () if bool(tensor.detach().sum().isfinite()) else (~torch.isfinite(tensor)).nonzero()
+    is_finite = bool(tensor.detach().sum().isfinite())  # one pass; a sum that overflows is looked into
+    bad = tensor.new_empty(0) if is_finite else (~torch.isfinite(tensor)).nonzero()
     if len(bad):
         at = tuple(bad[0].tolist())
         raise InvalidInputError(
@@ -163,8 +164,8 @@ def _point_features(part: dict[str, Tensor], features: Any, number: int, count: 
                 f"Cloud {number} is {tuple(points.shape)}, of more columns than points, and features {','.join(names)} use "
                 "x, y, z alone. Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
-        values = [_named_feature(part, name, number) for name in names]
-        return values[0] if len(values) == 1 else torch.cat(values, dim=1)
+        named = [_named_feature(part, name, number) for name in names]
+        return named[0] if len(named) == 1 else torch.cat(named, dim=1)
     several = isinstance(features, list | tuple) or getattr(features, "ndim", 0) == 3
     if several and len(features) != count:
         raise InvalidInputError(f"`features` must be a list of {count} arrays, one a cloud; got {len(features)}.")
