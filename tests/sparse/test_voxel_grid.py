@@ -82,3 +82,17 @@ def test_values_that_are_a_view_mean_what_they_show():
     values = torch.from_numpy(normal(600, 6))
     index = torch.arange(600) % 7
     assert torch.equal(average_voxels(values[:, ::2], index, 7), average_voxels(values[:, ::2].contiguous(), index, 7))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_and_averages_the_same_voxels():
+    clouds = [torch.from_numpy(normal(2000, seed=seed)) for seed in (1, 2)]
+    results = []
+    for device in ("cpu", "cuda"):
+        sites, index = find_voxels([cloud.to(device) for cloud in clouds], 0.3)
+        means = average_voxels(torch.cat(clouds).to(device), index, len(sites))
+        results.append([sites.cpu(), index.long().cpu(), means.cpu()])
+    (sites, index, means), (sites_of_gpu, index_of_gpu, means_of_gpu) = results
+    assert torch.equal(sites, sites_of_gpu)
+    assert torch.equal(index, index_of_gpu)
+    torch.testing.assert_close(means, means_of_gpu, rtol=1e-6, atol=1e-7)
