@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import checkpoints, layers, networks, readers, scale, sites
 from benchmarks.page import write_page
-from benchmarks.timing import Result, keep_heap
+from benchmarks.timing import Result
+from i2p_zoo import keep_freed_memory
 
 BENCHMARKS = {
     "dense": layers.dense,
@@ -34,8 +35,9 @@ BENCHMARKS = {
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/bench"), help="Where results.json and ratios.png go.")
 @click.option("--page", type=click.Path(path_type=Path), help="Also write the results as a page of Markdown.")
+@click.option("--keep-memory", is_flag=True, help="As in the commands of i2p-zoo: `i2p_zoo.keep_freed_memory()`.")
 @click.option("--quick", is_flag=True, help="Small cases only, to see that everything runs.")
-def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> None:
+def main(names: tuple[str, ...], out: Path, page: Path | None, keep_memory: bool, quick: bool) -> None:
     """Time ours and the peers in turns and print the ratios; NAMES choose among the benchmarks, by default all.
 
     Nothing else should run on the machine.
@@ -43,8 +45,10 @@ def main(names: tuple[str, ...], out: Path, page: Path | None, quick: bool) -> N
     Example: python -m benchmarks dense depthwise
     """
     machine = {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine["memory"] = "kept (`--keep-memory`)" if keep_memory else "as Python has it"
     click.echo(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
-    keep_heap()
+    if keep_memory:
+        keep_freed_memory()
     results: list[Result] = []
     for name in names or BENCHMARKS:
         for result in BENCHMARKS[name](quick):

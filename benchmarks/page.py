@@ -9,8 +9,8 @@ from benchmarks.timing import Result
 _HEAD = """# Performance
 
 Ratios of seconds, contestants in turns within one run, each turn an untimed call and a timed one: the median of the rounds
-and, in brackets, their quartiles. A ratio "peer / ours" above 1 means that ours is faster. The heap keeps what is freed, so
-that no call pays at random for new pages (`benchmarks.timing.keep_heap`).
+and, in brackets, their quartiles. A ratio "peer / ours" above 1 means that ours is faster. The process is one as users have
+it; `--keep-memory` calls `i2p_zoo.keep_freed_memory()` first, as the commands of `i2p-zoo` do. This page: memory {memory}.
 
 Before they are timed, forward passes of layers are checked against float64, depthwise weight gradients, networks and kernel
 maps against the peer, the number of voxels against numpy, a loaded network against the saved one. Not checked: the dense
@@ -23,7 +23,8 @@ Measured on: {processor}, {threads} threads, torch {torch}. On a GPU: see the en
 
 - *GEMM*: one `torch.mm` of the same FLOPs, the machine's limit.
 - *spconv*: 2.3.8's CPU engine, its pairs made beforehand. With more than one thread it has a data race and its results are
-  wrong; it is timed so for the record.
+  wrong; it is timed so for the record. Its voxelizer keeps a table of the box from call to call and the first five points of a
+  voxel; ours takes any box, all points, sums in float64 and sorts the voxels.
 - *gather-scatter*: per tap, a gather, a product and a scatter-add in torch; in networks, torch's normalisation as well.
 - *all taps*: the same network with weights changed by 1e-7, so that no tap is empty and none repeats.
 

@@ -7,16 +7,13 @@ an untimed call, so that nobody pays for the caches that another has left.
 
 from __future__ import annotations
 
-import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Times = dict[str, list[float]]
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass
@@ -60,16 +57,6 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""
         return {**asdict(self), "met": self.met}
-
-
-def keep_heap() -> None:
-    """Lets glibc keep what is freed at the end of the heap.
-
-    Otherwise whether a call gets its memory anew from the system, page by page, hangs on what happens to stand behind it.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # as large as it may be
 
 
 def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int = 9, budget: float = 20.0) -> Times:

@@ -28,6 +28,7 @@ from .networks.point_cloud_model import PointCloudModel as PointCloudModel
 from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
 from .sparse.engines.selection import use_engine as use_engine
+from .sparse.memory import keep_freed_memory as keep_freed_memory
 from .sparse.tensor import SparseTensor as SparseTensor
 from .sparse.voxelization import image_to_plane as image_to_plane
 from .sparse.voxelization import voxelize as voxelize

@@ -7,6 +7,7 @@ import click
 from i2p_zoo import __version__
 from i2p_zoo.cli import catalog, inspection, segment, training
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
+from i2p_zoo.sparse.memory import keep_freed_memory
 
 
 @click.group("i2p-zoo", cls=ErrorLines, context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +18,7 @@ def main(debug: bool) -> None:
 
     Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0
     """
+    keep_freed_memory()
 
 
 for _command in (

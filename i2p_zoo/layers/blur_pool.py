@@ -13,6 +13,7 @@ from i2p_zoo.layers.registry import keep, replaces
 from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.geometry import AXES, Triple, Window, as_pair
 from i2p_zoo.sparse.kernel_maps import kernel_map, window_sites
+from i2p_zoo.sparse.pooling import in_single
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution, with_window
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window
@@ -50,7 +51,7 @@ class SparseBlurPool3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Blurs and strides (N, C) features."""
-        x = x.apply_padding()
+        dtype, x = x.dtype, in_single(x.apply_padding())
         size = (self.filt_size, self.filt_size)
         window, level = plan_window(x, size, as_pair(self.stride), self.padding, depth=1, axis=AXES[self.axis])
         channels = x.features.shape[1]
@@ -60,14 +61,15 @@ class SparseBlurPool3d(nn.Module):
             coords, shape, kmap = window_sites(x.cache, x.coords, None, window)
             total = convolve(x.features, weight, kmap, channels)
             norm = convolve(x.features.new_ones(len(x.coords), 1), weight[:1], kmap, 1)
-            return with_window(x, total / norm.clamp(min=torch.finfo(x.dtype).tiny), coords, shape, window, level)
+            mean = total / norm.clamp(min=torch.finfo(x.dtype).tiny)
+            return with_window(x, mean.to(dtype), coords, shape, window, level)
         if self.pad_mode == "constant":
-            return sparse_convolution(x, weight, None, window, channels, level)
+            return sparse_convolution(x, weight, None, window, channels, level).to(dtype)
         out_coords, shape, _ = window_sites(x.cache, x.coords, x.spatial_shape, window)
         rows, padded = reflected_sites(x.cache, x.coords, x.spatial_shape, window)
         kmap = kernel_map(x.cache, padded, out_coords, window)
         out = convolve(x.features.index_select(0, rows), weight, kmap, channels)
-        return with_window(x, out, out_coords, shape, window, level)
+        return with_window(x, out.to(dtype), out_coords, shape, window, level)
 
 
 keep(SparseBlurPool3d)

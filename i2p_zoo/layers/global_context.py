@@ -9,6 +9,7 @@ from timm.layers.global_context import GlobalContext
 from torch import nn
 
 from i2p_zoo.layers.registry import replaces, take_over
+from i2p_zoo.sparse.pooling import in_single
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -29,10 +30,10 @@ class SparseGlobalContext(nn.Module):
         """Gates (N, C) features."""
         parts: Any = self
         if parts.conv_attn is not None:
-            score = parts.conv_attn(x)
+            score = in_single(parts.conv_attn(x))  # more voxels than float16 can count
             weights = (score - score.amax(dim=(2, 3), keepdim=True).detach()).exp()
-            total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-            context = (x * weights).sum(dim=(2, 3), keepdim=True) / total
+            total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(score.dtype).tiny)
+            context = ((in_single(x) * weights).sum(dim=(2, 3), keepdim=True) / total).to(x.dtype)
         else:
             context = x.mean(dim=(2, 3), keepdim=True)
         if parts.mlp_scale is not None:

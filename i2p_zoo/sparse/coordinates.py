@@ -17,9 +17,9 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.geometry import Triple
+from i2p_zoo.sparse.voxel_keys import Box, column_bounds, rank_keys
 
 MAX_COORDINATE = 2**30
-_KEY_LIMIT = 2**62
 
 
 @dataclass
@@ -79,7 +79,7 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
         raise InvalidInputError(f"`coords` must be integers (int32); got {coords.dtype}. Use `voxelize` for points in metres.")
     if len(coords) == 0:
         raise InvalidInputError("`coords` has no rows: a sparse tensor needs at least one voxel.")
-    low, high = (c.tolist() for c in torch.aminmax(coords.long(), dim=0))
+    low, high = column_bounds(coords)
     if min(low) < -MAX_COORDINATE or max(high) > MAX_COORDINATE:
         raise InvalidInputError(
             f"Coordinates must lie within +-2**30; got columns (batch, z, y, x) from {low} to {high}. "
@@ -116,21 +116,16 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
 
 
 def pack(coords: Tensor) -> Tensor:
-    """Packs each row of (N, 4) coordinates into one int64 whose order is the rows' lexicographic order.
+    """Packs each row of (N, 4) int32 coordinates into one int64 whose order is the rows' lexicographic order.
 
     Raises:
         InvalidInputError: the box around the coordinates has more than 2**62 voxels.
     """
-    wide = coords.long()
-    low, high = torch.aminmax(wide, dim=0)
-    extents = (high - low + 1).tolist()
-    if extents[0] * extents[1] * extents[2] * extents[3] > _KEY_LIMIT:
-        raise InvalidInputError(
-            f"The box around the coordinates, {extents} (batch, z, y, x) voxels, has more than 2**62 voxels. "
-            "Use a larger voxel size or remove outlying points."
-        )
-    wide = wide - low
-    keys: Tensor = ((wide[:, 0] * extents[1] + wide[:, 1]) * extents[2] + wide[:, 2]) * extents[3] + wide[:, 3]
+    box = Box.around(*column_bounds(coords))
+    if coords.device.type == "cpu":
+        return torch.from_numpy(box.pack(coords))
+    wide = coords.long() - torch.tensor(box.low, device=coords.device)
+    keys: Tensor = ((wide[:, 0] * box.extents[1] + wide[:, 1]) * box.extents[2] + wide[:, 2]) * box.extents[3] + wide[:, 3]
     return keys
 
 
@@ -143,9 +138,12 @@ def sorting_order(coords: Tensor) -> Tensor | None:
 
 
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the sorted distinct rows (M, 4) of (N, 4) coordinates, and for each row (N,) which one it is."""
-    keys = pack(coords)
-    distinct, inverse = torch.unique(keys, return_inverse=True)
+    """Returns the sorted distinct rows (M, 4) of (N, 4) int32 coordinates, and for each row (N,) int64 which one it is."""
+    if coords.device.type == "cpu" and len(coords):
+        box = Box.around(*column_bounds(coords))
+        ranks = box.pack(coords, box.key_type)
+        return box.unpack(rank_keys(ranks, box.volume)), torch.from_numpy(ranks).long()
+    distinct, inverse = torch.unique(pack(coords), return_inverse=True)
     unique = coords.new_empty((len(distinct), 4))
     unique[inverse] = coords
     return unique, inverse

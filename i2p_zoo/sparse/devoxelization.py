@@ -9,6 +9,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.geometry import Window
 from i2p_zoo.sparse.kernel_maps import kernel_map
+from i2p_zoo.sparse.pooling import in_single
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -42,15 +43,16 @@ def devoxelize(x: SparseTensor, positions: Tensor, index: Tensor | None = None, 
     coords = torch.cat([positions[:, :1].int(), corner.int()], dim=1)
     corners, row = unique_rows(coords)
     kmap = kernel_map(x.cache, x.coords, corners.contiguous(), Window(kernel=(2, 2, 2)))
-    out = x.features.new_zeros((len(positions), x.features.shape[1]))
-    total = x.features.new_zeros((len(positions), 1))
+    features = in_single(x).features
+    out = features.new_zeros((len(positions), features.shape[1]))
+    total = features.new_zeros((len(positions), 1))
     for tap, table in zip(kmap.taps, kmap.table, strict=True):
         bits = ((tap >> 2) & 1, (tap >> 1) & 1, tap & 1)
         weight = torch.stack([part[:, a] if bit else 1 - part[:, a] for a, bit in enumerate(bits)], 1).prod(1)
         source = table.long()[row]
-        known = (source >= 0).to(x.features.dtype)
-        weight = (weight.to(x.features.dtype) * known)[:, None]
-        out = out + weight * x.features[source.clamp(min=0)]
+        known = (source >= 0).to(features.dtype)
+        weight = (weight.to(features.dtype) * known)[:, None]
+        out = out + weight * features[source.clamp(min=0)]
         total = total + weight
     lone = total < 1e-6
-    return torch.where(lone, x.features[index], out / total.clamp(min=1e-6))
+    return torch.where(lone, features[index], out / total.clamp(min=1e-6)).to(x.dtype)

@@ -50,9 +50,10 @@ def refuse_masked(value: Any, place: str) -> None:
 def as_finite(tensor: Tensor, place: str) -> Tensor:
     """Returns float64 as it is and any other type as float32; raises InvalidInputError for NaN and infinite values."""
     values = tensor if tensor.dtype == torch.float64 else tensor.float()
-    is_finite = torch.isfinite(values)
-    if not bool(is_finite.all()):
-        bad = (~is_finite).nonzero()
+    if bool(values.detach().sum().isfinite()):  # one pass; a sum that overflows is looked into
+        return values
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
         first = tuple(bad[0].tolist())
         raise InvalidInputError(f"{place} has {len(bad)} values that are NaN or infinite, the first at {first}.")
     return values

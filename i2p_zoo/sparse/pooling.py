@@ -50,7 +50,7 @@ def average_pool(
         divisor: torch's `divisor_override`.
     """
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
-    flat = x.features.flatten(1)
+    flat = in_single(x).features.flatten(1)
     ones = flat.new_ones((flat.shape[1], *window.kernel, 1))
     total = convolve(flat, ones, kmap, groups=flat.shape[1])
     if divisor is not None:
@@ -60,7 +60,7 @@ def average_pool(
     else:
         margins = (window.before, window.after) if count_padding else (window.given_before, window.given_after)
         count = _count_positions(coords, x.spatial_shape, window, *margins).to(flat.dtype).clamp(min=1)
-    out = (total / count[:, None]).unflatten(1, x.features.shape[1:])
+    out = (total / count[:, None]).to(x.dtype).unflatten(1, x.features.shape[1:])
     return with_window(x, out, coords, shape, window, level)
 
 

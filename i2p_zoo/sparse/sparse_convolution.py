@@ -48,9 +48,7 @@ def sparse_convolution(
         same = x.derive(F.linear(features, weight.flatten(1), bias))
         return same if level is None else same.with_plan(level=level)  # a strided one that runs at stride 1 is a halving too
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
-    out = convolve(features, weight, kmap, groups)
-    if bias is not None:
-        out = out + bias
+    out = convolve(features, weight, kmap, groups, bias)
     return with_window(x, out, coords, shape, window, level)
 
 
@@ -66,8 +64,19 @@ def with_window(
     return out if level is None else out.with_plan(level=level)
 
 
-def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
-    """Applies (C_out, kz, ky, kx, C_in / groups) weights over a kernel map: (N_in, C_in) -> (N_out, C_out)."""
+def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, bias: Tensor | None = None) -> Tensor:
+    """Applies (C_out, kz, ky, kx, C_in / groups) weights over a kernel map: (N_in, C_in) -> (N_out, C_out).
+
+    On a CPU half precision is computed in float32 and rounded once, as torch's own convolutions do.
+    """
+    if features.device.type == "cpu" and features.dtype in (torch.float16, torch.bfloat16):
+        wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
+        return convolve(*wide).to(features.dtype)
+    out = _sum_taps(features, weight, kmap, groups)
+    return out if bias is None else out + bias
+
+
+def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
     taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
     if groups > 1 and taps.shape[2] == 1:
         multiplier = taps.shape[0] // groups

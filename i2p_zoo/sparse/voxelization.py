@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
 from i2p_zoo.sparse.geometry import check_axis, check_voxel_size, insert_axis
 from i2p_zoo.sparse.point_features import FIELD, is_field, parse_features
 from i2p_zoo.sparse.point_values import as_finite, as_tensor, to_fractions, to_unit_normals
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.voxel_grid import Positions, average_voxels, find_voxels, read_positions
 
 _MOST_COLUMNS = 16  # of points, where these are no more and the columns beyond x, y, z not used: else it is an image
 _FAR = 2**16  # voxels from the origin, from where on coordinates are no features: float32 has 64 steps a voxel there
@@ -98,27 +97,25 @@ def voxelize(
     parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
     is_named = isinstance(features, str) or (isinstance(features, list | tuple) and features and isinstance(features[0], str))
     names = parse_features(features) if is_named else ()
-    coords = torch.cat([_voxel_coords(part["positions"], part["points"].dtype, size, n) for n, part in enumerate(parts)])
+    positions = [read_positions(part["points"], size, number) for number, part in enumerate(parts)]
     if "xyz" in names:
-        for number, part in enumerate(parts):
-            _check_place(part["positions"], size, number)
+        for number, cloud in enumerate(positions):
+            _check_place(cloud, size, number)
+    sites, index = find_voxels(positions, size)
     if "rgb" in names:
         _read_colors_(parts, rgb_mean, rgb_std)
     columns = _named_features(parts, names) if names else _given_features(parts, features)
     if len({part.shape[1] for part in columns}) > 1:
         raise InvalidInputError(f"Features must be as many for every cloud; got {[part.shape[1] for part in columns]}.")
-    values = torch.cat(columns)
-    sites, index = unique_rows(coords)
+    values = columns[0] if len(columns) == 1 else torch.cat(columns)
     if reduce == "mean":
-        counts = torch.bincount(index, minlength=len(sites))
-        sums = values.new_zeros((len(sites), values.shape[1]), dtype=torch.float64).index_add(0, index, values.double())
-        voxels = (sums / counts[:, None]).to(values.dtype)  # in float32 the mean of many points can leave their voxel
+        voxels = average_voxels(values, index, len(sites))
     else:
         first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
-        first = first.scatter_reduce(0, index, torch.arange(len(index), device=index.device), "amin")
+        first = first.scatter_reduce(0, index.long(), torch.arange(len(index), device=index.device), "amin")
         voxels = values[first]
     x = SparseTensor(voxels, sites, batch_size=len(parts))
-    return (x, index) if return_index else x
+    return (x, index.long()) if return_index else x
 
 
 def split_clouds(points: Any) -> list[Any]:
@@ -153,7 +150,7 @@ def _check_devices(arrays: list[Any]) -> None:
 
 
 def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
-    """Returns a cloud's arrays as tensors of their own types, and its `positions` (N, 3) float64."""
+    """Returns a cloud's arrays as tensors of their own types."""
     fields = dict(cloud) if isinstance(cloud, Mapping) else {"points": cloud}
     widths = {"rgb": 3, "normals": 3, "intensity": 1}
     unknown = [name for name in fields if name != "points" and name not in widths and not is_field(str(name))]
@@ -176,39 +173,14 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, {width}); got {tuple(part[name].shape)}.")
     for name, values in part.items():
         as_finite(values, f"`{name}` of cloud {number}")
-    return {**part, "positions": part["points"][:, :3].detach().double()}  # large integers are no float32
+    return part
 
 
-def _voxel_coords(positions: Tensor, dtype: torch.dtype, voxel_size: float, number: int) -> Tensor:
-    """(N, 4) int32 from (N, 3) float64, and the type that they had, by whose rounding a border may be missed."""
-    largest = float(positions.abs().max())
-    if largest / voxel_size > MAX_COORDINATE:
-        raise InvalidInputError(
-            f"Cloud {number} reaches voxel {largest / voxel_size:.3g} at voxel_size={voxel_size}; coordinates must lie within "
-            "+-2**30. Use a larger voxel size or move the cloud nearer to the origin."
-        )
-    precision = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
-    step = math.ldexp(precision, math.frexp(largest)[1] - 1)
-    if step > voxel_size / 2:
-        name = str(dtype).removeprefix("torch.")
-        raise InvalidInputError(
-            f"Cloud {number} reaches {largest:.7g}, where {name} has steps of {step:.3g}: points of different voxels of "
-            f"{voxel_size} have merged. Subtract the mean of the coordinates while they are float64, or give them as float64."
-        )
-    slack = max(precision, 2 * torch.finfo(torch.float64).eps)
-    scaled = positions / voxel_size
-    scaled = torch.floor_(scaled.add_(scaled.abs(), alpha=slack))
-    coords = torch.empty((len(positions), 4), dtype=torch.int32, device=positions.device)
-    coords[:, 0] = number
-    coords[:, 1:] = scaled.flip(1)
-    return coords
-
-
-def _check_place(positions: Tensor, voxel_size: float, number: int) -> None:
+def _check_place(cloud: Positions, voxel_size: float, number: int) -> None:
     """Raises InvalidInputError where coordinates are no features: far from the origin, by more than the cloud's own extent."""
-    low, high = torch.aminmax(positions, dim=0)
-    reach, extent = float(torch.maximum(-low, high).max()), float((high - low).max())
-    if reach > _FAR * voxel_size and float((low + high).abs().max()) / 2 > extent:
+    low, high = cloud.low, cloud.high
+    reach, extent = float(np.maximum(-low, high).max()), float((high - low).max())
+    if reach > _FAR * voxel_size and float(np.abs(low + high).max()) / 2 > extent:
         raise InvalidInputError(
             f"Cloud {number} lies {reach:.7g} from the origin, which is voxel {reach / voxel_size:.3g}, and is {extent:.3g} "
             "across: such coordinates, as of a map, are no features. Subtract the mean of each cloud, as float64: "
@@ -234,7 +206,8 @@ def _named_features(parts: list[dict[str, Tensor]], names: tuple[str, ...]) -> l
                 f"Cloud {number} is {shape}, of more columns than points, and features {','.join(names)} use x, y, z alone. "
                 "Transpose channels-first clouds to (N, 3); `image_to_plane` takes images."
             )
-        columns.append(torch.cat([_named_feature(part, name, number) for name in names], dim=1))
+        named = [_named_feature(part, name, number) for name in names]
+        columns.append(named[0] if len(named) == 1 else torch.cat(named, dim=1))
     return columns
 
 

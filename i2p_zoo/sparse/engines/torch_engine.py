@@ -1,4 +1,7 @@
-"""Torch's own operations, on any device and in any dtype: a tap's rows gathered, multiplied, added to their outputs."""
+"""Torch's own operations, on any device and in any dtype: a tap's rows gathered, multiplied, added to their outputs.
+
+Half precision is added up in float32, and rounded when all taps are summed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class TorchConvolution(Engine):
     def _multiply(self, rows: Tensor, blocks: Tensor, *, transposed: bool) -> Tensor:
         """Sums rows times their tap's block, of (all taps, groups, C_rows / groups, C_outputs / groups)."""
         count = self.kmap.num_inputs if transposed else self.kmap.num_outputs
-        out = rows.new_zeros((count, self.groups * blocks.shape[3]))
+        out = rows.new_zeros((count, self.groups * blocks.shape[3]), dtype=_wide(rows.dtype))
         for tap, inputs, outputs in self.kmap.pairs:
             source, target = (outputs, inputs) if transposed else (inputs, outputs)
             taken, block = _take_rows(rows, source), blocks[tap]
@@ -39,7 +42,7 @@ class TorchConvolution(Engine):
             else:
                 product = torch.bmm(self._grouped(taken), block).transpose(0, 1).flatten(1)
             _add_rows(out, target, product)
-        return out
+        return out.to(rows.dtype)
 
     def _blocks(self, weight: Tensor) -> Tensor:
         blocks: Tensor = weight.unflatten(0, (self.groups, -1))
@@ -61,17 +64,24 @@ class TorchDepthwise(DepthwiseEngine):
 
     def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
         """Returns the weighted sums."""
-        out = rows.new_zeros((self.kmap.num_inputs if transposed else self.kmap.num_outputs, rows.shape[1]))
-        for factors, (_, inputs, outputs) in zip(weight, self.kmap.pairs, strict=True):
+        count, dtype = self.kmap.num_inputs if transposed else self.kmap.num_outputs, _wide(rows.dtype)
+        out = rows.new_zeros((count, rows.shape[1]), dtype=dtype)
+        for factors, (_, inputs, outputs) in zip(weight.to(dtype), self.kmap.pairs, strict=True):
             source, target = (outputs, inputs) if transposed else (inputs, outputs)
             _add_rows(out, target, _take_rows(rows, source) * factors)
-        return out
+        return out.to(rows.dtype)
 
     def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Returns the (K, C) gradient of the weights of the map's taps."""
-        pairs = self.kmap.pairs
-        products = [(_take_rows(gradient, outputs) * _take_rows(features, inputs)).sum(0) for _, inputs, outputs in pairs]
-        return torch.stack(products) if products else features.new_zeros((0, features.shape[1]))
+        gradient, rows = gradient.to(_wide(gradient.dtype)), features.to(_wide(features.dtype))
+        products = [(_take_rows(gradient, out) * _take_rows(rows, read)).sum(0) for _, read, out in self.kmap.pairs]
+        result = torch.stack(products) if products else rows.new_zeros((0, rows.shape[1]))
+        return result.to(features.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of a dtype are added up."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _take_rows(values: Tensor, rows: Tensor | None) -> Tensor:
@@ -82,7 +92,7 @@ def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
     if rows is None:
         out += values
     else:
-        out.index_add_(0, rows, values)
+        out.index_add_(0, rows, values.to(out.dtype))
 
 
 class TorchMaximum:

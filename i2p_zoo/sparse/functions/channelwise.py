@@ -34,9 +34,9 @@ def group_norm(
     mean = reduce_sites(x.derive(groups), "mean").mean(2, keepdim=True)
     centred = groups - mean[x.batch_rows]
     variance = reduce_sites(x.derive(centred.square()), "mean").mean(2, keepdim=True)
-    out = (centred * (variance + eps).rsqrt()[x.batch_rows]).flatten(1).to(x.dtype)
+    out = (centred * (variance + eps).rsqrt()[x.batch_rows]).flatten(1)
     out = out if weight is None else out * weight
-    return x.derive(out if bias is None else out + bias)
+    return x.derive((out if bias is None else out + bias).to(x.dtype))
 
 
 def _require_last(x: SparseTensor, shape: Any, name: str) -> None:

@@ -1,0 +1,42 @@
+"""Freed memory that is used again, counted in pages that the system hands out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import torch
+from i2p_zoo import keep_freed_memory
+
+def work():
+    tensors = [torch.empty(5 << 20).fill_(1) for _ in range(4)]  # of 20 MiB, more than glibc keeps by default
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit(3)
+for _ in range(3):
+    work()
+before = pages()
+for _ in range(5):
+    work()
+print((pages() - before) // 5)
+"""
+
+
+def count_pages(mode):
+    run = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=False)
+    if run.returncode == 3:
+        pytest.skip("the allocator is not glibc's")
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_memory_that_is_kept_costs_no_new_pages():
+    assert count_pages("keep") < 100 < count_pages("return")
