@@ -37,7 +37,7 @@ def read_objects(paths: Sequence[Path], points: int, title: str, columns: str | 
     names = [name for name in ("points", "normals", "rgb") if name in objects[0] and name not in lacking]
     is_equal = len({len(each["points"]) for each in objects}) == 1
     lists = {name: [each[name] for each in objects] for name in names}
-    stacked = {name: np.stack(arrays) if is_equal else arrays for name, arrays in lists.items()}
+    stacked: dict[str, Any] = {name: np.stack(arrays) if is_equal else arrays for name, arrays in lists.items()}
     return {**stacked, "lacking": lacking} if lacking else stacked
 
 

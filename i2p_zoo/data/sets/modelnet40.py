@@ -64,7 +64,8 @@ def _load_hdf5(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
     train, test = (read_hdf5(_hdf5_files(folder, split), len(CLASSES)) for split in ("train", "test"))
     if check:
         check_counts(folder, (len(train["labels"]), len(test["labels"])), HDF5_COUNTS)
-    return CloudSet(classes=classes, **train), CloudSet(classes=classes, **test)
+    train_set, test_set = (CloudSet(split["points"], split["labels"], classes, split.get("normals")) for split in (train, test))
+    return train_set, test_set
 
 
 def _hdf5_files(folder: Path, split: str) -> list[Path]:
