@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.timing import Result, Times, compare
 
 _WITHIN = 1 / 1.5  # of the peer's seconds and bytes: the ratio peer / ours is at least this
-_ROUNDS = 3
+_ROUNDS = 5
 _CHILD = """
 import json, sys, time
 import numpy as np
@@ -78,11 +78,10 @@ def cloud_readers(quick: bool = False) -> Iterator[Result]:
 def compare_readings(readings: Sequence[Reading], folder: Path, quick: bool = False) -> Iterator[Result]:
     """Yields the ratios of seconds and of memory of each reading of a file in a folder."""
     for each in readings:
-        imports = f"from i2p_zoo.data.files.cloud_files import read_cloud\nimport torch\n{each.imports}"
-        codes = {
-            "ours": _CHILD.format(imports=imports, reading=f"result = {each.ours}"),
-            each.peer: _CHILD.format(imports=each.imports, reading=each.reading),
-        }
+        # the same for both: a process that has imported much waits longer for its turn on a busy machine
+        imports = f"from i2p_zoo.data.files.cloud_files import read_cloud\n{each.imports}"
+        calls = {"ours": f"result = {each.ours}", each.peer: each.reading}
+        codes = {name: _CHILD.format(imports=imports, reading=call) for name, call in calls.items()}
         seconds: Times = {name: [] for name in codes}
         sizes: Times = {name: [] for name in codes}
         for _ in range(_ROUNDS):

@@ -37,7 +37,8 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
       scanobjectnn-background:FOLDER  h5_files, the objects and what is around them
       shapenet55:FOLDER               Point-BERT's files
       npz:FILE                        points, label, split, classes and, optionally, normals and colors
-      folder:FOLDER                   a folder a class, of meshes or clouds
+      folder:FOLDER                   a folder a class, of meshes or clouds; behind it ,test=val measures on that
+                                      split and ,columns=x,y,z,nx,ny,nz names columns of .bin, .npy and texts
 
     With several GPUs or machines: accelerate launch -m i2p_zoo finetune ...
 

@@ -115,6 +115,13 @@ def test_best_weights_are_chosen_on_held_out_scenes_and_kept_as_an_adapter(netwo
     assert weights < 4 * metrics["total"]
 
 
+def test_predict_takes_the_columns_of_a_binary_scan(finished, tmp_path):
+    folder, _ = finished
+    make_scene(7)["points"].astype(np.float32).tofile(tmp_path / "scan.bin")
+    result = succeed("segment", "predict", folder / "model", "scan.bin", "--columns", 3, "--out", "classes")
+    assert "scan.bin: 300 points" in result.stdout
+
+
 def test_predict_names_classes_and_takes_a_meshs_vertices(finished, tmp_path):
     scene = make_scene(8)["points"][:4]
     rows = "".join(f"{x} {y} {z}\n" for x, y, z in scene.tolist())

@@ -509,6 +509,13 @@ def test_a_data_set_that_is_misspelt_is_told_with_what_is_near(network, spec, wo
     assert re.search(words, message), message
 
 
+def test_predict_takes_the_columns_of_a_binary_cloud(finished, tmp_path):
+    folder, _ = finished
+    np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32).tofile(tmp_path / "a.bin")
+    assert "columns=4 (KITTI" in fail("predict", folder / "adapter", "a.bin")
+    assert "a.bin: " in succeed("predict", folder / "adapter", "a.bin", "--columns", "x,y,z,nx,ny,nz").stdout
+
+
 def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):
     moved = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
