@@ -12,7 +12,7 @@ _INTRODUCTION = """
 `python -m conversion certify --all` makes this page and `i2p_zoo/zoo/ledger.json`. A certificate lays an image on a plane of
 voxels and compares the outputs of the center-inflated 3D network with those of the 2D network, both with seeded random
 parameters: the largest difference, relative to the largest output, must be at most 1e-5 in float32 and 1e-9 in float64. The
-response is how far another image moves the outputs, on the same scale. Every tensor is checked bit for bit. Without a float64 figure, the pair in float64 exceeded
+response is how far another image moves the outputs, on the same scale. Without a float64 figure, the pair in float64 exceeded
 the memory budget.
 
 Normalisation keeps its 2D meaning: BatchNorm acts over all voxels of a batch, GroupNorm over the voxels of a sample, LayerNorm

@@ -64,14 +64,18 @@ def test_every_parameter_is_drawn_anew_whatever_it_was_and_the_image_is_still_se
         assert relative_error(outputs, copy.deepcopy(model).double()(images.double())) < 5e-6
 
 
-def test_vectors_are_drawn_about_their_mean():
+def test_weights_are_drawn_about_one_and_other_vectors_about_their_mean():
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)).eval()
+    model.scale = nn.Parameter(torch.linspace(1, 3, 64))
     with torch.no_grad():
-        model[1].weight.copy_(torch.linspace(1, 3, 64))
+        model[1].weight.zero_(), model[1].bias.fill_(7.0)
     randomize_parameters_(model, torch.randn(1, 3, 8, 8))
-    assert 1 <= float(model[1].weight.min()) < float(model[1].weight.max()) <= 3
-    assert not torch.equal(model[1].weight.sort().values, model[1].weight)
-    assert float(model[0].weight.detach().std()) == pytest.approx((2 / 27) ** 0.5, rel=0.1)
+    kernel, weight, bias, scale = (t.detach() for t in (model[0].weight, model[1].weight, model[1].bias, model.scale))
+    assert 0.5 <= float(weight.min()) < float(weight.max()) <= 1.5
+    assert float(bias.abs().max()) < 2
+    assert 1 <= float(scale.min()) < float(scale.max()) <= 3
+    assert not torch.equal(scale.sort().values, scale)
+    assert float(kernel.std()) == pytest.approx((2 / 27) ** 0.5, rel=0.1)
 
 
 def test_statistics_are_about_the_power_of_what_each_norm_reads():

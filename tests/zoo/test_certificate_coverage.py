@@ -115,7 +115,7 @@ def test_any_tensor_overwritten_fails(leaf, dead):
     check_each_tensor_matters(model, IMAGES)
 
 
-SMALL = ["test_resnet", "test_efficientnet", "test_efficientnet_evos", "test_nfnet", "test_convnext", "test_byobnet"]
+SMALL = ["test_resnet", "test_efficientnet", "test_efficientnet_evos", "test_convnext"]
 
 
 @pytest.mark.parametrize("name", SMALL)
