@@ -79,7 +79,7 @@ def test_certificate_of_each_archetype_holds_as_recorded(name):
     found = measure(name)
     assert found["passed"]
     assert (found["mapped"], found["unmapped"]) == (found["inflated"] + found["copied"], 0)
-    assert found["unseen"] == [], "outputs that hide a tensor prove nothing of it"
+    assert all(key.endswith("bias") for key in found["unseen"]), "only what a softmax or a difference cancels may go unseen"
     for key in ("class", "archetype", "parameters", "inflated", "copied", "unmapped", "images"):
         assert found[key] == recorded[key], key
     assert max(found["float32"] * 1e-6, found["float64"] or 0) < 1e-3 * found["response"], (
