@@ -2,7 +2,7 @@
 
 Both networks run once on the meta device. The n-th layer of a signature (type and geometry) in one is the n-th of that
 signature in the other; a normalisation belongs to the convolution that feeds it. That the networks then compute the same
-function is checked, since order alone does not prove it.
+function is checked, with the weights in hand and with live random ones, since order alone does not prove it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError
+from i2p_zoo.zoo.measurement import copy_with, live_copy
 from i2p_zoo.zoo.sources import describe_misfit
 
 TOLERANCE = 1e-5
@@ -55,6 +56,17 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     """
     load_weights_(source, state, type(source).__name__)
     names = pair_layers(run_layers(source, images), run_layers(target, images))
+    result = _load_paired_(target, source, names)
+    _check_outputs(source.eval(), target.eval(), images)
+    twin = live_copy(source, images)  # the weights in hand may switch off the branch that is paired wrongly
+    twin_target = copy_with(target, {}, torch.float32)
+    _load_paired_(twin_target, twin, names)
+    _check_outputs(twin, twin_target, images)
+    return result
+
+
+def _load_paired_(target: nn.Module, source: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:
+    """Loads the tensors of a network's layers into those of another that they are paired with; returns its state dict."""
     result: dict[str, Tensor] = {}
     for theirs, ours in names.items():
         tensors, expected = _own_tensors(source.get_submodule(theirs)), _own_tensors(target.get_submodule(ours))
@@ -63,15 +75,18 @@ def rename(state: dict[str, Tensor], source: nn.Module, target: nn.Module, image
     if missing := sorted(target.state_dict().keys() - result.keys()):
         raise CheckpointError(f"Nothing in {type(source).__name__} runs where {type(target).__name__} has {missing}.")
     target.load_state_dict(result, strict=True)
+    return result
+
+
+def _check_outputs(source: nn.Module, target: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
-        expected_outputs, outputs = source.eval()(images), target.eval()(images)
-    difference = float((expected_outputs - outputs).abs().max() / expected_outputs.abs().max())
+        expected, outputs = source(images), target(images)
+    difference = float((expected - outputs).abs().max() / expected.abs().max())
     if not difference <= TOLERANCE:
         raise CheckpointError(
             f"{type(source).__name__} and {type(target).__name__} pair up but compute different outputs: relative error "
             f"{difference:.1e}, expected at most {TOLERANCE:.0e}. They differ in something that is no weight."
         )
-    return result
 
 
 def load_weights_(model: nn.Module, state: dict[str, Tensor], name: str) -> None:

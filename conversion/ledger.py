@@ -87,7 +87,10 @@ def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
     return {
         "inflated": counts["inflated"],
         "copied": counts["copied"],
-        "unmapped": len(source.state_dict()) - counts["inflated"] - counts["copied"],
+        "unmapped": len(source.state_dict()) - certificate.mapped,
+        "mapped": certificate.mapped,
+        "seen": certificate.seen,
+        "unseen": list(certificate.unseen),
         "images": list(certificate.images),
         **{dtype: float(f"{certificate.errors[dtype]:.2e}") if dtype in dtypes else None for dtype in TOLERANCES},
         "response": float(f"{response:.1e}"),

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from i2p_zoo.checkpoints.certificate_text import describe_certificate
 from i2p_zoo.checkpoints.folder_files import is_edited as is_edited
 from i2p_zoo.checkpoints.folder_files import sign
 from i2p_zoo.inflation.settings import Settings
@@ -80,7 +81,7 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
         "inflation": settings["inflation"] + (f" to depth {settings['depth']}" if settings["depth"] else ""),
         "storage": "2D where they are pure inflations" if i2p["compact"] else "3D: output channels, z, y, x, input channels",
         "source": _cell(_describe_source(i2p["source"], bool(i2p["weights"]))),
-        "certificate": _describe_certificate(config),
+        "certificate": _cell(_describe_certificate(config)),
         "name": shown,
         "comment": "" if name else "  # the repository, or a folder with its files",
         "outputs": "logits" if config["num_classes"] else "features",
@@ -158,17 +159,11 @@ def _describe_source(source: Mapping[str, Any], converted: bool) -> str:
 
 
 def _describe_certificate(config: Mapping[str, Any]) -> str:
-    certificate = config["i2p"]["certificate"]
-    if not certificate:
-        return "not measured"
-    errors = {dtype: error for dtype, error in certificate["errors"].items() if error is not None}
-    figures = ", ".join(f"{dtype} {error:.1e}" for dtype, error in errors.items())
-    measured = certificate.get("inflation", config["i2p"]["settings"]["inflation"])
-    if measured != config["i2p"]["settings"]["inflation"]:
-        figures += f" (its {measured}-inflated twin)"
-    if certificate.get("finetuned"):
-        figures += " (of the network it was finetuned from)"
-    return figures if config["i2p"]["weights"] else f"{figures} with random weights; measured with the real ones on publishing"
+    i2p = config["i2p"]
+    text = describe_certificate(i2p["certificate"], i2p["settings"]["inflation"])
+    if not i2p["certificate"] or i2p["weights"]:
+        return text
+    return f"{text} with random weights; measured with the real ones on publishing"
 
 
 def _example_cloud(features: set[str], in_chans: int) -> str:

@@ -41,6 +41,7 @@ def info(name: str, as_json: bool) -> None:
 
     Example: i2p-zoo info resnet50
     """
+    from i2p_zoo.checkpoints.certificate_text import describe_certificate
     from i2p_zoo.zoo.facts import read_facts
 
     check_place(name)
@@ -52,6 +53,8 @@ def info(name: str, as_json: bool) -> None:
     if as_json:
         shared.print_json(facts, indent=2)
     else:
+        inflation = facts.get("settings", {}).get("inflation", "center")
+        facts["certificate"] = describe_certificate(facts["certificate"], inflation)
         width = max(map(len, facts))
         click.echo("\n".join(f"{key:<{width}}  {describe_value(value)}" for key, value in facts.items()))
 
@@ -85,6 +88,7 @@ def convert(
     """
     from tqdm import tqdm
 
+    from i2p_zoo.checkpoints.certificate_text import describe_certificate
     from i2p_zoo.checkpoints.loading import describe_weights
     from i2p_zoo.names import PREFIX
     from i2p_zoo.staging import replacing
@@ -113,10 +117,7 @@ def convert(
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
-    certificate = model.source["certificate"]
-    twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
-    errors = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())
-    click.echo(f"certificate{twin}: relative error {errors}")
+    click.echo(f"certificate: relative error {describe_certificate(model.source['certificate'], inflation)}")
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")
     click.echo(f"saved in {folder}")
@@ -130,7 +131,8 @@ def convert(
 def certify(names: tuple[str, ...], axis: str, depth: int | None, as_json: bool) -> None:
     """Measure how exactly the center-inflated timm architectures NAMES compute their 2D functions.
 
-    Weights and BatchNorm statistics are random: the certificate is about structure, whatever the weights.
+    Weights and BatchNorm statistics are random, so that every branch is alive: the certificate is about structure, whatever
+    the weights. It says which tensors were checked bit for bit, and which ones the outputs depend on.
 
     Example: i2p-zoo certify resnet18 densenet121
     """

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.report import InflationReport, ParameterRecord
-from i2p_zoo.layers.kernel_inflation import check_inflation
+from i2p_zoo.layers.kernel_inflation import check_inflation, differing_bits, has_same_bits
 from i2p_zoo.wording import count_of
 
 
@@ -35,8 +36,7 @@ def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str
     for key, source in state.items():
         if key not in targets:
             continue
-        layer, name = _owner(structure, key)
-        inflated = layer.inflate_tensor(name, source.detach(), inflation) if hasattr(layer, "inflate_tensor") else None
+        inflated = inflate_tensor(structure, key, source.detach(), inflation)
         value = source.detach().clone() if inflated is None else inflated
         shapes = tuple(source.shape), tuple(targets[key].shape)
         if tuple(value.shape) != shapes[1]:
@@ -50,6 +50,46 @@ def inflate_state(state: Mapping[str, Tensor], structure: Any) -> tuple[dict[str
             f"The 2D state dict does not fit the network ({count_of(len(problems), 'problem')}): " + "; ".join(problems)
         )
     return result, InflationReport(records)
+
+
+def inflate_tensor(structure: nn.Module, key: str, source: Tensor, inflation: str) -> Tensor | None:
+    """Returns the 3D tensor of a 2D network's tensor `key`, or None where the rule is to copy it."""
+    layer, name = _owner(structure, key)
+    inflated: Tensor | None = layer.inflate_tensor(name, source, inflation) if hasattr(layer, "inflate_tensor") else None
+    return inflated
+
+
+def find_differences(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor | None]:
+    """Finds where an inflated network's tensors are not, bit for bit, what the rule of inflation makes of their 2D sources.
+
+    Args:
+        state: the 2D network's tensors by name.
+        model: a network with a `provenance`, which knows the inflation; its tensors have the same names.
+
+    Returns:
+        For each tensor that differs a mask of its shape, True where the bits do; None for one that only one of the networks
+        has or that has another shape. Values of another dtype are compared in the wider one.
+    """
+    inflation = model.provenance.settings.inflation
+    targets = named_tensors(model)
+    differences: dict[str, Tensor | None] = dict.fromkeys(state.keys() ^ targets.keys())
+    for key in state.keys() & targets.keys():
+        source, target = state[key], targets[key]
+        inflated = inflate_tensor(model, key, source, inflation)
+        expected = source if inflated is None else inflated
+        if expected.shape != target.shape:
+            differences[key] = None
+            continue
+        dtype = torch.promote_types(expected.dtype, target.dtype)
+        expected, actual = expected.to(target.device, dtype), target.to(dtype)
+        if not has_same_bits(expected, actual):
+            differences[key] = differing_bits(expected, actual)
+    return {key: differences[key] for key in [*targets, *state] if key in differences}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the detached tensors of a network's state dict."""
+    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def tie_parameters_(structure: nn.Module, model: nn.Module) -> None:

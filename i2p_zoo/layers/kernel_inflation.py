@@ -95,5 +95,10 @@ def has_same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(_bits(first), _bits(second))
 
 
+def differing_bits(first: Tensor, second: Tensor) -> Tensor:
+    """Returns a mask of the elements that differ in a bit; both of one shape and dtype."""
+    return _bits(first) != _bits(second)
+
+
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

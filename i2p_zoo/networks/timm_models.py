@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -83,6 +84,28 @@ def create_random_model(name: str) -> nn.Module:
         randomize_constants_(model)
         randomize_statistics_(model, example_images(model))
     return model
+
+
+def randomize_parameters_(model: nn.Module, images: Tensor) -> None:
+    """Draws every parameter and BatchNorm's statistics anew, whatever they are, from torch's global generator.
+
+    Kernels and matrices are drawn so that activations keep their scale (He et al. 2015, "Delving deep into rectifiers"),
+    vectors of weights about 1 and of biases about 0, any other vector about its mean.
+
+    Args:
+        model: in eval mode; changed in place.
+        images: (B, C, H, W) that the statistics are drawn for.
+    """
+    levels = {"weight": 1.0, "bias": 0.0}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and parameter.numel():
+                bound = math.sqrt(6 * len(parameter) / parameter.numel())
+                parameter.uniform_(-bound, bound)
+            else:
+                parameter.fill_(levels.get(name.rpartition(".")[2], parameter.mean()))
+    randomize_constants_(model)
+    randomize_statistics_(model, images)
 
 
 def randomize_constants_(model: nn.Module) -> None:

@@ -1,58 +1,81 @@
-"""The certificate: on images laid on a plane of voxels, a 3D network computes its 2D source's function."""
+"""The certificate: a 3D network is its 2D source's inflation, and computes its function on images laid on a plane of voxels."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from i2p_zoo.checkpoints.certificate_text import describe_coverage
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.networks.point_cloud_model import PointCloudModel, inflate
+from i2p_zoo.inflation.provenance import Provenance
+from i2p_zoo.inflation.state import find_differences, inflate_state, inflate_tensor, named_tensors
+from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.timm_models import create_random_model, example_images
-from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.voxelization import image_to_plane
+from i2p_zoo.zoo.measurement import copy_with, device_of, live_copy, outputs_of, relative_error
+from i2p_zoo.zoo.sensitivity import measure_sensitivity
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
+_MARGIN = 10  # a tensor whose noise moves the outputs by no more tolerances than this might be wrong and pass
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a 3D network's outputs on images are from its 2D source's.
+    """How far a 3D network's outputs on images are from its 2D source's, and which of its tensors that says something of.
 
     Attributes:
         errors: for "float32" and "float64" the largest |3D - 2D| over an image's outputs, divided by that image's largest
             |2D|, maximum over images.
         images: shape (B, C, H, W) of the images measured on.
         agreement: fraction of images for which both name the same top class.
+        live_errors: the same, of both networks with the same random tensors in which every branch is alive; empty where the
+            outputs depend on every tensor as it is.
+        mapped: how many tensors are, bit for bit, what the rule of inflation makes of their 2D source.
+        mismatched: names of the tensors that are not.
+        unproven: those of them that differ in elements which the outputs do not depend on, so that no error is measured.
+        seen: how many floating-point tensors the outputs depend on, with the network's own weights and on these images: noise
+            of a tensor's own size in its place moves them by more than ten times the tolerance.
+        unseen: names of the floating-point tensors that they do not depend on.
+        unmeasured: those of them that the outputs with live random tensors do not depend on either, as on a bias before a
+            softmax: their bits alone are known.
     """
 
     errors: dict[str, float]
     images: tuple[int, ...]
     agreement: float
+    live_errors: dict[str, float] = field(default_factory=dict)
+    mapped: int = 0
+    mismatched: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
+    seen: int = 0
+    unseen: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def max_relative_error(self) -> float:
-        """The largest error over the dtypes measured."""
-        return float(np.max(list(self.errors.values())))  # NaN where any is; `max` passes over one that does not come first
+        """The largest error over the dtypes measured, with the network's own weights and with random ones."""
+        errors = [*self.errors.values(), *self.live_errors.values()]
+        return float(np.max(errors))  # NaN where any is; `max` passes over one that does not come first
 
     @property
     def passed(self) -> bool:
-        """Whether every error is within `TOLERANCES` (NaN is not)."""
-        return all(error <= TOLERANCES[dtype] for dtype, error in self.errors.items())
+        """Whether every error is within `TOLERANCES` (NaN is not), and no tensor is unproven."""
+        errors = [*self.errors.items(), *self.live_errors.items()]
+        return all(error <= TOLERANCES[dtype] for dtype, error in errors) and not self.unproven
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the figures as JSON types."""
-        return {"errors": self.errors, "images": list(self.images), "agreement": self.agreement, "passed": self.passed}
+        lists = {key: list(value) for key, value in asdict(self).items() if isinstance(value, tuple)}
+        return {**asdict(self), **lists, "passed": self.passed}
 
     def __str__(self) -> str:
         figures = ", ".join(f"{dtype} {error:.2e} (<= {TOLERANCES[dtype]:.0e})" for dtype, error in self.errors.items())
-        return f"{'passed' if self.passed else 'FAILED'}: relative error {figures} on images {self.images}"
+        measured = f"{'passed' if self.passed else 'FAILED'}: relative error {figures} on images {self.images}"
+        return "; ".join([measured, *describe_coverage(self.to_dict())])
 
 
 def certify(
@@ -61,23 +84,29 @@ def certify(
     images: Tensor | None = None,
     dtypes: Sequence[str] = ("float32", "float64"),
 ) -> Certificate:
-    """Measures a 3D network against its 2D source on images, both in eval mode; neither is changed.
+    """Proves that a 3D network is a 2D one's inflation and computes its function on images, both in eval mode.
 
-    Exact for "center" and "copy" inflation; "average" divides each kernel by its length, of which a plane meets one slice.
-    Taps off the plane meet nothing, so the certificate says nothing of their values.
+    Every tensor is compared, bit for bit, with what the rule of inflation makes of its 2D source, taps off the plane included.
+    The outputs are compared on the images as the networks are; where those do not depend on every tensor (residual branches
+    that start at zero, a classifier of zeros), also on noise with live random tensors in copies of both, so that the
+    structure is seen whatever the weights. Neither network is changed.
+
+    "center" and "copy" inflation can pass; "average" divides each kernel by its length, of which a plane meets one slice. A
+    finetuned network is another than its source: the tensors that changed are named, and it fails.
 
     Args:
         model_2d: the 2D network.
         model_3d: its inflation, with the image stem and every stride in place.
         images: (B, C, H, W) floating point; by default seeded noise of timm's input size for the model, B = 1.
-        dtypes: the precisions to measure in.
+        dtypes: the precisions to measure in. Live random tensors are measured in the finest alone, since they are about the
+            structure, and rounding is about the weights.
 
     Returns:
-        The figures; `.passed` compares them with `TOLERANCES`.
+        The figures and what they say nothing of; `.passed` sums them up.
 
     Raises:
-        InvalidInputError: no networks or images, a 3D network whose stem or strides were changed, an unknown dtype, or outputs
-            of unequal shapes.
+        InvalidInputError: no networks or images, a 3D network that is no inflation or whose stem or strides were changed, an
+            unknown dtype, or outputs of unequal shapes.
 
     Example:
         >>> from torch import nn
@@ -86,38 +115,37 @@ def certify(
         >>> certify(net, inflate(net), torch.rand(2, 3, 8, 8)).passed
         True
     """
-    for model in (model_2d, model_3d):
-        if not isinstance(model, nn.Module):
-            raise InvalidInputError(f"`certify` takes a 2D network and its inflation; got {type(model).__name__}.")
-    axis = "z"
-    if isinstance(model_3d, PointCloudModel):
-        settings = model_3d.settings
-        axis = settings.axis
-        if settings.stem != "image" or settings.skip_downsamples:
-            raise InvalidInputError(
-                f"A certificate needs the whole image network; this one has stem={settings.stem!r} and "
-                f"skip_downsamples={settings.skip_downsamples}."
-            )
-    unknown = [dtype for dtype in dtypes if dtype not in TOLERANCES]
-    if unknown or not dtypes:
-        raise InvalidInputError(f"`dtypes` must be some of {list(TOLERANCES)}; got {list(dtypes)}.")
+    axis = _check_networks(model_2d, model_3d)
     images = example_images(model_2d) if images is None else images
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        shown = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidInputError(f"`images` must be a floating point (B, C, H, W) tensor; got {shown}.")
+    _check_measurement(images, dtypes)
     errors, agreement = {}, 1.0
     for name in dtypes:
-        dtype = getattr(torch, name)
-        flat_2d = _outputs(model_2d, images.to(dtype), axis=None)
-        flat_3d = _outputs(model_3d, images.to(dtype), axis=axis)
-        if [t.shape for t in flat_2d] != [t.shape for t in flat_3d]:
-            raise InvalidInputError(
-                f"The networks' outputs differ in shape: {[tuple(t.shape) for t in flat_2d]} in 2D, "
-                f"{[tuple(t.shape) for t in flat_3d]} in 3D. Certify before changing the classifier."
-            )
-        errors[name] = float(np.max([_relative_error(a, b) for a, b in zip(flat_2d, flat_3d, strict=True)]))
+        flat_2d, flat_3d = _measure_both(model_2d, model_3d, images.to(getattr(torch, name)), axis)
+        errors[name] = relative_error(flat_2d, flat_3d)
         agreement = min(agreement, float((flat_2d[-1].argmax(1) == flat_3d[-1].argmax(1)).double().mean()))
-    return Certificate(errors, tuple(images.shape), agreement)
+    finest = min(dtypes, key=lambda dtype: TOLERANCES[dtype])
+    sensitivity = measure_sensitivity(model_2d, images.to(getattr(torch, dtypes[0])))
+    unseen = _find_unseen(sensitivity, finest)
+    differences = find_differences(named_tensors(model_2d), model_3d)
+    live_errors, unseen_live = {}, unseen
+    if unseen:
+        live_errors[finest] = float("nan")  # where there are no tensors that both networks take
+        if None not in differences.values():
+            live_errors[finest], unseen_live = _measure_live(model_2d, model_3d, images, finest, axis)
+    return Certificate(
+        errors,
+        tuple(images.shape),
+        agreement,
+        live_errors,
+        mapped=len(named_tensors(model_3d).keys() - differences.keys()),
+        mismatched=tuple(differences),
+        unproven=tuple(
+            key for key, mask in differences.items() if key in unseen or not _is_seen(model_3d, key, mask, sensitivity)
+        ),
+        seen=len(sensitivity) - len(unseen),
+        unseen=unseen,
+        unmeasured=tuple(key for key in unseen if key in unseen_live),
+    )
 
 
 def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -> Certificate:
@@ -134,42 +162,72 @@ def certify_architecture(name: str, axis: str = "z", depth: int | None = None) -
     return certify(model, inflate(model, axis=axis, depth=depth))
 
 
-def _relative_error(expected: Tensor, actual: Tensor) -> float:
-    """The largest error of an image relative to its largest value; both (B, K)."""
-    difference = (expected - actual).abs().amax(1)
-    scale = expected.abs().amax(1)
-    ratio = torch.where(difference == 0, 0.0, difference / scale)
-    return float(ratio.max()) if bool(torch.isfinite(ratio).all()) else float("nan")
+def _check_networks(model_2d: nn.Module, model_3d: nn.Module) -> str:
+    """Returns the axis that an inflated network has beyond its 2D source; raises InvalidInputError where it is none."""
+    for model in (model_2d, model_3d):
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"`certify` takes a 2D network and its inflation; got {type(model).__name__}.")
+    provenance = getattr(model_3d, "provenance", None)
+    if not isinstance(provenance, Provenance):
+        raise InvalidInputError(
+            "`certify` takes a 2D network and its inflation, from `i2p_zoo.inflate` or `from_pretrained`; "
+            f"got {type(model_3d).__name__}, which is no inflated network."
+        )
+    settings = provenance.settings
+    if settings.stem != "image" or settings.skip_downsamples:
+        raise InvalidInputError(
+            f"A certificate needs the whole image network; this one has stem={settings.stem!r} and "
+            f"skip_downsamples={settings.skip_downsamples}."
+        )
+    return settings.axis
 
 
-@torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor, axis: str | None) -> list[Tensor]:
-    """Runs a model, or a copy in eval mode and the images' dtype; returns its outputs as (B, K) tensors."""
-    ready = not any(m.training for m in model.modules()) and all(p.dtype == images.dtype for p in model.parameters())
-    twin = model if ready else _copy_as(model, images.dtype).eval()
-    device = next((p.device for p in twin.parameters()), images.device)
-    images = images.to(device)
-    with _FullPrecision():
-        result = twin(images if axis is None else image_to_plane(images, axis=axis))
-    outputs = list(result) if isinstance(result, list | tuple) else [result]
-    return [(o.dense() if isinstance(o, SparseTensor) else o).flatten(1) for o in outputs]
+def _check_measurement(images: Any, dtypes: Sequence[str]) -> None:
+    """Raises InvalidInputError unless images and precisions can be measured with."""
+    unknown = [dtype for dtype in dtypes if dtype not in TOLERANCES]
+    if unknown or not dtypes:
+        raise InvalidInputError(f"`dtypes` must be some of {list(TOLERANCES)}; got {list(dtypes)}.")
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        shown = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidInputError(f"`images` must be a floating point (B, C, H, W) tensor; got {shown}.")
 
 
-class _FullPrecision(TorchFunctionMode):
-    """Leaves float64 tensors as they are where a network's own code rounds to float32 on the way (timm's EvoNorm does)."""
+def _measure_both(model_2d: nn.Module, model_3d: nn.Module, images: Tensor, axis: str) -> tuple[list[Tensor], list[Tensor]]:
+    flat_2d = outputs_of(model_2d, images, axis=None)
+    flat_3d = outputs_of(model_3d, images, axis=axis)
+    if [t.shape for t in flat_2d] != [t.shape for t in flat_3d]:
+        raise InvalidInputError(
+            f"The networks' outputs differ in shape: {[tuple(t.shape) for t in flat_2d]} in 2D, "
+            f"{[tuple(t.shape) for t in flat_3d]} in 3D. Certify before changing the classifier."
+        )
+    return flat_2d, flat_3d
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        casts = func is Tensor.float or (func is Tensor.to and any(a is torch.float32 for a in args))
-        if casts and args[0].dtype == torch.float64:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+
+def _measure_live(
+    model_2d: nn.Module, model_3d: nn.Module, images: Tensor, dtype: str, axis: str
+) -> tuple[float, tuple[str, ...]]:
+    """The error of copies of both networks with the same live random tensors, on noise of the images' size; what is unseen."""
+    precision = getattr(torch, dtype)
+    noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    noise = noise.to(device_of(model_2d, images.device))
+    live = live_copy(model_2d, noise)
+    unseen = _find_unseen(measure_sensitivity(live, noise), dtype)
+    twin_2d = copy_with(live, {}, precision)
+    expected = outputs_of(twin_2d, noise.to(precision), axis=None)
+    state, _ = inflate_state(twin_2d.state_dict(), model_3d)
+    actual = outputs_of(copy_with(model_3d, state, precision), noise.to(precision), axis)
+    return relative_error(expected, actual), unseen
 
 
-def _copy_as(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copies a model with its floating-point tensors cast, without a second copy of them in their own dtype."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype, copy=True), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
-    return copy.deepcopy(model, memo)
+def _find_unseen(sensitivity: dict[str, Tensor], dtype: str) -> tuple[str, ...]:
+    """The tensors that outputs measured in this precision do not show."""
+    return tuple(key for key, moves in sensitivity.items() if not float(moves.norm()) > _MARGIN * TOLERANCES[dtype])
+
+
+def _is_seen(model_3d: Any, key: str, difference: Tensor | None, sensitivity: dict[str, Tensor]) -> bool:
+    """Whether the outputs depend on every element that differs from the rule; on a plane of voxels, only those on the plane."""
+    if difference is None or key not in sensitivity:
+        return False
+    moves = (sensitivity[key] != 0).to(sensitivity[key].dtype)
+    on_plane = inflate_tensor(model_3d, key, moves, "center")
+    return not bool((difference & ((moves if on_plane is None else on_plane) == 0).to(difference.device)).any())

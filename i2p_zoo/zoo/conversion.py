@@ -12,6 +12,7 @@ from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.saving import save_pretrained, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, NotFoundError
 from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.inflation.state import find_differences, named_tensors
 from i2p_zoo.modules import image_channels
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.point_cloud_model import inflate
@@ -115,7 +116,7 @@ def convert_network(
 
     Returns:
         The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
-        certificate is measured on its center-inflated twin, which differs in nothing but that.
+        certificate is measured on its center-inflated twin; its own tensors are checked bit for bit.
 
     Raises:
         UnsupportedError: the network has no sparse counterpart.
@@ -129,8 +130,10 @@ def convert_network(
     say("certifying")
     twin: Any = model if settings.inflation != "average" else inflate(source, "center", settings.axis, settings.depth)
     certificate = certify(source, twin)
-    if not certificate.passed:
-        raise CertificateError(f"{architecture}: {certificate}. The converted network is not kept.")
+    differences = find_differences(named_tensors(source), model)
+    if differences or not certificate.passed:
+        reason = f"{', '.join(differences)} are not their 2D sources'" if certificate.passed else str(certificate)
+        raise CertificateError(f"{architecture}: {reason}. The converted network is not kept.")
     measured = {**certificate.to_dict(), "inflation": twin.settings.inflation}
     measured |= {"tensors": sha256_of_tensors(model), "finetuned": False}
     model.provenance = model.provenance.changed(

@@ -12,7 +12,7 @@ from typing import Any
 
 from i2p_zoo.checkpoints.folder_files import read_files
 from i2p_zoo.names import PREFIX
-from i2p_zoo.zoo.ledger import load_ledger
+from i2p_zoo.zoo.ledger import certificate_of, load_ledger
 
 
 def read_facts(name: str) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def _facts_of_name(name: str) -> dict[str, Any] | None:
     tags = facts.pop("tags")  # what differs by tag from timm's default
     if tag and tag not in tags:
         return None
-    return {**facts, **tags.get(tag, {}), "certificate": load_ledger()["models"][architecture]}
+    return {**facts, **tags.get(tag, {}), "certificate": certificate_of(load_ledger()["models"][architecture])}
 
 
 def _facts_of_folder(folder: Path) -> dict[str, Any] | None:

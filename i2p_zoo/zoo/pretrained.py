@@ -31,7 +31,7 @@ from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
 from i2p_zoo.wording import near_paths, suggest
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
-from i2p_zoo.zoo.ledger import load_ledger
+from i2p_zoo.zoo.ledger import certificate_of, load_ledger
 
 Name = str | os.PathLike[str]
 
@@ -136,7 +136,8 @@ def describe(name: str) -> dict[str, Any]:
         model.provenance = model.provenance.changed(architecture=architecture, in_chans=3)
         config = make_config(model)
         facts = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "license")}
-        facts["certificate"] = load_ledger()["models"].get(architecture, "not measured")
+        record = load_ledger()["models"].get(architecture)
+        facts["certificate"] = certificate_of(record) if record else None
     return {
         "name": config["architecture"],
         "class": type(model).__name__,

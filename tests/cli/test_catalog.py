@@ -130,7 +130,8 @@ def test_info_describes_a_network_by_name(name):
     assert (facts["num_classes"], facts["in_chans"]) == (1000, 3)
     assert facts["num_features"] == source.num_features
     assert facts["input_size"] == [3, 160, 160]
-    assert "certificate" in facts
+    assert facts["certificate"]["passed"] is True
+    assert facts["certificate"]["errors"].keys() == {"float32", "float64"}
 
 
 WITHOUT_TORCH = [
@@ -188,6 +189,8 @@ def test_info_prints_the_same_facts_as_text():
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines.keys() == facts.keys()
     assert lines["parameters"] == str(facts["parameters"])
+    assert lines["certificate"].startswith("float32 ")
+    assert "with live random weights" in lines["certificate"]
     assert result.stderr == ""
 
 
@@ -263,7 +266,12 @@ def test_info_describes_a_checkpoint_folder(converted):
     assert facts["settings"]["inflation"] == "center"
     assert facts["certificate"]["passed"] is True
     assert facts["certificate"]["errors"]["float64"] <= 1e-9
-    assert "efficientnet-lite0" in succeed("info", folder / "lite0").stdout
+    assert facts["certificate"]["mapped"] == len(timm.create_model("tf_efficientnet_lite0").state_dict())
+    text = succeed("info", folder / "lite0").stdout
+    assert "efficientnet-lite0" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("certificate")]
+    assert "float32 " in line
+    assert f"all {facts['certificate']['mapped']} tensors are their 2D sources' bit for bit; the outputs depend on " in line
 
 
 def truncate(path):
@@ -341,10 +349,11 @@ def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     assert torch.allclose(middle, expected)
 
 
-@pytest.mark.parametrize(("inflation", "twin"), [("average", " (of its center-inflated twin)"), ("copy", "")])
+@pytest.mark.parametrize(("inflation", "twin"), [("average", " (its center-inflated twin)"), ("copy", "")])
 def test_convert_says_whose_certificate_it_is(small_weights, inflation, twin):
     lines = succeed("convert", "test_efficientnet", "--out", "net", "--inflation", inflation).stdout.splitlines()
-    assert lines[-3].startswith(f"certificate{twin}: relative error float32 ")
+    assert lines[-3].startswith("certificate: relative error float32 ")
+    assert f"{twin}; all 88 tensors are their 2D sources' bit for bit; the outputs depend on all 75 of floating" in lines[-3]
 
 
 # Errors
@@ -549,6 +558,7 @@ def test_certify_measures_an_architecture():
     assert 0 < record["errors"]["float64"] < 1e-9
     assert 0 < record["errors"]["float32"] < 1e-5
     assert record["images"] == [1, 3, 160, 160]
+    assert (record["mapped"], record["mismatched"], record["seen"], record["unseen"]) == (88, [], 75, [])
     assert result.stderr == ""
 
 

@@ -73,6 +73,29 @@ def test_networks_that_differ_in_something_that_is_no_weight_are_refused():
         rename(source.state_dict(), source, network(activation=nn.Hardtanh), IMAGES)
 
 
+class Branches(nn.Module):
+    """Two branches of one signature, of which one is rectified; `swapped` runs them in the other order."""
+
+    def __init__(self, swapped: bool) -> None:
+        super().__init__()
+        self.swapped = swapped
+        self.a, self.norm_a = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.b, self.norm_b = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        branches = {"a": lambda: self.norm_a(self.a(x)).relu(), "b": lambda: self.norm_b(self.b(x))}
+        return sum(branches[name]() for name in ("ba" if self.swapped else "ab"))
+
+
+def test_layers_paired_wrongly_are_refused_though_the_weights_switch_them_off():
+    source = live(Branches(swapped=False))
+    for norm in (source.norm_a, source.norm_b):
+        nn.init.zeros_(norm.weight), nn.init.ones_(norm.bias)
+    rename(source.state_dict(), source, Branches(swapped=False), IMAGES)
+    with pytest.raises(CheckpointError, match="compute different outputs: relative error"):
+        rename(source.state_dict(), source, Branches(swapped=True), IMAGES)
+
+
 def test_layers_left_over_are_named():
     source, target = network(), nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 5))
     with pytest.raises(CheckpointError, match=r"'2\.a'.*of the source, \[\] of the target"):

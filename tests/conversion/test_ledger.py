@@ -29,7 +29,9 @@ def test_certified_architecture_is_recorded_with_its_figures():
     assert record["parameters"] == sum(p.numel() for p in source.parameters())
     assert record["inflated"] == sum(t.ndim == 4 for t in tensors.values())
     assert record["copied"] == sum(t.ndim != 4 for t in tensors.values())
-    assert record["unmapped"] == 0
+    assert (record["mapped"], record["unmapped"]) == (len(tensors), 0)
+    assert record["seen"] == sum(t.is_floating_point() for t in tensors.values())
+    assert record["unseen"] == []
     assert record["images"] == [1, 3, 128, 128]
     assert 0 < record["float64"] <= TOLERANCES["float64"]
     assert 0 < record["float32"] <= TOLERANCES["float32"]

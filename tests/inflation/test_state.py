@@ -13,7 +13,7 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, inflate, inflate_weight
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.state import inflate_state, reinflate_
+from i2p_zoo.inflation.state import find_differences, inflate_state, named_tensors, reinflate_
 from i2p_zoo.inflation.structure import inflate_structure
 from tests.helpers import randomise_norms_, small_net
 
@@ -119,3 +119,47 @@ def test_trained_kernel_is_not_inflated_anew_and_nothing_changes():
     assert model.settings.inflation == "center"
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     reinflate_(model, "center")
+
+
+@pytest.mark.parametrize("inflation", INFLATIONS)
+@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_cc_b0_4e"])
+def test_inflated_network_differs_nowhere_from_the_rule_and_a_changed_element_is_found(name, inflation):
+    source = timm.create_model(name)
+    net = i2p_zoo.inflate(source, inflation, axis="y")
+    state = named_tensors(source)
+    assert find_differences(state, net) == {}
+    assert find_differences({key: t.double() if t.is_floating_point() else t for key, t in state.items()}, net.half()) != {}
+    net = i2p_zoo.inflate(source, inflation, axis="y")
+    for key, tensor in net.state_dict().items():
+        flat = tensor.view(-1)
+        last = flat[-1].clone()
+        flat[-1] = -last if last != 0 and last.is_floating_point() else last + 1
+        (changed,) = find_differences(state, net).items()
+        flat[-1] = last
+        assert changed[0] == key
+        assert changed[1].shape == tensor.shape
+        assert changed[1].flatten().nonzero().tolist() == ([[len(flat) - 1]] if tensor.ndim else [[0]])
+        if len(changed[0]) > 30:
+            break  # each kind of tensor came before
+
+
+def test_negative_zero_off_the_plane_is_a_difference():
+    net = inflate(nn.Conv2d(1, 1, 3))
+    with torch.no_grad():
+        net.weight[0, 0, 0, 0, 0] = -0.0
+    (mask,) = find_differences(named_tensors(nn.Conv2d(1, 1, 3)) | {"bias": net.bias.detach()}, net).values()
+    assert mask[0, 0, 0, 0, 0]
+
+
+def test_wider_copy_of_the_same_values_is_no_difference():
+    source = timm.create_model("test_resnet")
+    assert find_differences(named_tensors(source), i2p_zoo.inflate(source, "average").double()) == {}
+    assert find_differences(named_tensors(copy.deepcopy(source).double()), i2p_zoo.inflate(source)) == {}
+
+
+def test_tensors_of_one_network_alone_and_of_other_shapes_have_no_mask():
+    net = inflate(small_net())
+    state = named_tensors(small_net())
+    del state["9.bias"]
+    state |= {"extra": torch.zeros(1), "1.running_var": torch.zeros(7)}
+    assert find_differences(state, net) == {"1.running_var": None, "9.bias": None, "extra": None}

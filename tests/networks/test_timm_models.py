@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from i2p_zoo import NotFoundError
-from i2p_zoo.networks.timm_models import create_random_model, example_images, randomize_constants_, randomize_statistics_
+from i2p_zoo.networks.timm_models import (
+    create_random_model,
+    example_images,
+    randomize_constants_,
+    randomize_parameters_,
+    randomize_statistics_,
+)
 from tests.helpers import relative_error
 
 
@@ -40,6 +46,36 @@ def test_constants_are_drawn_about_their_value_and_weights_are_left_alone():
     assert -3 <= float(scale.min()) < float(scale.max()) <= -1
     assert float(model[1].bias.detach().std()) == pytest.approx(0.3, rel=0.4)
     assert float(model[2].bias.detach().std()) == pytest.approx(0.5, rel=0.4)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet_evos", "tf_efficientnet_cc_b0_4e"])
+def test_every_parameter_is_drawn_anew_whatever_it_was_and_the_image_is_still_seen(name):
+    model = timm.create_model(name).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    images, other = torch.randn(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    randomize_parameters_(model, images)
+    for key, parameter in model.named_parameters():
+        assert parameter.numel() == 1 or parameter.std() > 0, key
+    with torch.no_grad():
+        outputs = model(images)
+        assert relative_error(model(other), outputs) > 1e-2
+        assert relative_error(outputs, copy.deepcopy(model).double()(images.double())) < 5e-6
+
+
+def test_weights_are_drawn_about_one_and_other_vectors_about_their_mean():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)).eval()
+    model.scale = nn.Parameter(torch.linspace(1, 3, 64))
+    with torch.no_grad():
+        model[1].weight.zero_(), model[1].bias.fill_(7.0)
+    randomize_parameters_(model, torch.randn(1, 3, 8, 8))
+    kernel, weight, bias, scale = (t.detach() for t in (model[0].weight, model[1].weight, model[1].bias, model.scale))
+    assert 0.5 <= float(weight.min()) < float(weight.max()) <= 1.5
+    assert float(bias.abs().max()) < 2
+    assert 1 <= float(scale.min()) < float(scale.max()) <= 3
+    assert not torch.equal(scale.sort().values, scale)
+    assert float(kernel.std()) == pytest.approx((2 / 27) ** 0.5, rel=0.1)
 
 
 def test_statistics_are_about_the_power_of_what_each_norm_reads():

@@ -78,7 +78,8 @@ def test_certificate_of_each_archetype_holds_as_recorded(name):
     recorded = load_ledger()["models"][name]
     found = measure(name)
     assert found["passed"]
-    assert found["unmapped"] == 0
+    assert (found["mapped"], found["unmapped"]) == (found["inflated"] + found["copied"], 0)
+    assert all(key.endswith("bias") for key in found["unseen"]), "only what a softmax or a difference cancels may go unseen"
     for key in ("class", "archetype", "parameters", "inflated", "copied", "unmapped", "images"):
         assert found[key] == recorded[key], key
     assert max(found["float32"] * 1e-6, found["float64"] or 0) < 1e-3 * found["response"], (

@@ -344,6 +344,13 @@ def test_certificate_is_written_as_json_and_as_a_line():
         "errors": {"float32": 3e-7, "float64": 2e-15},
         "images": [1, 3, 8, 8],
         "agreement": 1.0,
+        "live_errors": {},
+        "mapped": 0,
+        "mismatched": [],
+        "unproven": [],
+        "seen": 0,
+        "unseen": [],
+        "unmeasured": [],
         "passed": True,
     }
     assert str(good).startswith("passed: relative error float32 3.00e-07 (<= 1e-05), float64 2.00e-15 (<= 1e-09)")

@@ -28,3 +28,10 @@ def test_list_models_takes_wildcards_with_and_without_the_prefix(monkeypatch):
     for pattern in ("resnet1*", "i2p-resnet1*"):
         assert i2p_zoo.list_models(pattern) == ["i2p-resnet18"]
     assert i2p_zoo.list_models("broken") == []
+
+
+def test_record_has_the_keys_of_a_certificate_beside_its_own():
+    record = {"inflated": 20, "copied": 102, "float32": 1e-7, "float64": None, "passed": True}
+    certificate = zoo.certificate_of(record)
+    assert certificate == {**record, "errors": {"float32": 1e-7, "float64": None}, "weights": "random"}
+    assert zoo.certificate_of({"refused": "why"}) == {"refused": "why"}
