@@ -17,7 +17,7 @@ from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
-from i2p_zoo.networks.stems import find_stem, set_point_stem_
+from i2p_zoo.networks.stems import check_num_classes, find_stem, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -104,7 +104,12 @@ class PointCloudModel(Network):
         return predict(self, points, **kwargs)
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated."""
+        """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated.
+
+        Raises:
+            InvalidInputError: `num_classes` is no whole number of 0, for no classifier, or more.
+        """
+        check_num_classes(num_classes)
         model: Any = self
         before, kept = set(model.state_dict()), list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
