@@ -13,6 +13,7 @@ from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import split_name
+from i2p_zoo.networks.changes import has_only_another_head
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.presets import check_preset, set_preset_
 from i2p_zoo.networks.stems import (
@@ -143,6 +144,11 @@ def set_drop_rates(model: Any, rates: dict[str, float], features_only: bool) -> 
         raise InvalidInputError(f"drop_rate={rates['drop_rate']} drops before a classifier, which a feature extractor has not.")
     config = model.to_config()
     config["model_args"] = {**config["model_args"], **rates}
+    replaced = {"drop_rate", "p"} if "drop_rate" in rates else set()
+    replaced |= {"drop_prob"} if "drop_path_rate" in rates else set()
+    for numbers in config["i2p"].get("changes", {}).get("numbers", {}).values():
+        for key in replaced & numbers.keys():
+            del numbers[key]
     result = type(model).from_config(config)
     result.load_state_dict(model.state_dict(), strict=True, assign=True)
     result.pretrained_cfg = model.pretrained_cfg
@@ -165,6 +171,11 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
     settings = provenance.settings
     if settings.stem != "image":
         raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
+    if not has_only_another_head(model.to_config()):
+        raise InvalidInputError(
+            f"`features_only` makes a new network, without what was changed of this one: {type(model).__qualname__} has frozen "
+            "normalisation or other numbers than timm's. Load it as it is and call its `forward_intermediates`."
+        )
     arguments = {**provenance.model_args, "features_only": True, "in_chans": provenance.in_chans}
     arguments.pop("global_pool", None)
     if out_indices is not None:

@@ -55,7 +55,7 @@ class Network:
     base = ProvenanceField[dict[str, Any] | None]()
 
     def train(self, mode: bool = True) -> Any:
-        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze and that is frozen still stays in eval mode."""
+        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze, and that is frozen still, stays in eval."""
         super().train(mode)  # type: ignore[misc]
         if self.frozen_norms:
             keep_norms_in_eval_(self)

@@ -15,6 +15,7 @@ from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
+from i2p_zoo.networks.changes import apply_changes_, head_name, note_changes
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
 from i2p_zoo.networks.stems import check_num_classes, find_stem, set_point_stem_
@@ -129,12 +130,12 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: the network was not made from a timm architecture, or has an argument that JSON cannot hold.
         """
-        return make_config(self)
+        return note_changes(self, make_config(self), head_name(self))  # type: ignore[arg-type]
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Any:
         """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
-        return mix_in_(build_structure(config))
+        return apply_changes_(mix_in_(build_structure(config)), config["i2p"].get("changes", {}))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
