@@ -104,6 +104,10 @@ def convert(
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
+    if names := model.source.get("names"):
+        click.echo(f"names of the file: {names}")
+    if passed_over := model.source.get("passed_over"):
+        click.echo(f"tensors passed over: {passed_over}")
     certificate = model.source["certificate"]
     twin = "" if certificate["inflation"] == inflation else f" (of its {certificate['inflation']}-inflated twin)"
     errors = ", ".join(f"{dtype} {error:.2e}" for dtype, error in certificate["errors"].items())

@@ -130,7 +130,7 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: the network was not made from a timm architecture, or has an argument that JSON cannot hold.
         """
-        return note_changes(self, make_config(self), head_name(self))  # type: ignore[arg-type]
+        return note_changes(self, make_config(self), head_name(self))
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Any:
