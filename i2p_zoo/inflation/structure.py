@@ -16,6 +16,9 @@ from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import find_builder, is_supported, supported_types
 from i2p_zoo.modules import image_channels
 
+_FUSIONS = ("fuse", "reparameterize", "switch_to_deploy")
+"""Methods that `timm.utils.reparameterize_model` calls."""
+
 
 def inflate_structure(model: nn.Module, settings: Settings) -> Any:
     """Builds the 3D network without weights.
@@ -53,8 +56,17 @@ def inflate_structure_(model: nn.Module, settings: Settings) -> Any:
     architecture = getattr(model, "architecture", None) or (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     channels = image_channels(model)
     structure: Any = replace_leaves(model, settings)
+    for module in structure.modules():
+        module.__dict__.update({name: refuse_fusion for name in _FUSIONS if hasattr(type(module), name)})
     structure.provenance = Provenance(settings, architecture, in_chans=channels)
     return structure
+
+
+def refuse_fusion(*_: Any, **__: Any) -> Any:
+    """Raises UnsupportedError for timm's fusing of branches, which is written for 2D kernels."""
+    raise UnsupportedError(
+        "A 3D network's branches cannot be fused: call `timm.utils.reparameterize_model` on the 2D network, then `inflate` it."
+    )
 
 
 def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:

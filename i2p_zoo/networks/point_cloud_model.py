@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
+import torch.fx
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.config import make_config
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
@@ -71,6 +75,11 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: anything else, such as a batch of images.
         """
+        if isinstance(x, torch.fx.Proxy):
+            raise UnsupportedError(
+                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
+                "`forward_intermediates`, and compile with `torch.compile`."
+            )
         if not isinstance(x, SparseTensor):
             if hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size"):
                 x = SparseTensor.from_spconv(x)
@@ -89,8 +98,13 @@ class PointCloudModel(Network):
         return result
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs the 2D network's own forward on voxels; `x` as in `prepare`."""
-        return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
+        """Runs the 2D network's own forward on voxels; `x` as in `prepare`.
+
+        Raises:
+            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call.
+        """
+        with refuse_backward_hooks(self):  # type: ignore[arg-type]
+            return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
     def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_features` on voxels; `x` as in `prepare`."""
@@ -143,6 +157,28 @@ class PointCloudModel(Network):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+@contextlib.contextmanager
+def refuse_backward_hooks(model: nn.Module) -> Iterator[None]:
+    """Raises UnsupportedError, inside the block, where a module with a full backward hook gives voxels."""
+
+    def check(_: nn.Module, inputs: Any, output: Any) -> None:
+        if any(isinstance(x, SparseTensor) for x in (*inputs, output)):
+            raise UnsupportedError(
+                "`register_full_backward_hook` calls nothing for voxels, which are no torch.Tensor: use "
+                "`register_forward_hook` and, on the output that it gets, `register_hook`."
+            )
+
+    hooked = [
+        module for module in model.modules() if module is not model and (module._backward_hooks or module._backward_pre_hooks)
+    ]
+    handles = [module.register_forward_hook(check) for module in hooked]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @functools.cache
