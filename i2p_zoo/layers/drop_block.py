@@ -43,9 +43,10 @@ class SparseDropBlock(nn.Module):
         size, pad = self.block_size, self.block_size // 2
         with torch.no_grad():
             ones: Any = x.derive(x.features.new_ones(len(x.features), 1))
-            count = F.avg_pool2d(ones, size, 1, pad, divisor_override=1).features
-            seeds: Any = x.derive(torch.bernoulli((self.gamma_scale * self.drop_prob / count).clamp(max=1)))
-            keep = 1 - F.max_pool2d(seeds, size, 1, pad).features
+            count: Any = F.avg_pool2d(ones, size, 1, pad, divisor_override=1)
+            seeds: Any = x.derive(torch.bernoulli((self.gamma_scale * self.drop_prob / count.features).clamp(max=1)))
+            dropped: Any = F.max_pool2d(seeds, size, 1, pad)
+            keep = 1 - dropped.features
             if self.scale_by_keep:
                 keep = keep * (len(keep) / keep.float().sum().add(1e-7)).to(keep.dtype)
         return x.derive(x.features * keep)
