@@ -15,7 +15,7 @@ from conversion.table import write_table
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
 from i2p_zoo.wording import count_of
-from i2p_zoo.zoo.sources import read_state
+from i2p_zoo.zoo.state_dicts import read_state
 
 
 @click.group("python -m conversion", cls=ErrorLines, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,10 +57,10 @@ def torchvision(name: str, weights: Path, out: Path) -> None:
 
     Example: python -m conversion torchvision resnet50 resnet50-11ad3fa6.pth --out i2p-resnet50
     """
-    from conversion.from_torchvision import convert_state, find_architecture
     from i2p_zoo.checkpoints.saving import save_pretrained
     from i2p_zoo.checkpoints.weight_files import sha256_of
     from i2p_zoo.zoo.conversion import convert_network
+    from i2p_zoo.zoo.torchvision_weights import convert_state, find_architecture
 
     find_architecture(name)  # before a large file is read
     source, architecture, model_args = convert_state(name, read_state(weights))

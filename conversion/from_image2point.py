@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.execution_order import load_weights_
 from i2p_zoo import create_model
 from i2p_zoo.errors import CheckpointError
+from i2p_zoo.zoo.execution_order import load_weights_
 
 ARCHITECTURES = {
     (False, (2, 2, 2, 2)): "resnet18",

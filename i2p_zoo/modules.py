@@ -75,3 +75,13 @@ def image_channels(model: nn.Module) -> int:
     """Returns how many channels a 2D network's image has: what timm notes, else what the first convolution reads."""
     noted = getattr(model, "in_chans", None)
     return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
+def unwrap(model: Any) -> Any:
+    """Returns the network inside the wrappers of torch and timm: DataParallel, `torch.compile`, averaged weights."""
+    while isinstance(model, nn.Module) and not hasattr(type(model), "to_config"):
+        inner = [part for name, part in model.named_children() if name in ("module", "_orig_mod", "ema")]
+        if len(inner) != 1 or len(list(model.children())) != 1:
+            break
+        model = inner[0]
+    return model

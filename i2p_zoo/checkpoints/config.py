@@ -98,14 +98,15 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]
-    _check(path, i2p, _I2P, "i2p.")
+    _check(path, {"changes": {}, **i2p}, {**_I2P, "changes": _type(dict)}, "i2p.")
     i2p["settings"] = {**_ADDED_SETTINGS, **i2p["settings"]}
     _check(path, i2p["settings"], {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
     try:
         Settings(**i2p["settings"])
     except InvalidInputError as error:
         raise CheckpointError(f"{path}: {str(error).replace('`', '`i2p.settings.', 1)}") from error
-    _check_args(path, config["model_args"])
+    _check_args(path, config["model_args"], "model_args")
+    _check_args(path, i2p.get("changes", {}), "i2p.changes")
     _check_weights(path, i2p["weights"], "i2p.weights")
     if i2p["unet"] is not None:
         _check(path, i2p["unet"], _UNET, "i2p.unet.")
@@ -119,14 +120,14 @@ def _refuse_constant(name: str) -> None:
     raise InvalidInputError(f"{name} is no number of JSON")
 
 
-def _check_args(path: Path, value: Any) -> None:
+def _check_args(path: Path, value: Any, key: str) -> None:
     """Refuses numbers by which timm would first make a list of that length, of the rates of drop path for one."""
     parts = [value]
     while parts:  # no recursion: newer Pythons read JSON deeper than they call functions
         part = parts.pop()
         parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
         if isinstance(part, int) and abs(part) > _MAX_NUMBER:
-            raise CheckpointError(f"{path}: `model_args` has {part!r}; no network needs numbers above {_MAX_NUMBER}.")
+            raise CheckpointError(f"{path}: `{key}` has {part!r}; no network needs numbers above {_MAX_NUMBER}.")
 
 
 def _check_weights(path: Path, weights: dict[str, Any], key: str) -> None:

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.card import is_edited, write_card
@@ -19,6 +18,7 @@ from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.folder_files import CARD as CARD
 from i2p_zoo.checkpoints.loading import find_base_tensors
+from i2p_zoo.checkpoints.rebuilding import check_rebuilds
 from i2p_zoo.checkpoints.weight_files import (
     ADAPTER_WEIGHTS,
     WEIGHTS,
@@ -31,8 +31,8 @@ from i2p_zoo.checkpoints.weight_files import (
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits
+from i2p_zoo.modules import unwrap
 from i2p_zoo.staging import staged_folder
-from i2p_zoo.wording import count_of, format_arguments
 
 
 def save_pretrained(
@@ -48,8 +48,13 @@ def save_pretrained(
     The files change together: whenever the process is killed, the folder holds the old checkpoint or the new one. A
     README.md that somebody edited is kept.
 
+    What was changed of the network since is saved where a folder can tell it: a classifier of torch's layers, batch
+    normalisation that timm froze, rates of dropout and other numbers of modules. Synchronised batch normalisation comes back as
+    the ordinary one, which computes the same.
+
     Args:
-        model: a `PointCloudModel` made from a timm architecture, or a `UNet` on one.
+        model: a `PointCloudModel` made from a timm architecture, or a `UNet` on one; also inside the wrappers of
+            `DataParallel`, `torch.compile`, `torch.optim.swa_utils.AveragedModel` or `timm.utils.ModelEmaV3`.
         folder: created if missing.
         certificate: the `Certificate` measured for it; by default the one the model was loaded with.
         compact: store layers that are still pure inflations as their 2D kernels; False writes all in 3D, (C_out, kz, ky,
@@ -60,11 +65,13 @@ def save_pretrained(
         The folder.
 
     Raises:
-        InvalidInputError: the model is not rebuilt by its timm architecture's name and arguments, or a wrong `max_shard_size`.
+        InvalidInputError: the model is not rebuilt by its timm architecture's name and arguments, and how to save it then, or
+            a wrong `max_shard_size`.
         CheckpointError: a weight is not finite.
         OSError: the folder cannot be written.
     """
     check_shard_size(max_shard_size)
+    model = unwrap(model)
     config = describe_model(model)
     if certificate is not None:
         config["i2p"]["certificate"] = certificate.to_dict()
@@ -116,6 +123,7 @@ def save_adapter(
         >>> torch.equal(again.fc.weight, model.fc.weight)
         True
     """
+    model = unwrap(model)
     config = describe_model(model)
     provenance = model.provenance
     if provenance.base is None or provenance.load_base is None:
@@ -141,43 +149,32 @@ def save_adapter(
 def describe_model(model: Any) -> dict[str, Any]:
     """Returns a network's config; raises InvalidInputError as its `to_config`, and for any other object."""
     if not hasattr(model, "provenance") or not hasattr(model, "to_config"):
-        raise InvalidInputError(f"Only networks made by i2p_zoo can be saved; got {type(model).__qualname__}.")
+        children = model.named_children() if isinstance(model, nn.Module) else ()
+        inner = [name for name, part in children if hasattr(part, "to_config")]
+        hint = f" Save what it holds: `model.{inner[0]}.save_pretrained(folder)`." if inner else ""
+        raise InvalidInputError(f"Only networks made by i2p_zoo can be saved; got {type(model).__qualname__}.{hint}")
     config: dict[str, Any] = model.to_config()
     return config
 
 
 def clean_state(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the state dict with contiguous tensors of their own; raises CheckpointError where a value is not finite."""
+    """Returns the state dict with contiguous tensors of their own.
+
+    Raises:
+        CheckpointError: a value is not finite.
+        InvalidInputError: something in it is no tensor.
+    """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise InvalidInputError(f"{key} is no tensor but {type(tensor).__name__}: save the network before it is quantised.")
         if not is_finite(tensor):
             raise CheckpointError(f"{key} holds values that are NaN or infinite; such a network cannot be saved.")
         value = tensor.detach().cpu().contiguous()
         state[key] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
     return state
-
-
-def check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Raises InvalidInputError unless the config alone rebuilds the network's structure."""
-    structure = type(model).from_config(config)
-    dtype = getattr(torch, config["i2p"]["dtype"])
-    mixed = [key for key, t in state.items() if t.is_floating_point() and t.dtype != dtype]
-    if mixed:
-        raise InvalidInputError(f"All tensors must have one dtype; the first parameter has {dtype}, {mixed[0]} another.")
-    expected = {key: tuple(t.shape) for key, t in structure.state_dict().items()}
-    shapes = {key: tuple(t.shape) for key, t in state.items()}
-    wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
-    if not wrong and repr(structure) != repr(model):
-        lines = zip(repr(model).split("\n"), repr(structure).split("\n"), strict=False)
-        wrong = [next(f"{a.strip()} for {b.strip()}" for a, b in lines if a != b)]
-    if wrong:
-        arguments = ", ".join(filter(None, [repr(model.architecture), format_arguments(model.model_args)]))
-        raise InvalidInputError(
-            f"`timm.create_model({arguments})` does not rebuild this network, which differs in {count_of(len(wrong), 'part')}, "
-            f"the first {wrong[0]}. Create it with `i2p_zoo.create_model`, which notes its arguments."
-        )
 
 
 def note_certified(config: dict[str, Any], state: dict[str, Tensor], *, is_new: bool = False) -> None:

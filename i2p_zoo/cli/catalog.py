@@ -117,6 +117,10 @@ def convert(
     if table:
         click.echo(model.report.table())
     click.echo(model.report.summary())
+    if names := model.source.get("names"):
+        click.echo(f"names of the file: {names}")
+    if passed_over := model.source.get("passed_over"):
+        click.echo(f"tensors passed over: {passed_over}")
     click.echo(f"certificate: relative error {describe_certificate(model.source['certificate'], inflation)}")
     for file in origins["result"]:
         click.echo(f"{file['file']}: {file['bytes']:,d} bytes, sha256 {file['sha256']}")

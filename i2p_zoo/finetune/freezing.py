@@ -27,6 +27,8 @@ class ParameterCount:
 def freeze(model: Any, mode: str) -> ParameterCount:
     """Sets which parameters train, and keeps normalisation in eval mode where it does not.
 
+    `model.requires_grad_(True)` undoes it; normalisation then trains from the next `model.train()` on.
+
     Args:
         model: a `PointCloudModel`, in place. Call it before the optimizer is made.
         mode: "all"; "io", the convolutions that read the input and the classifier, normalisation on the image's

@@ -17,6 +17,9 @@ from i2p_zoo.layers.registry import find_builder, is_supported, supported_types
 from i2p_zoo.modules import image_channels
 from i2p_zoo.wording import count_of, join_words
 
+_FUSIONS = ("fuse", "reparameterize", "switch_to_deploy")
+"""Methods that `timm.utils.reparameterize_model` calls."""
+
 
 def inflate_structure(model: nn.Module, settings: Settings) -> Any:
     """Builds the 3D network without weights.
@@ -54,8 +57,17 @@ def inflate_structure_(model: nn.Module, settings: Settings) -> Any:
     architecture = getattr(model, "architecture", None) or (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     channels = image_channels(model)
     structure: Any = replace_leaves(model, settings)
+    for module in structure.modules():
+        module.__dict__.update({name: refuse_fusion for name in _FUSIONS if hasattr(type(module), name)})
     structure.provenance = Provenance(settings, architecture, in_chans=channels)
     return structure
+
+
+def refuse_fusion(*_: Any, **__: Any) -> Any:
+    """Raises UnsupportedError for timm's fusing of branches, which is written for 2D kernels."""
+    raise UnsupportedError(
+        "A 3D network's branches cannot be fused: call `timm.utils.reparameterize_model` on the 2D network, then `inflate` it."
+    )
 
 
 def replace_leaves(model: nn.Module, settings: Settings) -> nn.Module:

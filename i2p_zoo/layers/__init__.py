@@ -9,6 +9,7 @@ from i2p_zoo.layers import (  # noqa: F401 (they fill the table)
     blur_pool,
     conditional_convolution,
     convolution,
+    drop_block,
     global_context,
     normalization,
     space_to_depth,

@@ -110,9 +110,15 @@ NORMS: tuple[type[nn.Module], ...] = (
 
 
 def keep_norms_in_eval_(model: Any) -> None:
-    """Puts a network's normalisation layers into eval mode, except a new classifier's, which have no image's statistics."""
+    """Puts a network's normalisation layers into eval mode, but for those that train.
+
+    A new classifier's train, which have no image's statistics, and those whose parameters were made to require gradients
+    since; a layer that has none trains where all of the network's do.
+    """
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()
+    all_train = all(parameter.requires_grad for parameter in model.parameters())
     for module in model.modules():
         if isinstance(module, NORMS) and module not in new:
-            module.eval()
+            trains = [parameter.requires_grad for parameter in module.parameters()] or [all_train]
+            module.train(module.training and any(trains))

@@ -6,15 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import split_name
+from i2p_zoo.networks.changes import has_only_another_head
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.presets import check_preset, set_preset_
-from i2p_zoo.networks.stems import adapt_in_chans_, check_in_chans, find_stem, image_colors, set_point_stem_
+from i2p_zoo.networks.stems import (
+    adapt_in_chans_,
+    check_in_chans,
+    check_num_classes,
+    count_halvings,
+    find_stem,
+    image_colors,
+    set_point_stem_,
+)
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.point_features import count_channels, parse_features
 from i2p_zoo.wording import count_of
@@ -33,6 +43,8 @@ def create_model(
     features: str = "xyz",
     features_only: bool = False,
     preset: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> Any:
     """Creates a sparse 3D network with random weights; `from_pretrained` has image weights.
@@ -44,14 +56,15 @@ def create_model(
         in_chans: channels of a voxel.
         stem: "image" keeps the image stem; "point" puts a new 3x3x3 convolution at stride 1 in place of the stem's
             convolution and drops its pooling (Image2Point, section 3).
-        skip_downsamples: how many of the 2D network's first halvings run at stride 1. A point stem has skipped the
-            stem's, which count among them.
+        skip_downsamples: how many of the 2D network's first halvings run at stride 1, at most all of them. A point stem has
+            skipped the stem's, which count among them.
         voxel_size: edge of a voxel for clouds given to the model, in their units.
         features: what `voxelize` gives each voxel.
         features_only: return the sparse feature maps at each stride, as timm does.
         preset: "image2point" for the paper's own ResNet-18, 50, 101 or 152: inflation "copy", a point stem without activation,
             2x2x2 shortcuts, BatchNorm on the logits; `inflation` and `stem` then need not be given.
-        **kwargs: passed to `timm.create_model` (`drop_rate`, `out_indices`, ...).
+        device, dtype: where the network stands and what its tensors are, as `torch.nn.Module.to` takes them.
+        **kwargs: passed to `timm.create_model` (`drop_rate`, `drop_path_rate`, `out_indices`, ...).
 
     Returns:
         A `PointCloudModel` of timm's own class.
@@ -70,7 +83,11 @@ def create_model(
     architecture, _ = split_name(name)
     check_in_chans(in_chans)
     check_preset(preset, architecture)
+    check_placement(device, dtype)
+    if num_classes is not None:
+        check_classes(num_classes, features_only)
     if preset:
+        check_preset_arguments(preset, None if inflation == "center" else inflation, None if stem == "image" else stem)
         inflation, stem = "copy", "point"
     classes: dict[str, Any] = {} if num_classes is None or features_only else {"num_classes": num_classes}
     if features_only:
@@ -80,7 +97,65 @@ def create_model(
     model: Any = inflate(source, inflation=inflation, axis=axis, depth=depth)
     model.provenance = model.provenance.changed(architecture=architecture, model_args=kwargs, in_chans=image_chans)
     adaptation = Adaptation(None, in_chans, stem, skip_downsamples, voxel_size, features, preset)
-    return adapt_(model, adaptation, lambda: source)
+    return adapt_(model, adaptation, lambda: source).to(device=device, dtype=dtype)
+
+
+def check_placement(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """Raises InvalidInputError unless a network can stand on this device and its tensors have this dtype."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
+        reason = str(error).split("\n")[0]
+        raise InvalidInputError(
+            f"`device` must be one that torch can use here, such as 'cpu'; got {device!r} ({reason})."
+        ) from error
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidInputError(f"`dtype` must be a floating point dtype such as torch.float16; got {dtype!r}.")
+
+
+def check_classes(num_classes: int, features_only: bool) -> None:
+    """Raises InvalidInputError for a number of classes that no classifier has, or for classes of a feature extractor."""
+    check_num_classes(num_classes)
+    if features_only and num_classes:
+        raise InvalidInputError(f"num_classes={num_classes} with `features_only`: a feature extractor has no classifier.")
+
+
+def check_preset_arguments(preset: str, inflation: str | None, stem: str | None) -> None:
+    """Raises InvalidInputError where another inflation or stem than the preset's is asked for; None asks for none."""
+    if inflation not in (None, "copy") or stem not in (None, "point"):
+        raise InvalidInputError(
+            f"preset={preset!r} has inflation='copy' and stem='point'; got inflation={inflation!r} and stem={stem!r}."
+        )
+
+
+def set_drop_rates(model: Any, rates: dict[str, float], features_only: bool) -> Any:
+    """Returns a network with other rates of dropout or drop path, made anew around the same tensors.
+
+    Args:
+        model: a network made from a timm architecture.
+        rates: `drop_rate`, of dropout before the classifier, `drop_path_rate`, or both.
+        features_only: whether the network is to become a feature extractor.
+
+    Raises:
+        InvalidInputError: a rate that is no fraction, that timm's network does not take, or of a classifier that is not there.
+    """
+    for name, rate in rates.items():
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
+            raise InvalidInputError(f"`{name}` must be a number of 0 to less than 1; got {rate!r}.")
+    if "drop_rate" in rates and (features_only or model.model_args.get("features_only")):
+        raise InvalidInputError(f"drop_rate={rates['drop_rate']} drops before a classifier, which a feature extractor has not.")
+    config = model.to_config()
+    config["model_args"] = {**config["model_args"], **rates}
+    replaced = {"drop_rate", "p"} if "drop_rate" in rates else set()
+    replaced |= {"drop_prob"} if "drop_path_rate" in rates else set()
+    for numbers in config["i2p"].get("changes", {}).get("numbers", {}).values():
+        for key in replaced & numbers.keys():
+            del numbers[key]
+    result = type(model).from_config(config)
+    result.load_state_dict(model.state_dict(), strict=True, assign=True)
+    result.pretrained_cfg = model.pretrained_cfg
+    result.provenance = model.provenance.changed(model_args=config["model_args"])
+    return result.eval()
 
 
 def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> Any:
@@ -98,6 +173,11 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
     settings = provenance.settings
     if settings.stem != "image":
         raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
+    if not has_only_another_head(model.to_config()):
+        raise InvalidInputError(
+            f"`features_only` makes a new network, without what was changed of this one: {type(model).__qualname__} has frozen "
+            "normalisation or other numbers than timm's. Load it as it is and call its `forward_intermediates`."
+        )
     arguments = {**provenance.model_args, "features_only": True, "in_chans": provenance.in_chans}
     arguments.pop("global_pool", None)
     if out_indices is not None:
@@ -143,8 +223,8 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
         source: creates its 2D network, for the stem's names; weights do not matter.
 
     Raises:
-        InvalidInputError: an unknown stem, a point stem turned back, features of other channels than the network reads, or
-            numbers out of range; the network is as it was.
+        InvalidInputError: an unknown stem, a point stem turned back, features of other channels than the network reads, more
+            halvings to skip than it has, classes of a feature extractor, or numbers out of range; the network is as it was.
     """
     provenance = model.provenance
     changes = {name: getattr(adaptation, name) for name in ("stem", "skip_downsamples", "voxel_size", "features")}
@@ -154,6 +234,13 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
         settings = settings.changed(**image_colors(model))
     in_chans = provenance.in_chans if adaptation.in_chans is None else adaptation.in_chans
     check_in_chans(in_chans)
+    num_classes = adaptation.num_classes
+    if num_classes is not None:
+        check_classes(num_classes, bool(provenance.model_args.get("features_only")))
+    if adaptation.skip_downsamples and adaptation.skip_downsamples > (halvings := count_halvings(model)):
+        raise InvalidInputError(
+            f"`skip_downsamples` is {adaptation.skip_downsamples}, and {type(model).__qualname__} halves {halvings} times."
+        )
     if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
         names = parse_features(settings.features)
         channels = count_channels(names)
@@ -173,7 +260,6 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
                 f"The model's point stem reads {count_of(provenance.in_chans, 'channel')}; got in_chans={in_chans}."
             )
         adapt_in_chans_(model, find_stem(source()), in_chans)
-    num_classes = adaptation.num_classes
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     model.settings = settings.changed(stem=model.settings.stem)  # which is set with its layers

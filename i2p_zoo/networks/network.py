@@ -39,7 +39,8 @@ class Network:
     Attributes:
         provenance: how the network was made and where its weights come from, a `Provenance`; its fields are attributes of
             the network too.
-        frozen_norms: whether normalisation outside the classifier stays in eval mode, as `i2p_zoo.finetune.freeze` sets it.
+        frozen_norms: whether normalisation outside the classifier stays in eval mode, as `i2p_zoo.finetune.freeze` sets it,
+            until its parameters require gradients again.
     """
 
     provenance: Provenance
@@ -54,7 +55,7 @@ class Network:
     base = ProvenanceField[dict[str, Any] | None]()
 
     def train(self, mode: bool = True) -> Any:
-        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval mode."""
+        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze, and that is frozen still, stays in eval."""
         super().train(mode)  # type: ignore[misc]
         if self.frozen_norms:
             keep_norms_in_eval_(self)

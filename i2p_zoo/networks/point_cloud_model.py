@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.config import make_config
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
 from i2p_zoo.modules import set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
+from i2p_zoo.networks.changes import apply_changes_, head_name, note_changes
 from i2p_zoo.networks.feature_strides import true_feature_info
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
-from i2p_zoo.networks.stems import find_stem, image_colors, set_point_stem_
+from i2p_zoo.networks.stems import check_num_classes, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -78,6 +82,11 @@ class PointCloudModel(Network):
             raise InvalidInputError(
                 f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
             )
+        if isinstance(x, torch.fx.Proxy):
+            raise UnsupportedError(
+                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
+                "`forward_intermediates`, and compile with `torch.compile`."
+            )
         if not isinstance(x, SparseTensor):
             is_spconv = hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size")
             x = SparseTensor.from_spconv(x) if is_spconv else self.settings.voxelize(x)[0]
@@ -110,8 +119,13 @@ class PointCloudModel(Network):
         self.__dict__["feature_info"] = value
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs the 2D network's own forward on voxels; `x` as in `prepare`."""
-        return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
+        """Runs the 2D network's own forward on voxels; `x` as in `prepare`.
+
+        Raises:
+            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call.
+        """
+        with refuse_backward_hooks(self):  # type: ignore[arg-type]
+            return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
     def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_features` on voxels; `x` as in `prepare`."""
@@ -129,7 +143,11 @@ class PointCloudModel(Network):
         """Gives the network a new classifier, as timm does; a 2D convolution that timm makes for it is inflated.
 
         The names of the classes go with the old one; `i2p_zoo.finetune.train` notes those of the clouds.
+
+        Raises:
+            InvalidInputError: `num_classes` is no whole number of 0, for no classifier, or more.
         """
+        check_num_classes(num_classes)
         model: Any = self
         before, kept = set(model.state_dict()), list(model.parameters())
         super().reset_classifier(num_classes, *args, **kwargs)  # type: ignore[misc]
@@ -150,12 +168,12 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: the network was not made from a timm architecture, or has an argument that JSON cannot hold.
         """
-        return make_config(self)
+        return note_changes(self, make_config(self), head_name(self))
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Any:
         """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
-        return mix_in_(build_structure(config))
+        return apply_changes_(mix_in_(build_structure(config)), config["i2p"].get("changes", {}))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
@@ -177,6 +195,28 @@ def _place_like(x: SparseTensor, parameter: Tensor | None) -> SparseTensor:
             f"{str(parameter.dtype).removeprefix('torch.')} holds. Centre and scale the clouds, or use another dtype."
         )
     return placed
+
+
+@contextlib.contextmanager
+def refuse_backward_hooks(model: nn.Module) -> Iterator[None]:
+    """Raises UnsupportedError, inside the block, where a module with a full backward hook gives voxels."""
+
+    def check(_: nn.Module, inputs: Any, output: Any) -> None:
+        if any(isinstance(x, SparseTensor) for x in (*inputs, output)):
+            raise UnsupportedError(
+                "`register_full_backward_hook` calls nothing for voxels, which are no torch.Tensor: use "
+                "`register_forward_hook` and, on the output that it gets, `register_hook`."
+            )
+
+    hooked = [
+        module for module in model.modules() if module is not model and (module._backward_hooks or module._backward_pre_hooks)
+    ]
+    handles = [module.register_forward_hook(check) for module in hooked]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @functools.cache

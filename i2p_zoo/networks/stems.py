@@ -15,7 +15,8 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.modules import image_channels
+from i2p_zoo.modules import eval_mode, image_channels
+from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, MaxPool2dSame, AvgPool2dSame, BlurPool2d)
@@ -83,6 +84,26 @@ def find_stem(model: nn.Module) -> Stem:
     if rivals or not any(pools.values()):
         pools = {}
     return Stem(convolutions, {**rearranged, **pools})
+
+
+def count_halvings(model: Any) -> int:
+    """Returns how many halvings an inflated network does, skipped ones included, found by running it on one voxel."""
+    levels = [0]
+
+    def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [x for x in (*inputs, output) if isinstance(x, SparseTensor)]
+        levels.extend(x.plan.level for x in tensors)
+
+    weight = next(model.parameters())
+    voxel = SparseTensor(weight.new_zeros(1, model.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(voxel)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(levels)
 
 
 def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
@@ -161,5 +182,11 @@ def image_colors(model: nn.Module) -> dict[str, Any]:
 
 def check_in_chans(in_chans: int) -> None:
     """Raises InvalidInputError unless `in_chans` is a positive integer."""
-    if not isinstance(in_chans, int) or in_chans < 1:
+    if not isinstance(in_chans, int) or isinstance(in_chans, bool) or in_chans < 1:
         raise InvalidInputError(f"`in_chans` must be a positive integer; got {in_chans!r}.")
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raises InvalidInputError unless `num_classes` is an integer of 0, for no classifier, or more."""
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+        raise InvalidInputError(f"`num_classes` must be a whole number, 0 for no classifier; got {num_classes!r}.")

@@ -14,6 +14,7 @@ from i2p_zoo.choices import DEVOXELIZATIONS
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.modules import eval_mode
+from i2p_zoo.networks.changes import apply_changes_, note_changes
 from i2p_zoo.networks.decoder import Decoder, Level
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
@@ -89,7 +90,7 @@ class UNet(Network, nn.Module):
             "dropout": self.dropout,
             "devoxelization": self.devoxelization,
         }
-        return config
+        return note_changes(self, config, "decoder.head")
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> UNet:
@@ -99,11 +100,14 @@ class UNet(Network, nn.Module):
             InvalidInputError: what the config says of the decoder does not fit the encoder.
             NotFoundError: timm has no such architecture.
         """
-        encoder, parts = PointCloudModel.from_config(config), config["i2p"]["unet"]
+        plain = {**config, "i2p": {key: value for key, value in config["i2p"].items() if key != "changes"}}
+        encoder, parts = PointCloudModel.from_config(plain), config["i2p"]["unet"]
         levels = [Level(channels, (stride[0], stride[1], stride[2]), tuple(maps)) for channels, stride, maps in parts["levels"]]
         arguments = parts["decoder_channels"], parts["dropout"], parts["devoxelization"]
         with torch.device("meta"):
-            return UNet(encoder, config["num_classes"], *arguments, levels)
+            unet = UNet(encoder, config["num_classes"], *arguments, levels)
+        result: UNet = apply_changes_(unet, config["i2p"].get("changes", {}))
+        return result
 
     def get_classifier(self) -> nn.Module:
         """Returns what `i2p_zoo.finetune.freeze` takes for the output layers: those that have no image weights."""

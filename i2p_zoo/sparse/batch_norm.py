@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.kernels import batch_statistics
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
@@ -163,7 +164,7 @@ def _moments(x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return first + centre, np.maximum(second - first * first, 0)
 
 
-class _NormalizeAndClamp(torch.autograd.Function):
+class _NormalizeAndClamp(ReverseModeFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Any, limits: Any) -> Tensor:
         mean, deviation, _ = statistics

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.engines.selection import choose_maximum
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
@@ -76,7 +77,7 @@ def _count_positions(coords: Tensor, shape: Triple, window: Window, before: Trip
     return count
 
 
-class _MaxPool(torch.autograd.Function):
+class _MaxPool(ReverseModeFunction):
     @staticmethod
     def forward(ctx: Any, features: Tensor, kmap: KernelMap) -> Tensor:
         engine = choose_maximum(features)

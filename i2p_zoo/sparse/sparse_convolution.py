@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
@@ -98,7 +99,7 @@ def _run(engine: Engine, features: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-class _Convolution(torch.autograd.Function):
+class _Convolution(ReverseModeFunction):
     """A convolution by an engine, and those of its gradients that are asked for."""
 
     @staticmethod

@@ -249,6 +249,22 @@ class SparseTensor:
         """Whether gradients flow to the features."""
         return self.features.requires_grad
 
+    def requires_grad_(self, requires_grad: bool = True) -> SparseTensor:
+        """Sets, in place, whether gradients flow to the features."""
+        self.features.requires_grad_(requires_grad)
+        return self
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
+        """Has a hook called with the (N, ...) gradient of the features, as `torch.Tensor.register_hook` does."""
+        return self.features.register_hook(hook)
+
+    def retain_grad(self) -> None:
+        """Keeps the gradient of the features in `grad` though they are no leaf, as `torch.Tensor.retain_grad` does."""
+        self.features.retain_grad()
+
+    grad = property(lambda self: self.features.grad, doc="(N, ...) gradient of the features, or None.")
+    grad_fn = property(lambda self: self.features.grad_fn, doc="What computed the features, or None.")
+    is_leaf = property(lambda self: self.features.is_leaf, doc="Whether autograd saw nothing compute the features.")
     is_cuda = property(lambda self: self.features.is_cuda)
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:

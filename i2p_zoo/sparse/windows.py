@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.autograd_limits import check_transforms
 from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Window, centred_padding, insert_axis, same_padding
 from i2p_zoo.sparse.tensor import SparseTensor, require_channels_first
 
@@ -35,9 +36,11 @@ def plan_window(
         The window, and the `Plan.level` of its output.
 
     Raises:
-        UnsupportedError: channels are last, or the window's own padding would see what the 2D network cut off.
+        UnsupportedError: channels are last, the window's own padding would see what the 2D network cut off, or this runs
+            inside a transform of `torch.func`.
     """
     require_channels_first(x, "A window")
+    check_transforms()
     axis = x.plan.axis if axis is None else axis
     depth = max(kernel) if depth is None else depth
     halvings = max(stride).bit_length() - 1

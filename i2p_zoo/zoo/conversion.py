@@ -18,7 +18,8 @@ from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.zoo.certificate import Certificate, certify
 from i2p_zoo.zoo.efficientnet_lite import WHEEL_ARCHITECTURES
-from i2p_zoo.zoo.sources import load_file, load_source
+from i2p_zoo.zoo.own_files import load_file
+from i2p_zoo.zoo.sources import load_source
 
 Progress = Callable[[str], None]
 
@@ -38,7 +39,8 @@ def convert(
     Args:
         name: a zoo or timm name, with optional tag.
         folder: where `save_pretrained` writes.
-        weights: a .safetensors, .pth or .pt checkpoint of that timm network; by default timm's own weights.
+        weights: a .safetensors, .pth, .pt or .ckpt checkpoint of that network, with timm's or torchvision's names behind any
+            prefix; by default timm's own weights.
         inflation, axis, depth: as `i2p_zoo.inflate`.
         progress: called with a word for each step as it begins.
 
@@ -69,7 +71,7 @@ def convert_model(
     Args:
         name: a zoo or timm name, with optional tag.
         settings: of the inflation.
-        weights: a checkpoint of that timm network, as `i2p_zoo.zoo.sources.load_file` reads it.
+        weights: a checkpoint of that timm network, as `i2p_zoo.zoo.own_files.load_file` reads it.
         options: of the Hub client.
         tried: the places that were looked into before; gets a line for each further one that had no weights.
         progress: called with a word for each step as it begins.
@@ -85,16 +87,17 @@ def convert_model(
     if progress is not None:
         progress("loading 2D weights")
     tried = [] if tried is None else tried
+    model_args: dict[str, Any] = {}
     try:
         if weights is None:
             source, origin = load_source(architecture, tag, options or HubOptions(), tried)
         else:
-            source, origin = load_file(architecture, weights)
+            source, origin, model_args = load_file(architecture, weights)
     except NotFoundError as error:
         if tried:
             raise no_weights_error(name, tried) from error
         raise
-    return convert_network(source, origin, architecture, {}, settings, progress)
+    return convert_network(source, origin, architecture, model_args, settings, progress)
 
 
 def convert_network(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
@@ -23,7 +24,15 @@ from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.layers.kernel_inflation import check_inflation
 from i2p_zoo.names import PREFIX, split_name
-from i2p_zoo.networks.models import Adaptation, adapt_, create_extractor
+from i2p_zoo.networks.models import (
+    Adaptation,
+    adapt_,
+    check_classes,
+    check_placement,
+    check_preset_arguments,
+    create_extractor,
+    set_drop_rates,
+)
 from i2p_zoo.networks.point_cloud_model import PointCloudModel, mix_in_
 from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_tagged_model, create_timm_model
@@ -48,8 +57,12 @@ def from_pretrained(
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     inflation: str | None = None,
-    axis: str = "z",
+    axis: str | None = None,
     preset: str | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     base: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     cache_dir: str | None = None,
@@ -76,8 +89,12 @@ def from_pretrained(
         out_indices: which of them.
         inflation: "center", "average" or "copy"; None keeps, which for a zoo network is "center". A network whose kernels are
             still the image's is inflated anew.
-        axis: of a zoo network's inflation; those on the Hub have "z", others are converted here.
+        axis: of a zoo network's inflation, by default "z"; those on the Hub have "z", others are converted here. None keeps
+            what a folder or a repository has; another is refused.
         preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".
+        drop_rate, drop_path_rate: of dropout before the classifier and of whole residual branches in training, as
+            `timm.create_model` takes them; None keeps.
+        device, dtype: where the network stands and what its tensors are; None for the CPU and the checkpoint's.
         base: of an adapter, where it cannot be found under the name that the adapter notes: a folder or a name.
         revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub.hf_hub_download`.
 
@@ -93,15 +110,26 @@ def from_pretrained(
     """
     if inflation is not None:
         check_inflation(inflation)
-    check_axis(axis)
-    inflation, stem = ("copy", "point") if preset else (inflation, stem)
+    if axis is not None:
+        check_axis(axis)
+    check_placement(device, dtype)
+    if num_classes is not None:
+        check_classes(num_classes, features_only)
+    if out_indices is not None and not features_only:
+        raise InvalidInputError(f"out_indices={out_indices!r} chooses feature maps: give features_only=True with it.")
+    if preset:
+        check_preset_arguments(preset, inflation, stem)
+        inflation, stem = "copy", "point"
     options = HubOptions(revision, cache_dir, token, local_files_only, force_download)
     model = _load(name, inflation, options, base, axis)
+    rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    if rates := {key: rate for key, rate in rates.items() if rate is not None}:
+        model = set_drop_rates(model, rates, features_only)
     adaptation = Adaptation(num_classes, in_chans, stem, skip_downsamples, voxel_size, features, preset)
     if isinstance(model, UNet):  # whose decoder was made for the encoder as it is
         if not adaptation.is_empty or features_only:
             raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
-        return model
+        return model.to(device=device, dtype=dtype)
     check_preset(preset, model.architecture)
     image_chans = 3 if model.settings.stem == "point" else model.in_chans
     image_arguments = {**model.model_args, "in_chans": image_chans}
@@ -113,7 +141,7 @@ def from_pretrained(
             )
         model = create_extractor(model, out_indices)
         adaptation = replace(adaptation, num_classes=None)
-    return adapt_(model, adaptation, source)
+    return adapt_(model, adaptation, source).to(device=device, dtype=dtype)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -149,20 +177,37 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | None, axis: str) -> Any:
-    """Loads a checkpoint or, with its base, an adapter, and notes how its base is loaded again."""
-    load_its_base = functools.partial(load_base, options=options, place=base)
+def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | None, axis: str | None) -> Any:
+    """Loads a checkpoint or, with its base, an adapter, and notes how its base is loaded again.
+
+    Raises:
+        InvalidInputError: an argument of another kind of place than the name is of.
+    """
+    is_adapter = False
+
+    def load_its_base(described: Mapping[str, Any], inflation: str) -> Any:
+        nonlocal is_adapter
+        is_adapter = True
+        return load_base(described, inflation, options, base)
+
     if not isinstance(name, str | os.PathLike):
         raise InvalidInputError(f"A name is a string such as 'i2p-resnet50', or a folder's path; got {type(name).__name__}.")
     if os.path.isfile(name) and (os.path.dirname(name) or Path(name).suffix == ".safetensors"):
         raise InvalidInputError(f"{name} is a file; give the checkpoint's folder, which holds config.json and the weights.")
     if os.path.isdir(name):
+        if options.revision is not None:
+            raise InvalidInputError(f"{name} is a folder, which has no revisions; got revision={options.revision!r}.")
         model = load_folder(name, build_network, load_its_base)
     else:
         text, at, revision = os.fspath(name).partition("@")
-        if at:
-            options = replace(options, revision=revision)
-        model = _load_named(text, inflation or "center", options, load_its_base, axis)
+        if at and options.revision not in (None, revision):
+            raise InvalidInputError(f"The name {name!r} has another revision than revision={options.revision!r}.")
+        options = replace(options, revision=revision) if at else options
+        model = _load_named(text, inflation or "center", options, load_its_base, axis or "z")
+    if axis not in (None, model.settings.axis):
+        raise InvalidInputError(f"{name} is inflated along {model.settings.axis!r}; only a zoo name can have axis={axis!r}.")
+    if base is not None and not is_adapter:
+        raise InvalidInputError(f"{name} is no adapter, so it has no base; got base={os.fspath(base)!r}.")
     if inflation is not None:
         reinflate_(model, inflation)
     model.provenance = model.provenance.changed(load_base=load_base)

@@ -438,12 +438,12 @@ def test_arguments_nested_to_any_depth_are_walked(levels):
     nested = [5]
     for _ in range(levels):
         nested = [nested]
-    _check_args(Path(CONFIG), nested)
+    _check_args(Path(CONFIG), nested, "model_args")
     nested = [10**6]
     for _ in range(levels):
         nested = {"a": nested}
     with pytest.raises(CheckpointError, match="1000000"):
-        _check_args(Path(CONFIG), nested)
+        _check_args(Path(CONFIG), nested, "model_args")
 
 
 @pytest.mark.parametrize("size", ["abc", "5XB", "GB", "", "-1GB", "0GB", "infGB", "5", None, 0, -5, 1.5, True], ids=repr)

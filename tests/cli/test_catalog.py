@@ -405,11 +405,11 @@ OWN_WEIGHTS = {
     ),
     "a whole network": (
         lambda path: torch.save(timm.create_model("test_efficientnet"), path),
-        r"cannot be read: it pickles a whole network.*Save `model\.state_dict\(\)` in its place\.$",
+        r"cannot be read: it pickles a whole network.*Save `model\.state_dict\(\)` in its place, .*'state_dict' alone\.$",
     ),
     "a text": (
         lambda path: path.write_text("no weights"),
-        r"cannot be read: no checkpoint.*Expected a state dict in a \.safetensors, \.pth, \.pt or \.bin file\.$",
+        r"cannot be read: no checkpoint.*Expected a state dict in a \.safetensors, \.pth, \.pt, \.ckpt or \.bin file\.$",
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +14,7 @@ import i2p_zoo
 from i2p_zoo import InvalidInputError
 from i2p_zoo.finetune import find_classifier, find_input_layers, freeze, train
 from tests.finetune.conftest import modes_and_hooks, resnet, shapes
+from tests.helpers import random_cloud
 
 # Architecture: the convolutions that read the image, and the classifier, as timm's source names them.
 NETWORKS = {
@@ -242,3 +244,54 @@ def test_looking_for_input_layers_leaves_modes_hooks_and_state_as_they_were(rais
         find_input_layers(model)
     assert modes_and_hooks(model) == before
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def unfreeze_all(model):
+    model.requires_grad_(True)
+
+
+def unfreeze_by_a_loop(model):
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+
+
+UNFREEZE = {  # what users call to let everything train again
+    "requires_grad_": unfreeze_all,
+    "a loop": unfreeze_by_a_loop,
+    "timm.utils.unfreeze": lambda model: timm.utils.unfreeze(model, include_bn_running_stats=False),
+    "our own mode": lambda model: freeze(model, "all"),
+}
+
+
+@pytest.mark.parametrize("unfreeze", UNFREEZE.values(), ids=UNFREEZE.keys())
+@pytest.mark.parametrize("mode", ["io", "head", "none"])
+def test_normalisation_that_is_unfrozen_trains_as_if_it_had_never_been_frozen(mode, unfreeze):
+    model, never = resnet(), resnet()
+    freeze(model, mode)
+    unfreeze(model)
+    x = random_cloud(3, voxels=40, dtype=torch.float32)
+    model.train()(x)
+    never.train()(x)
+    assert [module.training for module in model.modules()] == [True] * len(list(model.modules()))
+    for (name, found), expected in zip(model.named_buffers(), never.buffers(), strict=True):
+        assert torch.equal(found, expected), name
+
+
+def test_normalisation_of_one_unfrozen_stage_trains_and_the_rest_stays():
+    model = resnet()
+    freeze(model, "head")
+    model.layer4.requires_grad_(True)
+    model.train()
+    norms = {name: m.training for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert norms == {name: name.startswith("layer4.") for name in norms}
+
+
+def test_normalisation_without_parameters_trains_where_everything_does():
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, affine=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = i2p_zoo.inflate(nn.Sequential(*layers, nn.Linear(4, 2)))
+    freeze(model, "none")
+    assert not model.train()[1].training
+    model[0].requires_grad_(True)
+    assert not model.train()[1].training
+    model.requires_grad_(True)
+    assert model.train()[1].training

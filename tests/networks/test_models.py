@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -368,10 +369,13 @@ def test_transformer_is_refused():
     ("option", "bad"),
     [
         *(("stem", bad) for bad in ("cloud", "", "Image", 3)),
-        *(("skip_downsamples", bad) for bad in (-1, 1.5, "2")),
+        *(("skip_downsamples", bad) for bad in (-1, 1.5, "2", True)),
+        *(("num_classes", bad) for bad in (-1, 2.0, "2", True)),
+        *(("dtype", bad) for bad in ("half", torch.int32)),
+        ("device", "teapot"),
         *(("voxel_size", bad) for bad in (0, -0.05, float("nan"), float("inf"), "0.1")),
         *(("features", bad) for bad in ("colour", ["xyz", "ones"])),
-        *(("in_chans", bad) for bad in (0, -3, 2.0, "3", None)),
+        *(("in_chans", bad) for bad in (0, -3, 2.0, "3", None, True)),
         *(("inflation", bad) for bad in ("centre", None)),
         *(("axis", bad) for bad in ("w", 0)),
         ("depth", 0),
@@ -383,6 +387,47 @@ def test_bad_argument_is_quoted(option, bad):
         create_model("test_resnet", **{option: bad})
     assert f"`{option}`" in str(caught.value)
     assert repr(bad) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"skip_downsamples": 6}, "is 6, and PointCloudResNet halves 5 times"),
+        ({"features_only": True, "num_classes": 2}, "num_classes=2.*no classifier"),
+        ({"preset": "image2point", "inflation": "average"}, "inflation='average'"),
+    ],
+    ids=str,
+)
+def test_argument_that_would_do_nothing_is_refused(options, words):
+    with pytest.raises(InvalidInputError, match=words):
+        create_model("resnet18" if "preset" in options else "test_resnet", **options)
+
+
+# timm's `feature_info` states the reduction of the last map; a halving is a doubling of it.
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "vgg11", "dla46_c", "hrnet_w18_small"])
+@pytest.mark.parametrize("stem", ["image", "point"])
+def test_every_halving_can_be_skipped_and_no_more(name, stem):
+    feature_info = timm.create_model(name, features_only=True).feature_info
+    halvings = round(math.log2(max(feature_info.reduction())))
+    model = create_model(name, stem=stem, skip_downsamples=halvings, num_classes=2)
+    with torch.no_grad():
+        assert model.eval().forward_features(cloud(3)).stride == 1
+    with pytest.raises(InvalidInputError, match=f"halves {halvings} times"):
+        create_model(name, stem=stem, skip_downsamples=halvings + 1, num_classes=2)
+
+
+def test_created_network_stands_where_it_is_asked_to_in_the_dtype_asked_for():
+    model = create_model("test_resnet", device="cpu", dtype=torch.float64, num_classes=2)
+    assert {(t.device.type, t.dtype) for t in model.parameters()} == {("cpu", torch.float64)}
+    assert model.model_args == {}
+
+
+@pytest.mark.parametrize("bad", [-1, True, 2.0])
+def test_classifier_of_no_number_of_classes_is_refused_and_the_network_stays(bad):
+    model = create_model("test_resnet", num_classes=4)
+    with pytest.raises(InvalidInputError, match=f"`num_classes` must be .*{bad!r}"):
+        model.reset_classifier(bad)
+    assert model.fc.out_features == 4
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save
+from timm.layers import DropPath
 
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
@@ -171,7 +172,9 @@ def test_repository_by_its_full_name_and_revision(hub, client, models):
     for pinned in (old, "v1.0"):
         assert_loaded(client.load(f"acme/net@{pinned}"), old_model)
         assert_loaded(client.load("acme/net", revision=pinned), old_model)
-    assert_loaded(client.load("acme/net@v1.0", revision="main"), old_model)
+    assert_loaded(client.load("acme/net@v1.0", revision="v1.0"), old_model)
+    twice = client.load("acme/net@v1.0", revision="main")
+    assert (twice.error, "'acme/net@v1.0'" in twice.message, "'main'" in twice.message) == ("InvalidInputError", True, True)
     assert_no_pickles(hub)
 
 
@@ -503,6 +506,22 @@ REFUSED = {  # what is wrong, and words of the message
     "voxel size NaN": ({"voxel_size": float("nan")}, "voxel_size"),
     "channels": ({"in_chans": 0}, "in_chans"),
     "features": ({"features": "colour"}, "colour"),
+    "more halvings than there are": ({"skip_downsamples": 99}, "`skip_downsamples` is 99, and .* halves 5 times"),
+    "negative classes": ({"num_classes": -1}, "`num_classes` must be a whole number.*-1"),
+    "a truth value of classes": ({"num_classes": True}, "`num_classes` must be a whole number.*True"),
+    "half a class": ({"num_classes": 2.5}, r"`num_classes` must be a whole number.*2\.5"),
+    "axis of a folder": ({"axis": "y"}, "inflated along 'z'.*axis='y'"),
+    "maps of a classifier": ({"out_indices": (1, 2)}, r"out_indices=\(1, 2\).*features_only=True"),
+    "classes of an extractor": ({"features_only": True, "num_classes": 3}, "num_classes=3.*no classifier"),
+    "revision of a folder": ({"revision": "v1"}, "a folder, which has no revisions; got revision='v1'"),
+    "base of no adapter": ({"base": "elsewhere"}, "no adapter.*base='elsewhere'"),
+    "inflation beside the preset's": ({"preset": "image2point", "inflation": "average"}, "inflation='average'"),
+    "stem beside the preset's": ({"preset": "image2point", "stem": "image"}, "stem='image'"),
+    "dropout of an extractor": ({"features_only": True, "drop_rate": 0.1}, r"drop_rate=0\.1.*feature extractor"),
+    "rate above 1": ({"drop_path_rate": 2}, "`drop_path_rate` must be .*got 2"),
+    "dtype by name": ({"dtype": "half"}, "`dtype` must be .*'half'"),
+    "dtype of whole numbers": ({"dtype": torch.int8}, r"`dtype` must be .*torch\.int8"),
+    "no device": ({"device": "teapot"}, "`device` must be .*'teapot'"),
 }
 
 
@@ -521,6 +540,31 @@ def test_point_stem_is_not_turned_back(tmp_path, kwargs, words):
     save_pretrained(make_model(stem="point"), tmp_path)
     with pytest.raises(InvalidInputError, match=words):
         i2p_zoo.from_pretrained(tmp_path, **kwargs)
+
+
+def test_arguments_of_timms_loaders_give_what_timm_gives(folder):
+    model = i2p_zoo.from_pretrained(folder, drop_rate=0.3, drop_path_rate=0.2, num_classes=7, dtype=torch.float64, device="cpu")
+    theirs = timm.create_model("test_resnet", drop_rate=0.3, drop_path_rate=0.2, num_classes=7)
+    rates = [[m.drop_prob for m in net.modules() if isinstance(m, DropPath)] for net in (model, theirs)]
+    assert rates[0] == rates[1]
+    assert max(rates[0]) == pytest.approx(0.2)
+    assert (model.drop_rate, model.fc.out_features, model.training) == (theirs.drop_rate, 7, False)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    original = make_model().double().state_dict()
+    assert all(torch.equal(t, original[name]) for name, t in model.state_dict().items() if not name.startswith("fc."))
+
+
+def test_rates_of_dropping_are_saved(folder, tmp_path):
+    model = i2p_zoo.from_pretrained(folder, drop_rate=0.3, dtype=torch.float16)
+    again = i2p_zoo.from_pretrained(save_pretrained(model, tmp_path))
+    assert (again.drop_rate, again.fc.weight.dtype) == (0.3, torch.float16)
+    assert fingerprint(again) == fingerprint(model)
+
+
+def test_rate_that_a_network_does_not_take_is_refused_in_timms_words(tmp_path):
+    i2p_zoo.create_model("vgg11", num_classes=2).save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"timm cannot create 'vgg11' with .*'drop_path_rate': 0\.1.*"):
+        i2p_zoo.from_pretrained(tmp_path, drop_path_rate=0.1)
 
 
 def test_damaged_folder_is_an_error_and_no_other_place_is_tried(folder, tmp_path, monkeypatch):

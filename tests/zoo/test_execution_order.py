@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from conversion.execution_order import rename, run_layers
 from i2p_zoo.errors import CheckpointError
+from i2p_zoo.zoo.execution_order import rename, run_layers
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

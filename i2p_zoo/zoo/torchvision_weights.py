@@ -8,9 +8,9 @@ import timm
 import torchvision
 from torch import Tensor, nn
 
-from conversion.execution_order import rename
-from i2p_zoo.errors import CheckpointError, NotFoundError
+from i2p_zoo.errors import NotFoundError
 from i2p_zoo.networks.timm_models import example_images
+from i2p_zoo.zoo.execution_order import rename
 
 SAME_NAME = (
     "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 resnext50_32x4d resnext101_32x8d "
@@ -45,6 +45,30 @@ ARCHITECTURES = {name: name for name in SAME_NAME} | {
 """timm's architecture for each of torchvision's."""
 
 
+def find_names(architecture: str) -> list[str]:
+    """Returns torchvision's names of timm's architecture."""
+    return [name for name, ours in ARCHITECTURES.items() if ours == architecture]
+
+
+def create_torchvision_model(name: str, num_classes: int = 1000, in_chans: int = 3, auxiliary: bool = True) -> nn.Module:
+    """Creates torchvision's network with random weights.
+
+    Args:
+        name: torchvision's.
+        num_classes: of the classifier.
+        in_chans: channels of the image; torchvision's own have three.
+        auxiliary: whether it has the classifiers that run in training alone, where torchvision's has any.
+    """
+    options = {"init_weights": False, "aux_logits": auxiliary} if name == "inception_v3" else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    place, first = next((place, module) for place, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    if in_chans != first.in_channels:
+        arguments = {key: getattr(first, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        bias = first.bias is not None
+        model.set_submodule(place, nn.Conv2d(in_chans, first.out_channels, first.kernel_size, bias=bias, **arguments))  # type: ignore[arg-type]
+    return model
+
+
 def find_architecture(name: str) -> str:
     """Returns timm's architecture of torchvision's network; raises NotFoundError where it is not known."""
     if name not in ARCHITECTURES:
@@ -60,24 +84,32 @@ def convert_state(name: str, state: dict[str, Tensor]) -> tuple[nn.Module, str, 
         state: its state dict.
 
     Returns:
-        timm's network in eval mode, its architecture, and the arguments of `timm.create_model`, classes aside.
+        timm's network in eval mode, its architecture, and the arguments of `timm.create_model`, classes and channels aside.
+        Without a classifier in the state dict the network has none.
 
     Raises:
         NotFoundError: timm has no such network.
         CheckpointError: the weights do not fit, or the two networks compute different functions.
     """
     architecture = find_architecture(name)
-    matrices = [tensor for tensor in state.values() if tensor.ndim == 2]
-    if not matrices:
-        raise CheckpointError(f"The state dict of {name} has no classifier.")
-    classes = len(matrices[-1])
-    options = {"init_weights": False} if name == "inception_v3" else {}
-    source = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    whole = create_torchvision_model(name)
+    head = [key for key, tensor in whole.state_dict().items() if tensor.ndim == 2][-1].removesuffix("weight")
+    kernels = [key for key, tensor in whole.state_dict().items() if tensor.ndim == 4]
+    first, last = state.get(kernels[0]), state.get(f"{head}weight")
+    in_chans = 3 if first is None or first.ndim != 4 else first.shape[1]
+    is_whole = first is None or any(key.startswith(head) for key in state)
+    classes = 2 if last is None else len(last)
+    auxiliary = any(key.startswith("AuxLogits.") for key in state)
+    source = create_torchvision_model(name, classes, in_chans, auxiliary)
+    if not is_whole:  # a random one stands in, so that the outputs can be compared
+        state = {**state, **{key: tensor for key, tensor in source.state_dict().items() if key.startswith(head)}}
     # The epsilon of BatchNorm is no weight: it is passed on where the two implementations differ in it.
     theirs, ours = (
         {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} for net in (source, timm.create_model(architecture))
     )
     model_args = {"bn_eps": theirs.pop()} if theirs != ours and len(theirs) == 1 else {}
-    target = timm.create_model(architecture, num_classes=classes, **model_args)
+    target: Any = timm.create_model(architecture, num_classes=classes, in_chans=in_chans, **model_args)
     rename(state, source, target, example_images(target))
+    if not is_whole:
+        target.reset_classifier(0)
     return target.eval(), architecture, model_args

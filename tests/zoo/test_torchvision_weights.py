@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 import i2p_zoo
 from conversion import __main__ as workshop
-from conversion.from_torchvision import ARCHITECTURES, convert_state
 from i2p_zoo.errors import CheckpointError, NotFoundError
 from i2p_zoo.networks.timm_models import randomize_constants_, randomize_statistics_
+from i2p_zoo.zoo.torchvision_weights import ARCHITECTURES, convert_state
 from tests.helpers import relative_error
 
 ONE_OF_EACH = [

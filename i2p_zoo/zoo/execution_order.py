@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from i2p_zoo.errors import CheckpointError
 from i2p_zoo.zoo.measurement import copy_with, live_copy
-from i2p_zoo.zoo.sources import describe_misfit
+from i2p_zoo.zoo.state_dicts import describe_misfit
 
 TOLERANCE = 1e-5
 
@@ -91,8 +91,10 @@ def _check_outputs(source: nn.Module, target: nn.Module, images: Tensor) -> None
 
 def load_weights_(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Loads a state dict into a network of this name; raises CheckpointError where it does not fit."""
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = {"": model.state_dict()._metadata[""]}  # type: ignore[attr-defined]  # torchvision's MNASNet asks
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(versioned, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"The weights do not fit {name}: {describe_misfit(model, state, error)}.") from error
 
