@@ -6,6 +6,7 @@ from ._version import __version__ as __version__
 from .checkpoints.publishing import push_folder as push_folder
 from .checkpoints.saving import save_adapter as save_adapter
 from .checkpoints.saving import save_pretrained as save_pretrained
+from .cli.memory import keep_freed_memory as keep_freed_memory
 from .errors import CacheError as CacheError
 from .errors import CertificateError as CertificateError
 from .errors import CheckpointError as CheckpointError
@@ -28,7 +29,6 @@ from .networks.point_cloud_model import PointCloudModel as PointCloudModel
 from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
 from .sparse.engines.selection import use_engine as use_engine
-from .sparse.memory import keep_freed_memory as keep_freed_memory
 from .sparse.tensor import SparseTensor as SparseTensor
 from .sparse.voxelization import image_to_plane as image_to_plane
 from .sparse.voxelization import voxelize as voxelize

@@ -7,7 +7,7 @@ import click
 from i2p_zoo import __version__
 from i2p_zoo.cli import catalog, inspection, segment, training
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
-from i2p_zoo.sparse.memory import keep_freed_memory
+from i2p_zoo.cli.memory import keep_freed_memory
 
 
 @click.group("i2p-zoo", cls=ErrorLines, context_settings={"help_option_names": ["-h", "--help"]})

@@ -103,8 +103,9 @@ class PointCloudModel(Network):
         channels = tuple(x.features.shape[1:])
         if self.architecture is not None and channels != (self.in_chans,):
             raise InvalidInputError(
-                f"The network reads {self.in_chans} channels a voxel, and the input has {', '.join(map(str, channels))}. Its "
-                f"settings name the features {self.settings.features!r}; give others as `features=` together with `in_chans=`."
+                f"The network reads {count_of(self.in_chans, 'channel')} a voxel, and the input has "
+                f"{', '.join(map(str, channels))}. Its settings name the features {self.settings.features!r}; give others as "
+                "`features=` together with `in_chans=`."
             )
 
     @property

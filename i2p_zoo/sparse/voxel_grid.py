@@ -39,11 +39,11 @@ def read_positions(points: Tensor, voxel_size: float, number: int = 0) -> Positi
     Raises:
         InvalidInputError: the cloud reaches beyond +-2**30 voxels, or to where its type has merged voxels.
     """
-    given = points[:, :3].detach()
-    rows = (given if given.dtype == torch.float32 else given.double()).contiguous()  # large integers are no float32
+    columns = points[:, :3].detach()
+    rows = (columns if columns.dtype == torch.float32 else columns.double()).contiguous()  # large integers are no float32
     low, high = (np.array(bound, np.float64) for bound in column_bounds(rows))
-    precision = torch.finfo(given.dtype).eps if given.dtype.is_floating_point else 0.0
-    _check_reach(float(np.maximum(-low, high).max()), given.dtype, precision, voxel_size, number)
+    precision = torch.finfo(columns.dtype).eps if columns.dtype.is_floating_point else 0.0
+    _check_reach(float(np.maximum(-low, high).max()), columns.dtype, precision, voxel_size, number)
     return Positions(rows, low, high, precision)
 
 

@@ -28,7 +28,7 @@ def test_point_stem_is_a_new_3x3x3_convolution_from_the_voxels_channels_at_strid
     )
     assert relative_error(out.features, expected) < 1e-5
     assert (model.settings.stem, model.in_chans) == ("point", in_chans)
-    with pytest.raises(InvalidInputError, match=f"takes {in_chans} channels"):
+    with pytest.raises(InvalidInputError, match=f"reads {in_chans} channels? a voxel, and the input has {in_chans + 1}\\."):
         model(random_cloud(in_chans + 1, dtype=torch.float32))
 
 
