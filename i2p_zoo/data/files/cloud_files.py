@@ -61,10 +61,11 @@ def read_cloud(path: str | os.PathLike[str], points: int = 2048, seed: int = 0, 
         # the only sign that older releases of numpy give when they stop at a word among the numbers
         warnings.filterwarnings("error", "string or file could not be read", DeprecationWarning)
         cloud = reader(file)
+        for name, rgb in (("colors", "rgb"), ("face_colors", "face_rgb")):
+            if name in cloud:
+                cloud[rgb] = to_bytes(cloud[name])
         if "sizes" in cloud and not scene:
-            cloud = sample_surface(cloud["points"], cloud["corners"], cloud["sizes"], points, seed)
-        if "colors" in cloud:
-            cloud["rgb"] = to_bytes(cloud["colors"])
+            cloud = sample_surface(cloud, points, seed)
         checked = _checked(cloud)
     if scene and "intensity" in cloud:
         checked["points"] = np.concatenate([checked["points"], cloud["intensity"]], 1)

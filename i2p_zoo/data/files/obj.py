@@ -1,0 +1,109 @@
+"""OBJ files of Wavefront: vertices, with the colours that MeshLab and Blender put behind them, and polygons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2p_zoo.data.files.arrays import Arrays
+from i2p_zoo.data.files.number_lines import NumberLines, clean_text
+from i2p_zoo.errors import InvalidInputError
+
+_JOINED = re.compile(rb"^[ \t]*(?:vn?|f)[ \t](?:.*\\\n)*.*", re.MULTILINE)  # elsewhere a backslash is part of a name
+
+
+def read_obj(file: IO[bytes], scene: bool) -> Arrays:
+    """Reads an open file; materials and textures, which stand in other files, are not read.
+
+    Args:
+        file: opened for bytes.
+        scene: give each vertex its normal, if every corner at it has the same one.
+
+    Raises:
+        InvalidInputError: no vertices, or a line with too few or strange numbers.
+    """
+    text = clean_text(file.read())
+    if b"\\\n" in text:
+        text = _JOINED.sub(lambda match: match[0].replace(b"\\\n", b" "), text)
+    lines = text.split(b"\n")
+    if b"\n " in text or b"\n\t" in text or text[:1].isspace():
+        lines = [line.lstrip() for line in lines]
+    del text
+    vertices, faces = _select(lines, b"v"), _select(lines, b"f")
+    if not vertices:
+        raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
+    cloud = _read_vertices(_read_lines(lines, vertices, b"v"))
+    if faces:
+        table = _read_lines(lines, faces, b"f", rb"/\S*")
+        corners = _resolve(table.read(0, len(table), np.int64), table.counts, vertices, faces)
+        cloud |= {"corners": corners, "sizes": table.counts}
+    if scene:
+        cloud |= _read_normals(lines, vertices, faces, cloud)
+    if any(line.startswith(b"usemtl") for line in lines):
+        cloud["unread"] = np.append(cloud.get("unread", np.zeros(0, str)), "its materials, which stand in another file")
+    return cloud
+
+
+def _select(lines: Sequence[bytes], keyword: bytes) -> list[int]:
+    """Returns the numbers of the lines that begin with a keyword."""
+    starts = (keyword + b" ", keyword + b"\t")
+    return [number for number, line in enumerate(lines) if line.startswith(starts)]
+
+
+def _read_lines(lines: Sequence[bytes], numbers: Sequence[int], keyword: bytes, removed: bytes = b"") -> NumberLines:
+    """Returns what stands behind the keyword in these lines, without what a pattern matches."""
+    text = b"\n".join([lines[number][len(keyword) :] for number in numbers])
+    table = NumberLines(re.sub(removed, b"", text) if removed and b"/" in text else text)
+    if len(table) < len(numbers):
+        raise InvalidInputError(f"a line begins with `{keyword.decode()}` and has no numbers.")
+    return table
+
+
+def _read_vertices(lines: NumberLines) -> Arrays:
+    """Returns the positions, of x, y, z or x, y, z and a weight, which polygons do not use, and colours behind the former."""
+    counts, values = lines.counts, lines.read(0, len(lines), np.float64)
+    if counts.min(initial=3) < 3:
+        raise InvalidInputError(f"a vertex has fewer than three numbers: {lines.line(int(counts.argmin()))!r}.")
+    is_table = bool((counts == counts[0]).all())
+    rows = values.reshape(len(counts), -1) if is_table else values[(np.cumsum(counts) - counts)[:, None] + np.arange(3)]
+    cloud: Arrays = {"points": rows[:, :3]}
+    if rows.shape[1] == 6:
+        cloud["colors"] = rows[:, 3:]
+    elif counts.max() > 4:
+        cloud["unread"] = np.array(["numbers behind the coordinates of its vertices, which are no colours of three for each"])
+    return cloud
+
+
+def _resolve(
+    numbers: NDArray[np.int64], sizes: NDArray[np.int64], definitions: Sequence[int], faces: Sequence[int]
+) -> NDArray[np.int64]:
+    """Returns indices of numbers from 1, or negative, backwards from the last definition before the face."""
+    if numbers.min(initial=1) > 0:
+        return numbers - 1
+    before = np.repeat(np.searchsorted(definitions, faces), sizes)
+    return np.where(numbers < 0, before + numbers, numbers - 1)
+
+
+def _read_normals(lines: Sequence[bytes], vertices: Sequence[int], faces: Sequence[int], cloud: Arrays) -> Arrays:
+    """Returns the normals of the vertices where each has one, by its corners or, without faces, by its place."""
+    definitions = _select(lines, b"vn")
+    if not definitions:
+        return {}
+    rows = _read_lines(lines, definitions, b"vn").read_rows(0, len(definitions), np.float64)
+    if rows.shape[1] != 3:
+        raise InvalidInputError(f"a normal has {rows.shape[1]} numbers; expected three.")
+    if not faces:
+        return {"normals": rows} if len(rows) == len(vertices) else {}
+    table = _read_lines(lines, faces, b"f", rb"[^\s/]*/[^\s/]*/")
+    try:
+        numbers = _resolve(table.read(0, len(table), np.int64), table.counts, definitions, faces)
+    except InvalidInputError:  # corners such as 1/2, without a normal
+        return {}
+    of_vertex = np.full(len(vertices), -1)
+    of_vertex[cloud["corners"]] = numbers
+    is_one = of_vertex.min() >= 0 and of_vertex.max() < len(rows) and np.array_equal(of_vertex[cloud["corners"]], numbers)
+    return {"normals": rows[of_vertex]} if is_one else {}
