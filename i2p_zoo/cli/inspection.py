@@ -25,9 +25,12 @@ def _check_picture(picture: Path | None) -> None:
 @shared.default_option("--top", type=shared.COUNT, default=3, help="Classes to name of each file.")
 @click.option("--picture", type=shared.FILE, help="Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
+@shared.columns_option
 @shared.json_option
-def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, as_json: bool) -> None:
-    """Classify FILES (ply, off, obj, stl, pcd, las, laz, bin, npy, npz) by MODEL, a folder or a name.
+def predict(
+    model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, columns: str | None, as_json: bool
+) -> None:
+    """Classify FILES (ply off obj stl pcd las laz e57 bin npy npz txt xyz pts csv asc) by MODEL, a folder or a name.
 
     Example: i2p-zoo predict run/model chair.off table.ply --picture classes.png
     """
@@ -41,7 +44,8 @@ def predict(model: str, files: tuple[Path, ...], top: int, picture: Path | None,
     network = load_network(model)
     classes_of_file, clouds = {}, []
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):
-        cloud = read_cloud(file) if as_is else normalize(read_cloud(file))
+        cloud = read_cloud(file, columns=columns)
+        cloud = cloud if as_is else normalize(cloud)
         clouds.append(cloud["points"])
         classes_of_file[str(file)] = classify(network, cloud, top)
     if picture is not None:

@@ -132,7 +132,10 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
-def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float) -> None:
+@shared.columns_option
+def predict_command(
+    model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float, columns: str | None
+) -> None:
     """Give each point of FILES, or vertex of a mesh, a class by MODEL; writes NAME-classes.ply, coloured, and -classes.npy.
 
     Example: i2p-zoo segment predict run/model scan.ply --block 8 --out classes
@@ -155,7 +158,7 @@ def predict_command(model: str, files: tuple[Path, ...], out: Path, block: float
         )
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        scene = read_cloud(file, scene=True)
+        scene = read_cloud(file, scene=True, columns=columns)
         check_features(network, scene)
         labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
         write_colored_ply(out / f"{file.stem}-classes.ply", scene["points"][:, :3], color_classes(labels))

@@ -25,6 +25,9 @@ _NATURAL = click.IntRange(min=0)
 
 default_option = functools.partial(click.option, show_default=True)
 
+columns_option = click.option(
+    "--columns", help="Of .bin, .npy and text files: how many columns a point has, or their names, such as x,y,z,nx,ny,nz."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 inflation_option = default_option("--inflation", type=click.Choice(INFLATIONS), default="center")
 axis_option = default_option("--axis", type=click.Choice(AXES), default="z")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.point_features import parse_features
 
 PerCloud = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -28,6 +29,7 @@ class CloudSet:
         normals: like `points`, unit vectors, or None.
         rgb: like `points`, uint8 or fractions, or None.
         groups: (M,) what must not be divided between training and held-out clouds, such as variants of one object, or None.
+        lacking: why `normals` or `rgb` are None where some clouds have them, such as the file that has none.
 
     Raises:
         InvalidInputError: lengths that differ, no class or two of one name, an empty cloud, a coordinate that is not finite, a
@@ -45,6 +47,7 @@ class CloudSet:
     normals: PerCloud | None = None
     rgb: PerCloud | None = None
     groups: NDArray[Any] | None = None
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_class_names("A cloud set", self.classes)
@@ -70,6 +73,16 @@ class CloudSet:
         """Returns one cloud as `i2p_zoo.voxelize` takes it: `points` and, where the set has them, `normals` and `rgb`."""
         arrays = {"points": self.points, "normals": self.normals, "rgb": self.rgb}
         return {name: values[number] for name, values in arrays.items() if values is not None}
+
+    def check_features(self, features: str | Sequence[str]) -> None:
+        """Raises InvalidInputError, which says what the set has, where it lacks one of the features that a network reads."""
+        present = [name for name in ("normals", "rgb") if getattr(self, name) is not None]
+        for name in parse_features(features):
+            if name in ("normals", "rgb") and name not in present:
+                has = " and ".join(["coordinates", *present])
+                raise InvalidInputError(
+                    f"The feature {name!r} is missing: the data set has {has}. {self.lacking.get(name, '')}".strip()
+                )
 
     def subset(self, rows: NDArray[Any] | Sequence[int]) -> CloudSet:
         """Returns the clouds of the given numbers, in their order, or those that a mask (M,) of truth values selects.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,58 @@ from tqdm import tqdm
 
 from i2p_zoo._extras import require
 from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.files.cloud_files import read_cloud
+from i2p_zoo.data.files.cloud_files import Losses, read_with_losses
+from i2p_zoo.data.files.formats import COLUMN_READERS
 from i2p_zoo.data.files.paths import faults_named, require_file
 from i2p_zoo.errors import InvalidInputError
 
 POINTS = 2048
 
 
-def read_objects(paths: Sequence[Path], points: int, title: str) -> dict[str, Any]:
+def read_objects(paths: Sequence[Path], points: int, title: str, columns: str | None = None) -> dict[str, Any]:
     """Reads one object a file, with a progress bar: `points`, and `normals` and `rgb` where every file has them.
 
     Every array has at most `points` rows, drawn by a seed that is a hash of the file's name, and is centred and within the
-    unit sphere. Objects of equal size come as one array, (M, N, 3), others as a list.
+    unit sphere. Objects of equal size come as one array, (M, N, 3), others as a list. Points without coordinates, and normals
+    or colours that only some of the files have, are left out with one warning each, which names a file and stands in `lacking`.
     """
     # disable=None: no bar where the output is no terminal
-    objects = [_read_object(path, points) for path in tqdm(paths, desc=title, unit="file", disable=None)]
-    names = [name for name in ("points", "normals", "rgb") if all(name in each for each in objects)]
+    pairs = [_read_object(path, points, columns) for path in tqdm(paths, desc=title, unit="file", disable=None)]
+    objects = [cloud for cloud, _ in pairs]
+    _warn_of_losses(paths, [losses for _, losses in pairs])
+    lacking = _explain_lacking(paths, objects)
+    names = [name for name in ("points", "normals", "rgb") if name in objects[0] and name not in lacking]
     is_equal = len({len(each["points"]) for each in objects}) == 1
     lists = {name: [each[name] for each in objects] for name in names}
-    return {name: np.stack(arrays) if is_equal else arrays for name, arrays in lists.items()}
+    stacked = {name: np.stack(arrays) if is_equal else arrays for name, arrays in lists.items()}
+    return {**stacked, "lacking": lacking} if lacking else stacked
 
 
-def _read_object(path: Path, points: int) -> Arrays:
+def _warn_of_losses(paths: Sequence[Path], losses: Sequence[Losses]) -> None:
+    lossy = [path for path, each in zip(paths, losses, strict=True) if each.text()]
+    if lossy:
+        total = Losses.total(losses)
+        warnings.warn(f"{len(lossy)} of {len(paths)} files such as {lossy[0]}: {total.text()}.", stacklevel=4)
+
+
+def _explain_lacking(paths: Sequence[Path], objects: Sequence[Arrays]) -> dict[str, str]:
+    """Returns, and warns, which file lacks normals or colours that others have."""
+    lacking: dict[str, str] = {}
+    for name in ("normals", "rgb"):
+        without = [path for path, each in zip(paths, objects, strict=True) if name not in each]
+        if 0 < len(without) < len(paths):
+            lacking[name] = f"{len(without)} of {len(paths)} files have no {name}, such as {without[0]}."
+            warnings.warn(f"{lacking[name]} The data set has none.", stacklevel=4)
+    return lacking
+
+
+def _read_object(path: Path, points: int, columns: str | None) -> tuple[Arrays, Losses]:
     seed = hash_name(path.name)
-    cloud = read_cloud(path, points, seed)
+    cloud, losses = read_with_losses(path, points, seed, columns=columns if path.suffix.lower() in COLUMN_READERS else None)
     if len(cloud["points"]) > points:
         chosen = np.random.default_rng(seed).choice(len(cloud["points"]), points, replace=False)
         cloud = {name: array[chosen] for name, array in cloud.items()}
-    return {**cloud, "points": to_unit_sphere(cloud["points"])}
+    return {**cloud, "points": to_unit_sphere(cloud["points"])}, losses
 
 
 def to_unit_sphere(points: NDArray[Any]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from i2p_zoo.errors import InvalidInputError, NotFoundError
 
 Split = TypeVar("Split", CloudSet, SceneSet)
 
-_CLOUD_LOADERS: dict[str, Callable[[Path], tuple[CloudSet, CloudSet]]] = {
+_CLOUD_LOADERS: dict[str, Callable[..., tuple[CloudSet, CloudSet]]] = {
     "modelnet40": load_modelnet40,
     "scanobjectnn": load_scanobjectnn,
     "scanobjectnn-objects": lambda path: load_scanobjectnn(path, "objects"),
@@ -35,7 +36,7 @@ _CLOUD_EXAMPLES = (
     "modelnet40:data/modelnet40_ply_hdf5_2048 (or the folder of Princeton's OFF meshes), scanobjectnn:data/h5_files (its "
     "hardest variant), scanobjectnn-objects:data/h5_files, scanobjectnn-background:data/h5_files, "
     "shapenet55:data/ShapeNet55-34, npz:clouds.npz, folder:my_objects (a sub-folder of clouds or meshes for each class), "
-    "kicad-mini"
+    "folder:my_objects,columns=x,y,z,nx,ny,nz (of files whose columns have no names), kicad-mini"
 )
 _SCENE_LOADERS: dict[str, Callable[..., tuple[SceneSet, SceneSet]]] = {
     "s3dis": load_s3dis,
@@ -49,6 +50,8 @@ _SCENE_EXAMPLES = (
     "semantickitti:data/semantickitti (which holds dataset/sequences), scannet:data/scannet (which holds scans), "
     "scenes:boards.npz, parts:kicad-parts.npz"
 )
+# What may follow the path of each, as `folder:DIR,columns=5,test=val`.
+_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test")}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 
 
@@ -58,14 +61,16 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     Args:
         spec: a name and, after a colon, a folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
             `scanobjectnn-objects:DIR`, `scanobjectnn-background:DIR`, `shapenet55:DIR`, `npz:FILE`, `folder:DIR`; or
-            `kicad-mini`, which the repository carries.
+            `kicad-mini`, which the repository carries. After the path of a folder its options may follow, as
+            `folder:DIR,columns=5,test=val`.
 
     Returns:
         The train split, which has a cloud of every class, and the test split.
 
     Raises:
         NotFoundError: the folder or file is missing; the message says where the data set is available.
-        InvalidInputError: an unknown name, data that cannot be read, an empty split, or a class without a training cloud.
+        InvalidInputError: an unknown name or option, data that cannot be read, an empty split, or a class without a training
+            cloud.
         MissingExtraError: a library of the format is not installed.
 
     Example:
@@ -111,11 +116,35 @@ def _load_splits(
     name, _, place = spec.partition(":")
     if name not in loaders or not place:
         raise InvalidInputError(f"Unknown data set of {noun} {spec!r}; expected one such as: {examples}.")
-    splits = loaders[name](Path(place).expanduser(), **options)
+    path, chosen = split_options(name, place)
+    splits = loaders[name](path, **options, **chosen)
     for name, split in zip(("train", "test"), splits, strict=True):
         if not len(split):
             raise InvalidInputError(f"{spec}: the {name} split has no {noun}.")
     return splits
+
+
+def split_options(name: str, place: str) -> tuple[Path, dict[str, str]]:
+    """Divides what follows the colon of a spec into the path and the options behind it, `,NAME=VALUE` each.
+
+    Raises:
+        InvalidInputError: an option that such data sets do not take, or one given twice, unless the path exists as it stands.
+
+    Example:
+        >>> split_options("folder", "my_objects,columns=x,y,z,test=val")[1]
+        {'columns': 'x,y,z', 'test': 'val'}
+    """
+    path = Path(place).expanduser()
+    start, *parts = re.split(r",(?=[a-z_]+=)", place)
+    if not parts or path.exists():
+        return path, {}
+    options = [tuple(part.split("=", 1)) for part in parts]
+    known = _OPTIONS.get(name, ())
+    strange = [key for key, _ in options if key not in known or [other for other, _ in options].count(key) > 1]
+    if strange:
+        takes = f"takes {' and '.join(known)}, once each" if known else "takes no options"
+        raise InvalidInputError(f"{name}:{place}: {name} {takes}; got {strange[0]!r}.")
+    return Path(start).expanduser(), dict(options)
 
 
 def _find_kicad() -> Path:

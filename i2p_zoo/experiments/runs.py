@@ -36,10 +36,12 @@ def run(
         `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
-        InvalidInputError: as `describe_run` and `execute`.
+        InvalidInputError: a feature that the clouds do not have, or as `describe_run` and `execute`.
         I2PError, OSError: as the parts.
     """
     run_options = run_options or RunOptions()
+    for clouds in (train_set, test_set):
+        clouds.check_features(setup.features)
     described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:

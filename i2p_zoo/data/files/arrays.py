@@ -18,9 +18,16 @@ Arrays = dict[str, NDArray[Any]]
 
 # How many of the axes of `points`, (clouds, points, 3), an array has.
 _AXES = {"normals": 3, "colors": 3, "part": 2, "scale": 1, "split": 1, "names": 1, "family": 1, "unit": 0}
+_SYNONYMS = {
+    "points": ("coord", "coords", "xyz", "pos", "position", "positions"),
+    "normals": ("normal",),
+    "colors": ("rgb", "color", "colour", "colours"),
+    "intensity": ("strength",),
+}
 _LISTS = ("classes", "parts", "coarse_parts")
 _TYPES = {"floats": np.floating, "integers": np.integer, "booleans": np.bool_, "int8": np.int8, "uint8": np.uint8}
 _OVERSHOOT = 1e-3  # beyond 1, of colours as fractions that were blended
+_BLOCK = 2**14  # rows that are converted at a time
 _ALLOWED = {
     **dict.fromkeys(("points", "scale"), ("floats", "integers")),
     **dict.fromkeys(("label", "part", "coarse_of_part"), ("integers",)),
@@ -54,6 +61,27 @@ def load_arrays(file: IO[bytes]) -> Arrays:
         return {name: loaded[name] for name in loaded.files}
 
 
+def standard_arrays(arrays: Arrays) -> Arrays:
+    """Returns arrays under the names `points`, `normals`, `colors` and `intensity`, whichever of the usual ones they have.
+
+    Raises:
+        InvalidInputError: two arrays of one meaning.
+
+    Example:
+        >>> list(standard_arrays({"coord": np.zeros((2, 3)), "color": np.zeros((2, 3)), "label": np.zeros(2)}))
+        ['label', 'points', 'colors']
+    """
+    named = dict(arrays)
+    for name, synonyms in _SYNONYMS.items():
+        present = [synonym for synonym in synonyms if synonym in arrays]
+        if name in arrays or not present:
+            continue
+        if len(present) > 1:
+            raise InvalidInputError(f"it has {' and '.join(present)}; expected one array of {name}.")
+        named[name] = named.pop(present[0])
+    return named
+
+
 def read_cache(path: Path, fingerprint: str, names: Iterable[str]) -> Arrays | None:
     """Returns the arrays that a run kept, or None where there are none of the same fingerprint, or damaged ones."""
     try:
@@ -77,7 +105,9 @@ def write_cache(path: Path, fingerprint: str, consequence: str, **arrays: Any) -
 
 
 def select_arrays(path: Path, arrays: Arrays, required: Iterable[str], optional: Iterable[str]) -> Arrays:
-    """Returns the named arrays of a file; raises InvalidInputError where a required one is missing."""
+    """Returns the named arrays of a file; raises InvalidInputError where a required one is missing, or stands there twice."""
+    with faults_named(path):
+        arrays = standard_arrays(arrays)
     missing = sorted(set(required) - arrays.keys())
     if missing:
         raise InvalidInputError(f"{path}: lacks the arrays {missing}; it has {sorted(arrays)}.")
@@ -150,8 +180,12 @@ def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:
         raise InvalidInputError(
             f"its colours are {colors.dtype} from {low} to {high}; expected 0 to 255, fractions of 0 to 1, or uint16."
         )
-    if is_wide:
-        colors = colors / 257
-    elif is_fraction:
-        colors = np.minimum(colors * 255, 255)
-    return np.round(colors).astype(np.uint8)
+    converted = np.empty(colors.shape, np.uint8)
+    for start in range(0, len(colors), _BLOCK):
+        block = colors[start : start + _BLOCK]
+        if is_wide:
+            block = (block.astype(np.uint32) + 128) // 257
+        elif is_fraction:
+            block = np.minimum(block * 255, 255)
+        converted[start : start + _BLOCK] = np.round(block) if block.dtype.kind == "f" else block
+    return converted

@@ -26,11 +26,14 @@ def require_file(path: Path, advice: str) -> None:
 
 @contextlib.contextmanager
 def faults_named(path: Path) -> Iterator[None]:
-    """Turns whatever a library raises over the content of a file into an InvalidInputError that names the file."""
+    """Turns whatever a library raises over the content of a file into an InvalidInputError that names the file.
+
+    What is no fault of the file passes: a missing extra, too little memory, and what asks the process to stop.
+    """
     try:
         yield
-    except (MissingExtraError, MemoryError):
+    except (MissingExtraError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:  # the formats' libraries raise anything from struct.error to their own
+    except BaseException as error:  # from struct.error to the panic of a decoder in Rust, which is no Exception
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, InvalidInputError) else str(error)
         raise InvalidInputError(f"{path} cannot be read: {reason}") from error

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 
 from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.files.columns import gather_columns
+from i2p_zoo.data.files.named_columns import gather_columns
 from i2p_zoo.data.files.ply import Lists, Properties, read_ply, scalar_columns
 from i2p_zoo.data.files.polygons import divide_strips
 from i2p_zoo.errors import InvalidInputError

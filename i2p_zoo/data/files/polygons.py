@@ -87,8 +87,8 @@ def sample_surface(mesh: Mapping[str, NDArray[Any]], points: int, seed: int) -> 
     """Draws points on polygons, uniformly by area.
 
     Args:
-        mesh: `points` (N, 3), the vertices, and `corners` and `sizes` as `triangulate` takes them; also uint8 colours of the
-            vertices, `rgb` (N, 3), or of the polygons, `face_rgb` (F, 3), which count where there are no others.
+        mesh: `points` (N, 3), the vertices, and `corners` and `sizes` as `triangulate` takes them; also uint8
+            `colors` of the vertices (N, 3) or, which count where there are no others, `face_colors` of the polygons (F, 3).
         points: how many to draw.
         seed: of the draw.
 
@@ -112,13 +112,13 @@ def sample_surface(mesh: Mapping[str, NDArray[Any]], points: int, seed: int) -> 
     corners = vertices[triangles[chosen]].astype(np.float64)
     drawn = corners[:, 0] + (weights[:, :, None] * (corners[:, 1:] - corners[:, :1])).sum(1)
     sampled = {"points": drawn, "normals": _normals(corners) / areas[chosen, None]}
-    if "rgb" in mesh:
+    if "colors" in mesh:
         shares = np.concatenate([1 - weights.sum(1, keepdims=True), weights], 1)
-        blended = (shares[:, :, None] * mesh["rgb"][triangles[chosen]]).sum(1)
+        blended = (shares[:, :, None] * mesh["colors"][triangles[chosen]]).sum(1)
         sampled["rgb"] = np.round(blended).astype(np.uint8)
-    elif "face_rgb" in mesh:
+    elif "face_colors" in mesh:
         faces = np.searchsorted(np.cumsum(np.maximum(sizes - 2, 0)), chosen, side="right")
-        sampled["rgb"] = mesh["face_rgb"][faces]
+        sampled["rgb"] = mesh["face_colors"][faces]
     return sampled
 
 

@@ -21,7 +21,7 @@ def row(encoding, *values):
 
 
 def ply(encoding, vertices=SQUARE, polygons=(), colors=(), color_kind="uchar", uvs=False):
-    lines = ["ply", f"format {encoding} 1.0", "comment TextureFile wood.png", f"element vertex {len(vertices)}"]
+    lines = ["ply", f"format {encoding} 1.0", "comment made by hand", f"element vertex {len(vertices)}"]
     lines += [f"property float {name}" for name in "xyz"]
     lines += [f"property {color_kind} {name}" for name in ("red", "green", "blue") if len(colors)]
     lines += [f"element face {len(polygons)}", "property list uchar int vertex_indices"]

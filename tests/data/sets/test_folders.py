@@ -76,7 +76,8 @@ def test_each_object_is_centred_and_scaled_to_the_unit_sphere(tmp_path):
     write_cloud(tmp_path / "train" / "a" / "cloud.npy", 50)
     write_cloud(tmp_path / "test" / "a" / "cloud.npy", 1)
     write_mesh(tmp_path / "train" / "a" / "mesh.off")
-    train, test = load_folder(tmp_path, points=100)
+    with pytest.warns(UserWarning, match="2 of 3 files have no normals"):
+        train, test = load_folder(tmp_path, points=100)
     assert [len(points) for points in train.points] == [50, 100]
     for points in train.points:
         assert points.dtype == np.float32
@@ -99,7 +100,8 @@ def test_the_draw_is_the_same_each_time(tmp_path):
     write_cloud(tmp_path / "train" / "a" / "1.npy", 500)
     write_mesh(tmp_path / "train" / "a" / "2.off")
     write_cloud(tmp_path / "test" / "a" / "3.npy", 100)
-    (first, _), (again, _) = load_folder(tmp_path, points=100), load_folder(tmp_path, points=100)
+    with pytest.warns(UserWarning, match="2 of 3 files have no normals"):
+        (first, _), (again, _) = load_folder(tmp_path, points=100), load_folder(tmp_path, points=100)
     assert np.array_equal(first.points, again.points)
     assert np.array_equal(first.normals or [], again.normals or [])
 
@@ -107,18 +109,24 @@ def test_the_draw_is_the_same_each_time(tmp_path):
 def test_normals_and_colours_come_where_every_file_has_them(tmp_path):
     rgb = np.arange(150, dtype=np.uint8).reshape(50, 3)
     points = np.random.default_rng(0).normal(size=(50, 3))
+    normals = points / np.linalg.norm(points, axis=1, keepdims=True)
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
-        np.savez(tmp_path / split / "a" / "full.npz", points=points, normals=points, rgb=rgb)
+        np.savez(tmp_path / split / "a" / "full.npz", points=points, normals=normals, rgb=rgb)
     for clouds in load_folder(tmp_path, points=20):
         # the same rows of each array
         rows = [int(colour[0]) // 3 for colour in clouds.rgb[0]]
-        assert np.allclose(clouds.normals[0], points[rows], atol=1e-6)
+        assert np.allclose(clouds.normals[0], normals[rows], atol=1e-6)
         unscaled = clouds.points[0] * np.linalg.norm(points[rows] - points[rows].mean(0), axis=1).max() + points[rows].mean(0)
         assert np.allclose(unscaled, points[rows], atol=1e-5)
-    np.savez(tmp_path / "train" / "a" / "partial.npz", points=points, normals=points)
-    for clouds in load_folder(tmp_path):
+    np.savez(tmp_path / "train" / "a" / "partial.npz", points=points, normals=normals)
+    with pytest.warns(UserWarning, match=r"1 of 3 files have no rgb, such as .*train.a.partial\.npz\. The data set has none\."):
+        splits = load_folder(tmp_path)
+    for clouds in splits:
         assert clouds.rgb is None
+        clouds.check_features("xyz,normals")
+        with pytest.raises(InvalidInputError, match=r"'rgb' is missing: .* coordinates and normals\..*partial\.npz"):
+            clouds.check_features("xyz,rgb")
         assert len(clouds.normals) == len(clouds)
 
 
@@ -129,7 +137,7 @@ def test_other_files_are_left_out_with_a_warning_and_hidden_ones_without(tmp_pat
     (tmp_path / "README.txt").write_text("about")
     assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
     (tmp_path / "train" / "cat" / "paint.mtl").write_text("")
-    with pytest.warns(UserWarning, match=r"cat: 1 files such as 'paint\.mtl'"):
+    with pytest.warns(UserWarning, match=r"1 files that are no clouds.*: 1 \.mtl, such as 'train/cat/paint\.mtl'"):
         assert [len(split) for split in load_folder(tmp_path)] == [4, 2]
 
 
@@ -179,8 +187,8 @@ STRANGE = {
         "some classes are divided",
     ),
     "folders in a class": (
-        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "valid" / "a.npy")),
-        r"dog.*'valid'",
+        lambda folder: (write_layout(folder, "CLASS/split"), write_cloud(folder / "dog" / "extra" / "a.npy")),
+        r"dog.*'extra'",
     ),
     "files alone": (lambda folder: write_cloud(folder / "a.npy"), r"no class sub-folders.*CLASS/train, train/CLASS or CLASS"),
     "nothing": (lambda folder: None, "no class sub-folders"),

@@ -235,7 +235,7 @@ def test_the_second_run_reads_the_cache_alone(tmp_path, monkeypatch):
     first = load_modelnet40(write_meshes(tmp_path))
     assert [path.name for path in tmp_path.iterdir() if path.is_file()].count(CACHE) == 1
     assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*"))
-    monkeypatch.setattr(objects, "read_cloud", None)
+    monkeypatch.setattr(objects, "read_with_losses", None)
     assert_same(first, load_modelnet40(tmp_path))
     assert_same(first, load_npz(tmp_path / CACHE))
 
@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
 def test_another_count_of_meshes_is_refused_before_any_is_read(tmp_path, monkeypatch):
     (write_meshes(tmp_path) / "airplane" / "train" / "airplane_0000.off").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(objects, "read_cloud", None)
+        patch.setattr(objects, "read_with_losses", None)
         with pytest.raises(InvalidInputError, match=r"expected 6 .* 2 .*found 5 and 2"):
             load_modelnet40(tmp_path)
     assert [len(split) for split in load_modelnet40(tmp_path, check=False)] == [5, 2]

@@ -150,7 +150,7 @@ def test_another_count_is_refused_before_any_cloud_is_read(tmp_path, monkeypatch
     path = tmp_path / "ShapeNet-55" / f"{split}.txt"
     path.write_text("\n".join(path.read_text().split()[:-1]))
     with monkeypatch.context() as patch:
-        patch.setattr(objects, "read_cloud", None)
+        patch.setattr(objects, "read_with_losses", None)
         with pytest.raises(InvalidInputError, match="expected 3 .* 2 .*found {} and {}".format(*counts)):
             load_shapenet55(tmp_path)
     assert [len(split) for split in load_shapenet55(tmp_path, check=False)] == counts
