@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import checkpoints, layers, networks, scale, sites
+from benchmarks import checkpoints, layers, mesh_readers, networks, scale, sites
 from benchmarks.page import write_page
 from benchmarks.timing import Result, keep_heap
 
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "engines": networks.engines,
     "loading": checkpoints.loading,
     "converting": checkpoints.converting,
+    "mesh-readers": mesh_readers.mesh_readers,
     "scenes": scale.scenes,
     "memory": scale.memory,
 }

@@ -89,7 +89,7 @@ class NumberLines:
             raise InvalidInputError(
                 f"row {other[0]} has {counts[other[0]]} numbers, {self.line(start + other[0])!r}; the first has {counts[0]}."
             )
-        return self.read(start, stop, dtype).reshape(len(counts), -1)
+        return self.read(start, stop, dtype).reshape(len(counts), int(counts.max(initial=0)))
 
     def read_integers(self, start: int, stop: int) -> NDArray[np.int64] | NDArray[np.float64]:
         """Returns the numbers as int64 where every one of them is written so, else as float64, which takes twice as long."""
