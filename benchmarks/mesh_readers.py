@@ -1,11 +1,12 @@
 """Reading meshes and PLY files against the libraries of the formats: seconds, and memory beyond what the imports take.
 
-Each reading is a process of its own, as a user's first one is, and ours and the peer's take turns. Peers that are not
-installed here can be in another environment, whose Python `PEERS_PYTHON` names.
+Each reading is a process of its own, as a user's first one is, and ours and the peer's take turns. The peers can be in
+another environment, whose Python `PEERS_PYTHON` names; one that is not installed is left out.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -75,6 +76,8 @@ def mesh_readers(quick: bool = False) -> Iterator[Result]:
         folder = Path(temporary)
         _write_files(folder, *((10_000, 40) if quick else (10_000_000, 1000)))
         for case, name, scene, peer, (imports, reading) in _ROWS:
+            if not _is_installed(imports):
+                continue
             ours = _CHILD.format(imports=_OURS[0], reading=_OURS[1].format(scene=scene))
             theirs = _CHILD.format(imports=imports, reading=reading)
             seconds: Times = {"ours": [], peer: []}
@@ -89,6 +92,11 @@ def mesh_readers(quick: bool = False) -> Iterator[Result]:
             result = compare("reading, memory", title, sizes, peer, "ours", None if quick else _WITHIN)
             result.unit = ("MB", 1e-6)
             yield result
+
+
+@functools.cache
+def _is_installed(imports: str) -> bool:
+    return subprocess.run([_PEERS_PYTHON, "-c", imports], capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
 def _run(python: str, code: str, path: Path) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from i2p_zoo.errors import InvalidInputError
 Triangles = NDArray[np.integer]
 
 _TOUCHING = 1e-9  # of a polygon's extent: a corner so near an ear's edge may lie on it
-_BLOCK = 2**16  # triangles whose corners are looked up at a time
+_BLOCK = 2**16  # triangles or polygons whose corners are looked up at a time
 _ROUNDING = 1e-6  # of a polygon's area: a corner on a straight edge may lie as far inside as numbers in a text are rounded
 
 
@@ -40,7 +40,16 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
     check_corners(len(vertices), corners)
     if (sizes == 3).all():
         return corners.reshape(-1, 3)
-    vertices = vertices.astype(np.float64, copy=False)
+    ends = np.cumsum(sizes)
+    parts = [np.zeros((0, 3), corners.dtype)]
+    for start in range(0, len(sizes), _BLOCK):
+        block = sizes[start : start + _BLOCK]
+        last = ends[start + len(block) - 1]
+        parts.append(_divide(vertices, corners[last - block.sum() : last], block))
+    return np.concatenate(parts)
+
+
+def _divide(vertices: NDArray[Any], corners: NDArray[np.integer], sizes: NDArray[np.int64]) -> Triangles:
     counts = np.maximum(sizes - 2, 0)
     faces = np.repeat(np.arange(len(sizes)), counts)
     starts, firsts = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
@@ -48,13 +57,13 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
     triangles: Triangles = corners[np.stack([starts[faces], seconds, seconds + 1], 1)]
     if (counts <= 1).all():
         return triangles
-    normals = _normals(vertices[triangles])
+    normals = _normals(vertices[triangles].astype(np.float64))
     wholes = np.stack([np.bincount(faces, axis, len(sizes)) for axis in normals.T], 1)
     along = np.einsum("td,td->t", normals, wholes[faces])
     outside = along < -_ROUNDING * np.einsum("td,td->t", wholes, wholes)[faces]
     for face in np.unique(faces[outside]):
         polygon = corners[starts[face] : starts[face] + sizes[face]]
-        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[_cut_ears(vertices[polygon], wholes[face])]
+        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[_cut_ears(vertices[polygon].astype(np.float64), wholes[face])]
     return triangles
 
 
@@ -137,7 +146,8 @@ def _double_areas(vertices: NDArray[Any], triangles: Triangles) -> NDArray[np.fl
 def _normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (T, 3) normals of triangles (T, 3, 3), twice as long as their areas."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        (ax, ay, az), (bx, by, bz) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+        return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], 1)
 
 
 def _cut_ears(polygon: NDArray[np.float64], normal: NDArray[np.float64]) -> Triangles:

@@ -34,7 +34,7 @@ def test_whole_numbers_of_any_size_stay_whole(rows):
 @pytest.mark.parametrize("word", ["one", "1-2", "0_2", "1.2.3", "1,5", "0x10", "1e", "--1", "1#2", "1.#INF", "\x001", "1\xb2"])
 def test_a_word_that_is_no_number_is_named_with_its_line(word):
     lines = NumberLines(clean_text(f"1 2 3\n4 {word} 6\n".encode("latin-1")))
-    with pytest.raises(InvalidInputError, match="expected numbers; found '.*' in the line '4"):
+    with pytest.raises(InvalidInputError, match=r"expected numbers; found '.*' in the line '4"):
         lines.read(0, 2, np.float64)
 
 
