@@ -221,7 +221,8 @@ def _read_colors(gltf: _File, primitive: Mapping[str, Any], count: int, unread: 
         colors = colors / np.iinfo(colors.dtype).max
     if colors.shape != (count, 3):
         raise InvalidInputError(f"its colours are {colors.shape} for {count} vertices.")
-    return np.multiply(colors, (factor or (1, 1, 1))[:3], dtype=np.float64)
+    products: NDArray[np.float64] = np.multiply(colors, (factor or (1, 1, 1))[:3])
+    return products
 
 
 def _join_parts(parts: Sequence[_Part], unread: set[str]) -> Arrays:

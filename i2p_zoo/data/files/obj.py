@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.number_lines import NumberLines, clean_text
+from i2p_zoo.data.files.polygons import check_corners
 from i2p_zoo.errors import InvalidInputError
 
+_INTEGER = b"0123456789+-"
 _JOINED = re.compile(rb"^[ \t]*(?:vn?|f)[ \t](?:.*\\\n)*.*", re.MULTILINE)  # elsewhere a backslash is part of a name
 
 
@@ -36,13 +38,20 @@ def read_obj(file: IO[bytes], scene: bool) -> Arrays:
     vertices, faces = _select(lines, b"v"), _select(lines, b"f")
     if not vertices:
         raise InvalidInputError("it has no vertices, lines such as `v 0 0 1`.")
-    cloud = _read_vertices(_read_lines(lines, vertices, b"v"))
+    cloud = _read_vertices(_read_lines(_behind(lines, vertices, b"v"), len(vertices)))
+    corner_normals = None
     if faces:
-        table = _read_lines(lines, faces, b"f", rb"/\S*")
-        corners = _resolve(table.read(0, len(table), np.int64), table.counts, vertices, faces)
-        cloud |= {"corners": corners, "sizes": table.counts}
-    if scene:
-        cloud |= _read_normals(lines, vertices, faces, cloud)
+        corners, corner_normals, sizes = _read_corners(_behind(lines, faces, b"f"), len(faces))
+        cloud |= {"corners": _resolve(corners, sizes, vertices, faces), "sizes": sizes}
+    definitions = _select(lines, b"vn") if scene else []
+    if definitions and (corner_normals is not None or not faces):
+        rows = _read_lines(_behind(lines, definitions, b"vn"), len(definitions)).read_rows(0, len(definitions), np.float64)
+        if rows.shape[1] != 3:
+            raise InvalidInputError(f"a normal has {rows.shape[1]} numbers; expected three.")
+        if corner_normals is not None:
+            cloud |= _spread_normals(rows, _resolve(corner_normals, sizes, definitions, faces), cloud)
+        elif len(rows) == len(vertices):
+            cloud["normals"] = rows
     if any(line.startswith(b"usemtl") for line in lines):
         cloud["unread"] = np.append(cloud.get("unread", np.zeros(0, str)), "its materials, which stand in another file")
     return cloud
@@ -54,13 +63,30 @@ def _select(lines: Sequence[bytes], keyword: bytes) -> list[int]:
     return [number for number, line in enumerate(lines) if line.startswith(starts)]
 
 
-def _read_lines(lines: Sequence[bytes], numbers: Sequence[int], keyword: bytes, removed: bytes = b"") -> NumberLines:
-    """Returns what stands behind the keyword in these lines, without what a pattern matches."""
-    text = b"\n".join([lines[number][len(keyword) :] for number in numbers])
-    table = NumberLines(re.sub(removed, b"", text) if removed and b"/" in text else text)
-    if len(table) < len(numbers):
-        raise InvalidInputError(f"a line begins with `{keyword.decode()}` and has no numbers.")
-    return table
+def _behind(lines: Sequence[bytes], numbers: Sequence[int], keyword: bytes) -> bytes:
+    """Returns what stands behind the keyword in these lines."""
+    return b"\n".join([lines[number][len(keyword) :] for number in numbers])
+
+
+def _read_lines(text: bytes, count: int) -> NumberLines:
+    lines = NumberLines(text)
+    if len(lines) < count:
+        raise InvalidInputError("a line that begins with `v`, `vn` or `f` has no numbers.")
+    return lines
+
+
+def _read_corners(text: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.int64]]:
+    """Returns the vertex and, if all have one, the normal of each corner, and how many corners each face has."""
+    slashes = {*text.translate(None, _INTEGER).split()}  # of each corner that has some, such as // in 1/2/3 and 1//3
+    width = {b"/": 2, b"//": 2 if b"//" in text else 3}.get(b"".join(slashes)) if len(slashes) == 1 else None
+    if width:
+        shared = slashes.pop()
+        lines = _read_lines(text.replace(b"/", b" "), count)
+        if lines.counts.sum() == text.count(b"/") // len(shared) * width:
+            rows = lines.read(0, len(lines), np.int64).reshape(-1, width)
+            return rows[:, 0], rows[:, -1] if shared == b"//" else None, lines.counts // width
+    lines = _read_lines(re.sub(rb"/\S*", b"", text) if slashes else text, count)
+    return lines.read(0, len(lines), np.int64), None, lines.counts
 
 
 def _read_vertices(lines: NumberLines) -> Arrays:
@@ -88,22 +114,11 @@ def _resolve(
     return np.where(numbers < 0, before + numbers, numbers - 1)
 
 
-def _read_normals(lines: Sequence[bytes], vertices: Sequence[int], faces: Sequence[int], cloud: Arrays) -> Arrays:
-    """Returns the normals of the vertices where each has one, by its corners or, without faces, by its place."""
-    definitions = _select(lines, b"vn")
-    if not definitions:
-        return {}
-    rows = _read_lines(lines, definitions, b"vn").read_rows(0, len(definitions), np.float64)
-    if rows.shape[1] != 3:
-        raise InvalidInputError(f"a normal has {rows.shape[1]} numbers; expected three.")
-    if not faces:
-        return {"normals": rows} if len(rows) == len(vertices) else {}
-    table = _read_lines(lines, faces, b"f", rb"[^\s/]*/[^\s/]*/")
-    try:
-        numbers = _resolve(table.read(0, len(table), np.int64), table.counts, definitions, faces)
-    except InvalidInputError:  # corners such as 1/2, without a normal
-        return {}
-    of_vertex = np.full(len(vertices), -1)
-    of_vertex[cloud["corners"]] = numbers
-    is_one = of_vertex.min() >= 0 and of_vertex.max() < len(rows) and np.array_equal(of_vertex[cloud["corners"]], numbers)
+def _spread_normals(rows: NDArray[np.float64], numbers: NDArray[np.int64], cloud: Arrays) -> Arrays:
+    """Returns the normals of the vertices where all corners at each have the same one, else nothing."""
+    corners, count = cloud["corners"], len(cloud["points"])
+    check_corners(count, corners)
+    of_vertex = np.full(count, -1)
+    of_vertex[corners] = numbers
+    is_one = of_vertex.min() >= 0 and of_vertex.max() < len(rows) and np.array_equal(of_vertex[corners], numbers)
     return {"normals": rows[of_vertex]} if is_one else {}

@@ -270,13 +270,20 @@ def _walk_lists(element: _Element, content: mmap.mmap, start: int) -> tuple[list
         skipped = 0 if each.size_dtype else skipped + each.dtype.itemsize
     place = start
     with contextlib.suppress(IndexError):  # past the file's end
-        for _ in range(element.length if lists else 0):
-            for before, width, order, itemsize, its_sizes in lists:
-                place += before
-                size = content[place] if width == 1 else int.from_bytes(content[place : place + width], order)
-                its_sizes.append(size)
-                place += width + size * itemsize
-            place += skipped
+        if len(lists) == 1 and lists[0][1] == 1:  # as most meshes have it
+            before, _, _, itemsize, its_sizes = lists[0]
+            place, between = place + before, 1 + skipped + before
+            for _ in range(element.length):
+                its_sizes.append(size := content[place])
+                place += between + size * itemsize
+        else:
+            for _ in range(element.length if lists else 0):
+                for before, width, order, itemsize, its_sizes in lists:
+                    place += before
+                    size = content[place] if width == 1 else int.from_bytes(content[place : place + width], order)
+                    its_sizes.append(size)
+                    place += width + size * itemsize
+                place += skipped
     rows = len(lists[-1][-1]) if lists else element.length
     walked = (each[-1][:rows] for each in lists)
     sizes, widths = [], np.zeros(rows, np.int64)

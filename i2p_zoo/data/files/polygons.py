@@ -41,7 +41,7 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
     if (sizes == 3).all():
         return corners.reshape(-1, 3)
     ends = np.cumsum(sizes)
-    parts = [np.zeros((0, 3), corners.dtype)]
+    parts: list[Triangles] = [np.zeros((0, 3), corners.dtype)]
     for start in range(0, len(sizes), _BLOCK):
         block = sizes[start : start + _BLOCK]
         last = ends[start + len(block) - 1]
@@ -63,7 +63,9 @@ def _divide(vertices: NDArray[Any], corners: NDArray[np.integer], sizes: NDArray
     outside = along < -_ROUNDING * np.einsum("td,td->t", wholes, wholes)[faces]
     for face in np.unique(faces[outside]):
         polygon = corners[starts[face] : starts[face] + sizes[face]]
-        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[_cut_ears(vertices[polygon].astype(np.float64), wholes[face])]
+        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[
+            _cut_ears(vertices[polygon].astype(np.float64), wholes[face])
+        ]
     return triangles
 
 
