@@ -272,10 +272,11 @@ def _walk_lists(element: _Element, content: mmap.mmap, start: int) -> tuple[list
     with contextlib.suppress(IndexError):  # past the file's end
         if len(lists) == 1 and lists[0][1] == 1:  # as most meshes have it
             before, _, _, itemsize, its_sizes = lists[0]
-            place, between = place + before, 1 + skipped + before
+            letters, place = content[start + before :], 0
+            steps = [1 + size * itemsize + skipped + before for size in range(256)]
             for _ in range(element.length):
-                its_sizes.append(size := content[place])
-                place += between + size * itemsize
+                its_sizes.append(size := letters[place])
+                place += steps[size]
         else:
             for _ in range(element.length if lists else 0):
                 for before, width, order, itemsize, its_sizes in lists:
