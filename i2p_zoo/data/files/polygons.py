@@ -57,7 +57,9 @@ def _divide(vertices: NDArray[Any], corners: NDArray[np.integer], sizes: NDArray
     triangles: Triangles = corners[np.stack([starts[faces], seconds, seconds + 1], 1)]
     if (counts <= 1).all():
         return triangles
-    normals = _normals(vertices[triangles].astype(np.float64))
+    is_part = counts[faces] > 1  # of a polygon of more corners than three
+    faces = faces[is_part]
+    normals = _normals(vertices[triangles[is_part]].astype(np.float64))
     wholes = np.stack([np.bincount(faces, axis, len(sizes)) for axis in normals.T], 1)
     along = np.einsum("td,td->t", normals, wholes[faces])
     outside = along < -_ROUNDING * np.einsum("td,td->t", wholes, wholes)[faces]
