@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import checkpoints, layers, networks, readers, scale, sites
+from benchmarks import checkpoints, layers, mesh_readers, networks, readers, scale, sites
 from benchmarks.page import write_page
 from benchmarks.timing import Result
 from i2p_zoo import keep_freed_memory
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "loading": checkpoints.loading,
     "converting": checkpoints.converting,
     "cloud-readers": readers.cloud_readers,
+    "mesh-readers": mesh_readers.mesh_readers,
     "scenes": scale.scenes,
     "memory": scale.memory,
 }

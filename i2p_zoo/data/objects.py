@@ -44,7 +44,7 @@ def read_objects(paths: Sequence[Path], points: int, title: str, columns: str | 
 def _warn_of_losses(paths: Sequence[Path], losses: Sequence[Losses]) -> None:
     lossy = [path for path, each in zip(paths, losses, strict=True) if each.text()]
     if lossy:
-        total = Losses(*map(sum, zip(*losses, strict=True)))
+        total = Losses.total(losses)
         warnings.warn(f"{len(lossy)} of {len(paths)} files such as {lossy[0]}: {total.text()}.", stacklevel=4)
 
 

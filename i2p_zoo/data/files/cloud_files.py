@@ -15,7 +15,7 @@ from i2p_zoo.data.files.arrays import Arrays, to_bytes
 from i2p_zoo.data.files.formats import COLUMN_READERS, READERS, SCENE_READERS
 from i2p_zoo.data.files.named_columns import Columns, parse_columns
 from i2p_zoo.data.files.paths import faults_named
-from i2p_zoo.data.files.polygons import sample_surface
+from i2p_zoo.data.files.polygons import check_corners, sample_surface
 from i2p_zoo.data.files.raw_floats import is_gltf_buffer
 from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -31,10 +31,23 @@ def _counted(number: int, noun: str) -> str:
 
 
 class Losses(NamedTuple):
-    """What of a file cannot be used: points without coordinates, and normals that are not finite, which cost all of them."""
+    """What of a file is not used.
+
+    Attributes:
+        points: how many have no coordinates.
+        normals: how many are not finite, which costs all of them.
+        unread: in words, what else is in the file and not read.
+    """
 
     points: int = 0
     normals: int = 0
+    unread: tuple[str, ...] = ()
+
+    @classmethod
+    def total(cls, losses: Sequence[Losses]) -> Losses:
+        """Returns what is not used of several files."""
+        unread = {words for each in losses for words in each.unread}
+        return cls(sum(each.points for each in losses), sum(each.normals for each in losses), tuple(sorted(unread)))
 
     def text(self) -> str:
         """Returns what is left out, or nothing."""
@@ -43,6 +56,8 @@ class Losses(NamedTuple):
             parts.append(f"{_counted(self.points, 'point')} without coordinates (NaN or infinite) left out")
         if self.normals:
             parts.append(f"its normals left out, of which {self.normals:,} are NaN or infinite")
+        if self.unread:
+            parts.append(f"{' and '.join(self.unread)} left out")
         return " and ".join(parts)
 
 
@@ -56,10 +71,11 @@ def read_cloud(
 ) -> Arrays:
     """Reads a cloud, or samples a mesh uniformly by area.
 
-    `.off`, `.obj`, `.stl` and a `.ply` with faces are meshes; a sampled point has the normal of its face, and colours of the
-    mesh are left out. A `.ply` without faces and `.pcd`, `.las`, `.laz`, `.e57` and `.npz` (`points` or `coord`, `xyz`, `pos`,
-    with `normals`, floats or int8 of 127 times a unit vector, and `rgb` or `color`; or its only array of three columns) are
-    clouds and are returned whole.
+    `.ply`, `.off`, `.obj`, `.stl`, `.glb` and `.gltf` with faces are meshes; a sampled point has the normal of its face and the
+    colour of that, or one between those of its corners. Textures, and materials in other files, are left out with a warning.
+    Without faces these files are clouds, and so are `.pcd`, `.las`, `.laz`, `.e57` and `.npz` (`points` or `coord`, `xyz`,
+    `pos`, with `normals`, floats or int8 of 127 times a unit vector, and `rgb` or `color`; or its only array of three columns).
+    Clouds are returned whole.
 
     So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv` and `.asc`.
     Their columns have the names of a header or are told by their values: unit vectors are normals, three columns of whole
@@ -74,8 +90,8 @@ def read_cloud(
         path: one of the endings of `SUFFIXES`, in either case.
         points: how many to sample of a mesh.
         seed: of the sampling.
-        scene: take a mesh's vertices, all of them in the file's order, in place of points sampled on it, and whatever else the
-            file has for each point.
+        scene: take a mesh's vertices, all of them in the file's order, in place of points sampled on it, with their own normals
+            if each has one, and whatever else the file has for each point.
         columns: of a `.bin`, `.npy`, `.npz` or text how many columns a point has, or their names, such as
             `"x,y,z,nx,ny,nz"` or `"x,y,z,intensity,ring"`.
 
@@ -155,9 +171,15 @@ def _chosen_columns(path: Path, columns: int | str | Sequence[str] | None) -> Co
 
 def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) -> tuple[Arrays, Losses]:
     """Returns a reader's arrays as `read_cloud` promises them."""
+    unread = tuple(map(str, cloud.get("unread", ())))
+    if "sizes" in cloud:
+        check_corners(len(cloud["points"]), cloud["corners"])
     if "sizes" in cloud and not scene:
-        drawn: Arrays = sample_surface(cloud["points"], cloud["corners"], cloud["sizes"], points, seed)
+        painted: Arrays = {name: to_bytes(cloud[name]) for name in ("colors", "face_colors") if name in cloud}
+        drawn: Arrays = sample_surface({**cloud, **painted}, points, seed)
         cloud = drawn | {"points": drawn["points"].astype(_narrow(cloud["points"]).dtype)}
+    elif "face_colors" in cloud:
+        unread += ("the colours of its faces, which its vertices have not",) * ("colors" not in cloud)
     _check_arrays(cloud)
     positions = _narrow(cloud["points"])
     largest = _bound(positions)
@@ -183,7 +205,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         result[name] = _fractions(name, _rows(array, kept)).astype(np.float32).reshape(-1, 1)
     if scene and is_bin and list(scalars) == ["intensity"] and len(cloud) == 2:
         result["points"] = np.concatenate([result["points"], result["intensity"]], 1)
-    return result, Losses(0 if kept is None else int((~kept).sum()), faulty)
+    return result, Losses(0 if kept is None else int((~kept).sum()), faulty, unread)
 
 
 def _check_arrays(cloud: Arrays) -> None:

@@ -17,7 +17,7 @@ Columns = int | tuple[str, ...]
 XYZ, RGB, NORMAL = ("x", "y", "z"), ("r", "g", "b"), ("nx", "ny", "nz")
 CHOICES = "x,y,z,intensity or x,y,z,r,g,b or x,y,z,nx,ny,nz or whatever its columns are"
 _SPELLINGS = {
-    "intensity": ("i",),
+    "intensity": ("i", "scalar_intensity"),
     **dict(
         zip(RGB, (("red", "diffuse_red", "rf"), ("green", "diffuse_green", "gf"), ("blue", "diffuse_blue", "bf")), strict=True)
     ),
@@ -25,6 +25,7 @@ _SPELLINGS = {
 }
 _STANDARD = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 _SAMPLE = 10_000  # rows, by which columns are told apart
+_BLOCK = 2**16  # rows that are copied at a time
 _UNIT_SLACK = 0.02  # in the length of a normal, as numbers of two or three places give it
 
 
@@ -84,8 +85,17 @@ def gather_columns(columns: Mapping[str, NDArray[Any]]) -> Arrays:
     cloud: Arrays = {}
     for key, names in (("points", XYZ), ("normals", NORMAL), ("colors", RGB)):
         if set(names) <= named.keys():
-            cloud[key] = np.stack([named.pop(name) for name in names], 1)
+            cloud[key] = _stack([named.pop(name) for name in names])
     return cloud | {name if name == "intensity" else f"field:{name}": column for name, column in named.items()}
+
+
+def _stack(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Returns columns of N numbers as (N, columns), copied while the rows that they share are in the processor's cache."""
+    stacked = np.empty((len(columns[0]), len(columns)), np.result_type(*columns).newbyteorder("="))
+    for start in range(0, len(stacked), _BLOCK):
+        for number, column in enumerate(columns):
+            stacked[start : start + _BLOCK, number] = column[start : start + _BLOCK]
+    return stacked
 
 
 def divide_rows(rows: NDArray[Any], columns: Columns | None, whole: Sequence[bool] = (), first: bool | None = None) -> Arrays:

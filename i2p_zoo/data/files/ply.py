@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2p_zoo.data.files.number_lines import NumberLines, clean_text, gather_lists
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.staging import replacing
 
 _DTYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}
 _DTYPES |= {str(np.dtype(code)): code for code in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")}
 RGB = ("red", "green", "blue")
-_ORDERS = {b"ascii": "=", b"binary_little_endian": "<", b"binary_big_endian": ">"}
+_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*ply[ \t]*(\r\n|\n|\r)", re.IGNORECASE)
+_END = {b"\n": re.compile(rb"\n[ \t]*end_header[ \t\r]*(?:\n|\Z)", re.IGNORECASE)}
+_END |= {b"\r\n": _END[b"\n"], b"\r": re.compile(rb"\r[ \t]*end_header[ \t]*(?:\r|\Z)", re.IGNORECASE)}
 
 
 class Lists(NamedTuple):
@@ -42,41 +48,60 @@ class _Element(NamedTuple):
     properties: list[_Property]
 
 
-def read_ply(file: IO[bytes]) -> dict[str, Properties]:
-    """Returns the properties of each element by name.
+class PlyFile(NamedTuple):
+    """What a PLY file holds.
+
+    Attributes:
+        elements: the properties of each element, by the names that the file gives them.
+        comments: the lines of its header that are comments.
+    """
+
+    elements: dict[str, Properties]
+    comments: list[str]
+
+
+def read_ply(file: IO[bytes]) -> PlyFile:
+    """Reads an open file of the disk; arrays of a binary one may be views of it, which are read from it when they are used.
 
     Raises:
         InvalidInputError: no PLY file, or one with fewer or more rows or values than its header says, or a value that its
             type cannot hold.
     """
-    is_text, elements = _read_header(file)
-    rest: Any = file.read()
-    if is_text:
-        rest = [line for line in rest.decode("latin-1").splitlines() if line.strip()]
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    encoding, elements, comments, start = _read_header(content)
     properties: dict[str, Properties] = {}
+    rows = NumberLines(clean_text(content[start:], comments=False)) if encoding == "ascii" else None
+    start = 0 if rows is not None else start
     for element in elements:
-        lists, size = (_read_text(element, rest), element.length) if is_text else _read_binary(element, rest)
-        rest = rest[size:]
-        pairs = zip(element.properties, lists, strict=True)
-        properties[element.name] = {each.name: column if each.size_dtype else column.values for each, column in pairs}
-    if rest and is_text:
-        raise InvalidInputError(f"it has {len(rest)} lines more than its header says, the first {rest[0][:80]!r}.")
-    if rest:
-        raise InvalidInputError(f"it has {len(rest)} bytes more than its header says.")
-    return properties
+        if rows is not None:
+            columns, start = _read_text(element, rows, start), start + element.length
+        else:
+            columns, start = _read_binary(element, content, start)
+        properties[element.name] = {each.name: column for each, column in zip(element.properties, columns, strict=True)}
+    if rows is not None and start < len(rows):
+        raise InvalidInputError(f"it has {len(rows) - start} lines more than its header says, the first {rows.line(start)!r}.")
+    if rows is None and start < len(content):
+        raise InvalidInputError(f"it has {len(content) - start} bytes more than its header says.")
+    return PlyFile(properties, comments)
 
 
 def vertex_columns(elements: dict[str, Properties], names: Sequence[str]) -> list[NDArray[Any]]:
-    """Returns the columns of the vertices that the names give.
+    """Returns the columns of the vertices that the names, in small letters, give.
 
     Raises:
         InvalidInputError: the vertices lack one of them.
     """
-    columns = {name: values for name, values in elements.get("vertex", {}).items() if not isinstance(values, Lists)}
-    missing = [name for name in names if name not in columns]
+    columns = scalar_columns(elements.get("vertex", {}))
+    by_name = {name.lower(): column for name, column in columns.items()}
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise InvalidInputError(f"its vertices lack the properties {missing}; they have {list(columns)}.")
-    return [columns[name] for name in names]
+    return [by_name[name] for name in names]
+
+
+def scalar_columns(properties: Properties) -> dict[str, NDArray[Any]]:
+    """Returns those properties that are no lists."""
+    return {name: column for name, column in properties.items() if not isinstance(column, Lists)}
 
 
 def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: NDArray[np.uint8]) -> None:
@@ -107,70 +132,85 @@ def write_colored_ply(path: str | os.PathLike[str], points: NDArray[Any], rgb: N
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 
-def _read_header(file: IO[bytes]) -> tuple[bool, list[_Element]]:
-    encoding = file.readline().split()[1:2] if file.readline(8).strip() == b"ply" else []
-    if encoding not in ([order] for order in _ORDERS):
-        raise InvalidInputError(
-            f"a PLY file begins with the lines `ply` and `format`, of {', '.join(map(bytes.decode, _ORDERS))}."
-        )
-    order = _ORDERS[encoding[0]]
-    elements: list[_Element] = []
-    while line := file.readline():
-        match line.decode("latin-1").split():
-            case ["end_header"]:
-                return encoding == [b"ascii"], elements
-            case ["element", name, length] if length.isdecimal():
-                elements.append(_Element(name, int(length), []))
+def _read_header(content: mmap.mmap) -> tuple[str, list[_Element], list[str], int]:
+    """Returns the encoding, the elements, the comments and where the rows begin."""
+    start = _START.match(content)
+    end = _END[start[1]].search(content, start.end() - len(start[1])) if start else None
+    if start is None or end is None:
+        fault = "its header has no end, a line `end_header`" if start else "a PLY file begins with a line `ply`"
+        raise InvalidInputError(f"{fault}.")
+    lines = content[start.end() : end.start()].decode("latin-1").splitlines()
+    encoding, elements, comments = "", list[_Element](), list[str]()
+    for line in lines:
+        match [*line.lower().split()[:-1], *line.split()[-1:]]:  # a name keeps its letters
+            case ["format", word, "1.0"] if word in _ORDERS and not encoding:
+                encoding = word
+            case ["element", _, length] if length.isdecimal() and encoding:
+                elements.append(_Element(line.split()[1].lower(), int(length), []))
             case ["property", dtype, name] if elements and dtype in _DTYPES:
-                elements[-1].properties.append(_Property(name, np.dtype(order + _DTYPES[dtype]), None))
+                elements[-1].properties.append(_Property(name, np.dtype(_ORDERS[encoding] + _DTYPES[dtype]), None))
             case ["property", "list", size_dtype, dtype, name] if elements and {size_dtype, dtype} <= _DTYPES.keys():
-                dtypes = [np.dtype(order + _DTYPES[word]) for word in (dtype, size_dtype)]
+                dtypes = [np.dtype(_ORDERS[encoding] + _DTYPES[word]) for word in (dtype, size_dtype)]
+                if dtypes[1].kind == "f":
+                    raise InvalidInputError(f"its header has a list whose length is a {size_dtype}: {line[:80]!r}.")
                 elements[-1].properties.append(_Property(name, *dtypes))
-            case ["comment" | "obj_info", *_] | []:
+            case ["comment" | "obj_info", *_]:
+                comments.append(line.strip())
+            case []:
                 pass
             case _:
-                raise InvalidInputError(f"its header has the line {line[:80]!r}, which a PLY file cannot have.")
-    raise InvalidInputError("its header has no end, a line `end_header`.")
+                raise InvalidInputError(
+                    f"its header has the line {line[:80]!r}, which a PLY file cannot have there; it begins with the lines "
+                    f"`ply` and `format`, of {', '.join(_ORDERS)} 1.0."
+                )
+    if not encoding:
+        raise InvalidInputError(f"its header lacks a line `format`, of {', '.join(_ORDERS)} 1.0.")
+    groups = {"": [each.name for each in elements]}
+    groups |= {f" of the element {element.name!r}": [each.name for each in element.properties] for element in elements}
+    for place, names in groups.items():
+        if len({name.lower() for name in names}) < len(names):
+            raise InvalidInputError(f"its header has a name twice{place}: {names}.")
+    return encoding, elements, comments, end.end()
 
 
 def _cut_short(element: _Element, rows: int) -> InvalidInputError:
     return InvalidInputError(f"cut short: {rows} of {element.length} rows of the element {element.name!r}.")
 
 
-def _read_text(element: _Element, content: Sequence[str]) -> list[Lists]:
-    lines = content[: element.length]
-    if len(lines) < element.length:
-        raise _cut_short(element, len(lines))
-    if lines and not any(each.size_dtype for each in element.properties):
-        # numpy reads them ten times as fast, but only reading one by one tells which row is at fault
-        with contextlib.suppress(ValueError):
-            table = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
-            ones = np.ones(len(lines), np.int64)
-            return [Lists(_held(each, column), ones) for each, column in zip(element.properties, table.T, strict=True)]
-    words: list[list[str]] = [[] for _ in element.properties]
-    sizes: list[list[int]] = [[] for _ in element.properties]
-    for line in lines:
-        row, start = line.split(), 0
-        for each, its_words, its_sizes in zip(element.properties, words, sizes, strict=True):
-            size = 1
-            if each.size_dtype:
-                size, start = (int(row[start]) if start < len(row) else 0), start + 1
-            if size < 0:
-                raise InvalidInputError(f"a list of the element {element.name!r} has {size} values.")
-            its_words += row[start : start + size]
-            its_sizes.append(size)
-            start += size
-        if start != len(row):
-            raise InvalidInputError(
-                f"a row of the element {element.name!r} has {len(row)} numbers, {line[:80]!r}; by the header it has {start}."
-            )
-    if any("_" in word for its_words in words for word in its_words):
-        raise InvalidInputError(f"the element {element.name!r} has numbers with underscores.")  # which Python would read
-    values = [_held(each, np.array(its_words, np.float64)) for each, its_words in zip(element.properties, words, strict=True)]
-    return [Lists(column, np.array(its_sizes, np.int64)) for column, its_sizes in zip(values, sizes, strict=True)]
+def _read_text(element: _Element, rows: NumberLines, start: int) -> list[NDArray[Any] | Lists]:
+    stop = start + element.length
+    if stop > len(rows):
+        raise _cut_short(element, len(rows) - start)
+    is_whole = all(each.dtype.kind in "iu" for each in element.properties)
+    values = rows.read_integers(start, stop) if is_whole else rows.read(start, stop, np.float64)
+    counts = rows.counts[start:stop]
+    ends = np.cumsum(counts)
+    places = ends - counts  # of the next number in each row
+    spans = []
+    for each in element.properties:
+        sizes = np.ones(len(ends), np.int64)
+        if each.size_dtype:
+            is_there = places < ends
+            sizes = np.zeros(len(ends), np.int64)
+            sizes[is_there] = values[places[is_there]]
+            places = places + 1
+        if sizes.min(initial=0) < 0:
+            raise InvalidInputError(f"a list of the element {element.name!r} has {sizes.min()} values.")
+        spans.append((places, sizes))
+        places = places + sizes
+    if wrong := np.flatnonzero(places != ends).tolist():
+        row, due = rows.line(start + wrong[0]), (places - ends + counts)[wrong[0]]
+        raise InvalidInputError(
+            f"a row of the element {element.name!r} has {counts[wrong[0]]} numbers, {row!r}; by the header it has {due}."
+        )
+    columns: list[NDArray[Any] | Lists] = []
+    for each, (firsts, sizes) in zip(element.properties, spans, strict=True):
+        column = _held(each, gather_lists(values, firsts, sizes) if each.size_dtype else values[firsts])
+        columns.append(Lists(column, sizes) if each.size_dtype else column)
+    return columns
 
 
-def _held(each: _Property, values: NDArray[np.float64]) -> NDArray[Any]:
+def _held(each: _Property, values: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         held = values.astype(each.dtype)
     if each.dtype.kind in "iu" and not np.array_equal(held, values):
@@ -179,49 +219,105 @@ def _held(each: _Property, values: NDArray[np.float64]) -> NDArray[Any]:
     return held
 
 
-def _read_binary(element: _Element, content: bytes) -> tuple[list[Lists], int]:
-    """Returns the properties and how many bytes they take."""
+def _read_binary(element: _Element, content: mmap.mmap, start: int) -> tuple[list[NDArray[Any] | Lists], int]:
+    """Returns the properties, of which scalars may be views of the file, and where they end."""
+    shortest = sum((each.size_dtype or each.dtype).itemsize for each in element.properties)
+    if element.length * shortest > len(content) - start:
+        raise _cut_short(element, (len(content) - start) // shortest)
+    if not element.length or not element.properties:
+        nothing = [np.zeros(0, each.dtype) for each in element.properties]
+        nowhere = np.zeros(0, np.int64)
+        pairs = zip(element.properties, nothing, strict=True)
+        return [Lists(values, nowhere) if each.size_dtype else values for each, values in pairs], start
     # at once if the lists of every row are as long as those of the first, else one by one
-    lists, _ = _read_rows(element._replace(length=min(1, element.length)), content)
+    sizes, _ = _walk_lists(element._replace(length=1), content, start)
     fields: list[Any] = []
-    for number, (each, first) in enumerate(zip(element.properties, lists, strict=True)):
-        fields += [(f"size {number}", each.size_dtype)] if each.size_dtype else []
-        fields += [(f"values {number}", each.dtype, (len(first.values),))]
+    for each, size in zip(element.properties, sizes, strict=True):
+        fields += [(f"size of {each.name}", each.size_dtype)] if each.size_dtype else []
+        fields += [(each.name, each.dtype, tuple(size)) if each.size_dtype else (each.name, each.dtype)]
     row_dtype = np.dtype(fields)
-    end = element.length * row_dtype.itemsize
-    listed = [number for number, each in enumerate(element.properties) if each.size_dtype]
+    end = start + element.length * row_dtype.itemsize
     if end > len(content):
-        if not listed:
-            raise _cut_short(element, len(content) // row_dtype.itemsize)
-        return _read_rows(element, content)
-    rows = np.frombuffer(content, row_dtype, element.length)
-    if any((rows[f"size {number}"] != len(lists[number].values)).any() for number in listed):
-        return _read_rows(element, content)
-    values = [rows[f"values {number}"].reshape(-1) for number in range(len(lists))]
-    sizes = [np.full(element.length, len(first.values), np.int64) for first in lists]
-    return [Lists(_native(column), its_sizes) for column, its_sizes in zip(values, sizes, strict=True)], end
+        return _read_ragged(element, content, start)
+    rows = np.ndarray(element.length, row_dtype, content, start)
+    columns: list[NDArray[Any] | Lists] = []
+    for each, size in zip(element.properties, sizes, strict=True):
+        if each.size_dtype and (rows[f"size of {each.name}"] != size).any():
+            return _read_ragged(element, content, start)
+        column = rows[each.name]
+        columns.append(Lists(_native(column), np.broadcast_to(size, len(rows))) if each.size_dtype else column)
+    return columns, end
 
 
-def _read_rows(element: _Element, content: bytes) -> tuple[list[Lists], int]:
-    parts: list[list[NDArray[Any]]] = [[np.zeros(0, each.dtype)] for each in element.properties]
-    start = 0
-    for row in range(element.length):
-        for each, its_parts in zip(element.properties, parts, strict=True):
-            size = 1
-            if each.size_dtype:
-                size = int(_take(each.size_dtype, content, start, 1, element, row)[0])
-                start += each.size_dtype.itemsize
-            its_parts.append(_take(each.dtype, content, start, size, element, row))
-            start += its_parts[-1].nbytes
-    sizes = [np.array(list(map(len, its_parts[1:])), np.int64) for its_parts in parts]
-    return [Lists(_native(np.concatenate(column)), its_sizes) for column, its_sizes in zip(parts, sizes, strict=True)], start
+def _read_ragged(element: _Element, content: mmap.mmap, start: int) -> tuple[list[NDArray[Any] | Lists], int]:
+    sizes, ends = _walk_lists(element, content, start)
+    places = np.append(start, ends[:-1]) - start if len(ends) else ends  # of the next property in each row
+    end = int(ends[-1]) if len(ends) else start
+    letters = np.frombuffer(content, np.uint8, end - start, start) if end > start else np.zeros(0, np.uint8)
+    columns: list[NDArray[Any] | Lists] = []
+    for each, its_sizes in zip(element.properties, sizes, strict=True):
+        places = places + (each.size_dtype.itemsize if each.size_dtype else 0)
+        values = _native(_pick_bytes(letters, places, its_sizes * each.dtype.itemsize).view(each.dtype))
+        columns.append(Lists(values, its_sizes) if each.size_dtype else values)
+        places = places + its_sizes * each.dtype.itemsize
+    return columns, end
 
 
-def _take(dtype: np.dtype[Any], content: bytes, start: int, size: int, element: _Element, row: int) -> NDArray[Any]:
-    if not 0 <= size * dtype.itemsize <= len(content) - start:
-        raise _cut_short(element, row)
-    return np.frombuffer(content, dtype, size, start)
+def _walk_lists(element: _Element, content: mmap.mmap, start: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Returns how many values each property has in each row, and where the rows end."""
+    lists, skipped = [], 0
+    for each in element.properties:
+        if each.size_dtype:
+            order: Literal["big", "little"] = "big" if each.size_dtype.str[0] == ">" else "little"
+            lists.append((skipped, each.size_dtype.itemsize, order, each.dtype.itemsize, list[int]()))
+        skipped = 0 if each.size_dtype else skipped + each.dtype.itemsize
+    place = start
+    with contextlib.suppress(IndexError):  # past the file's end
+        if len(lists) == 1 and lists[0][1] == 1:  # as most meshes have it
+            before, _, _, itemsize, its_sizes = lists[0]
+            letters, place = content[start + before :], 0
+            steps = [1 + size * itemsize + skipped + before for size in range(256)]
+            for _ in range(element.length):
+                its_sizes.append(size := letters[place])
+                place += steps[size]
+        else:
+            for _ in range(element.length if lists else 0):
+                for before, width, order, itemsize, its_sizes in lists:
+                    place += before
+                    size = content[place] if width == 1 else int.from_bytes(content[place : place + width], order)
+                    its_sizes.append(size)
+                    place += width + size * itemsize
+                place += skipped
+    rows = len(lists[-1][-1]) if lists else element.length
+    walked = (each[-1][:rows] for each in lists)
+    sizes, widths = [], np.zeros(rows, np.int64)
+    for each in element.properties:
+        sizes.append(_list_sizes(element, each, next(walked), len(content)) if each.size_dtype else np.ones(rows, np.int64))
+        widths += sizes[-1] * each.dtype.itemsize + (each.size_dtype.itemsize if each.size_dtype else 0)
+    ends = start + np.cumsum(widths)
+    whole = int((ends <= len(content)).sum())
+    if whole < element.length:
+        raise _cut_short(element, whole)
+    return sizes, ends
+
+
+def _list_sizes(element: _Element, each: _Property, sizes: list[int], most: int) -> NDArray[np.int64]:
+    unsigned = np.array(sizes, np.uint64)
+    signed = unsigned.astype(each.size_dtype.newbyteorder("=")).astype(np.int64) if each.size_dtype else unsigned
+    if each.size_dtype and each.size_dtype.kind == "i" and signed.min(initial=0) < 0:
+        raise InvalidInputError(f"a list of the element {element.name!r} has {signed.min()} values.")
+    return np.minimum(unsigned, most).astype(np.int64)
+
+
+def _pick_bytes(letters: NDArray[np.uint8], starts: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Returns those bytes that lie in spans, of which none touches the next, one span after the other."""
+    marks = np.zeros(len(letters) + 1, np.int8)
+    marks[starts[widths > 0]] = 1
+    marks[(starts + widths)[widths > 0]] = -1
+    chosen: NDArray[np.uint8] = letters[np.cumsum(marks[:-1], out=marks[:-1]).view(bool)]
+    return chosen
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(values.dtype.newbyteorder("="))
+    """Returns values one after the other, in the machine's byte order."""
+    return values.astype(values.dtype.newbyteorder("=")).reshape(-1)

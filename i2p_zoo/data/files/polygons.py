@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from i2p_zoo.errors import InvalidInputError
 
-Triangles = NDArray[np.int64]
+Triangles = NDArray[np.integer]
 
 _TOUCHING = 1e-9  # of a polygon's extent: a corner so near an ear's edge may lie on it
+_BLOCK = 2**16  # triangles or polygons whose corners are looked up at a time
 _ROUNDING = 1e-6  # of a polygon's area: a corner on a straight edge may lie as far inside as numbers in a text are rounded
 
 
@@ -35,8 +37,19 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
         >>> triangulate(square, np.array([0, 1, 2, 3]), np.array([4])).tolist()
         [[0, 1, 2], [0, 2, 3]]
     """
-    if len(corners) and not 0 <= corners.min() <= corners.max() < len(vertices):
-        raise InvalidInputError(f"faces name vertices {corners.min()} to {corners.max()} of {len(vertices)}.")
+    check_corners(len(vertices), corners)
+    if (sizes == 3).all():
+        return corners.reshape(-1, 3)
+    ends = np.cumsum(sizes)
+    parts: list[Triangles] = [np.zeros((0, 3), corners.dtype)]
+    for start in range(0, len(sizes), _BLOCK):
+        block = sizes[start : start + _BLOCK]
+        last = ends[start + len(block) - 1]
+        parts.append(_divide(vertices, corners[last - block.sum() : last], block))
+    return np.concatenate(parts)
+
+
+def _divide(vertices: NDArray[Any], corners: NDArray[np.integer], sizes: NDArray[np.int64]) -> Triangles:
     counts = np.maximum(sizes - 2, 0)
     faces = np.repeat(np.arange(len(sizes)), counts)
     starts, firsts = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
@@ -44,42 +57,64 @@ def triangulate(vertices: NDArray[np.float64], corners: NDArray[np.int64], sizes
     triangles: Triangles = corners[np.stack([starts[faces], seconds, seconds + 1], 1)]
     if (counts <= 1).all():
         return triangles
-    normals = _normals(vertices[triangles])
+    is_part = counts[faces] > 1  # of a polygon of more corners than three
+    faces = faces[is_part]
+    normals = _normals(vertices[triangles[is_part]].astype(np.float64))
     wholes = np.stack([np.bincount(faces, axis, len(sizes)) for axis in normals.T], 1)
     along = np.einsum("td,td->t", normals, wholes[faces])
     outside = along < -_ROUNDING * np.einsum("td,td->t", wholes, wholes)[faces]
     for face in np.unique(faces[outside]):
         polygon = corners[starts[face] : starts[face] + sizes[face]]
-        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[_cut_ears(vertices[polygon], wholes[face])]
+        triangles[firsts[face] : firsts[face] + counts[face]] = polygon[
+            _cut_ears(vertices[polygon].astype(np.float64), wholes[face])
+        ]
     return triangles
 
 
-def sample_surface(
-    vertices: NDArray[Any], corners: NDArray[np.int64], sizes: NDArray[np.int64], points: int, seed: int
-) -> dict[str, NDArray[np.float64]]:
+def divide_strips(corners: NDArray[np.int64], strip: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Divides strips into triangles of the same side: of every second one the first two corners change places.
+
+    Args:
+        corners: (N,) the vertices of the strips, one strip after the other.
+        strip: (N,) the strip of each, in rising numbers.
+
+    Returns:
+        (3 T,) the vertices of the triangles.
+
+    Example:
+        >>> divide_strips(np.array([5, 6, 7, 8]), np.zeros(4, int)).reshape(-1, 3).tolist()
+        [[5, 6, 7], [7, 6, 8]]
+    """
+    firsts = np.flatnonzero(strip[2:] == strip[:-2])
+    is_odd = (firsts - np.searchsorted(strip, strip[firsts])) % 2
+    return np.stack([corners[firsts + is_odd], corners[firsts + 1 - is_odd], corners[firsts + 2]], 1).reshape(-1)
+
+
+def check_corners(count: int, corners: NDArray[np.integer]) -> None:
+    """Raises InvalidInputError unless all corners are numbers of the `count` vertices."""
+    if len(corners) and not 0 <= corners.min() <= corners.max() < count:
+        raise InvalidInputError(f"faces name vertices {corners.min()} to {corners.max()} of {count}.")
+
+
+def sample_surface(mesh: Mapping[str, NDArray[Any]], points: int, seed: int) -> dict[str, NDArray[Any]]:
     """Draws points on polygons, uniformly by area.
 
     Args:
-        vertices, corners, sizes: as `triangulate` takes them.
+        mesh: `points` (N, 3), the vertices, and `corners` and `sizes` as `triangulate` takes them; also uint8
+            `colors` of the vertices (N, 3) or, which count where there are no others, `face_colors` of the polygons (F, 3).
         points: how many to draw.
         seed: of the draw.
 
     Returns:
-        `points` and `normals`, the unit normals of their triangles, both (points, 3).
+        `points` and `normals`, the unit normals of their triangles, both (points, 3) float64, and, where the mesh has colours,
+        `rgb` (points, 3) uint8, between those of the triangle's corners.
 
     Raises:
-        InvalidInputError: no polygon, a corner that is no vertex or not finite, or no area.
+        InvalidInputError: a corner that is no vertex or not finite, or no area.
     """
-    if not len(sizes):
-        raise InvalidInputError("a mesh without faces; a cloud of points can be a .ply file without any.")
-    vertices = vertices.astype(np.float64)
-    triangles = vertices[triangulate(vertices, corners, sizes)]  # (T, 3, 3)
-    if not np.isfinite(triangles).all():
-        raise InvalidInputError("vertices have coordinates that are NaN or infinite.")
-    origins, sides = triangles[:, 0], triangles[:, 1:] - triangles[:, :1]
-    normals = _normals(triangles)
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas = np.linalg.norm(normals, axis=1)
+    vertices, sizes = mesh["points"], mesh["sizes"]
+    triangles = triangulate(vertices, mesh["corners"], sizes)
+    areas = _double_areas(vertices, triangles)
     total = areas.sum()
     if not 0 < total < np.inf:
         raise InvalidInputError(f"the mesh's {len(triangles)} faces have an area of {total / 2}.")
@@ -87,14 +122,36 @@ def sample_surface(
     chosen = random.choice(len(triangles), points, p=areas / total)
     weights = random.random((points, 2))
     weights[weights.sum(1) > 1] = 1 - weights[weights.sum(1) > 1]  # the other half of the parallelogram, folded back
-    drawn = origins[chosen] + (weights[:, :, None] * sides[chosen]).sum(1)
-    return {"points": drawn, "normals": normals[chosen] / areas[chosen, None]}
+    corners = vertices[triangles[chosen]].astype(np.float64)
+    drawn = corners[:, 0] + (weights[:, :, None] * (corners[:, 1:] - corners[:, :1])).sum(1)
+    sampled = {"points": drawn, "normals": _normals(corners) / areas[chosen, None]}
+    if "colors" in mesh:
+        shares = np.concatenate([1 - weights.sum(1, keepdims=True), weights], 1)
+        blended = (shares[:, :, None] * mesh["colors"][triangles[chosen]]).sum(1)
+        sampled["rgb"] = np.round(blended).astype(np.uint8)
+    elif "face_colors" in mesh:
+        faces = np.searchsorted(np.cumsum(np.maximum(sizes - 2, 0)), chosen, side="right")
+        sampled["rgb"] = mesh["face_colors"][faces]
+    return sampled
+
+
+def _double_areas(vertices: NDArray[Any], triangles: Triangles) -> NDArray[np.float64]:
+    """Returns twice the areas; raises InvalidInputError where a triangle has a corner that is not finite."""
+    areas = np.empty(len(triangles))
+    for start in range(0, len(triangles), _BLOCK):
+        corners = vertices[triangles[start : start + _BLOCK]].astype(np.float64)
+        if not np.isfinite(corners).all():
+            raise InvalidInputError("vertices have coordinates that are NaN or infinite.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            areas[start : start + _BLOCK] = np.linalg.norm(_normals(corners), axis=1)
+    return areas
 
 
 def _normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (T, 3) normals of triangles (T, 3, 3), twice as long as their areas."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        (ax, ay, az), (bx, by, bz) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+        return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], 1)
 
 
 def _cut_ears(polygon: NDArray[np.float64], normal: NDArray[np.float64]) -> Triangles:

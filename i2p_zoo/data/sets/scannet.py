@@ -86,4 +86,4 @@ def _load_room(rooms: Sequence[Path], number: int) -> Scene:
 
 def _read_vertices(path: Path, names: Sequence[str]) -> Arrays:
     with faults_named(path), path.open("rb") as file:
-        return dict(zip(names, vertex_columns(read_ply(file), names), strict=True))
+        return dict(zip(names, vertex_columns(read_ply(file).elements, names), strict=True))

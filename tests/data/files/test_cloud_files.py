@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 import struct
 import sys
@@ -45,6 +47,26 @@ def obj(faces=TRIANGLES):
 
 def mesh(**options):
     return trimesh.Trimesh(VERTICES, TRIANGLES, process=False).export(**options)
+
+
+def gltf():
+    """A .gltf file of the mesh with its buffer in itself."""
+    indices, positions = np.array(TRIANGLES, "<u2").tobytes(), np.array(VERTICES, "<f4").tobytes()
+    content = base64.b64encode(indices + positions).decode()
+    views = [{"buffer": 0, "byteLength": 24}, {"buffer": 0, "byteOffset": 24, "byteLength": 96}]
+    accessors = [(5123, 12, "SCALAR"), (5126, 8, "VEC3")]
+    tree = {
+        "asset": {"version": "2.0"},
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 1}, "indices": 0}]}],
+        "accessors": [
+            {"bufferView": number, "componentType": code, "count": count, "type": kind}
+            for number, (code, count, kind) in enumerate(accessors)
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": 120, "uri": f"data:application/octet-stream;base64,{content}"}],
+    }
+    return json.dumps(tree).encode()
 
 
 def ply(columns, faces=(), encoding="ascii", kinds=None):
@@ -115,7 +137,6 @@ MESHES = {
     "mixed.off": off([QUADS[0], *TRIANGLES[2:]]),
     "official.off": off(header="OFF{} {} 0\n"),  # as a third of ModelNet40's files have it
     "commented.off": b"# made by hand\n" + off(header="OFF # a mesh\n\n{} {} 0\n") + b"\n# the end\n",
-    "coloured.off": off(header="COFF\n{} {} 0\n", vertices=[(*vertex, 255, 0, 0, 255) for vertex in VERTICES]),
     "UPPER.OFF": off(),
     "triangles.obj": obj(),
     "quads.obj": obj(QUADS),
@@ -123,7 +144,7 @@ MESHES = {
     "textured.obj": obj()
     .replace(b"v 0 0 0", b"vt 0 0\nvn 0 0 1\nv\t0 0 0")
     .replace(b"f 1 2 3", b"f 1/1/1 2//1 \\\r\n 3/1 # up"),
-    "parts.obj": obj().replace(b"f 5", b"o second\nusemtl red\nf 5", 1),
+    "parts.obj": obj().replace(b"f 5", b"o second\ng red\nf 5", 1),
     "binary.stl": mesh(file_type="stl"),
     "text.stl": mesh(file_type="stl_ascii").encode(),
     "text.ply": ply(columns(VERTICES), TRIANGLES),
@@ -131,6 +152,8 @@ MESHES = {
     "big.ply": ply(columns(VERTICES), TRIANGLES, "binary_big_endian"),
     "quads.ply": ply(columns(VERTICES), QUADS),
     "trimesh.ply": mesh(file_type="ply"),
+    "trimesh.glb": mesh(file_type="glb"),
+    "embedded.gltf": gltf(),
 }
 
 
@@ -349,7 +372,6 @@ MALFORMED = {
     "an unknown ending": ("bad.vtk", b"1 2 3\n", r"'\.vtk'.*\.ply"),
     "no ending": ("bad", b"1 2 3\n", r"ending"),
     "no vertices.off": ("bad.off", b"OFF\n0 0 0\n", "0 vertices"),
-    "no faces.off": ("bad.off", off([]), "without faces"),
     "no surface.off": ("bad.off", FLAT, "area of 0"),
     "infinite surface.off": ("bad.off", off(vertices=[(1e200 * x, 1e200 * y, z) for x, y, z in VERTICES]), "area of inf"),
     "no header.off": ("bad.off", off(header="{} {} 0\n"), "begins with `OFF`"),
@@ -363,15 +385,14 @@ MALFORMED = {
     "a vertex beyond.off": ("bad.off", off([(0, 1, 8)]), "0 to 8 of 8"),
     "a negative vertex.off": ("bad.off", off([(0, 1, -1)]), "-1 to 1 of 8"),
     "nan.off": ("bad.off", off(vertices=[(float("nan"), 0, 0), *VERTICES[1:]]), "NaN"),
-    "no faces.obj": ("bad.obj", obj([]), "without faces"),
     "no surface.obj": ("bad.obj", obj([(0, 1, 1)]), "area of 0"),
     "a vertex beyond.obj": ("bad.obj", obj([(0, 1, 8)]), "0 to 8 of 8"),
     "no vertices.obj": ("bad.obj", b"f 1 2 3\n", "no vertices"),
     "a vertex before the first.obj": ("bad.obj", b"f -1 -2 -3\n" + obj(), "-3 to 7 of 8"),
     "nan.obj": ("bad.obj", obj().replace(b"v 0 0 0", b"v nan 0 0"), "NaN"),
-    "cut.stl": ("bad.stl", MESHES["binary.stl"][:-20], "without faces"),
-    "cut text.stl": ("bad.stl", MESHES["text.stl"][:200], "without faces"),
-    "header.stl": ("bad.stl", bytes(84), "without faces"),
+    "cut.stl": ("bad.stl", MESHES["binary.stl"][:-20], "cut short: 3 of 4 triangles"),
+    "cut text.stl": ("bad.stl", MESHES["text.stl"][:200], "cut short: its solid 1 has no end"),
+    "header.stl": ("bad.stl", bytes(84), "no triangles"),
     "words.stl": ("bad.stl", MESHES["text.stl"].replace(b"vertex 5.0", b"vertex five"), "bad"),
     "nan.stl": ("bad.stl", MESHES["text.stl"].replace(b"vertex 5.0", b"vertex nan"), "NaN"),
     "a face missing.ply": ("bad.ply", MESHES["text.ply"][:-8], "3 of 4 rows of the element 'face'"),
@@ -539,7 +560,7 @@ def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("binary.stl", "trimesh"), ("plain.las", "laspy"), ("plain.laz", "lazrs")],
+    [("plain.las", "laspy"), ("plain.laz", "lazrs")],
 )
 def test_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, name, module):
     path = save(tmp_path, name)
@@ -627,7 +648,7 @@ SCENES = {
     "a byte order mark": (b"\xef\xbb\xbfv 0 0 0\nv 1 0 0\n", [(0, 0, 0), (1, 0, 0)]),
     "a form feed": (b"v 0 0 0\n\fv 1 0 0\n", [(0, 0, 0), (1, 0, 0)]),
     "a comment behind": (b"v 0 0 0 # origin\nv 1 0 0 #\n", [(0, 0, 0), (1, 0, 0)]),
-    "weights and colours": (b"v 0 0 1 1\nv 1 0 0 .5 .5 .5\n", [(0, 0, 1), (1, 0, 0)]),
+    "weights": (b"v 0 0 1 1\nv 1 0 0 0.5\n", [(0, 0, 1), (1, 0, 0)]),
 }
 
 
