@@ -8,6 +8,7 @@ import timm
 
 from conversion import facts
 from conversion.facts import describe_tags, write_facts
+from i2p_zoo.zoo.ledger import certified_models
 
 
 def test_tags_hold_what_differs_from_the_default():
@@ -34,3 +35,8 @@ def test_known_facts_are_kept_and_others_made(tmp_path, monkeypatch):
     write_facts(["resnet18"], path)
     assert made == ["resnet18", "resnet50", "resnet18"]
     assert list(json.loads(path.read_text())["models"]) == ["resnet18"]
+
+
+def test_every_certified_network_is_described():
+    described = json.loads(facts.FACTS.read_text(encoding="utf-8"))["models"]
+    assert list(described) == certified_models()

@@ -190,6 +190,7 @@ def asked(monkeypatch):
     record = {"timm": timm.__version__, "models": {}}
     monkeypatch.setattr(workshop, "update_ledger", lambda names, **options: found.append((names, options)) or record)
     monkeypatch.setattr(workshop, "write_table", lambda ledger: None)
+    monkeypatch.setattr(workshop, "write_facts", lambda names: None)
     return found
 
 
@@ -222,6 +223,7 @@ def test_command_ends_with_an_error_where_a_certificate_does_not_hold(monkeypatc
 
     monkeypatch.setattr(workshop, "update_ledger", update)
     monkeypatch.setattr(workshop, "write_table", written.append)
+    monkeypatch.setattr(workshop, "write_facts", lambda names: None)
     result = CliRunner().invoke(workshop.main, ["certify", "resnet1?"])
     assert result.exit_code == code
     assert len(written) == 1

@@ -292,7 +292,15 @@ def test_buffers_of_gltf_and_notes_are_left_out_and_counted(tmp_path):
     write_layout(tmp_path, "split/CLASS")
     place = tmp_path / "train" / "cat"
     np.zeros(24, np.float32).tofile(place / "scene.bin")
-    (place / "scene.gltf").write_text("{}")
+    scene = {
+        "asset": {"version": "2.0"},
+        "buffers": [{"uri": "scene.bin", "byteLength": 96}],
+        "bufferViews": [{"buffer": 0, "byteLength": 96}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3"}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 0}]}],
+        "nodes": [{"mesh": 0}],
+    }
+    (place / "scene.gltf").write_text(json.dumps(scene))
     (place / "notes.txt").write_text("Chairs of our office.\n")
     write_cloud(tmp_path / "train" / "stray.npy")
     write_cloud(tmp_path / "stray.npy")
@@ -301,7 +309,7 @@ def test_buffers_of_gltf_and_notes_are_left_out_and_counted(tmp_path):
         train, _ = load_folder(tmp_path)
     message = str(caught[0].message)
     assert all(f"{count} {ending}" in message for ending, count in left_out.items())
-    assert len(train) == 4
+    assert len(train) == 5, "the four and the scene, whose buffer is no cloud of its own"
 
 
 def test_binary_clouds_are_read_by_the_columns_that_are_said(tmp_path):
