@@ -479,6 +479,7 @@ COMMANDS_OF_CLOUDS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:1 of 5 files have no normals")
 @pytest.mark.parametrize("command", COMMANDS_OF_CLOUDS.values(), ids=COMMANDS_OF_CLOUDS)
 def test_a_feature_that_one_file_lacks_is_told_before_training_by_that_file(network, half_normals, command, monkeypatch):
     from i2p_zoo.experiments import run_folder
@@ -519,7 +520,7 @@ def test_predict_takes_the_columns_of_a_binary_cloud(finished, tmp_path):
 def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):
     moved = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.nn.Module.to", lambda module, device: moved.append(device) or module)
+    monkeypatch.setattr("torch.nn.Module.to", lambda module, device=None, **others: moved.append(device) or module)
     loaded = load_network(str(network))
     assert (loaded.architecture, moved[-1]) == ("test_resnet", "cuda")
 

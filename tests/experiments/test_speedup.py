@@ -80,7 +80,7 @@ def test_curves_need_seeds_and_points(splits, tmp_path, arguments):
 
 def test_budget_without_a_step_is_told_before_any_run(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(series, "run", lambda *args, **kwargs: pytest.fail("a run has begun"))
-    with pytest.raises(InvalidInputError, match=r"1 or more; got budgets \[5, 0\]"):
+    with pytest.raises(InvalidInputError, match=r"1 or more; got budgets 5 and 0"):
         run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path), budgets=(5, 0))
 
 

@@ -160,8 +160,8 @@ def _place_meshes(tree: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], 
 
 def _matrix(node: Mapping[str, Any]) -> NDArray[np.float64]:
     if "matrix" in node:
-        given: NDArray[np.float64] = np.array(node["matrix"], np.float64).reshape(4, 4).T  # glTF lists columns
-        return given
+        columns: NDArray[np.float64] = np.array(node["matrix"], np.float64).reshape(4, 4).T  # glTF lists columns
+        return columns
     x, y, z, w = node.get("rotation", (0, 0, 0, 1))
     # of a unit quaternion, glTF 2.0, section 3.5.3
     rotation = [
