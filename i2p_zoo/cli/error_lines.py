@@ -1,4 +1,4 @@
-"""Errors of a command line, one line each."""
+"""Errors and warnings of a command line, one line each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 
 
 class ErrorLines(click.Group):
-    """A group of commands that prints this package's errors and those of the file system in one line, after its own name."""
+    """A group of commands that prints warnings, this package's errors and the file system's in one line, after its own name."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; after an error it exits with code 2, under `debug_option` with a traceback.
@@ -30,7 +31,7 @@ class ErrorLines(click.Group):
         A command that is interrupted or terminated exits with 128 and the signal's number, as shells count.
         """
         _print_what_the_terminal_lacks()
-        with _terminating() as received:
+        with self._warning_in_lines(ctx), _terminating() as received:
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
@@ -45,7 +46,21 @@ class ErrorLines(click.Group):
     def _print(self, ctx: click.Context, message: str) -> None:
         if ctx.params.get("debug"):
             traceback.print_exc()
-        click.echo(f"{self.name}: {' '.join(line.strip() for line in message.splitlines())}", err=True)
+        click.echo(self._line(message), err=True)
+
+    def _line(self, message: str) -> str:
+        return f"{self.name}: {' '.join(line.strip() for line in message.splitlines())}"
+
+    @contextlib.contextmanager
+    def _warning_in_lines(self, ctx: click.Context) -> Iterator[None]:
+        """Lets Python print warnings as this package's errors are, without the place and line of the code that warned."""
+        default = warnings.formatwarning
+        if not ctx.params.get("debug"):
+            warnings.formatwarning = lambda message, *place, **details: f"{self._line(str(message))}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = default
 
 
 @contextlib.contextmanager

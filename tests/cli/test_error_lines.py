@@ -71,6 +71,26 @@ def call(*command, **environment):
     return subprocess.run([sys.executable, *command], env=variables, capture_output=True, timeout=300)
 
 
+WARNING = """
+import click, sys, warnings
+from i2p_zoo.cli import main
+main.add_command(click.Command("say", callback=lambda: warnings.warn("a.ply: 1 point\\n  left out.")))
+try:
+    main()
+finally:
+    warnings.warn("Python's")
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "debug"])
+def test_a_warning_is_one_line_without_code_except_under_debug(options):
+    done = call("-c", WARNING, *options, "say")
+    first, _, rest = done.stderr.decode().partition("\n")
+    assert done.returncode == 0
+    assert first == ("<string>:4: UserWarning: a.ply: 1 point" if options else "i2p-zoo: a.ply: 1 point left out.")
+    assert "<string>:8: UserWarning: Python's" in rest, "as before, once the command has ended"
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
 def test_names_that_the_terminal_lacks_are_escaped_and_not_a_traceback(encoding):
     say = "click.Command('say', callback=lambda: click.echo('\\u6905'))"
