@@ -78,10 +78,10 @@ def read_cloud(
     Clouds are returned whole.
 
     So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv` and `.asc`.
-    Their columns have the names of a header or are told by their values: unit vectors are normals, three columns of whole
-    numbers up to 255 colours, and so are the last three of six within 0 to 1. A `.bin` is nuScenes' (`.pcd.bin`: x, y, z,
-    intensity, ring) or, if its values show it, KITTI's (x, y, z, intensity). What could be read in two ways is refused;
-    `columns` says which.
+    Their columns have the names of a header, which must have x, y and z, or are told by their values: unit vectors are normals,
+    three columns of whole numbers up to 255 colours, and so are the last three of six within 0 to 1. A `.bin` is nuScenes'
+    (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's (x, y, z, intensity). What could be read in two
+    ways is refused; `columns` says which.
 
     Coordinates are the file's own, never shifted. Points without coordinates (NaN or infinite, as organised clouds have them
     where nothing came back) are left out with a warning. A normal that is not finite costs a file its normals, with a warning.

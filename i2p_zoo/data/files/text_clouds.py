@@ -24,13 +24,17 @@ _COLORS_FIRST = {".asc": True, ".pts": False}  # CloudCompare and Leica Cyclone 
 
 
 class _Form(NamedTuple):
-    """How a text is written: lines before the first point, delimiter, decimal mark, names, and how many points it announces."""
+    """How a text is written: lines before the first point, delimiter, decimal mark, names, and how many points it announces.
+
+    `strange` is a header whose names tell no x, y and z.
+    """
 
     encoding: str
     skipped: int
     delimiter: str | None
     is_comma_decimal: bool
     names: tuple[str, ...] | None
+    strange: str | None
     announced: int | None
     whole: list[bool]
 
@@ -42,10 +46,15 @@ def read_text(file: IO[bytes], columns: Columns | None) -> Arrays:
 
     Raises:
         InvalidInputError: no text of numbers, fewer than three columns, rows of different lengths, another number of points
-            than its first line says, or columns that cannot be told.
+            than its first line says, a header without x, y and z, or columns that cannot be told.
     """
     path = Path(os.fsdecode(file.name)).absolute()
     form = _read_form(file)
+    if columns is None and form.strange:
+        raise InvalidInputError(
+            f"its header {form.strange[:80]!r} does not say which columns are x, y and z; name them all, as "
+            "columns=x,y,z,intensity."
+        )
     rows = _read_rows(path, form)
     if form.announced is not None and form.announced != len(rows):
         raise InvalidInputError(f"{len(rows)} of the {form.announced} points that its first line announces.")
@@ -72,7 +81,8 @@ def _read_form(file: IO[bytes]) -> _Form:
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig" if head[:1] == b"\xef" else "latin-1"
     lines = head.decode(encoding, "replace").splitlines()
     lines = lines[: len(lines) - (len(head) == _HEAD)]  # the last one is cut
-    title, announced = "", None
+    titles: list[str] = []
+    announced = None
     for number, line in enumerate(lines):
         text = line.strip()
         delimiter, is_comma_decimal = _punctuation(text)
@@ -80,11 +90,13 @@ def _read_form(file: IO[bytes]) -> _Form:
         numeric = [word for word in words if _NUMBER.fullmatch(word)]
         if len(numeric) == len(words) >= 2 or (len(numeric) >= 3 and len(words) - len(numeric) < len(numeric)):
             whole = _whole_columns(lines[number : number + _LOOKED_AT], delimiter, len(words))
-            return _Form(encoding, number, delimiter, is_comma_decimal, _names(title, len(words)), announced, whole)
+            names = _names(titles, len(words))
+            strange = titles[-1] if titles and not names and _is_header(titles[-1], delimiter, len(words)) else None
+            return _Form(encoding, number, delimiter, is_comma_decimal, names, strange, announced, whole)
         if len(words) == 1 and text.isdecimal() and announced is None:
             announced = int(text)
         elif text:
-            title = text
+            titles.append(text.lstrip("/#;% "))
     raise InvalidInputError("it has no line of three numbers, as a cloud in a text has for each point.")
 
 
@@ -109,21 +121,29 @@ def _whole_columns(lines: Sequence[str], delimiter: str | None, width: int) -> l
     return [all(re.fullmatch(r"[+-]?\d+", row[place]) for row in rows) for place in range(width)]
 
 
-def _names(title: str, width: int) -> tuple[str, ...] | None:
-    """Returns the columns' names of the last line before the numbers, where it has x, y and z among them."""
-    text = title.lstrip("/#;% ")
-    options = [_split(text, delimiter) for delimiter in (_punctuation(text)[0], None, ",", ";", "\t")]
-    for words in options:
-        names = [standard_name(word) for word in words]
-        if len(names) == width and set(XYZ) <= set(names):
-            repeated = [name for name in names if names.count(name) > 1]
-            if repeated:
-                raise InvalidInputError(f"its header has the column {repeated[0]!r} more than once: {title[:80]!r}.")
-            columns = parse_columns(",".join(name or str(place + 1) for place, name in enumerate(names)))
-            return columns if isinstance(columns, tuple) else None
-    if any({"x", "y", "z"} <= {standard_name(word) for word in words} for words in options):
-        raise InvalidInputError(f"its header {title[:80]!r} has another number of columns than its first point, {width}.")
+def _names(titles: Sequence[str], width: int) -> tuple[str, ...] | None:
+    """Returns the columns' names of the last line before the numbers that has x, y and z among them."""
+    for title in reversed(titles):
+        options = [[standard_name(word) for word in words] for words in _splits(title)]
+        for names in options:
+            if len(names) == width and set(XYZ) <= set(names):
+                repeated = [name for name in names if names.count(name) > 1]
+                if repeated:
+                    raise InvalidInputError(f"its header has the column {repeated[0]!r} more than once: {title[:80]!r}.")
+                columns = parse_columns(",".join(name or str(place + 1) for place, name in enumerate(names)))
+                return columns if isinstance(columns, tuple) else None
+        if any(set(XYZ) <= set(names) for names in options):
+            raise InvalidInputError(f"its header {title[:80]!r} has another number of columns than its first point, {width}.")
     return None
+
+
+def _splits(title: str) -> list[list[str]]:
+    return [_split(title, delimiter) for delimiter in (_punctuation(title)[0], None, ",", ";", "\t")]
+
+
+def _is_header(title: str, delimiter: str | None, width: int) -> bool:
+    """Whether a line has a word for each column, which three words between blanks, as in a comment, need not be."""
+    return len(_split(title, delimiter)) == width and (width > 3 or delimiter is not None or "\t" in title)
 
 
 def _read_rows(path: Path, form: _Form) -> NDArray[Any]:

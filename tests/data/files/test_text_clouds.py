@@ -46,6 +46,8 @@ TEXTS = {
         b"label,z,y,x,Blue,Green,Red\n3,3.75,2.5,1.25,10,0,255\n1,6,5,4,3,2,1\n",
         {"rgb": (255, 0, 10), "field:label": 3},
     ),
+    "a comment behind the header.txt": (b"# y x z\n# in metres\n# by a scanner\n2.5 1.25 3.75\n5 4 6\n", {}),
+    "three words.txt": (b"# by a scanner\n1.25 2.5 3.75\n4 5 6\n", {}),
     "numpy.txt": (b"# x y z\n1.250000000000000000e+00 2.5e+00 3.75e+00\n4 5 6\n", {}),
 }
 
@@ -79,6 +81,23 @@ def test_utm_keeps_every_digit(tmp_path):
     found = read_cloud(tmp_path / "a.asc")["points"]
     assert found.dtype == np.float64
     assert found[0].tolist() == [637012.23999977, 849028.30999947, 431.66000366]
+
+
+HEADERS_WITHOUT_XYZ = {
+    "time first.csv": ("time,px,py,pz\n0.5,1.25,2.5,3.75\n", "time,x,y,z"),
+    "degrees.csv": ("lat;lon;alt\n2,5;1,25;3,75\n", "y,x,z"),
+    "tabs.txt": ("northing\teasting\theight\n2.5\t1.25\t3.75\n", "y,x,z"),
+    "blanks.txt": ("# intensity px py pz\n0.5 1.25 2.5 3.75\n", "i,x,y,z"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS_WITHOUT_XYZ)
+def test_under_a_header_without_x_y_and_z_columns_are_not_taken_by_their_place(tmp_path, name):
+    text, columns = HEADERS_WITHOUT_XYZ[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInputError, match=r"header .* does not say which columns are x, y and z; .* columns=x,y,z"):
+        read_cloud(tmp_path / name)
+    assert read_cloud(tmp_path / name, columns=columns)["points"].tolist() == [list(FIRST)]
 
 
 REFUSED = {
