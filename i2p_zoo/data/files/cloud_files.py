@@ -257,7 +257,7 @@ def _rows(array: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
 
 def _fractions(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Returns an intensity of 8 or 16 bits as fractions of its range, as LAS defines it; other numbers as they are."""
-    is_raw = name == "intensity" and values.dtype in (np.uint8, np.uint16)
+    is_raw = name == "intensity" and values.dtype.name in ("uint8", "uint16")  # of either byte order
     return values / np.float32(np.iinfo(values.dtype).max) if is_raw else values
 
 

@@ -68,6 +68,13 @@ def test_other_columns_are_a_scenes_intensity_and_fields(tmp_path):
     assert read(tmp_path, ply(columns)).keys() == {"points"}
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("code", "full"), [("u1", 255), ("u2", 65535)])
+def test_an_intensity_of_integers_is_a_fraction_in_either_byte_order(order, code, full, tmp_path):
+    cloud = read(tmp_path, ply([*XYZ, ("intensity", code, np.arange(9) * full // 8)], order), scene=True)
+    assert np.allclose(cloud["intensity"][:, 0], np.arange(9) / 8, atol=1 / full)
+
+
 @pytest.mark.parametrize("code", ["u2", "i4", "i8", "f8"])
 def test_coordinates_of_any_type_keep_their_value(tmp_path, code):
     values = np.array([[1, 2, 3], [60000, 5, 6]]) if code[0] != "f" else np.array([[500_000.125, 5_400_000.001, 0.1]])
