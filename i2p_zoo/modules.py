@@ -31,6 +31,12 @@ def find_classifier(model: Any) -> nn.Module:
     return classifier
 
 
+def head_name(model: Any) -> str | None:
+    """Returns the qualified name of timm's classifier of a network, or None where there is none, or several."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    return next((name for name, module in model.named_modules() if name and module is classifier), None)
+
+
 def class_names(model: Any) -> tuple[str, ...]:
     """Returns the names of a network's classes, which timm calls `label_names`.
 

@@ -20,10 +20,10 @@ def count_of(number: int, noun: str) -> str:
 
     Example:
         >>> count_of(1, "part"), count_of(2000, "part"), count_of(0, "class")
-        ('1 part', '2000 parts', '0 classes')
+        ('1 part', '2,000 parts', '0 classes')
     """
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
+    return f"{number:,d} {noun if number == 1 else plural}"
 
 
 def join_words(words: Iterable[Any], most: int = 10) -> str:

@@ -49,7 +49,9 @@ def describe_coverage(certificate: Mapping[str, Any]) -> list[str]:
     if unmeasured := certificate.get("unmeasured"):
         clauses.append(f"no weights measured show {_enumerate(unmeasured)}")
     if unproven := certificate.get("unproven"):
-        clauses.append(f"nothing was measured of {_enumerate(unproven)}, so nothing is proven of them")
+        clauses.append(f"what differs in {_enumerate(unproven)} was not all measured, so nothing is proven of it")
+    if changed := certificate.get("changed_modules"):
+        clauses.append(f"modules are not the 2D network's: {_enumerate(changed)}")
     return clauses
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.batch_norm_act import SparseBatchNormAct2d
 from i2p_zoo.layers.normalization import LogitNorm
+from i2p_zoo.modules import head_name
 from i2p_zoo.wording import format_arguments
 
 _SAME: dict[type[nn.Module], type[nn.Module]] = {
@@ -40,7 +41,7 @@ def check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor])
     if mixed:
         raise InvalidInputError(f"All tensors must have one dtype; the first parameter has {dtype}, {mixed[0]} another.")
     structure = type(model).from_config(config)
-    if differences := find_differences(model, structure):
+    if differences := find_changed_modules(model, structure):
         arguments = ", ".join(filter(None, [repr(model.architecture), format_arguments(model.model_args)]))
         raise InvalidInputError(
             f"`timm.create_model({arguments})` does not rebuild this network: "
@@ -48,7 +49,7 @@ def check_rebuilds(model: Any, config: dict[str, Any], state: dict[str, Tensor])
         )
 
 
-def find_differences(model: nn.Module, other: nn.Module) -> dict[str, str]:
+def find_changed_modules(model: nn.Module, other: nn.Module) -> dict[str, str]:
     """Returns in words, by name, the modules that two networks do not have alike."""
     modules, others = dict(model.named_modules()), dict(other.named_modules())
     differences = {}
@@ -106,8 +107,7 @@ def _find_way_out(model: Any, differences: dict[str, str]) -> str:
             if isinstance(hook, SpectralNorm | WeightNorm):
                 norm = "spectral" if isinstance(hook, SpectralNorm) else "weight"
                 return f"Make it plain: `torch.nn.utils.remove_{norm}_norm({place}, {hook.name!r})`."
-    classifier = model.get_classifier() if hasattr(model, "reset_classifier") else None
-    head = next((name for name, module in model.named_modules() if module is classifier), None)
+    head = head_name(model) if hasattr(model, "reset_classifier") else None
     if head and all(f"{name}.".startswith(f"{head}.") for name in differences):
         return (
             f"Save the head by itself, `torch.save(model.{head}.state_dict(), file)`, and the network without it: "

@@ -22,7 +22,9 @@ from i2p_zoo.cli.error_lines import BatchErrors
 def predict(
     model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, columns: str | None, as_json: bool
 ) -> None:
-    """Classify FILES (ply off obj stl pcd las laz e57 bin npy npz txt xyz pts csv asc) by MODEL, a folder or a name.
+    """Classify FILES of meshes or clouds by MODEL, a folder or a name.
+
+    FILES are ply off obj stl glb gltf pcd las laz e57 bin npy npz txt xyz pts csv asc.
 
     Example: i2p-zoo predict run/model chair.off table.ply --picture classes.png
     """
@@ -68,7 +70,7 @@ def predict(
 @click.option("--picture", type=shared.FILE, help="Draw the figures, as PNG.")
 @shared.json_option
 def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, as_json: bool) -> None:
-    """Measure neural collapse (NC1 to NC4 of Papyan et al. 2020) of MODELS, folders or names, on labelled clouds.
+    """Measure neural collapse of MODELS, folders or names, on labelled clouds: NC1 to NC4 of Papyan and others, 2020.
 
     Example: i2p-zoo collapse run/model --data kicad-mini --picture collapse.png
     """

@@ -8,23 +8,17 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from i2p_zoo.data.scenes import select_features
 from i2p_zoo.data.unit_sphere import to_unit_sphere
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import class_names, count_classes
 from i2p_zoo.networks.unet import UNet
-from i2p_zoo.sparse.point_features import stored_features
+from i2p_zoo.sparse.point_features import parse_features
 
 
 def normalize(cloud: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Returns a cloud centred on its mean and scaled into the unit sphere, as the data sets of objects are."""
     return {**cloud, "points": to_unit_sphere(cloud["points"])}
-
-
-def check_features(model: Any, cloud: Mapping[str, NDArray[Any]]) -> None:
-    """Raises InvalidInputError where a network reads what a cloud does not have."""
-    features = model.settings.features
-    if missing := [name for name in stored_features(features) if name not in cloud]:
-        raise InvalidInputError(f"The network reads {features!r}, and the cloud has no {', '.join(missing)}.")
 
 
 def check_classifier(model: Any) -> None:
@@ -48,10 +42,10 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
         DivergedError: its outputs are not finite.
     """
     check_classifier(model)
-    check_features(model, cloud)
+    selected = select_features("The cloud", dict(cloud), parse_features(model.settings.features))
     model.eval()
     with torch.no_grad():
-        shares = model([dict(cloud)])[0].double().softmax(0)
+        shares = model([selected])[0].double().softmax(0)
     if not shares.isfinite().all():
         raise DivergedError("The network's outputs are NaN or infinite: training diverged, or the features are out of scale.")
     names = name_classes(model)

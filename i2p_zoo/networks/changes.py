@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from i2p_zoo.checkpoints.rebuilding import find_differences, is_linear, numbers_of
+from i2p_zoo.checkpoints.rebuilding import find_changed_modules, is_linear, numbers_of
 from i2p_zoo.errors import InvalidInputError
 
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -48,7 +48,7 @@ def note_changes(model: Any, config: dict[str, Any], head: str | None) -> dict[s
         _set_classes(config, getattr(layer, "out_features", 0))
     structure = type(model).from_config(config)
     changes: dict[str, Any] = {}
-    if layer is not None and find_differences(layer, _submodule(structure, head) or nn.Module()):
+    if layer is not None and find_changed_modules(layer, _submodule(structure, head) or nn.Module()):
         layers = _describe_layers(layer)
         if layers is not None:
             changes["head"] = {"name": head, "layers": layers}
@@ -105,12 +105,6 @@ def has_only_another_head(config: dict[str, Any]) -> bool:
     return not config["i2p"].get("changes", {}).keys() - {"head"}
 
 
-def head_name(model: Any) -> str | None:
-    """Returns the qualified name of timm's classifier of a network, or None where there is none, or several."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-    return next((name for name, module in model.named_modules() if name and module is classifier), None)
-
-
 def _set_classes(config: dict[str, Any], classes: int) -> None:
     """Sets the number of classes; the names of another number of classes are no longer theirs."""
     names = config["pretrained_cfg"].get("label_names")
@@ -135,7 +129,7 @@ def _describe_layers(layer: nn.Module) -> dict[str, Any] | None:
     values = {key: getattr(layer, key) for key in arguments}
     values = {key: value is not None if key == "bias" else value for key, value in values.items()}
     described = {"type": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
-    return None if find_differences(layer, _build_layers(described, [1])) else described
+    return None if find_changed_modules(layer, _build_layers(described, [1])) else described
 
 
 def _build_layers(described: dict[str, Any], left: list[int]) -> nn.Module:

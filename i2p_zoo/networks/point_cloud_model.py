@@ -17,10 +17,10 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
-from i2p_zoo.modules import set_class_names_
+from i2p_zoo.modules import head_name, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
-from i2p_zoo.networks.changes import apply_changes_, head_name, note_changes
+from i2p_zoo.networks.changes import apply_changes_, note_changes
 from i2p_zoo.networks.feature_strides import true_feature_info
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_

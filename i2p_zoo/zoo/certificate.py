@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.certificate_text import describe_coverage
+from i2p_zoo.checkpoints.rebuilding import find_changed_modules
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.inflation.state import find_differences, inflate_state, inflate_tensor, named_tensors
+from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.timm_models import create_random_model, example_images
 from i2p_zoo.zoo.measurement import copy_with, device_of, live_copy, outputs_of, relative_error
@@ -42,6 +44,8 @@ class Certificate:
         unseen: names of the floating-point tensors that they do not depend on.
         unmeasured: those of them that the outputs with live random tensors do not depend on either, as on a bias before a
             softmax: their bits alone are known.
+        changed_modules: in words, the modules that are of another type, or of other numbers, than the 2D network's inflate to:
+            an activation that differs only where no image that was measured on takes it, or a dropout.
     """
 
     errors: dict[str, float]
@@ -54,6 +58,7 @@ class Certificate:
     seen: int = 0
     unseen: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    changed_modules: tuple[str, ...] = ()
 
     @property
     def max_relative_error(self) -> float:
@@ -145,6 +150,7 @@ def certify(
         seen=len(sensitivity) - len(unseen),
         unseen=unseen,
         unmeasured=tuple(key for key in unseen if key in unseen_live),
+        changed_modules=_describe_changed_modules(model_2d, model_3d),
     )
 
 
@@ -217,6 +223,12 @@ def _measure_live(
     state, _ = inflate_state(twin_2d.state_dict(), model_3d)
     actual = outputs_of(copy_with(model_3d, state, precision), noise.to(precision), axis)
     return relative_error(expected, actual), unseen
+
+
+def _describe_changed_modules(model_2d: nn.Module, model_3d: Any) -> tuple[str, ...]:
+    structure = inflate_structure(model_2d, model_3d.provenance.settings)
+    differences = find_changed_modules(model_3d, structure)
+    return tuple(text for name, text in differences.items() if name)  # the network itself has another class
 
 
 def _find_unseen(sensitivity: dict[str, Tensor], dtype: str) -> tuple[str, ...]:

@@ -49,5 +49,5 @@ def test_what_differs_and_what_nothing_proves_is_named():
     assert describe_coverage(certificate) == [
         "120 of 122 tensors are their 2D sources' bit for bit, but not a, b",
         "the outputs depend on all 102 of floating point",
-        "nothing was measured of b, so nothing is proven of them",
+        "what differs in b was not all measured, so nothing is proven of it",
     ]

@@ -351,6 +351,7 @@ def test_certificate_is_written_as_json_and_as_a_line():
         "seen": 0,
         "unseen": [],
         "unmeasured": [],
+        "changed_modules": [],
         "passed": True,
     }
     assert str(good).startswith("passed: relative error float32 3.00e-07 (<= 1e-05), float64 2.00e-15 (<= 1e-09)")

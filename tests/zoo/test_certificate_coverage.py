@@ -325,3 +325,14 @@ def test_conversion_checks_the_average_network_itself_and_not_its_twin_alone(mon
     model = timm.create_model("test_resnet").eval()
     with pytest.raises(i2p_zoo.CertificateError, match=r"conv1\.0\.weight"):
         conversion.convert_network(model, {}, "test_resnet", {}, Settings("average"))
+
+
+def test_module_that_no_image_tells_from_the_2d_networks_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = inflate(model)
+    assert not certify(model, net, IMAGES).changed_modules
+    net[1] = nn.ReLU6()
+    certificate = certify(model, net, IMAGES)
+    assert certificate.errors["float64"] < 1e-12  # no activation reaches 6
+    assert certificate.changed_modules == ("1 is ReLU6(), not ReLU()",)
+    assert "modules are not the 2D network's: 1 is ReLU6(), not ReLU()" in str(certificate)

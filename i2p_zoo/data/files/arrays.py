@@ -156,9 +156,15 @@ def check_range(path: Path, name: str, values: NDArray[Any], classes: int, lowes
 
 
 def unit_normals(normals: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns float32 of floats or of int8, which are 127 times as long."""
-    unit: NDArray[np.float32] = normals.astype(np.float32) / np.float32(127 if normals.dtype == np.int8 else 1)
-    return unit
+    """Returns float32 (..., 3) of length 1, of vectors of any; those of length 0 stay, of points whose normal is unknown."""
+    vectors = np.empty(normals.shape, np.float32)
+    for start in range(0, len(normals), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        block[:] = normals[start : start + _BLOCK]
+        lengths = np.sqrt(np.einsum("...d,...d->...", block, block))
+        lengths[lengths == 0] = 1
+        block /= lengths[..., None]
+    return vectors
 
 
 def to_bytes(colors: NDArray[Any]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from i2p_zoo.data.files.arrays import Arrays, to_bytes
+from i2p_zoo.data.files.arrays import Arrays, to_bytes, unit_normals
 from i2p_zoo.data.files.formats import COLUMN_READERS, READERS, SCENE_READERS
 from i2p_zoo.data.files.named_columns import Columns, parse_columns
 from i2p_zoo.data.files.paths import faults_named
@@ -19,15 +19,11 @@ from i2p_zoo.data.files.polygons import check_corners, sample_surface
 from i2p_zoo.data.files.raw_floats import is_gltf_buffer
 from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.wording import near_paths, suggest
+from i2p_zoo.wording import count_of, near_paths, suggest
 
 SUFFIXES = (*READERS, *SCENE_READERS, *COLUMN_READERS)
 _BLOCK = 2**14  # rows that are converted at a time
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class Losses(NamedTuple):
@@ -53,7 +49,7 @@ class Losses(NamedTuple):
         """Returns what is left out, or nothing."""
         parts = []
         if self.points:
-            parts.append(f"{_counted(self.points, 'point')} without coordinates (NaN or infinite) left out")
+            parts.append(f"{count_of(self.points, 'point')} without coordinates (NaN or infinite) left out")
         if self.normals:
             parts.append(f"its normals left out, of which {self.normals:,} are NaN or infinite")
         if self.unread:
@@ -196,7 +192,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         finite = None if _bound(normals) < np.inf else _find_finite(normals)
         faulty = 0 if finite is None else int((~finite).sum())
         if not faulty:
-            result["normals"] = _unit(normals)
+            result["normals"] = unit_normals(normals)
     colors = cloud["colors"] if "colors" in cloud else cloud.get("rgb")
     if colors is not None:
         result["rgb"] = to_bytes(_rows(colors, kept))
@@ -259,15 +255,3 @@ def _fractions(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Returns an intensity of 8 or 16 bits as fractions of its range, as LAS defines it; other numbers as they are."""
     is_raw = name == "intensity" and values.dtype.name in ("uint8", "uint16")  # of either byte order
     return values / np.float32(np.iinfo(values.dtype).max) if is_raw else values
-
-
-def _unit(normals: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns vectors of length 1; those of length 0 stay, of points whose normal is unknown."""
-    vectors = np.empty(normals.shape, np.float32)
-    for start in range(0, len(normals), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        block[:] = normals[start : start + _BLOCK]
-        lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
-        lengths[lengths == 0] = 1
-        block /= lengths[:, None]
-    return vectors

@@ -7,7 +7,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, standard_arrays, unit_normals
+from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, standard_arrays
 from i2p_zoo.data.files.named_columns import Columns, divide_rows
 from i2p_zoo.errors import InvalidInputError
 
@@ -41,9 +41,7 @@ def read_npz(file: IO[bytes], columns: Columns | None) -> Arrays:
     cloud = _divide(named.pop("points"), columns)
     count = len(cloud["points"])
     for name, array in named.items():
-        if name == "normals":
-            cloud[name] = unit_normals(array)
-        elif name == "colors":
+        if name in ("normals", "colors"):
             cloud[name] = array
         elif array.shape in ((count,), (count, 1)) and array.dtype.kind in "biuf":
             cloud[name if name == "intensity" else f"field:{name}"] = array.reshape(-1)
