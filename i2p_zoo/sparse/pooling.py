@@ -53,7 +53,7 @@ def average_pool(
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
     flat = in_single(x).features.flatten(1)
     ones = flat.new_ones((flat.shape[1], *window.kernel, 1))
-    total = convolve(flat, ones, kmap, groups=flat.shape[1])
+    total = convolve(flat, ones, kmap, groups=flat.shape[1], counted=False)
     if divisor is not None:
         count = flat.new_full((len(coords),), float(divisor))
     elif x.spatial_shape is None:

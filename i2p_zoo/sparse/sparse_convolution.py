@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
+from i2p_zoo.sparse.flops import run_counted
 from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -65,37 +66,41 @@ def with_window(
     return out if level is None else out.with_plan(level=level)
 
 
-def convolve(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, bias: Tensor | None = None) -> Tensor:
+def convolve(
+    features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, bias: Tensor | None = None, *, counted: bool = True
+) -> Tensor:
     """Applies (C_out, kz, ky, kx, C_in / groups) weights over a kernel map: (N_in, C_in) -> (N_out, C_out).
 
-    On a CPU half precision is computed in float32 and rounded once, as torch's own convolutions do.
+    On a CPU half precision is computed in float32 and rounded once, as torch's own convolutions do. FLOP counters see
+    2 * pairs * C_in / groups * C_out, however an engine gets there, or nothing unless `counted`, as of torch's average pools.
     """
     if features.device.type == "cpu" and features.dtype in (torch.float16, torch.bfloat16):
         wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
-        return convolve(*wide).to(features.dtype)
-    out = _sum_taps(features, weight, kmap, groups)
+        return convolve(*wide, counted=counted).to(features.dtype)
+    products = kmap.num_pairs * weight.shape[0] * weight.shape[4] if counted else 0
+    out = _sum_taps(features, weight, kmap, groups, products)
     return out if bias is None else out + bias
 
 
-def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) -> Tensor:
+def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: int) -> Tensor:
     taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
     if groups > 1 and taps.shape[2] == 1:
         multiplier = taps.shape[0] // groups
         if multiplier > 1:
             features = features.repeat_interleave(multiplier, dim=1)
-        return _run(choose_depthwise(features, kmap), features, taps.squeeze(2).t())
+        return _run(choose_depthwise(features, kmap), features, taps.squeeze(2).t(), products)
     engine = choose_convolution(features, kmap, groups)
     axis = None if weight.requires_grad and torch.is_grad_enabled() else engine.find_repeated_axis(weight)
     if axis is not None:
         along, plane = kmap.split(axis)
         ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
-        features = _run(choose_depthwise(features, along), features, ones)
+        features = _run(choose_depthwise(features, along), features, ones, products=0)
         engine = choose_convolution(features, plane, groups)
-    return _run(engine, features, taps)
+    return _run(engine, features, taps, products)
 
 
-def _run(engine: Engine, features: Tensor, weight: Tensor) -> Tensor:
-    out: Tensor = _Convolution.apply(features, weight, engine)
+def _run(engine: Engine, features: Tensor, weight: Tensor, products: int) -> Tensor:
+    out: Tensor = _Convolution.apply(features, weight, engine, products)
     return out
 
 
@@ -103,22 +108,26 @@ class _Convolution(ReverseModeFunction):
     """A convolution by an engine, and those of its gradients that are asked for."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: int) -> Tensor:
         ctx.save_for_backward(features, weight)
-        ctx.engine = engine
-        return engine.forward(features.detach(), weight.detach())
+        ctx.engine, ctx.products = engine, products
+        (out,) = run_counted(lambda: (engine.forward(features.detach(), weight.detach()),), products)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, weight = (tensor.detach() for tensor in ctx.saved_tensors)
         engine: Engine = ctx.engine
-        of_input, of_weight, _ = ctx.needs_input_grad
+        of_input, of_weight, *_ = ctx.needs_input_grad
         if of_input and of_weight:
-            return (*engine.gradients(gradient, features, weight), None)
+            both = run_counted(lambda: engine.gradients(gradient, features, weight), 2 * ctx.products, backward=True)
+            return both[0], both[1], None, None
         if of_input:
-            return engine.input_gradient(gradient, weight), None, None
-        return None, engine.weight_gradient(gradient, features, weight), None
+            (result,) = run_counted(lambda: (engine.input_gradient(gradient, weight),), ctx.products, backward=True)
+            return result, None, None, None
+        (result,) = run_counted(lambda: (engine.weight_gradient(gradient, features, weight),), ctx.products, backward=True)
+        return None, result, None, None
 
 
 def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

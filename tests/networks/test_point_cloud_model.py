@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchinfo
 from torch import nn
 
 from i2p_zoo import (
@@ -359,3 +360,13 @@ def test_single_convolution_as_root_runs_on_a_plane_as_on_the_image(kernel):
 def test_network_keeps_its_dtype(dtype):
     net = inflate(small_net().to(dtype))
     assert {t.dtype for t in net.state_dict().values() if t.is_floating_point()} == {dtype}
+
+
+def test_torchinfo_lists_parameters_and_says_why_it_takes_no_input():
+    source = timm.create_model("test_resnet")
+    model = inflate(source)
+    expected = sum(t.numel() * (t.shape[-1] if t.ndim == 4 else 1) for t in source.parameters())  # as deep as wide
+    assert torchinfo.summary(model, verbose=0).total_params == expected
+    with pytest.raises(RuntimeError, match="Failed to run torchinfo") as raised:
+        torchinfo.summary(model, input_data=[random_cloud(3)], verbose=0)
+    assert "unsupported input or output type: SparseTensor" in str(raised.value.__cause__)

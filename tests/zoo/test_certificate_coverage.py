@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 
 import pytest
 import timm
@@ -214,7 +215,7 @@ def test_tensor_that_no_weights_show_is_named_and_known_by_its_bits_alone():
     assert certify(model, net, IMAGES).unproven == ("1.conv_attn.bias",)
 
 
-def check_live_weights_show_all(name, weights):
+def check_live_weights_show_all(name, weights, blind_to=r"(?!)"):
     """Asserts that live random weights show every tensor, whatever the network's own, but for those that nothing can show."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
@@ -223,7 +224,7 @@ def check_live_weights_show_all(name, weights):
             parameter.fill_(0.0) if weights == "zeros" else parameter.mul_(0.01)
     sensitivity = measure_sensitivity(live := live_copy(model, noise := example_images(model)), noise)
     assert live(noise).isfinite().all()
-    hidden = {key for key, moves in sensitivity.items() if not moves.norm() > 1e-8}
+    hidden = {key for key, moves in sensitivity.items() if not moves.norm() > 1e-8 and not re.fullmatch(blind_to, key)}
     attention = {key for key in hidden if key.endswith("conv_attn.bias")}  # before a softmax
     assert {key.rpartition(".")[0] for key in attention} >= {key.rpartition(".")[0] for key in hidden}, hidden
 
@@ -234,13 +235,20 @@ def test_live_weights_show_every_tensor(name, weights):
     check_live_weights_show_all(name, weights)
 
 
-BLIND_TO = {"mnasnet_small", "poolformer_s12"}  # a gate of few channels, none of them active; a bias that is subtracted again
+# Tensors that the live weights hide by chance: what a gate of few channels is made from, where none of them is active; a gate
+# that is saturated almost everywhere; a bias that is subtracted again. A certificate names them, and knows them by their bits.
+BLIND_TO = {
+    "bat_resnext26ts": r"stages\.2\.0\.attn\.ba\.conv(1|_p|_q)\..*",
+    "eca_nfnet_l0": r"stages\.3\.\d\.attn_last\.conv\.weight",
+    "mnasnet_small": r"blocks\.3\.0\.se\..*",
+    "poolformer_s12": r"stages\.\d\.blocks\.\d\.norm1\.bias",
+}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in CERTIFIED if name not in BLIND_TO])
+@pytest.mark.parametrize("name", CERTIFIED)
 def test_live_weights_show_every_tensor_of_each_archetype(name):
-    check_live_weights_show_all(name, "zeros")
+    check_live_weights_show_all(name, "zeros", BLIND_TO.get(name, r"(?!)"))
 
 
 def test_live_weights_are_not_drawn_where_the_networks_own_are_live():
