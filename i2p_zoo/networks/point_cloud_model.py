@@ -26,6 +26,7 @@ from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
 from i2p_zoo.networks.stems import check_num_classes, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.sparse.autograd_limits import check_transforms, refuse_graphs
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -77,7 +78,9 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: anything else, such as a batch of images; another number of channels than the network reads; or
                 features beyond the range of its dtype.
+            UnsupportedError: torch records a graph, or this runs inside a transform of `torch.func`.
         """
+        check_transforms()
         if isinstance(x, Tensor | np.ndarray) and x.ndim == 4:
             raise InvalidInputError(
                 f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
@@ -175,6 +178,10 @@ class PointCloudModel(Network):
     def from_config(config: dict[str, Any]) -> Any:
         """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
         return apply_changes_(mix_in_(build_structure(config)), config["i2p"].get("changes", {}))
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuses `torch.jit.script`, which asks each module for what it compiles."""
+        refuse_graphs(is_recorded=True)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""

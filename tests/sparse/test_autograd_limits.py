@@ -78,9 +78,12 @@ def test_functional_call_computes_with_other_weights(networks):
     assert all(torch.equal(a, b) for a, b in zip(gradients, wanted, strict=True))
 
 
-def sums(model):
-    x = random_cloud(3)
+def sums(model, x):
     return lambda weights: func.functional_call(model, weights, (x,)).sum()
+
+
+def cloud():
+    return torch.rand(1, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 TRANSFORMS = {
@@ -93,11 +96,33 @@ TRANSFORMS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("make_input", [lambda: random_cloud(3), cloud], ids=["voxels", "points"])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-def test_transforms_are_refused_in_one_sentence(networks, transform):
+def test_transforms_are_refused_in_one_sentence(networks, transform, make_input):
     _, model = networks
     with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`.*`torch\.autograd\.grad`"):
-        transform(sums(model), {name: tensor.detach() for name, tensor in model.named_parameters()})
+        transform(sums(model, make_input()), {name: tensor.detach() for name, tensor in model.named_parameters()})
+
+
+def test_vmap_over_clouds_is_refused_in_one_sentence(networks):
+    with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`"):
+        func.vmap(networks[1])(torch.stack([cloud(), cloud()]))
+
+
+RECORDERS = {
+    "trace": lambda model: torch.jit.trace(model, cloud()),
+    "script": torch.jit.script,
+    "script of a part": lambda model: torch.jit.script(torch.nn.Sequential(model)),
+    "export": lambda model: torch.export.export(model, (cloud(),)),
+    "onnx": lambda model: torch.onnx.export(model, (cloud(),), dynamo=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("record", RECORDERS.values(), ids=RECORDERS.keys())
+def test_recorded_graphs_are_refused_in_one_sentence(networks, record):
+    with pytest.raises(UnsupportedError, match=r"cannot record a network.*`save_pretrained`"):
+        record(networks[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
