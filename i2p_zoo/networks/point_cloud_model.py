@@ -26,7 +26,7 @@ from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
 from i2p_zoo.networks.stems import check_num_classes, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
-from i2p_zoo.sparse.autograd_limits import check_transforms, refuse_graphs
+from i2p_zoo.sparse.autograd_limits import check_transforms, refuse_graphs, run_uncompiled
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -85,11 +85,6 @@ class PointCloudModel(Network):
             raise InvalidInputError(
                 f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
             )
-        if isinstance(x, torch.fx.Proxy):
-            raise UnsupportedError(
-                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
-                "`forward_intermediates`, and compile with `torch.compile`."
-            )
         if not isinstance(x, SparseTensor):
             is_spconv = hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size")
             x = SparseTensor.from_spconv(x) if is_spconv else self.settings.voxelize(x)[0]
@@ -126,15 +121,26 @@ class PointCloudModel(Network):
         """Runs the 2D network's own forward on voxels; `x` as in `prepare`.
 
         Raises:
-            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call.
+            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call; or torch.fx traces.
         """
+        if isinstance(x, torch.fx.Proxy):
+            raise UnsupportedError(
+                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
+                "`forward_intermediates`."
+            )
+        return self._forward(x, *args, **kwargs)
+
+    @run_uncompiled  # no decorator of `forward`, whose arguments torch.fx reads
+    def _forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with refuse_backward_hooks(self):  # type: ignore[arg-type]
             return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
+    @run_uncompiled
     def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_features` on voxels; `x` as in `prepare`."""
         return super().forward_features(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
+    @run_uncompiled
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_intermediates` on voxels; `x` as in `prepare`."""
         return super().forward_intermediates(self.prepare(x), *args, **kwargs)  # type: ignore[misc]

@@ -19,6 +19,7 @@ from i2p_zoo.networks.decoder import Decoder, Level
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import new_stem_layers
+from i2p_zoo.sparse.autograd_limits import run_uncompiled
 from i2p_zoo.sparse.devoxelization import devoxelize
 from i2p_zoo.sparse.geometry import Triple, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -114,6 +115,7 @@ class UNet(Network, nn.Module):
         new = new_stem_layers(self.encoder)
         return nn.ModuleList([self.decoder, *new]) if new else self.decoder
 
+    @run_uncompiled
     def forward(self, x: Any) -> Any:
         """Classifies voxels or points.
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from i2p_zoo.errors import UnsupportedError
 
+F = TypeVar("F")
+
+
+def run_uncompiled(method: F) -> F:
+    """Has `torch.compile` leave a method of a network as it is: it cannot compile what makes and reads sites."""
+    result: F = torch.compiler.disable(method, reason="The sites of a network of i2p_zoo depend on the clouds.")
+    return result
+
 
 def check_transforms() -> None:
     """Raises UnsupportedError inside a transform of `torch.func` or a recorded graph, which have no numbers of sites."""
-    refuse_graphs(torch.jit.is_tracing() or torch.compiler.is_exporting())
+    refuse_graphs(torch._C._get_tracing_state() is not None or torch.compiler.is_exporting())
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise UnsupportedError(
             "Sparse layers run inside no transform of `torch.func` (grad, vjp, jvp, vmap, jacrev): take gradients by "

@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
+from i2p_zoo.sparse.flop_counts import tell_flop_counters
 from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -94,6 +95,11 @@ def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int) ->
     return _run(engine, features, taps)
 
 
+def _multiply_adds(engine: Engine, weight: Tensor) -> int:
+    taps = 1 if weight.ndim == 3 else 0  # the dimension: (C_out, K, C_in / groups), or (K, C)
+    return engine.kmap.num_pairs * weight.select(taps, 0).numel()
+
+
 def _run(engine: Engine, features: Tensor, weight: Tensor) -> Tensor:
     out: Tensor = _Convolution.apply(features, weight, engine)
     return out
@@ -106,6 +112,7 @@ class _Convolution(ReverseModeFunction):
     def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.engine = engine
+        tell_flop_counters(features, _multiply_adds(engine, weight))
         return engine.forward(features.detach(), weight.detach())
 
     @staticmethod
@@ -114,6 +121,7 @@ class _Convolution(ReverseModeFunction):
         features, weight = (tensor.detach() for tensor in ctx.saved_tensors)
         engine: Engine = ctx.engine
         of_input, of_weight, _ = ctx.needs_input_grad
+        tell_flop_counters(gradient, (of_input + of_weight) * _multiply_adds(engine, weight))
         if of_input and of_weight:
             return (*engine.gradients(gradient, features, weight), None)
         if of_input:

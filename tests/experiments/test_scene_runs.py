@@ -34,5 +34,5 @@ def test_a_finished_run_is_no_result_for_other_scenes(scene_sets, tmp_path):
     train_set, test_set = scene_sets
     renamed = SceneSet(tuple(f"other {name}" for name in test_set.names), CLASSES, test_set.load)
     for others in ((train_set, renamed), (train_set, swapped(test_set)), (swapped(train_set), test_set)):
-        with pytest.raises(InvalidInputError, match="the (train|test) data were others"):
+        with pytest.raises(InvalidInputError, match=r"the (train|test) data were others"):
             run_segmentation(setup, *others, options, tmp_path / "run", RunOptions(resume=True))

@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import i2p_zoo
 from i2p_zoo import UnsupportedError, image_to_plane
+from i2p_zoo.networks.unet import UNet
 from tests.helpers import plane_values, random_cloud, randomise_norms_, relative_error
 
 
@@ -107,6 +108,27 @@ def test_transforms_are_refused_in_one_sentence(networks, transform, make_input)
 def test_vmap_over_clouds_is_refused_in_one_sentence(networks):
     with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`"):
         func.vmap(networks[1])(torch.stack([cloud(), cloud()]))
+
+
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_network", [lambda model: torch.compile(model, backend="eager"), compile_in_place])
+def test_compiled_networks_give_the_outputs_and_gradients_of_uncompiled_ones(networks, compile_network):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet(i2p_zoo.create_model("test_resnet", features_only=True, voxel_size=0.1), num_classes=4).double().eval()
+    torch._dynamo.reset()
+    for model in (networks[1], unet):
+        clouds = [cloud()[0].numpy(), cloud()[0, :30].numpy()]
+        compiled = compile_network(copy.deepcopy(model))
+        outputs, expected = compiled(clouds), model(clouds)
+        assert torch.equal(outputs, expected)
+        outputs.square().sum().backward()
+        gradients = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+        assert all(torch.equal(p.grad, g) for p, g in zip(compiled.parameters(), gradients, strict=True))
 
 
 RECORDERS = {
