@@ -201,6 +201,8 @@ def _place_like(x: SparseTensor, parameter: Tensor | None) -> SparseTensor:
     """Casts and moves a network's input to where a parameter is."""
     if parameter is None or (x.dtype == parameter.dtype and x.device == parameter.device):
         return x
+    if parameter.is_meta:
+        raise InvalidInputError("The network is on the meta device, which holds no weights: use `to_empty` and load them.")
     placed = x.to(device=parameter.device, dtype=parameter.dtype)
     limit = torch.finfo(parameter.dtype).max
     if limit < torch.finfo(x.dtype).max and float(x.features.abs().max()) > limit:

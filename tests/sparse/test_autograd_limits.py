@@ -106,8 +106,15 @@ def test_transforms_are_refused_in_one_sentence(networks, transform, make_input)
 
 
 def test_vmap_over_clouds_is_refused_in_one_sentence(networks):
-    with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`"):
-        func.vmap(networks[1])(torch.stack([cloud(), cloud()]))
+    for model in (networks[1], create_double_unet()):
+        with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`"):
+            func.vmap(model)(torch.stack([cloud(), cloud()]))
+
+
+def create_double_unet():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet(i2p_zoo.create_model("test_resnet", features_only=True, voxel_size=0.1), num_classes=4).double().eval()
 
 
 def compile_in_place(model):
@@ -117,9 +124,7 @@ def compile_in_place(model):
 
 @pytest.mark.parametrize("compile_network", [lambda model: torch.compile(model, backend="eager"), compile_in_place])
 def test_compiled_networks_give_the_outputs_and_gradients_of_uncompiled_ones(networks, compile_network):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet(i2p_zoo.create_model("test_resnet", features_only=True, voxel_size=0.1), num_classes=4).double().eval()
+    unet = create_double_unet()
     torch._dynamo.reset()
     for model in (networks[1], unet):
         clouds = [cloud()[0].numpy(), cloud()[0, :30].numpy()]
@@ -143,8 +148,9 @@ RECORDERS = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("record", RECORDERS.values(), ids=RECORDERS.keys())
 def test_recorded_graphs_are_refused_in_one_sentence(networks, record):
-    with pytest.raises(UnsupportedError, match=r"cannot record a network.*`save_pretrained`"):
-        record(networks[1])
+    for model in (networks[1], create_double_unet()):
+        with pytest.raises(UnsupportedError, match=r"cannot record a network.*`save_pretrained`"):
+            record(model)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

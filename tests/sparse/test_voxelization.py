@@ -362,6 +362,7 @@ POINT = [[0.0, 0.0, 0.0]]
         ([[0, 0, 0], [1, 1, 1]], {}, r"Cloud 0.*got shape \(3,\)"),
         ([[[0, 0, 0], [1, 1]]], {}, "cloud 0 is not a numeric array"),
         ([[["a", "b", "c"]]], {}, "cloud 0 is not a numeric array"),
+        (torch.zeros(2, 3, device="meta"), {}, "`points` of cloud 0 is on the meta device, which holds no numbers"),
         ([SPARE, None], {}, "cloud 1 is not a numeric array"),
         (np.zeros((2, 3), bool), {}, r"cloud 0 must hold real numbers; got torch\.bool"),
         (np.zeros((2, 3), complex), {}, r"real numbers; got torch\.complex128"),
