@@ -26,6 +26,7 @@ from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
 from i2p_zoo.networks.stems import check_num_classes, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.sparse.autograd_limits import check_transforms, refuse_graphs, run_uncompiled
 from i2p_zoo.sparse.geometry import AXES
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -77,15 +78,12 @@ class PointCloudModel(Network):
         Raises:
             InvalidInputError: anything else, such as a batch of images; another number of channels than the network reads; or
                 features beyond the range of its dtype.
+            UnsupportedError: torch records a graph, or this runs inside a transform of `torch.func`.
         """
+        check_transforms()
         if isinstance(x, Tensor | np.ndarray) and x.ndim == 4:
             raise InvalidInputError(
                 f"Got a (B, C, H, W) tensor of shape {tuple(x.shape)}: lay images on voxels with `i2p_zoo.image_to_plane`."
-            )
-        if isinstance(x, torch.fx.Proxy):
-            raise UnsupportedError(
-                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
-                "`forward_intermediates`, and compile with `torch.compile`."
             )
         if not isinstance(x, SparseTensor):
             is_spconv = hasattr(x, "indices") and hasattr(x, "features") and hasattr(x, "batch_size")
@@ -123,15 +121,26 @@ class PointCloudModel(Network):
         """Runs the 2D network's own forward on voxels; `x` as in `prepare`.
 
         Raises:
-            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call.
+            UnsupportedError: a layer that gives voxels has a backward hook, which torch would never call; or torch.fx traces.
         """
+        if isinstance(x, torch.fx.Proxy):
+            raise UnsupportedError(
+                "torch.fx cannot trace a network whose sites depend on the clouds: take layers' outputs by forward hooks or "
+                "`forward_intermediates`."
+            )
+        return self._forward(x, *args, **kwargs)
+
+    @run_uncompiled  # no decorator of `forward`, whose arguments torch.fx reads
+    def _forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with refuse_backward_hooks(self):  # type: ignore[arg-type]
             return super().forward(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
+    @run_uncompiled
     def forward_features(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_features` on voxels; `x` as in `prepare`."""
         return super().forward_features(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
 
+    @run_uncompiled
     def forward_intermediates(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs timm's `forward_intermediates` on voxels; `x` as in `prepare`."""
         return super().forward_intermediates(self.prepare(x), *args, **kwargs)  # type: ignore[misc]
@@ -176,6 +185,10 @@ class PointCloudModel(Network):
         """Undoes `to_config`, without weights: they are on the meta device; raises as `build_structure`."""
         return apply_changes_(mix_in_(build_structure(config)), config["i2p"].get("changes", {}))
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuses `torch.jit.script`, which asks each module for what it compiles."""
+        refuse_graphs(is_recorded=True)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles by the 2D class, since the mixed class is made at run time."""
         return (_new_model, (type(self).__bases__[1],), self.__dict__)
@@ -188,6 +201,8 @@ def _place_like(x: SparseTensor, parameter: Tensor | None) -> SparseTensor:
     """Casts and moves a network's input to where a parameter is."""
     if parameter is None or (x.dtype == parameter.dtype and x.device == parameter.device):
         return x
+    if parameter.is_meta:
+        raise InvalidInputError("The network is on the meta device, which holds no weights: use `to_empty` and load them.")
     placed = x.to(device=parameter.device, dtype=parameter.dtype)
     limit = torch.finfo(parameter.dtype).max
     if limit < torch.finfo(x.dtype).max and float(x.features.abs().max()) > limit:

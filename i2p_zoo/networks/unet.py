@@ -19,6 +19,7 @@ from i2p_zoo.networks.decoder import Decoder, Level
 from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import new_stem_layers
+from i2p_zoo.sparse.autograd_limits import check_transforms, run_uncompiled
 from i2p_zoo.sparse.devoxelization import devoxelize
 from i2p_zoo.sparse.geometry import Triple, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -114,6 +115,7 @@ class UNet(Network, nn.Module):
         new = new_stem_layers(self.encoder)
         return nn.ModuleList([self.decoder, *new]) if new else self.decoder
 
+    @run_uncompiled
     def forward(self, x: Any) -> Any:
         """Classifies voxels or points.
 
@@ -123,7 +125,11 @@ class UNet(Network, nn.Module):
         Returns:
             A SparseTensor of (N, num_classes) logits on the sites of `x`; for clouds (P, num_classes) logits of all points,
             one cloud after the other.
+
+        Raises:
+            UnsupportedError: torch records a graph, or this runs inside a transform of `torch.func`.
         """
+        check_transforms()
         if isinstance(x, SparseTensor):
             return self._classify(x)
         voxels, index = self.settings.voxelize(x)

@@ -24,16 +24,23 @@ def as_tensor(value: Any, place: str) -> Tensor:
         place: what they are, as an error begins with it, such as "`points` of cloud 0".
 
     Raises:
-        InvalidInputError: not numeric, or masked values among them.
+        InvalidInputError: not numeric, masked values among them, or on the meta device.
     """
     refuse_masked(value, place)
     try:
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(_native_array(value))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{place} is not a numeric array: {error}") from error
+    if tensor.is_meta:
+        raise InvalidInputError(f"{place} is on the meta device, which holds no numbers.")
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InvalidInputError(f"{place} must hold real numbers; got {tensor.dtype}.")
     return tensor
+
+
+def _native_array(value: Any) -> NDArray[Any]:
+    array = np.asarray(value)
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])  # plyfile gives a file's own byte order
 
 
 def refuse_masked(value: Any, place: str) -> None:

@@ -48,6 +48,11 @@ def test_features_beyond_half_precision_are_refused_not_infinite():
             model.prepare(x)
 
 
+def test_network_without_weights_says_so():
+    with pytest.raises(InvalidInputError, match="on the meta device, which holds no weights"):
+        network(voxel_size=0.3).to("meta")(points_of("float32"))
+
+
 CHANNELS = {
     "ones": ({}, lambda: voxelize(points_of("float32"), 0.3, "ones"), "reads 3 channels a voxel, and the input has 1"),
     "given features": ({}, lambda: voxelize(points_of("float32"), 0.3, np.ones((200, 5))), "reads 3.*has 5"),

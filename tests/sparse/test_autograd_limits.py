@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import i2p_zoo
 from i2p_zoo import UnsupportedError, image_to_plane
+from i2p_zoo.networks.unet import UNet
 from tests.helpers import plane_values, random_cloud, randomise_norms_, relative_error
 
 
@@ -78,9 +79,12 @@ def test_functional_call_computes_with_other_weights(networks):
     assert all(torch.equal(a, b) for a, b in zip(gradients, wanted, strict=True))
 
 
-def sums(model):
-    x = random_cloud(3)
+def sums(model, x):
     return lambda weights: func.functional_call(model, weights, (x,)).sum()
+
+
+def cloud():
+    return torch.rand(1, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 TRANSFORMS = {
@@ -93,11 +97,60 @@ TRANSFORMS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("make_input", [lambda: random_cloud(3), cloud], ids=["voxels", "points"])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-def test_transforms_are_refused_in_one_sentence(networks, transform):
+def test_transforms_are_refused_in_one_sentence(networks, transform, make_input):
     _, model = networks
     with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`.*`torch\.autograd\.grad`"):
-        transform(sums(model), {name: tensor.detach() for name, tensor in model.named_parameters()})
+        transform(sums(model, make_input()), {name: tensor.detach() for name, tensor in model.named_parameters()})
+
+
+def test_vmap_over_clouds_is_refused_in_one_sentence(networks):
+    for model in (networks[1], create_double_unet()):
+        with pytest.raises(UnsupportedError, match=r"no transform of `torch\.func`"):
+            func.vmap(model)(torch.stack([cloud(), cloud()]))
+
+
+def create_double_unet():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet(i2p_zoo.create_model("test_resnet", features_only=True, voxel_size=0.1), num_classes=4).double().eval()
+
+
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_network", [lambda model: torch.compile(model, backend="eager"), compile_in_place])
+def test_compiled_networks_give_the_outputs_and_gradients_of_uncompiled_ones(networks, compile_network):
+    unet = create_double_unet()
+    torch._dynamo.reset()
+    for model in (networks[1], unet):
+        clouds = [cloud()[0].numpy(), cloud()[0, :30].numpy()]
+        compiled = compile_network(copy.deepcopy(model))
+        outputs, expected = compiled(clouds), model(clouds)
+        assert torch.equal(outputs, expected)
+        outputs.square().sum().backward()
+        gradients = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+        assert all(torch.equal(p.grad, g) for p, g in zip(compiled.parameters(), gradients, strict=True))
+
+
+RECORDERS = {
+    "trace": lambda model: torch.jit.trace(model, cloud()),
+    "script": torch.jit.script,
+    "script of a part": lambda model: torch.jit.script(torch.nn.Sequential(model)),
+    "export": lambda model: torch.export.export(model, (cloud(),)),
+    "onnx": lambda model: torch.onnx.export(model, (cloud(),), dynamo=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("record", RECORDERS.values(), ids=RECORDERS.keys())
+def test_recorded_graphs_are_refused_in_one_sentence(networks, record):
+    for model in (networks[1], create_double_unet()):
+        with pytest.raises(UnsupportedError, match=r"cannot record a network.*`save_pretrained`"):
+            record(model)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

@@ -332,6 +332,16 @@ def test_extra_columns_are_ignored_unless_named():
     assert voxelize(points, 0.5, "xyz,extra").features.shape[1] == 6
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_arrays_of_either_byte_order_are_the_same_numbers(order):
+    points, rgb = np.random.default_rng(0).random((50, 3)), np.full((50, 3), 257, np.uint16) * np.arange(50)[:, None]
+    cloud = {"points": points, "rgb": rgb.astype(np.uint16)}
+    stored = {name: values.astype(values.dtype.newbyteorder(order)) for name, values in cloud.items()}
+    expected, x = (voxelize(fields, 0.1, "xyz,rgb") for fields in (cloud, stored))
+    assert torch.equal(x.coords, expected.coords)
+    assert torch.equal(x.features, expected.features)
+
+
 POINT = [[0.0, 0.0, 0.0]]
 
 
@@ -352,7 +362,7 @@ POINT = [[0.0, 0.0, 0.0]]
         ([[0, 0, 0], [1, 1, 1]], {}, r"Cloud 0.*got shape \(3,\)"),
         ([[[0, 0, 0], [1, 1]]], {}, "cloud 0 is not a numeric array"),
         ([[["a", "b", "c"]]], {}, "cloud 0 is not a numeric array"),
-        (SPARE.astype(SPARE.dtype.newbyteorder()), {}, "cloud 0 is not a numeric array.*byte order"),
+        (torch.zeros(2, 3, device="meta"), {}, "`points` of cloud 0 is on the meta device, which holds no numbers"),
         ([SPARE, None], {}, "cloud 1 is not a numeric array"),
         (np.zeros((2, 3), bool), {}, r"cloud 0 must hold real numbers; got torch\.bool"),
         (np.zeros((2, 3), complex), {}, r"real numbers; got torch\.complex128"),
