@@ -18,6 +18,7 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.geometry import Triple
 from i2p_zoo.sparse.voxel_keys import Box, column_bounds, rank_keys
+from i2p_zoo.wording import count_of
 
 MAX_COORDINATE = 2**30
 
@@ -109,7 +110,7 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
         if len(repeated):
             row = coords[order[repeated[0, 0]]].tolist()
             raise InvalidInputError(
-                f"`coords` holds {len(repeated)} duplicate voxels, the first (batch, z, y, x) = {row}. "
+                f"`coords` holds {count_of(len(repeated), 'duplicate voxel')}, the first (batch, z, y, x) = {row}. "
                 "Use `voxelize`, which merges the points of a voxel."
             )
     return coords, size, order

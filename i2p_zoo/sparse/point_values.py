@@ -12,6 +12,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.colors import full_brightness
+from i2p_zoo.wording import count_of
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
@@ -62,7 +63,7 @@ def as_finite(tensor: Tensor, place: str) -> Tensor:
     bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
         first = tuple(bad[0].tolist())
-        raise InvalidInputError(f"{place} has {len(bad)} values that are NaN or infinite, the first at {first}.")
+        raise InvalidInputError(f"{place} has {count_of(len(bad), 'NaN or infinite value')}, the first at {first}.")
     return values
 
 

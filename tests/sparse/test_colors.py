@@ -62,7 +62,7 @@ DOUBTFUL = {
     "below zero": (FRACTIONS * 2 - 1, "below 0.*standardised already"),
     "bytes cast to int8": (BYTES.astype(np.uint8).astype(np.int8), "below 0: a wider type was cast"),
     "halves in int8": (np.full((3, 3), 100, np.int8), "halves of 0 to 255, or 127"),
-    "NaN": (FRACTIONS * np.nan, "9 values that are NaN"),
+    "NaN": (FRACTIONS * np.nan, "9 NaN or infinite values"),
     "with alpha": (np.zeros((3, 4), np.uint8), r"must be \(3, 3\); got \(3, 4\)"),
 }
 
