@@ -79,8 +79,9 @@ def read_cloud(
     (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's (x, y, z, intensity). What could be read in two
     ways is refused; `columns` says which.
 
-    Coordinates are the file's own, never shifted, and so are colours, also the linear ones of glTF. Points without coordinates (NaN or infinite, as organised clouds have them
-    where nothing came back) are left out with a warning. A normal that is not finite costs a file its normals, with a warning.
+    Coordinates are the file's own, never shifted, and so are colours, also the linear ones of glTF. Points without coordinates
+    (NaN or infinite, as organised clouds have them where nothing came back) are left out with a warning. A normal that is not
+    finite costs a file its normals, with a warning.
 
     Args:
         path: one of the endings of `SUFFIXES`, in either case.
