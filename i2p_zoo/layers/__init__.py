@@ -10,10 +10,14 @@ from i2p_zoo.layers import (  # noqa: F401 (they fill the table)
     conditional_convolution,
     convolution,
     drop_block,
+    feature_convolution,
     global_context,
     normalization,
+    relative_positions,
+    sequence,
     space_to_depth,
     standardized_convolution,
+    transposed_convolution,
 )
 from i2p_zoo.layers.registry import keep
 

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.kernel_inflation import deflate_weight, inflate_weight
 from i2p_zoo.layers.registry import keep, replaces
+from i2p_zoo.layers.token_convolution import convolve_tokens
 from i2p_zoo.sparse.geometry import AXES, Pair, as_pair, centred_padding, check_axis, insert_axis
 from i2p_zoo.sparse.sparse_convolution import sparse_convolution
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 from i2p_zoo.sparse.windows import plan_window
 
 
@@ -108,33 +110,41 @@ class SparseConv3d(nn.Module):
         """Undoes `inflate_tensor`; None where the tensor is no inflation, or not an untouched one."""
         return deflate_weight(inflated, inflation, self.axis) if name == "weight" else None
 
-    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+    def forward(self, x: Any) -> Any:
         """Convolves.
 
         Args:
-            x: a sparse tensor with (N, in_channels) features, or a pooled dense (B, in_channels, 1, 1), which a 1x1
-                convolution treats as the linear layer it is.
+            x: a sparse tensor with (N, in_channels) features; tokens; or a dense (B, in_channels, H, W): pooled, or a table over
+                the canvas.
 
         Returns:
-            A sparse tensor, or a dense (B, out_channels, 1, 1).
+            A tensor of the same sort.
 
         Raises:
-            UnsupportedError: a dense input that is not (B, C, 1, 1), or a kernel larger than 1 on one.
+            UnsupportedError: a dense input of other dimensions, or tokens that are no image, no heads and no windows.
         """
+        if isinstance(x, TokenTensor):
+            return convolve_tokens(self, x)
         if not isinstance(x, SparseTensor):
-            return self._pooled(x)
+            return self._dense(x)
+        return self.convolve(x, self.kernel(), self.bias, self.groups)
+
+    def convolve(self, x: SparseTensor, weight: Tensor, bias: Tensor | None, groups: int) -> SparseTensor:
+        """Convolves with another (out, kz, ky, kx, in / groups) weight in the layer's geometry; raises as `forward`."""
         window, level = plan_window(
             x, self.kernel_size, self.stride, self.padding, self.dilation, depth=self.depth, axis=AXES[self.axis]
         )
-        return sparse_convolution(x, self.kernel(), self.bias, window, self.groups, level)
+        return sparse_convolution(x, weight, bias, window, groups, level)
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        if self.kernel_size != (1, 1) or x.ndim != 4 or x.shape[-2:] != (1, 1):
-            raise UnsupportedError(
-                f"A sparse {self.kernel_size} convolution got a dense tensor of shape {tuple(x.shape)}: only pooled "
-                "(B, C, 1, 1) tensors through 1x1 convolutions, as in squeeze-and-excitation, are dense."
-            )
-        return nn.functional.conv2d(x, self.kernel()[:, 0, 0, 0, :, None, None], self.bias, groups=self.groups)
+    def _dense(self, x: Tensor) -> Tensor:
+        """Convolves an image over the canvas, or one that was pooled: a single plane, which meets the kernel's middle one."""
+        if x.ndim != 4 or self.padding is None:
+            raise UnsupportedError(f"A sparse {self.kernel_size} convolution got a dense tensor of shape {tuple(x.shape)}.")
+        axis = 1 + AXES[self.axis]
+        kernel = self.kernel().select(axis, (self.kernel().shape[axis] - 1) // 2).permute(0, 3, 1, 2)
+        (top, bottom), (left, right) = self.padding
+        x = nn.functional.pad(x, (left, right, top, bottom)) if any((top, bottom, left, right)) else x
+        return nn.functional.conv2d(x, kernel, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""

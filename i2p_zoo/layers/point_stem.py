@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import keep
@@ -24,10 +24,10 @@ class PointStemConv3d(SparseConv3d):
         super().__init__(**kwargs)
         self.halvings = halvings
 
-    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+    def forward(self, x: Any) -> Any:
         """Convolves (N, C) features on their own sites."""
         out = super().forward(x)
-        return out.with_plan(level=out.plan.level + self.halvings) if isinstance(out, SparseTensor) else out
+        return pass_halvings(out, self.halvings) if isinstance(out, SparseTensor) else out
 
 
 keep(PointStemConv3d)
@@ -42,8 +42,14 @@ class DroppedPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Returns the same sites and features; a padding that was meant for the pool is dropped with it."""
-        return x.derive(x.features, padding=Padding()).with_plan(level=x.plan.level + self.halvings)
+        return pass_halvings(x.derive(x.features, padding=Padding()), self.halvings)
 
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""
         return f"halvings={self.halvings}"
+
+
+def pass_halvings(x: SparseTensor, halvings: int) -> SparseTensor:
+    """Counts halvings that the 2D network does and this one does not; the canvas shrinks by them."""
+    canvas = x.canvas and (-(-x.canvas[0] // 2**halvings), -(-x.canvas[1] // 2**halvings))
+    return x.derive(x.features, canvas=canvas).with_plan(level=x.plan.level + halvings)

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from i2p_zoo.errors import I2PError
 
 Builder = Callable[..., nn.Module]
 AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
+_SPATIAL = (_ConvNd, nn.RNNBase, nn.Bilinear, nn.MultiheadAttention)
 _builders: dict[type[nn.Module], Builder | None] = {}
 
 
@@ -67,9 +69,12 @@ def find_builder(module: nn.Module) -> Builder | None:
 
 
 def is_supported(module: nn.Module) -> bool:
-    """Whether a module's own tensors are understood: its exact type is registered, or no more than one dimension is long."""
-    owned = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-    return type(module) in _builders or all(t.numel() == max(t.shape, default=1) for t in owned)
+    """Whether a module's own tensors are understood: its exact type is registered, or it is no kind of a torch layer that is.
+
+    A module of its own kind may own tables and matrices: its forward runs as it is, and what it does with them has a meaning on
+    tokens or is refused there.
+    """
+    return type(module) in _builders or not isinstance(module, _SPATIAL)
 
 
 def supported_types() -> list[str]:

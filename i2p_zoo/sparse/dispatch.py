@@ -1,12 +1,15 @@
-"""The table of torch functions that a 2D network may call on a sparse tensor: `@sparse_op(function, ...)`.
+"""The table of torch functions that a 2D network may call on voxels and on tokens: `@sparse_op(...)`, `@token_op(...)`.
 
-The table is filled by `i2p_zoo.sparse.functions`; this module knows of no tensor but torch's.
+A function has a handler on sites, one on tokens, or both. A sparse tensor is tried on its sites first; where those cannot express
+the call (half an image's sides, windows, attention), it is taken for tokens. The table is filled by `i2p_zoo.sparse.functions` and
+`i2p_zoo.sparse.token_functions`; this module knows of no tensor but torch's.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import resolve_name
 
-from i2p_zoo.errors import I2PError
+from i2p_zoo.errors import CoordinateMismatchError, I2PError, UnsupportedError
 
 Handler = Callable[..., Any]
 _handlers: dict[Any, Handler] = {}
+_token_handlers: dict[Any, Handler] = {}
 _padding_takers: set[Any] = set()
 
 
@@ -39,10 +43,7 @@ def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler
     """
 
     def register(handler: Handler) -> Handler:
-        for function in functions:
-            if function in _handlers:
-                raise I2PError(f"{function} has a sparse handler already: {_handlers[function].__qualname__}.")
-        _handlers.update(dict.fromkeys(functions, handler))
+        _register(_handlers, functions, handler, "sparse")
         if takes_padding:
             _padding_takers.update(functions)
         return handler
@@ -50,14 +51,104 @@ def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler
     return register
 
 
+def token_op(*functions: Any) -> Callable[[Handler], Handler]:
+    """Registers the decorated function as the handler of torch functions on tokens, and of what sites cannot express.
+
+    The handler gets `TokenTensor`s, and sparse tensors, which `i2p_zoo.sparse.tokens.site_tokens.as_tokens` turns into some.
+
+    Args:
+        *functions: torch function objects (`torch.relu`) or tensor methods (`torch.Tensor.relu`).
+
+    Raises:
+        I2PError: one of them has a handler on tokens already.
+    """
+
+    def register(handler: Handler) -> Handler:
+        _register(_token_handlers, functions, handler, "token")
+        return handler
+
+    return register
+
+
+def _register(table: dict[Any, Handler], functions: tuple[Any, ...], handler: Handler, word: str) -> None:
+    for function in functions:
+        if function in table:
+            raise I2PError(f"{function} has a {word} handler already: {table[function].__qualname__}.")
+    table.update(dict.fromkeys(functions, handler))
+
+
 def find_handler(function: Any) -> Handler | None:
     """Returns the handler registered for a torch function object, or None."""
     return _handlers.get(function)
 
 
-def takes_padding(function: Any) -> bool:
-    """Whether the handler of a torch function knows of `SparseTensor.padding`."""
-    return function in _padding_takers
+def find_token_handler(function: Any) -> Handler | None:
+    """Returns the handler of a torch function object on tokens, or None."""
+    return _token_handlers.get(function)
+
+
+def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_padding: Callable[[Any, str], None]) -> Any:
+    """Calls a torch function on sparse tensors: on their sites or, where those cannot express it, on tokens.
+
+    Args:
+        function, args, kwargs: the call.
+        check_padding: refuses an argument that has a padding waiting, given the function's name.
+
+    Raises:
+        UnsupportedError, CoordinateMismatchError: neither has a meaning for it.
+    """
+    handler, on_tokens = _handlers.get(function), _token_handlers.get(function)
+    if on_tokens is not None and (handler is None or any(_holds_tokens(x) for x in args)):
+        return _call(on_tokens, function, args, kwargs)
+    if handler is None:
+        raise UnsupportedError(describe_miss(function, args, kwargs))
+    try:
+        if function not in _padding_takers:
+            for x in (*args, *kwargs.values()):
+                check_padding(x, name_of(function))
+        return _call(handler, function, args, kwargs)
+    except (UnsupportedError, CoordinateMismatchError) as refusal:
+        if on_tokens is None or not _may_be_tokens((*args, *kwargs.values())):
+            raise
+        return _call(on_tokens, function, args, kwargs, refusal)
+
+
+def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Calls a torch function on tokens; raises UnsupportedError where it has no meaning for them."""
+    handler = _token_handlers.get(function)
+    if handler is None:
+        raise UnsupportedError(f"{describe_call(function, args, kwargs, 'tokens')}; that function has no handler on them.")
+    return _call(handler, function, args, kwargs)
+
+
+def _call(handler: Handler, function: Any, args: Any, kwargs: dict[str, Any], refusal: Exception | None = None) -> Any:
+    try:
+        return handler(*args, **kwargs)
+    except TypeError as error:
+        try:
+            inspect.signature(handler).bind(*args, **kwargs)
+        except TypeError:
+            raise refusal or UnsupportedError(f"{describe_call(function, args, kwargs)}: {error}.") from None
+        raise
+
+
+def _holds_tokens(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_tokens(each) for each in value)
+    return getattr(type(value), "is_of_tokens", False)
+
+
+def _may_be_tokens(values: Any) -> bool:
+    """Whether every sparse tensor among some arguments has an extent that tokens need, a border or a canvas."""
+    return all(getattr(x, "has_extent", True) for x in _flatten(values))
+
+
+def _flatten(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flatten(value)
+        else:
+            yield value
 
 
 def methods(*names: str) -> list[Any]:
@@ -73,10 +164,10 @@ def name_of(function: Any) -> str:
     return str(name)
 
 
-def describe_call(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    """Says that a torch function was called on a sparse tensor, and with what."""
+def describe_call(function: Any, args: Any, kwargs: dict[str, Any], subject: str = "a sparse tensor") -> str:
+    """Says that a torch function was called on a sparse tensor or on tokens, and with what."""
     arguments = [_describe(a) for a in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
-    return f"`{name_of(function)}` was called on a sparse tensor with ({', '.join(arguments)})"
+    return f"`{name_of(function)}` was called on {subject} with ({', '.join(arguments)})"
 
 
 def describe_miss(function: Any, args: Any, kwargs: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.flops import run_counted
-from i2p_zoo.sparse.geometry import Padding, Triple, Window, simplify_stride, unfold_stride
+from i2p_zoo.sparse.geometry import Padding, Pair, Triple, Window, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -62,8 +62,19 @@ def with_window(
     stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
     if x.padding != Padding() and window.stride != (1, 1, 1):
         coords = coords.clone()  # not the object that up-sampling traces back: what was padded has no finer sites
-    out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride, padding=Padding())
+    canvas = None if x.canvas is None else _shrink_canvas(x, window, level)
+    out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride, padding=Padding(), canvas=canvas)
     return out if level is None else out.with_plan(level=level)
+
+
+def _shrink_canvas(x: SparseTensor, window: Window, level: int | None) -> Pair:
+    """The canvas behind a window, as the 2D network's image shrinks: strides that are skipped included."""
+    canvas = x.canvas or (0, 0)
+    extent = window.out_shape(insert_axis(canvas, 1, x.plan.axis))
+    height, width = (extent[axis] for axis in x.plan.plane)
+    halvings = 0 if level is None else level - x.plan.level
+    skipped = max(halvings - (max(window.stride).bit_length() - 1), 0)
+    return (-(-height // 2**skipped), -(-width // 2**skipped))
 
 
 def convolve(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
-from i2p_zoo.sparse.dispatch import describe_call, describe_miss, find_handler, name_of, takes_padding
+from i2p_zoo.sparse.dispatch import call_on_sites, find_handler, find_token_handler
 from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
 from i2p_zoo.wording import count_of
 
@@ -52,6 +51,7 @@ class SparseTensor:
     cache: SiteCache
     channels_last: bool
     padding: Padding
+    canvas: Pair | None
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class SparseTensor:
         self.plan = Plan()
         self.channels_last = False
         self.padding = Padding()
+        self.canvas = None
         self.cache = SiteCache()
         self.cache.orders[self.cache.key(coords)] = order
 
@@ -123,7 +124,8 @@ class SparseTensor:
         shift = insert_axis((-rows[0], -columns[0]), 0, axis)
         if self.spatial_shape is None:
             coords = derive_sites(self.cache, self.coords, None, (1, 1, 1), shift, None)
-            return self.derive(self.features, coords=coords)
+            canvas = self.canvas and (self.canvas[0] + sum(rows), self.canvas[1] + sum(columns))
+            return self.derive(self.features, coords=coords, canvas=canvas)
         old = self.spatial_shape
         grown = insert_axis((sum(rows), sum(columns)), 0, axis)
         shape = (old[0] + grown[0], old[1] + grown[1], old[2] + grown[2])
@@ -208,13 +210,20 @@ class SparseTensor:
 
         After a permutation (`channels_last`) it is (batch, height, width, channels).
         """
-        if self.spatial_shape is None:
+        if not self.has_extent:
             height = width = UNBOUNDED >> self.plan.level
         else:
-            height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
+            height, width = self.canvas or (0, 0)
+            if self.spatial_shape is not None:
+                height, width = (self.spatial_shape[axis] for axis in self.plan.plane)
             height, width = height + sum(self.padding.rows), width + sum(self.padding.columns)
         batch, channels = self.batch_size, self.features.shape[1:]
         return (batch, height, width, *channels) if self.channels_last else (batch, *channels, height, width)
+
+    @property
+    def has_extent(self) -> bool:
+        """Whether `shape` has a height and a width of its own: of a border or, of a cloud, of the canvas it stands on."""
+        return self.spatial_shape is not None or self.canvas is not None
 
     @property
     def site_dims(self) -> tuple[int, int]:
@@ -233,6 +242,9 @@ class SparseTensor:
 
     def __len__(self) -> int:
         return self.batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.unbind(0))
 
     @property
     def device(self) -> torch.device:
@@ -266,6 +278,8 @@ class SparseTensor:
     grad_fn = property(lambda self: self.features.grad_fn, doc="What computed the features, or None.")
     is_leaf = property(lambda self: self.features.is_leaf, doc="Whether autograd saw nothing compute the features.")
     is_cuda = property(lambda self: self.features.is_cuda)
+    T = property(lambda self: self.permute(*reversed(range(self.ndim))))
+    mT = property(lambda self: self.transpose(-2, -1))
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """Moves or casts as `torch.Tensor.to` does; coordinates stay int32 and follow the device."""
@@ -317,27 +331,13 @@ class SparseTensor:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        handler = find_handler(func)
-        if handler is None:
-            raise UnsupportedError(describe_miss(func, args, kwargs or {}))
-        if not takes_padding(func):
-            for x in (*args, *(kwargs or {}).values()):
-                if isinstance(x, SparseTensor):
-                    require_unpadded(x, name_of(func))
-        try:
-            return handler(*args, **(kwargs or {}))
-        except TypeError as error:
-            try:
-                inspect.signature(handler).bind(*args, **(kwargs or {}))
-            except TypeError:
-                raise UnsupportedError(f"{describe_call(func, args, kwargs or {})}: {error}.") from None
-            raise
+        return call_on_sites(func, args, kwargs or {}, _check_padding)
 
     def __getattr__(self, name: str) -> Any:
         message = f"'SparseTensor' object has no attribute '{name}'"
         if not hasattr(Tensor, name):
             raise AttributeError(f"{message}.", name=name, obj=self)
-        if find_handler(getattr(Tensor, name)) is None:
+        if find_handler(getattr(Tensor, name)) is None and find_token_handler(getattr(Tensor, name)) is None:
             hint = f"Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
             raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}")
         return functools.partial(_make_method(name), self)
@@ -351,7 +351,7 @@ def _make_method(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem matmul".split():
+for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem matmul rmatmul".split():
     setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
 
 
@@ -365,3 +365,8 @@ def require_unpadded(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where padding was put around the image and no convolution or pool has taken it up."""
     if x.padding != Padding():
         raise UnsupportedError(f"`{name}` of {x!r} behind {x.padding}: only convolutions and pools can follow a padding.")
+
+
+def _check_padding(value: Any, name: str) -> None:
+    if isinstance(value, SparseTensor):
+        require_unpadded(value, name)

@@ -109,7 +109,11 @@ def _spread(x: SparseTensor, fine: _Sites, coarse: Tensor) -> SparseTensor:
     features = x.features.index_select(0, x.cache.derived[key])
     old, ratio = unfold_stride(x.stride), fine.ratio
     stride = simplify_stride((old[0] // ratio[0], old[1] // ratio[1], old[2] // ratio[2]))
-    return x.derive(features, coords=fine.coords, spatial_shape=fine.shape, stride=stride)
+    canvas = x.canvas
+    if canvas is not None:
+        height, width = x.plan.plane
+        canvas = (canvas[0] * ratio[height], canvas[1] * ratio[width])
+    return x.derive(features, coords=fine.coords, spatial_shape=fine.shape, stride=stride, canvas=canvas)
 
 
 def _parent_rows(x: SparseTensor, fine: Tensor, coarse: Tensor) -> Tensor:

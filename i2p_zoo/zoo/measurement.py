@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.networks.timm_models import randomize_parameters_
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.densification import spread_on_canvas
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 from i2p_zoo.sparse.voxelization import image_to_plane
 
 
@@ -27,14 +29,22 @@ def outputs_of(model: nn.Module, images: Tensor, axis: str | None) -> list[Tenso
     """
     ready = ready_to_measure(model, images.dtype)
     images = images.to(device_of(ready, images.device))
-    with _FullPrecision():
+    with _FullPrecision(images.dtype == torch.float64):
         return flatten_outputs(ready(images if axis is None else image_to_plane(images, axis=axis)))
 
 
 def flatten_outputs(result: Any) -> list[Tensor]:
     """Returns what a network's forward returned, a tensor or several, as dense (B, K) tensors."""
     outputs = list(result) if isinstance(result, list | tuple) else [result]
-    return [(o.dense() if isinstance(o, SparseTensor) else o).flatten(1) for o in outputs]
+    return [_densify(output).flatten(1) for output in outputs if output is not None]
+
+
+def _densify(output: Any) -> Tensor:
+    """An output as the 2D network's: of voxels and tokens, spread on the image's plane."""
+    if isinstance(output, SparseTensor):
+        dense = output.dense()
+        return dense.permute(0, 2, 3, 4, 1) if output.channels_last else dense
+    return spread_on_canvas(output) if isinstance(output, TokenTensor) else output
 
 
 def relative_error(expected: list[Tensor], actual: list[Tensor]) -> float:
@@ -94,10 +104,16 @@ def copy_with(model: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype)
 
 
 class _FullPrecision(TorchFunctionMode):
+    def __init__(self, wide: bool) -> None:
+        super().__init__()
+        self.wide = wide
+
     """Leaves float64 tensors as they are where a network's own code rounds to float32 on the way (timm's EvoNorm does)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         casts = func is Tensor.float or (func is Tensor.to and any(a is torch.float32 for a in args))
         if casts and args[0].dtype == torch.float64:
             return args[0]
+        if casts and self.wide and isinstance(args[0], Tensor):  # integers beside float64 weights
+            return args[0].double()
         return func(*args, **(kwargs or {}))

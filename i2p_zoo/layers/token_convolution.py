@@ -1,0 +1,66 @@
+"""A sparse convolution of what is no sparse tensor: heads joined with the batch, windows, pairs, dense images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.nn import functional as F
+
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.geometry import insert_axis
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.layout import channel
+from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
+
+
+def convolve_tokens(layer: Any, x: TokenTensor) -> Any:
+    """Convolves what is no sparse tensor by a layer.
+
+    Args:
+        layer: a `SparseConv3d`; one of kernel 1 is a linear layer of dimension 1.
+        x: (B * heads, C, H, W) with heads joined to the batch, which all have the same weight; or (B * windows, C, h, w), each
+            window an image with a border of its own.
+
+    Raises:
+        UnsupportedError: any other tokens.
+    """
+    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and x.ndim == 4:
+        return F.linear(x.permute(0, 2, 3, 1), layer.kernel().flatten(1), layer.bias).permute(0, 3, 1, 2)
+    first = x.dims[0] if x.ndim == 4 else ()
+    if len(first) == 2 and first[0].role == "b" and first[1].is_channel:
+        return _convolve_heads(layer, x, first[1].extent)
+    roles = ["".join(atom.role for atom in dim) for dim in x.dims]
+    if len(roles) == 4 and roles[0] == "byx" and roles[1:] == ["c", "y", "x"]:
+        return _convolve_windows(layer, x)
+    raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of {x!r}.")
+
+
+def _convolve_windows(layer: Any, x: TokenTensor) -> Any:
+    """A convolution of windows, each an image with a border of its own."""
+    rows, shared = x.rows, list(x.dims[0])
+    height, width = x.dims[2][0], x.dims[3][0]
+
+    def make() -> SparseTensor:
+        ids, groups = rows.groups(shared)
+        places, _ = rows.compact([shared[0], height, width])
+        places[:, 0] = ids.int()
+        shape = insert_axis((height.extent, width.extent), height.extent, rows.axis)
+        empty = x.values.detach()[:, :0]
+        return SparseTensor(empty, places, batch_size=len(groups), spatial_shape=shape).with_plan(axis=rows.axis)
+
+    window: SparseTensor = rows.remember(("windows", *x.dims[0], height, width), make)
+    out = layer(window.derive(x.values))
+    if out.coords is not window.coords:
+        raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of windows at stride {layer.stride}.")
+    return make_tokens(rows, [out.features], (x.dims[0], (channel(out.features.shape[1]),), *x.dims[2:]))
+
+
+def _convolve_heads(layer: Any, x: TokenTensor, heads: int) -> Any:
+    batch, channels, height, width = x.shape
+    joined = x.reshape(batch // heads, heads * channels, height, width)
+    if not isinstance(joined, SparseTensor):
+        raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of {x!r}.")
+    weight = layer.kernel().repeat(heads, 1, 1, 1, 1)
+    out = layer.convolve(joined, weight, None if layer.bias is None else layer.bias.repeat(heads), layer.groups * heads)
+    return as_tokens(out).reshape(batch, layer.out_channels, *out.shape[-2:])

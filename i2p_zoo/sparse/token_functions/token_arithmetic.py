@@ -1,0 +1,95 @@
+"""Arithmetic of two tensors of tokens, pairs or dense values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.dispatch import methods, token_op
+from i2p_zoo.sparse.tokens.layout import sizes
+from i2p_zoo.sparse.tokens.position_tables import operands
+from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
+
+
+def _register_binary(compute: Any, *names: str) -> None:
+    plain = methods(*names, *(f"__{name}__" for name in names))
+    reflected = methods(*(f"__r{name}__" for name in names))
+    for function in plain + reflected:
+        _binary(compute, function, reflected=function in reflected)
+    for function in methods(*(f"{name}_" for name in names), *(f"__i{name}__" for name in names)):
+        _in_place(compute, function)
+
+
+def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
+    name = compute.__name__
+
+    @token_op(function)
+    def binary(left: Any, right: Any, *, alpha: float = 1) -> Any:
+        left, right = as_tokens(left), as_tokens(right)
+        if alpha != 1:
+            right = right * alpha
+        x, other = (left, right) if isinstance(left, TokenTensor) else (right, left)
+        space, ours, others, dims = operands(x, other, name)
+        first = (x is left) != reflected
+        out = []
+        for a, b in zip(ours, others, strict=True):
+            if not isinstance(b, Tensor):
+                b = a.new_tensor(b)
+            out.append(compute(a, b) if first else compute(b, a))
+        return make_tokens(space, out, dims)
+
+    binary.__qualname__ = name
+
+
+def _in_place(compute: Any, function: Any) -> None:
+    name = f"{compute.__name__}_"
+    method = getattr(Tensor, name)
+
+    @token_op(function)
+    def in_place(x: Any, other: Any, *, alpha: float = 1) -> Any:
+        tokens, other = as_tokens(x), as_tokens(other)
+        if not isinstance(tokens, TokenTensor):
+            raise UnsupportedError(f"`{name}` cannot write tokens into a dense tensor.")
+        space, ours, others, dims = operands(tokens, other if alpha == 1 else other * alpha, name)
+        if space is not tokens.space or sizes(dims) != tokens.shape:
+            raise UnsupportedError(f"`{name}` of {tokens!r} cannot hold the result.")
+        for a, b in zip(ours, others, strict=True):  # blocks share memory with `x`, and with what `x` is a view of
+            method(a, b)
+        return x
+
+    in_place.__qualname__ = name
+
+
+_register_binary(torch.add, "add")
+
+
+_register_binary(torch.sub, "sub")
+
+
+_register_binary(torch.mul, "mul")
+
+
+_register_binary(torch.div, "div", "truediv", "true_divide")
+
+
+_register_binary(torch.maximum, "maximum")
+
+
+_register_binary(torch.minimum, "minimum")
+
+
+@token_op(*methods("addcmul"))
+def addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
+    product = first * second
+    return x + (product if value == 1 else product * value)
+
+
+@token_op(*methods("masked_fill"))
+def masked_fill(x: Any, mask: Any, value: float) -> Any:
+    x = as_tokens(x)
+    space, ours, masks, dims = operands(x, as_tokens(mask), "masked_fill")
+    return make_tokens(space, [a.masked_fill(m, value) for a, m in zip(ours, masks, strict=True)], dims)

@@ -1,0 +1,314 @@
+"""Two operands of one function: which values of the other belong to each token, or pair, of a tensor."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import CoordinateMismatchError, UnsupportedError
+from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, extent, regroup
+from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
+from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, same_sites
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
+
+THIRD_AXIS = "copy"
+
+
+def pad_dims(dims: Dims, count: int) -> Dims:
+    """Dimensions of extent 1 in front, as broadcasting adds them."""
+    return ((),) * (count - len(dims)) + dims
+
+
+def with_units(x: TokenTensor, dims: Dims) -> list[Tensor]:
+    """The blocks of `x` with feature dimensions for all channels of `dims`, of extent 1 where `x` has none.
+
+    Args:
+        dims: as many as those of `x`; channels that `x` lacks stand last in dimensions of extent 1.
+    """
+    features: list[int] = []
+    for mine, target in zip(x.dims, dims, strict=True):
+        ours = [atom.extent for atom in mine if atom.is_channel]
+        for atom in (atom for atom in target if atom.is_channel):
+            features.append(ours.pop(0) if ours else 1)
+    return [block.reshape(*block.shape[: x.lead], *features) for block in x.blocks]
+
+
+def read_table(x: TokenTensor, table: Tensor, dims: Dims) -> list[Tensor]:
+    """A dense tensor's values for each row of `x`.
+
+    Args:
+        x: tokens or pairs.
+        table: dense, as many dimensions as `dims`; each of extent 1 or of that dimension's.
+        dims: of `x`, or `x`'s with channels added.
+
+    Returns:
+        For each block a tensor that broadcasts against feature dimensions of all channels of `dims`.
+    """
+    split: list[int] = []
+    flat = atoms(dims)
+    for size, dim in zip(table.shape, dims, strict=True):
+        whole = size == extent(dim)
+        if not whole and size != 1:
+            raise UnsupportedError(f"A dense tensor of shape {tuple(table.shape)} beside {x!r}.")
+        split += [atom.extent if whole else 1 for atom in dim]
+    table = table.reshape(split)
+    looked_up = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] > 1]
+    gone = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] == 1]
+    channels = [i for i, atom in enumerate(flat) if atom.is_channel]
+    table = table.permute(*looked_up, *channels, *gone)
+    table = table.reshape(table.shape[: len(looked_up) + len(channels)])
+    if not looked_up:
+        return [table] * len(x.blocks)
+    places = [_places(x, flat[i]) for i in looked_up]
+    return [table[tuple(index)] for index in zip(*places, strict=True)]
+
+
+def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> list[Tensor]:
+    values = read_table(x, table, dims)
+    if THIRD_AXIS != "height" or name != "add" or x.is_pairs:
+        return values
+    sides = [a for dim in dims for atom in dim for a in (atom.inner if atom.role == "t" else (atom,)) if a.role == "y"]
+    looked_up = any(size > 1 and any(a.role in "yt" for a in dim) for size, dim in zip(table.shape, dims, strict=True))
+    if len(sides) != 1 or not looked_up or sides[0].place != 1 or not sides[0].top or x.rows.rolled != (0, 0):
+        return values
+    rows, side = x.rows, sides[0]
+    moved, still = rows.remember(("raised", side.extent), lambda: _raised(rows, side.extent))
+    twins = [TokenTensor(space, x.blocks, x.dims) for space in (moved, still)]
+    up, down = (read_table(twin, table, dims)[0] for twin in twins)
+    return [values[0] + (up - down)]
+
+
+def _raised(rows: TokenRows, extent: int) -> tuple[TokenRows, TokenRows]:
+    """Rows that stand at the canvas's middle height plus their height in the cloud, and at the middle height."""
+    height = rows.coords[:, 1 + rows.axis].long()
+    batch = rows.coords[:, 0].long()
+    top = height.new_zeros(rows.batch_size).scatter_reduce(0, batch, height, "amax", include_self=False)
+    low = torch.div(extent - top - 1, 2, rounding_mode="floor").clamp(min=0)[batch]
+    out = []
+    for place in (low + height, low):
+        coords = rows.coords.clone()
+        coords[:, 1 + rows.plane[0]] = place.int()
+        out.append(TokenRows(coords, rows.cache, rows.batch_size, rows.axis, rows.prefix))
+    return out[0], out[1]
+
+
+def _places(x: TokenTensor, atom: Atom) -> list[Tensor]:
+    if isinstance(x.space, TokenRows):
+        return [x.space.index(atom)]
+    return x.space.index(atom)
+
+
+def widen(x: TokenTensor, shape: tuple[int, ...]) -> tuple[TokenTensor, Dims]:
+    """Returns `x` with leading dimensions to match a shape, and its dimensions with new channels where the shape is longer."""
+    count = max(x.ndim, len(shape))
+    dims = pad_dims(x.dims, count)
+    padded = (1,) * (count - len(shape)) + tuple(shape)
+    out: list[Dim] = []
+    for dim, size in zip(dims, padded, strict=True):
+        grows = extent(dim) == 1 and size > 1
+        out.append((*(a for a in dim if not a.is_channel), channel(size)) if grows else dim)
+    return TokenTensor(x.space, x.blocks, dims), tuple(out)
+
+
+def operands(x: TokenTensor, other: Any, name: str) -> tuple[Any, list[Tensor], list[Any], Dims]:
+    """Brings two operands together.
+
+    Returns:
+        The space of the result, the blocks of `x` and of the other that broadcast against each other, and the dimensions.
+    """
+    if not isinstance(other, Tensor | TokenTensor) or (isinstance(other, Tensor) and other.ndim == 0):
+        return x.space, list(x.blocks), [other] * len(x.blocks), x.dims
+    if isinstance(other, Tensor):
+        x, dims = widen(x, tuple(other.shape))
+        table = other.reshape((1,) * (len(dims) - other.ndim) + tuple(other.shape))
+        return x.space, _units(x, dims), _read_positions(x, table, dims, name), dims
+    return _two_ragged(x, other, name)
+
+
+def _units(x: TokenTensor, dims: Dims) -> list[Tensor]:
+    """As `with_units`, where channels of extent 1 in `x` may stand for longer ones in `dims`."""
+    features: list[int] = []
+    for mine, target in zip(x.dims, dims, strict=True):
+        ours = [atom.extent for atom in mine if atom.is_channel]
+        want = [atom for atom in target if atom.is_channel]
+        features += ours if len(ours) == len(want) else [1] * len(want)
+    return [block.reshape(*block.shape[: x.lead], *features) for block in x.blocks]
+
+
+class _Stand:
+    """Tokens whose values were read for pairs: the dimensions that they have there."""
+
+    def __init__(self, x: TokenTensor, dims: Dims) -> None:
+        self.dims, self.shape, self.space, self.blocks = dims, x.shape, x.space, x.blocks
+
+
+def _two_ragged(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor], Dims]:
+    count = max(x.ndim, other.ndim)
+    x = TokenTensor(x.space, x.blocks, pad_dims(x.dims, count))
+    other = TokenTensor(other.space, other.blocks, pad_dims(other.dims, count))
+    read: dict[int, list[Tensor]] = {}
+    if x.is_pairs and not other.is_pairs:
+        read[1], dims_of = on_pairs(x.space, x.dims, other, name)
+        other = _Stand(other, dims_of)
+    elif other.is_pairs and not x.is_pairs:
+        read[0], dims_of = on_pairs(other.space, other.dims, x, name)
+        x = _Stand(x, dims_of)
+    if not read:
+        x, other = _read_digits(x, other, name), _read_digits(other, x, name)
+    dims: list[Dim] = []
+    for mine, theirs in zip(x.dims, other.dims, strict=True):
+        if extent(mine) != extent(theirs) and 1 not in (extent(mine), extent(theirs)):
+            raise UnsupportedError(f"`{name}` of shapes {x.shape} and {other.shape}.")
+        # the sites of both, the channels of the longer
+        sites = [a for a in mine if not a.is_channel] or [a for a in theirs if not a.is_channel]
+        mixed = any(a.is_channel for a in mine) and any(not a.is_channel for a in mine)
+        if mixed or (sites and any(a.is_channel for a in mine + theirs) and extent(mine) > 1 and extent(theirs) > 1):
+            dims.append(mine)
+        elif sites:
+            dims.append(tuple(sites))
+        else:
+            dims.append(mine if extent(mine) >= extent(theirs) and mine else theirs)
+    if read:
+        space = other.space if 0 in read else x.space
+        ours, others = read.get(0, list(x.blocks)), read.get(1, list(other.blocks))
+    else:
+        space, ours, others = _common_rows(x, other, name)
+    shaped = []
+    for tensor, blocks in ((x, ours), (other, others)):
+        lead = 1 if isinstance(space, TokenRows) else 3
+        features: list[int] = []
+        for mine, target in zip(tensor.dims, dims, strict=True):
+            have = [atom.extent for atom in mine if atom.is_channel]
+            want = [atom for atom in target if atom.is_channel]
+            if len(have) == len(want):
+                features += have
+            elif len(have) < len(want):
+                features += [1] * len(want)
+            elif any(size != 1 for size in have):
+                raise UnsupportedError(f"`{name}` of {x!r} and {other!r}.")
+        shaped.append([block.reshape(*block.shape[:lead], *features) for block in blocks])
+    return space, shaped[0], shaped[1], tuple(dims)
+
+
+def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTensor:
+    """Where a tensor has channels and another has sites along a dimension (a window's places, as depth to space makes them), they are
+    read by each site's digit; the result is on the finer rows. Otherwise the tensor as it is.
+    """
+    numbers, count = [], 0
+    for dim in coarse.dims:
+        mine = []
+        for atom in dim:
+            mine.append(count if atom.is_channel else None)
+            count += atom.is_channel
+        numbers.append(mine)
+    shared: list[Atom] = []
+    reads: list[tuple[int, Dim]] = []
+    dims: list[Dim] = []
+    for i, (theirs, mine) in enumerate(zip(coarse.dims, fine.dims, strict=True)):
+        has_sites, has_channels = any(not a.is_channel for a in mine), any(a.is_channel for a in theirs)
+        if has_sites and has_channels and extent(theirs) == extent(mine) > 1 and not any(a.is_channel for a in mine):
+            parts = regroup((mine,), [atom.extent for atom in theirs])
+            for part, atom, number in zip(parts, theirs, numbers[i], strict=True):
+                if atom.is_channel:
+                    reads.append((number, part))
+                else:
+                    shared += part
+            dims.append(mine)
+            continue
+        if any(not a.is_channel for a in theirs):
+            shared += [a for a in mine if not a.is_channel]
+        dims.append(theirs if not any(not a.is_channel for a in theirs) else tuple(a for a in mine if not a.is_channel))
+    if not reads:
+        return coarse
+    rows = fine.rows
+    compact, _ = rows.compact(shared)
+    values = coarse.values.index_select(0, find_rows(coarse.rows.coords, compact))
+    taken = [number for number, _ in reads]
+    rest = [i for i in range(values.ndim - 1) if i not in taken]
+    values = values.permute(0, *(1 + i for i in taken), *(1 + i for i in rest))
+    index = [torch.arange(len(values), device=values.device)]
+    for _, part in reads:
+        place = torch.zeros_like(rows.batch)
+        for atom in part:
+            place = place * atom.extent + rows.index(atom)
+        index.append(place)
+    return TokenTensor(rows, [values[tuple(index)]], tuple(dims))
+
+
+def _common_rows(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """The blocks of both on the rows of the finer one."""
+    if x.space is other.space:
+        return x.space, list(x.blocks), list(other.blocks)
+    if isinstance(x.space, TokenPairs) and isinstance(other.space, TokenPairs):
+        raise CoordinateMismatchError(f"`{name}` of pairs of unlike rows.")
+    if same_sites(x.space, other.space):
+        return x.space, list(x.blocks), list(other.blocks)
+    fine, coarse = (x, other) if len(x.space) >= len(other.space) else (other, x)
+    rows = parents(fine, coarse, name)
+    spread = [coarse.values.index_select(0, rows)]
+    return (fine.space, list(x.blocks), spread) if fine is x else (fine.space, spread, list(other.blocks))
+
+
+def parents(fine: TokenTensor, coarse: TokenTensor, name: str) -> Tensor:
+    """(rows,) int64: the row of a tensor with fewer site atoms that each row of another belongs to, dimension by dimension."""
+    shared = []
+    for mine, theirs in zip(fine.dims, coarse.dims, strict=True):
+        if any(not a.is_channel for a in theirs):
+            ours = [a for a in mine if not a.is_channel]
+            if [a.extent for a in ours] != [a.extent for a in theirs if not a.is_channel]:
+                raise CoordinateMismatchError(f"`{name}` of {fine!r} and {coarse!r}, which stand on unlike sites.")
+            shared += ours
+    compact, _ = fine.rows.compact(shared)
+    return find_rows(coarse.rows.coords, compact)
+
+
+def on_pairs(space: TokenPairs, dims: Dims, other: TokenTensor, name: str) -> tuple[list[Tensor], Dims]:
+    """The values of tokens for the pairs that they are the query or the key of.
+
+    Where the pairs have keys along a dimension and the tokens as many channels, those are a table over the canvas too: the query's
+    bias towards every place (decomposed relative positions).
+
+    Returns:
+        A (G, queries or 1, keys or 1, ...) for each size of group, and the other's dimensions, read channels now sites.
+    """
+    sides, read, numbers, count = set(), [], [], 0
+    new: list[Dim] = []
+    for mine, theirs in zip(dims, other.dims, strict=True):
+        ours = [atom for atom in mine if not atom.is_channel and atom not in space.shared]
+        channels = [count + i for i in range(sum(atom.is_channel for atom in theirs))]
+        count += len(channels)
+        if any(not atom.is_channel for atom in theirs):
+            sides |= {atom.side for atom in ours}
+        elif ours and all(atom.side for atom in ours) and extent(theirs) == extent(mine) > 1:
+            read.append((channels, ours))
+            new.append(mine)
+            continue
+        numbers += channels
+        new.append(theirs)
+    if sides <= {0} and same_sites(other.rows, space.queries):
+        values = other.values
+        if not read:
+            return [block.unsqueeze(2) for block in space.query_blocks.gather(values)], tuple(new)
+        order = [i for channels, _ in read for i in channels]
+        values = values.permute(0, *(1 + i for i in order), *(1 + i for i in numbers))
+        values = values.reshape(
+            len(values), *(prod(a.extent for a in ours) for _, ours in read), *values.shape[1 + len(order) :]
+        )
+        places = []
+        for _, ours in read:
+            place: Tensor = torch.zeros_like(space.keys.batch)
+            for atom in ours:
+                place = place * atom.extent + space.keys.index(atom)
+            places.append(space.key_blocks.gather(place))
+        out = []
+        for i, block in enumerate(space.query_blocks.gather(values)):
+            groups = torch.arange(block.shape[0], device=block.device)[:, None, None]
+            queries = torch.arange(block.shape[1], device=block.device)[None, :, None]
+            out.append(block[(groups, queries, *(place[i][:, None, :] for place in places))])
+        return out, tuple(new)
+    if sides == {1} and same_sites(other.rows, space.keys) and not read:
+        return [block.unsqueeze(1) for block in space.key_blocks.gather(other.values)], tuple(new)
+    raise CoordinateMismatchError(f"`{name}` of pairs {dims} and tokens {other!r} with {other.dims}.")

@@ -1,0 +1,281 @@
+"""TokenRows: the tokens of a batch, each a voxel or an extra token; where they stand, and what groups they fall into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
+from i2p_zoo.sparse.geometry import insert_axis, simplify_stride
+from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.layout import Atom
+from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
+
+
+class TokenRows:
+    """Rows of tokens: first `prefix` extra ones of each sample, sample after sample, then the sites.
+
+    The third axis follows the height: where a dimension splits the height into digits, the axis that the 2D network did not
+    have is split by the same places, so that a window of 7 x 7 pixels is one of 7 x 7 x 7 voxels.
+
+    Attributes:
+        site: a sparse tensor on the sites (its features do not matter), or None where the rows are no sites of a level.
+        coords: (N, 4) int32, batch, z, y, x.
+        prefix: extra tokens a sample.
+        rolled: how far back (height, width) `torch.roll` moved the sites; they stay apart from what wraps around in 2D.
+    """
+
+    def __init__(
+        self,
+        coords: Tensor,
+        cache: SiteCache,
+        batch_size: int,
+        axis: int,
+        prefix: int = 0,
+        rolled: tuple[int, int] = (0, 0),
+        site: SparseTensor | None = None,
+    ) -> None:
+        self.coords, self.cache, self.batch_size, self.axis = coords, cache, batch_size, axis
+        self.prefix, self.rolled, self.site = prefix, rolled, site
+        self.memo: dict[Any, Any] = {}
+
+    @classmethod
+    def of(
+        cls,
+        coords: Tensor,
+        cache: SiteCache,
+        batch_size: int,
+        axis: int,
+        prefix: int = 0,
+        rolled: tuple[int, int] = (0, 0),
+        site: SparseTensor | None = None,
+    ) -> TokenRows:
+        """The one object of these rows, so that two tensors on the same rows hold the same object."""
+        border = None if site is None else site.spatial_shape
+        key = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, border)
+        if key not in cache.derived:
+            cache.derived[key] = cls(coords, cache, batch_size, axis, prefix, rolled, site)
+        result: TokenRows = cache.derived[key]
+        return result
+
+    def changed(self, **changes: Any) -> TokenRows:
+        """The same rows with some attributes changed."""
+        fields = {
+            "coords": self.coords,
+            "cache": self.cache,
+            "batch_size": self.batch_size,
+            "axis": self.axis,
+            "prefix": self.prefix,
+            "rolled": self.rolled,
+            "site": self.site,
+        }
+        return TokenRows.of(**{**fields, **changes})
+
+    def __len__(self) -> int:
+        return self.batch_size * self.prefix + len(self.coords)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self.coords)} sites, prefix={self.prefix}, batch_size={self.batch_size}, rolled={self.rolled})"
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """The columns of (z, y, x) that are height and width."""
+        return ((1, 2), (0, 2), (0, 1))[self.axis]
+
+    def remember(self, key: Any, make: Any) -> Any:
+        """Computes once."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    @property
+    def batch(self) -> Tensor:
+        """(rows,) int64: the sample of each row."""
+
+        def make() -> Tensor:
+            sites = self.coords[:, 0].long()
+            if not self.prefix:
+                return sites
+            extra = torch.arange(self.batch_size, device=sites.device).repeat_interleave(self.prefix)
+            return torch.cat([extra, sites])
+
+        result: Tensor = self.remember("batch", make)
+        return result
+
+    # -- places -----------------------------------------------------------------------------------------------------------
+
+    def _column(self, atom: Atom) -> Tensor:
+        return self.coords[:, 1 + self.plane["yx".index(atom.role)]].long()
+
+    @staticmethod
+    def digit(column: Tensor, atom: Atom) -> Tensor:
+        digit = torch.div(column, atom.place, rounding_mode="floor") if atom.place > 1 else column
+        return digit if atom.top else digit % atom.extent
+
+    def index(self, atom: Atom) -> Tensor:
+        """(rows,) int64 in 0 <= i < extent: where each row stands along an atom of the canvas; beyond it, at its edge."""
+        return self.remember(("index", replace(atom, side=0)), lambda: self._index(atom))
+
+    def _index(self, atom: Atom) -> Tensor:
+        if atom.role == "b":
+            return self.batch
+        if atom.role == "t":
+            sites = torch.zeros_like(self.coords[:, 0]).long()
+            rows = self.changed(prefix=0)
+            for inner in atom.inner:
+                sites = sites * inner.extent + rows.index(inner)
+            extra = torch.arange(self.prefix, device=sites.device).repeat(self.batch_size)
+            return torch.cat([extra, sites + self.prefix])
+        if self.prefix:
+            raise UnsupportedError("Extra tokens have no place on the canvas.")
+        column = self._column(atom)
+        digit = self.digit(column, atom)
+        if not atom.top:
+            return digit
+        offset, whole = self.rolled["yx".index(atom.role)], atom.place * atom.extent
+        clamped = digit.clamp(0, atom.extent - 1)
+        if not offset:
+            return clamped
+        inside = (column + offset >= 0) & (column + offset < whole)
+        return torch.where(inside, torch.div(column % whole, atom.place, rounding_mode="floor"), clamped)
+
+    # -- groups -----------------------------------------------------------------------------------------------------------
+
+    def compact(self, kept: Sequence[Atom]) -> tuple[Tensor, dict[Atom, Atom]]:
+        """Keeps some digits only.
+
+        Returns:
+            (N, 4) int32 coordinates made of the kept digits, closed up; and for each kept atom the one it is there.
+        """
+        if not any(atom.role == "b" for atom in kept):
+            raise UnsupportedError("A function that joins the samples of a batch has no sparse counterpart.")
+        out = torch.zeros_like(self.coords)
+        out[:, 0] = self.coords[:, 0]
+        new: dict[Atom, Atom] = {atom: atom for atom in kept if atom.role == "b"}
+        for role, column in zip("yx", self.plane, strict=True):
+            place = 1
+            for atom in sorted((a for a in kept if a.role == role), key=lambda a: a.place):
+                columns = [column, self.axis] if role == "y" else [column]
+                for at in columns:
+                    out[:, 1 + at] += (self.digit(self.coords[:, 1 + at].long(), atom) * place).int()
+                new[atom] = replace(atom, place=place)
+                place *= atom.extent
+        return out, new
+
+    def steps(self, kept: Sequence[Atom]) -> tuple[int, int] | None:
+        """The strides (height, width) where the kept digits are the upper ones, all of them; else None."""
+        matches = []
+        for role in "yx":
+            mine = sorted((a for a in kept if a.role == role), key=lambda a: a.place)
+            if not mine or not mine[-1].top:
+                return None
+            if any(a.place * a.extent != b.place for a, b in zip(mine, mine[1:], strict=False)):
+                return None
+            matches.append(mine[0].place)
+        return (matches[0], matches[1])
+
+    def project(self, kept: Sequence[Atom]) -> tuple[TokenRows, Tensor, dict[Atom, Atom]]:
+        """The distinct places of some digits.
+
+        Returns:
+            The coarser rows, (rows,) int64 which of them each row belongs to, and the kept atoms' counterparts there.
+        """
+        if self.prefix:
+            raise UnsupportedError("Extra tokens have no digits.")
+        return self.remember(("project", frozenset(replace(a, side=0) for a in kept)), lambda: self._project(kept))
+
+    def _project(self, kept: Sequence[Atom]) -> tuple[TokenRows, Tensor, dict[Atom, Atom]]:
+        kept = [replace(atom, side=0) for atom in kept]
+        compact, new = self.compact(kept)
+        steps = self.steps(kept)
+        if steps is not None and self.rolled == (0, 0):
+            if steps == (1, 1):
+                return self, torch.arange(len(self.coords), device=self.coords.device), new
+            return (*self.strided(steps), new)
+        unique, inverse = unique_rows(compact)
+        return TokenRows.of(unique.contiguous(), self.cache, self.batch_size, self.axis), inverse, new
+
+    def strided(self, steps: tuple[int, int]) -> tuple[TokenRows, Tensor]:
+        """The sites of a strided level, as a convolution of these strides (height, width) makes them, and each row's there."""
+
+        def make() -> tuple[TokenRows, Tensor]:
+            site = self.site
+            stride = insert_axis(steps, steps[0], self.axis)
+            shape = None if site is None else site.spatial_shape
+            out_shape = None
+            if shape is not None:
+                out_shape = tuple(-(-extent // step) for extent, step in zip(shape, stride, strict=True))
+            coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
+            divided = torch.div(self.coords, torch.tensor((1, *stride), device=coords.device), rounding_mode="floor").int()
+            inverse = find_rows(coords, divided)
+            coarse = None
+            if site is not None:
+                old = (site.stride,) * 3 if isinstance(site.stride, int) else site.stride
+                coarse = site.derive(
+                    site.features[:0],
+                    coords=coords,
+                    spatial_shape=out_shape,
+                    stride=simplify_stride((old[0] * stride[0], old[1] * stride[1], old[2] * stride[2])),
+                ).with_plan(level=site.plan.level + steps[0].bit_length() - 1)
+                canvas = getattr(site, "canvas", None)
+                if canvas is not None:
+                    coarse.canvas = (-(-canvas[0] // steps[0]), -(-canvas[1] // steps[1]))
+            return TokenRows.of(coords, self.cache, self.batch_size, self.axis, site=coarse), inverse
+
+        result: tuple[TokenRows, Tensor] = self.remember(("strided", steps), make)
+        return result
+
+    def groups(self, shared: Sequence[Atom]) -> tuple[Tensor, Tensor | None]:
+        """Which group each row is in.
+
+        Args:
+            shared: the atoms that the rows of a group have in common; of rows with extra tokens the batch alone.
+
+        Returns:
+            (rows,) int64 group ids, and the groups' (M, 4) coordinates, None where the groups are the samples.
+        """
+        if all(atom.role == "b" for atom in shared):
+            if not shared:
+                raise UnsupportedError("A function that joins the samples of a batch has no sparse counterpart.")
+            return self.batch, None
+        if self.prefix:
+            raise UnsupportedError("Extra tokens are in no window.")
+        compact, _ = self.compact(shared)
+        unique, inverse = unique_rows(compact)
+        return inverse, unique
+
+    def blocks(self, shared: Sequence[Atom]) -> GroupBlocks:
+        """The groups as dense blocks of equal size."""
+        key = ("blocks", frozenset(replace(a, side=0) for a in shared))
+
+        def make() -> GroupBlocks:
+            ids, coords = self.groups(shared)
+            count = self.batch_size if coords is None else len(coords)
+            return GroupBlocks(ids, count)
+
+        result: GroupBlocks = self.remember(key, make)
+        return result
+
+
+def find_rows(coords: Tensor, target: Tensor, *, missing: bool = False) -> Tensor:
+    """(M,) int64: the row of `coords` (N, 4) that each of `wanted` (M, 4) is; -1 where there is none and `missing` allows it."""
+    unique, inverse = unique_rows(torch.cat([coords, target.to(coords.dtype)]))
+    rows = torch.full((len(unique),), -1, dtype=torch.int64, device=coords.device)
+    rows[inverse[: len(coords)]] = torch.arange(len(coords), device=coords.device)
+    matches = rows[inverse[len(coords) :]]
+    if not missing and bool((matches < 0).any()):
+        raise UnsupportedError("Two tensors stand on unlike sites.")
+    return matches
+
+
+def same_sites(first: TokenRows, second: TokenRows) -> bool:
+    return (
+        first.prefix == second.prefix
+        and first.rolled == second.rolled
+        and (first.coords is second.coords or torch.equal(first.coords, second.coords))
+    )
