@@ -14,7 +14,7 @@ from i2p_zoo.choices import NORMALIZATIONS, PRESETS, STEMS
 from i2p_zoo.data.unit_sphere import describe_mismatch
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.kernel_inflation import check_depth, check_inflation
-from i2p_zoo.sparse.geometry import check_axis, check_voxel_size
+from i2p_zoo.sparse.geometry import Pair, check_axis, check_voxel_size
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import voxelize
@@ -39,6 +39,8 @@ class Settings:
             of 0 to 1 as they are, as a point stem reads them.
         normalization: of the clouds that the network was trained on: "unit_sphere" (centred on their mean, the farthest point
             at a distance of 1), "centred" (crops and blocks of scenes, in the middle of their box), "" for none or unknown.
+        canvas: (height, width) of the image, in pixels, that a cloud passes for in a network which looks at places (a
+            transformer); None for convolutional ones.
 
     Raises:
         InvalidInputError: an unknown word, or a number out of range.
@@ -55,6 +57,7 @@ class Settings:
     rgb_mean: Color | None = None
     rgb_std: Color | None = None
     normalization: str = ""
+    canvas: Pair | None = None
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
@@ -71,6 +74,7 @@ class Settings:
             raise InvalidInputError(f"`preset` must be one of {', '.join(PRESETS)}; got {self.preset!r}.")
         if self.normalization not in ("", *NORMALIZATIONS):
             raise InvalidInputError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}; got {self.normalization!r}.")
+        object.__setattr__(self, "canvas", _check_canvas(self.canvas))
         object.__setattr__(self, "voxel_size", check_voxel_size(self.voxel_size))
         for name, lowest in (("rgb_mean", -math.inf), ("rgb_std", 0.0)):
             object.__setattr__(self, name, _check_color(name, getattr(self, name), lowest))
@@ -116,3 +120,12 @@ def _check_color(name: str, value: Any, lowest: float) -> Color | None:
         raise InvalidInputError(f"`{name}` must be three {'positive ' * (lowest == 0)}numbers or None; got {value!r}.")
     red, green, blue = map(float, value)
     return (red, green, blue)
+
+
+def _check_canvas(value: Any) -> Pair | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise InvalidInputError(f"`canvas` must be (height, width), two positive integers, or None; got {value!r}.")
+    height, width = value
+    return (height, width)

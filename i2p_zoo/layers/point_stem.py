@@ -17,17 +17,18 @@ class PointStemConv3d(SparseConv3d):
 
     Args:
         halvings: of the 2D network's convolution, for `Plan.level`.
+        stride_2d: by which it shrinks the image, which is no power of two in a patch embedding of 14 pixels.
         **kwargs: as `SparseConv3d`.
     """
 
-    def __init__(self, *, halvings: int, **kwargs: Any) -> None:
+    def __init__(self, *, halvings: int, stride_2d: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.halvings = halvings
+        self.halvings, self.stride_2d = halvings, stride_2d
 
     def forward(self, x: Any) -> Any:
         """Convolves (N, C) features on their own sites."""
         out = super().forward(x)
-        return pass_halvings(out, self.halvings) if isinstance(out, SparseTensor) else out
+        return pass_halvings(out, self.halvings, self.stride_2d) if isinstance(out, SparseTensor) else out
 
 
 keep(PointStemConv3d)
@@ -38,18 +39,18 @@ class DroppedPool(nn.Module):
 
     def __init__(self, halvings: int) -> None:
         super().__init__()
-        self.halvings = halvings
+        self.halvings, self.stride_2d = halvings, 2**halvings
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Returns the same sites and features; a padding that was meant for the pool is dropped with it."""
-        return pass_halvings(x.derive(x.features, padding=Padding()), self.halvings)
+        return pass_halvings(x.derive(x.features, padding=Padding()), self.halvings, self.stride_2d)
 
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""
         return f"halvings={self.halvings}"
 
 
-def pass_halvings(x: SparseTensor, halvings: int) -> SparseTensor:
-    """Counts halvings that the 2D network does and this one does not; the canvas shrinks by them."""
-    canvas = x.canvas and (-(-x.canvas[0] // 2**halvings), -(-x.canvas[1] // 2**halvings))
+def pass_halvings(x: SparseTensor, halvings: int, stride: int) -> SparseTensor:
+    """Counts halvings that the 2D network does and this one does not; the canvas shrinks by their stride."""
+    canvas = x.canvas and (-(-x.canvas[0] // stride), -(-x.canvas[1] // stride))
     return x.derive(x.features, canvas=canvas).with_plan(level=x.plan.level + halvings)

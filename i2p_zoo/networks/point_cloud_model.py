@@ -20,6 +20,7 @@ from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, m
 from i2p_zoo.modules import head_name, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
+from i2p_zoo.networks.canvas import find_canvas, pixels_of_a_voxel, put_on_canvas
 from i2p_zoo.networks.changes import apply_changes_, note_changes
 from i2p_zoo.networks.feature_strides import true_feature_info
 from i2p_zoo.networks.network import Network
@@ -62,8 +63,11 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
     structure.load_state_dict(state, strict=True, assign=True)
     tie_parameters_(structure, model)
     structure.provenance = structure.provenance.changed(report=report)
-    result: nn.Module = mix_in_(structure)
-    return result
+    result: Any = mix_in_(structure)
+    canvas = find_canvas(result)
+    if canvas is not None:
+        result.provenance = result.provenance.with_settings(canvas=canvas)
+    return result  # type: ignore[no-any-return]
 
 
 class PointCloudModel(Network):
@@ -93,6 +97,9 @@ class PointCloudModel(Network):
         axis, skip = AXES[self.settings.axis], self.settings.skip_downsamples
         if x.plan.level == 0 and (x.plan.axis, x.plan.skip_downsamples) != (axis, skip):
             x = x.with_plan(axis=axis, skip_downsamples=skip)
+        canvas = self.settings.canvas
+        if canvas is not None and x.plan.level == 0 and not x.has_extent:
+            x = put_on_canvas(x, canvas, pixels_of_a_voxel(self, skip))  # type: ignore[arg-type]
         result: SparseTensor = x
         return result
 

@@ -118,6 +118,7 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
         old = model.get_submodule(name)
         layer = PointStemConv3d(
             halvings=halvings,
+            stride_2d=max(old.stride),
             in_channels=in_chans,
             out_channels=old.out_channels,
             kernel_size=3 if max(old.kernel_size) > 1 else 1,

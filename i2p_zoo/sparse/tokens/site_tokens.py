@@ -33,6 +33,11 @@ def as_tokens(x: Any) -> Any:
     return TokenTensor(rows, [x.features], dims)
 
 
+def became_tokens(x: SparseTensor) -> bool:
+    """Whether a forward that began with this tensor has taken any of its sites for tokens."""
+    return any(isinstance(each, TokenRows) for each in x.cache.derived.values())
+
+
 def site_of(x: SparseTensor) -> SparseTensor:
     """The sparse tensor without its features: what rows need to go back to it."""
     return x.derive(x.features.detach()[:0], channels_last=False)
