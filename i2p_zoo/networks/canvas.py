@@ -1,7 +1,8 @@
 """The canvas: the size of the image that a cloud passes for, in networks that look at an image's places.
 
-A cloud has no border, and a convolutional network asks for none. A transformer's windows, shapes and tables of positions are made
-for one size of image; on a canvas of that size a cloud has a height and a width all the same, and each voxel a place in every table.
+A cloud has no border, and a convolutional network asks for none. A transformer's windows, shapes and tables of positions are
+made for one size of image; on a canvas of that size a cloud has a height and a width all the same, and each voxel a place in
+every table.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _bounds(x: SparseTensor, column: int) -> tuple[Tensor, Tensor]:
 
 
 def pixels_of_a_voxel(model: nn.Module, skip_downsamples: int) -> int:
-    """Returns how many pixels of the 2D network's image a voxel stands for: strides that a point stem dropped, or are skipped."""
+    """Returns how many pixels of the 2D network's image a voxel stands for: by strides that a stem dropped, or are skipped."""
     stem = 1
     for module in model.modules():
         if isinstance(module, PointStemConv3d | DroppedPool):
