@@ -18,6 +18,7 @@ from i2p_zoo.data.files.paths import faults_named
 from i2p_zoo.data.files.polygons import check_corners, sample_surface
 from i2p_zoo.data.files.raw_floats import is_gltf_buffer
 from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
+from i2p_zoo.data.files.value_blocks import bound_of
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.wording import count_of, near_paths, suggest
 
@@ -179,7 +180,8 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         unread += ("the colours of its faces, which its vertices have not",) * ("colors" not in cloud)
     _check_arrays(cloud)
     positions = _narrow(cloud["points"])
-    largest = _bound(positions)
+    bound = float(cloud.pop("bound", np.inf))
+    largest = bound if bound <= _LARGEST else _bound(positions)
     kept = None if largest < np.inf else _find_finite(positions)
     if kept is not None and not kept.any():
         raise InvalidInputError(f"none of its {len(kept)} points has coordinates: all are NaN or infinite.")
@@ -190,7 +192,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
     faulty = 0
     if "normals" in cloud:
         normals = _rows(cloud["normals"], kept)
-        finite = None if _bound(normals) < np.inf else _find_finite(normals)
+        finite = None if min(bound, _bound(normals)) < np.inf else _find_finite(normals)
         faulty = 0 if finite is None else int((~finite).sum())
         if not faulty:
             result["normals"] = unit_normals(normals)
@@ -232,14 +234,7 @@ def _narrow(points: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bound(values: NDArray[Any]) -> float:
-    """Returns what no value exceeds, in a single pass: infinity or NaN where one may be so."""
-    total = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(values), _BLOCK):
-            block = values[start : start + _BLOCK].reshape(-1)
-            block = block if block.dtype.kind == "f" else block.astype(np.float64)
-            total += float(np.dot(block, block))
-    return float(np.sqrt(total))
+    return bound_of(values[start : start + _BLOCK].reshape(-1) for start in range(0, len(values), _BLOCK))
 
 
 def _find_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
