@@ -74,11 +74,11 @@ def read_cloud(
     `pos`, with `normals`, floats or int8 of 127 times a unit vector, and `rgb` or `color`; or its only array of three columns).
     Clouds are returned whole.
 
-    So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv` and `.asc`.
-    Their columns have the names of a header, which must have x, y and z, or are told by their values: unit vectors are normals,
-    three columns of whole numbers up to 255 colours, and so are the last three of six within 0 to 1. A `.bin` is nuScenes'
-    (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's (x, y, z, intensity). What could be read in two
-    ways is refused; `columns` says which.
+    So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv`, `.asc` and,
+    of Open3D, `.xyzn` and `.xyzrgb`. Their columns have the names of a header, which must have x, y and z, or of the ending, or
+    are told by their values: unit vectors are normals, three columns of whole numbers up to 255 colours, and so are the last
+    three of six within 0 to 1. A `.bin` is nuScenes' (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's
+    (x, y, z, intensity). What could be read in two ways is refused; `columns` says which.
 
     Coordinates are the file's own, never shifted, and so are colours, also the linear ones of glTF. Points without coordinates
     (NaN or infinite, as organised clouds have them where nothing came back) are left out with a warning. A normal that is not

@@ -21,6 +21,7 @@ _ADVICE = (
     "say what its columns are: columns=4 (KITTI: x, y, z, intensity), 5 (nuScenes: with a ring), 3, or names such as "
     "x,y,z,r,g,b or x,y,z,nx,ny,nz."
 )
+_CLOUDCOMPARE = b"CCB2"
 _WIDTHS = range(3, 17)
 _FEWEST, _SAMPLE = 16, 200_000  # points and values by which a width is told
 _BLOCK = 2**15  # values whose differences are taken at a time
@@ -36,8 +37,13 @@ def read_bin(file: IO[bytes], columns: Columns | None) -> Arrays:
     most at a distance of four.
 
     Raises:
-        InvalidInputError: no whole number of points, a buffer of a glTF file, or columns that cannot be told.
+        InvalidInputError: a file of CloudCompare, a buffer of glTF, no whole number of points, or columns that cannot be told.
     """
+    if file.read(len(_CLOUDCOMPARE)) == _CLOUDCOMPARE:
+        raise InvalidInputError(
+            "it is CloudCompare's own file, which holds more than points; save the cloud there as .ply or .las."
+        )
+    file.seek(0)
     path = Path(os.fsdecode(file.name))
     size = path.stat().st_size
     if columns is None and path.name.lower().endswith(".pcd.bin"):
