@@ -60,7 +60,7 @@ def read_bin(file: IO[bytes], columns: Columns | None) -> Arrays:
     bound = bound_of(blocks if columns else _note_minuses(blocks, minuses))
     values = values.astype(np.float32, copy=False)
     if columns is None:
-        _check_kitti(values, any(minuses) and bool((values[3::4] < 0).any()))
+        _check_kitti(values, any(minuses))
     rows = values.reshape(-1, width)
     cloud = divide_rows(rows, columns if isinstance(columns, tuple) else _NAMES.get(width, width))
     return cloud | {"bound": np.array(bound)}
@@ -83,7 +83,7 @@ def _note_minuses(blocks: Iterable[NDArray[Any]], minuses: list[bool]) -> Iterat
         yield block
 
 
-def _check_kitti(values: NDArray[np.float32], is_fourth_negative: bool) -> None:
+def _check_kitti(values: NDArray[np.float32], has_minus: bool) -> None:
     sample = values[:_SAMPLE]
     with np.errstate(invalid="ignore"):  # signalling NaN, as other content may be read
         size = np.abs(sample)
@@ -92,7 +92,7 @@ def _check_kitti(values: NDArray[np.float32], is_fourth_negative: bool) -> None:
         raise InvalidInputError(f"it has the value {sample[usual.argmin()]:g}, which no coordinate has; {_ADVICE}")
     if len(values) < 4 * _FEWEST:
         raise InvalidInputError(f"its {len(values)} numbers are too few to tell the columns by; {_ADVICE}")
-    if is_fourth_negative:
+    if has_minus and (values[3::4] < 0).any():
         raise InvalidInputError(f"read as four columns, the fourth would be no intensity, which is not negative; {_ADVICE}")
     difference = _mean_differences(sample)
     largest = {width: value * ((1 - _MARGIN) if width % 4 else (1 + _MARGIN)) for width, value in difference.items()}
