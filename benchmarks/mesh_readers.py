@@ -1,16 +1,7 @@
-"""Reading meshes and PLY files against the libraries of the formats: seconds, and memory beyond what the imports take.
-
-Each reading is a process of its own, as a user's first one is, and ours and the peer's take turns. The peers can be in
-another environment, whose Python `PEERS_PYTHON` names; one that is not installed is left out.
-"""
+"""Reading meshes and PLY files against the libraries of the formats."""
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import Result, Times, compare
+from benchmarks.readers import Reading, compare_readings
+from benchmarks.timing import Result
 
-_PEERS_PYTHON = os.environ.get("PEERS_PYTHON", sys.executable)
-_WITHIN = 1 / 1.5  # of the peer's seconds and bytes: the ratio peer / ours is at least this
-_CHILD = """
-import json, sys, time
-import numpy as np
-path = sys.argv[1]
-{imports}
-def memory(name):
-    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
-open("/proc/self/clear_refs", "w").write("5")  # forgets the imports' peak
-before, start = memory("VmRSS"), time.perf_counter()
-{reading}
-seconds = time.perf_counter() - start
-print(json.dumps([seconds, memory("VmHWM") - before]))
-"""
-_OURS = ("from i2p_zoo.data.files.cloud_files import read_cloud\nimport torch", "result = read_cloud(path, scene={scene})")
 _PLYFILE = (
     "import plyfile",
     "v = plyfile.PlyData.read(path)['vertex']\nstack = lambda *names: np.stack([v[name] for name in names], 1)\n"
@@ -54,19 +30,19 @@ _TRIMESH = (
     "import trimesh",
     "m = trimesh.load_mesh(path, process=False, skip_materials=True)\nresult = m.vertices, m.faces",
 )
-# Case, file, whether the vertices are read or points are drawn, the peer and its code.
-_ROWS = [
-    ("cloud, binary", "cloud.ply", True, "plyfile", _PLYFILE),
-    ("mesh, binary", "mesh.ply", True, "Open3D", _OPEN3D),
-    ("mesh, binary, 2,048 points drawn", "mesh.ply", False, "Open3D", _OPEN3D_SAMPLED),
-    ("mesh of triangles and quads, 2,048 points drawn", "mixed.ply", False, "Open3D", _OPEN3D_SAMPLED),
-    ("mesh, text", "text.ply", True, "trimesh", _TRIMESH),
-    ("mesh", "mesh.obj", True, "trimesh", _TRIMESH),
-    ("mesh, corners with normals and textures", "full.obj", True, "trimesh", _TRIMESH),
-    ("mesh", "mesh.off", True, "trimesh", _TRIMESH),
-    ("mesh, binary", "mesh.stl", True, "trimesh", _TRIMESH),
-    ("mesh, text", "text.stl", True, "trimesh", _TRIMESH),
-    ("mesh", "mesh.glb", True, "trimesh", _TRIMESH),
+_VERTICES, _DRAWN = "read_cloud(path, scene=True)", "read_cloud(path)"
+READINGS = [
+    Reading("cloud.ply", "cloud, binary", "plyfile", *_PLYFILE, _VERTICES),
+    Reading("mesh.ply", "mesh, binary", "Open3D", *_OPEN3D, _VERTICES),
+    Reading("mesh.ply", "mesh, binary, 2,048 points drawn", "Open3D", *_OPEN3D_SAMPLED, _DRAWN),
+    Reading("mixed.ply", "mesh of triangles and quads, 2,048 points drawn", "Open3D", *_OPEN3D_SAMPLED, _DRAWN),
+    Reading("text.ply", "mesh, text", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("mesh.obj", "mesh", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("full.obj", "mesh, corners with normals and textures", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("mesh.off", "mesh", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("mesh.stl", "mesh, binary", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("text.stl", "mesh, text", "trimesh", *_TRIMESH, _VERTICES),
+    Reading("mesh.glb", "mesh", "trimesh", *_TRIMESH, _VERTICES),
 ]
 
 
@@ -75,43 +51,7 @@ def mesh_readers(quick: bool = False) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write_files(folder, *((10_000, 40) if quick else (10_000_000, 1000)))
-        for case, name, scene, peer, (imports, reading) in _ROWS:
-            if not _is_installed(imports):
-                continue
-            ours = _CHILD.format(imports=_OURS[0], reading=_OURS[1].format(scene=scene))
-            theirs = _CHILD.format(imports=imports, reading=reading)
-            seconds: Times = {"ours": [], peer: []}
-            sizes: Times = {"ours": [], peer: []}
-            for _ in range(3):
-                for contestant, code, python in (("ours", ours, sys.executable), (peer, theirs, _PEERS_PYTHON)):
-                    taken, grown = _run(python, code, folder / name)
-                    seconds[contestant].append(taken)
-                    sizes[contestant].append(max(grown, 1))
-            title = f"{name}, {case}"
-            yield compare("reading", title, seconds, peer, "ours", None if quick else _WITHIN)
-            result = compare("reading, memory", title, sizes, peer, "ours", None if quick else _WITHIN)
-            result.unit = ("MB", 1e-6)
-            yield result
-
-
-@functools.cache
-def _is_installed(imports: str) -> bool:
-    return subprocess.run([_PEERS_PYTHON, "-c", imports], capture_output=True, check=False).returncode == 0  # noqa: S603
-
-
-def _run(python: str, code: str, path: Path) -> tuple[float, int]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    done = subprocess.run(  # noqa: S603
-        [python, "-c", code, str(path)],
-        env=environment if python == sys.executable else None,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{python} could not read {path.name}: {done.stderr[-500:]}")
-    seconds, grown = json.loads(done.stdout.splitlines()[-1])
-    return seconds, grown
+        yield from compare_readings(READINGS, folder, quick)
 
 
 def _write_files(folder: Path, points: int, cells: int) -> None:

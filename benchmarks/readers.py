@@ -1,10 +1,12 @@
-"""Reading files of clouds against the libraries of their formats: seconds, and memory beyond what the imports take.
+"""Reading files against the libraries of their formats: seconds, and memory beyond what the imports take.
 
-Each reading is a process of its own, as a user's first one is; ours and the peer's take turns.
+Each reading is a process of its own, as a user's first one is; ours and the peer's take turns. The peers can be in another
+environment, whose Python `PEERS_PYTHON` names; one that is not installed is left out.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -18,6 +20,7 @@ import numpy as np
 
 from benchmarks.timing import Result, Times, compare
 
+_PEERS_PYTHON = os.environ.get("PEERS_PYTHON", sys.executable)
 _WITHIN = 1 / 1.5  # of the peer's seconds and bytes: the ratio peer / ours is at least this
 _ROUNDS = 5
 _CHILD = """
@@ -30,8 +33,10 @@ def memory(name):
 open("/proc/self/clear_refs", "w").write("5")  # forgets the imports' peak
 before, start = memory("VmRSS"), time.perf_counter()
 {reading}
-print(json.dumps([time.perf_counter() - start, memory("VmHWM") - before]))
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, memory("VmHWM") - before]))
 """
+_IMPORTS = "from i2p_zoo.data.files.cloud_files import read_cloud"
 
 
 class Reading(NamedTuple):
@@ -78,15 +83,21 @@ def cloud_readers(quick: bool = False) -> Iterator[Result]:
 def compare_readings(readings: Sequence[Reading], folder: Path, quick: bool = False) -> Iterator[Result]:
     """Yields the ratios of seconds and of memory of each reading of a file in a folder."""
     for each in readings:
-        # the same for both: a process that has imported much waits longer for its turn on a busy machine
-        imports = f"from i2p_zoo.data.files.cloud_files import read_cloud\n{each.imports}"
+        if not _is_installed(each.imports):
+            continue
+        # the same for both where they can be: a process that has imported much waits longer for its turn on a busy machine
+        is_shared = sys.executable == _PEERS_PYTHON
+        imports = {"ours": f"{_IMPORTS}\n{each.imports if is_shared else ''}", each.peer: each.imports}
+        if is_shared:
+            imports[each.peer] = imports["ours"]
         calls = {"ours": f"result = {each.ours}", each.peer: each.reading}
-        codes = {name: _CHILD.format(imports=imports, reading=call) for name, call in calls.items()}
+        pythons = {"ours": sys.executable, each.peer: _PEERS_PYTHON}
+        codes = {name: _CHILD.format(imports=imports[name], reading=call) for name, call in calls.items()}
         seconds: Times = {name: [] for name in codes}
         sizes: Times = {name: [] for name in codes}
         for _ in range(_ROUNDS):
             for name, code in codes.items():
-                taken, grown = _run(code, folder / each.name)
+                taken, grown = _run(pythons[name], code, folder / each.name)
                 seconds[name].append(taken)
                 sizes[name].append(max(grown, 1))
         target = None if quick else _WITHIN
@@ -96,12 +107,22 @@ def compare_readings(readings: Sequence[Reading], folder: Path, quick: bool = Fa
         yield result
 
 
-def _run(code: str, path: Path) -> tuple[float, int]:
+@functools.cache
+def _is_installed(imports: str) -> bool:
+    return subprocess.run([_PEERS_PYTHON, "-c", imports], capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def _run(python: str, code: str, path: Path) -> tuple[float, int]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        [python, "-c", code, str(path)],
+        env=environment if python == sys.executable else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise RuntimeError(f"{path.name} could not be read: {done.stderr[-500:]}")
+        raise RuntimeError(f"{python} could not read {path.name}: {done.stderr[-500:]}")
     taken, grown = json.loads(done.stdout.splitlines()[-1])
     return taken, grown
 

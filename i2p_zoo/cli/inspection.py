@@ -24,7 +24,7 @@ def predict(
 ) -> None:
     """Classify FILES of meshes or clouds by MODEL, a folder or a name.
 
-    FILES are ply off obj stl glb gltf pcd las laz e57 bin npy npz txt xyz pts csv asc.
+    FILES are ply off obj stl glb gltf pcd las laz e57 bin npy npz txt xyz xyzn xyzrgb pts csv asc.
 
     Example: i2p-zoo predict run/model chair.off table.ply --picture classes.png
     """

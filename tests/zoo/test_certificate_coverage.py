@@ -127,12 +127,13 @@ def test_any_kernel_of_a_network_that_timm_just_made_overwritten_fails(name):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("part", range(3))  # since ghostnetv3_050 has 309 kernels, each of which is certified in turn
 @pytest.mark.parametrize("name", [name for name in CERTIFIED if not sized(name).marks])
-def test_any_kernel_of_each_archetype_overwritten_fails(name):
+def test_any_kernel_of_each_archetype_overwritten_fails(name, part):
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     size = timm.get_pretrained_cfg(name).input_size[-1] if name.startswith("vgg") else 64
-    check_each_tensor_matters(model, random_images(1, 3, size, size).float(), kernels(model))
+    check_each_tensor_matters(model, random_images(1, 3, size, size).float(), sorted(kernels(model))[part::3])
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from i2p_zoo.data.files.paths import faults_named
 from i2p_zoo.data.files.polygons import check_corners, sample_surface
 from i2p_zoo.data.files.raw_floats import is_gltf_buffer
 from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, is_text_cloud
+from i2p_zoo.data.files.value_blocks import bound_of
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.wording import count_of, near_paths, suggest
 
@@ -73,11 +74,11 @@ def read_cloud(
     `pos`, with `normals`, floats or int8 of 127 times a unit vector, and `rgb` or `color`; or its only array of three columns).
     Clouds are returned whole.
 
-    So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv` and `.asc`.
-    Their columns have the names of a header, which must have x, y and z, or are told by their values: unit vectors are normals,
-    three columns of whole numbers up to 255 colours, and so are the last three of six within 0 to 1. A `.bin` is nuScenes'
-    (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's (x, y, z, intensity). What could be read in two
-    ways is refused; `columns` says which.
+    So are rows of numbers: `.npy` (N, 3 or more), `.bin` (float32) and the texts `.txt`, `.xyz`, `.pts`, `.csv`, `.asc` and,
+    of Open3D, `.xyzn` and `.xyzrgb`. Their columns have the names of a header, which must have x, y and z, or of the ending, or
+    are told by their values: unit vectors are normals, three columns of whole numbers up to 255 colours, and so are the last
+    three of six within 0 to 1. A `.bin` is nuScenes' (`.pcd.bin`: x, y, z, intensity, ring) or, if its values show it, KITTI's
+    (x, y, z, intensity). What could be read in two ways is refused; `columns` says which.
 
     Coordinates are the file's own, never shifted, and so are colours, also the linear ones of glTF. Points without coordinates
     (NaN or infinite, as organised clouds have them where nothing came back) are left out with a warning. A normal that is not
@@ -179,7 +180,8 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
         unread += ("the colours of its faces, which its vertices have not",) * ("colors" not in cloud)
     _check_arrays(cloud)
     positions = _narrow(cloud["points"])
-    largest = _bound(positions)
+    bound = float(cloud.pop("bound", np.inf))
+    largest = bound if bound <= _LARGEST else _bound(positions)
     kept = None if largest < np.inf else _find_finite(positions)
     if kept is not None and not kept.any():
         raise InvalidInputError(f"none of its {len(kept)} points has coordinates: all are NaN or infinite.")
@@ -190,7 +192,7 @@ def _finish(cloud: Arrays, scene: bool, points: int, seed: int, is_bin: bool) ->
     faulty = 0
     if "normals" in cloud:
         normals = _rows(cloud["normals"], kept)
-        finite = None if _bound(normals) < np.inf else _find_finite(normals)
+        finite = None if min(bound, _bound(normals)) < np.inf else _find_finite(normals)
         faulty = 0 if finite is None else int((~finite).sum())
         if not faulty:
             result["normals"] = unit_normals(normals)
@@ -232,14 +234,7 @@ def _narrow(points: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bound(values: NDArray[Any]) -> float:
-    """Returns what no value exceeds, in a single pass: infinity or NaN where one may be so."""
-    total = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(values), _BLOCK):
-            block = values[start : start + _BLOCK].reshape(-1)
-            block = block if block.dtype.kind == "f" else block.astype(np.float64)
-            total += float(np.dot(block, block))
-    return float(np.sqrt(total))
+    return bound_of(values[start : start + _BLOCK].reshape(-1) for start in range(0, len(values), _BLOCK))
 
 
 def _find_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:

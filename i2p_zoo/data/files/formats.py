@@ -21,7 +21,8 @@ from i2p_zoo.data.files.text_clouds import TEXT_SUFFIXES, read_text
 
 # By ending. Each gives `points`; where the file has them `normals`, `colors` of any type, and (N,) of other columns,
 # `intensity` or `field:NAME`; of a mesh the vertices that its polygons name one after the other, `corners`, how many each has,
-# `sizes`, and colours of the polygons, `face_colors`; and `unread`, in words, what else the file has.
+# `sizes`, and colours of the polygons, `face_colors`; `unread`, in words, what else the file has; and where it is known
+# `bound`, which no number of `points` and `normals` exceeds in size.
 READERS: dict[str, Callable[[IO[bytes]], Arrays]] = {
     ".ply": read_ply_cloud,
     ".off": read_off,

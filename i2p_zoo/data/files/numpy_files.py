@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import IO, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays, check_dtypes, load_arrays, standard_arrays
 from i2p_zoo.data.files.named_columns import Columns, divide_rows
+from i2p_zoo.data.files.value_blocks import bound_of, check_end, read_blocks
 from i2p_zoo.errors import InvalidInputError
 
 
@@ -16,9 +19,15 @@ def read_npy(file: IO[bytes], columns: Columns | None) -> Arrays:
     """Reads an array (N, 3) or of more columns, which are those of `columns` or those that their values tell.
 
     Raises:
-        InvalidInputError: an array of another shape, or columns that cannot be told.
+        InvalidInputError: an array of another shape, columns that cannot be told, or more in the file than an array.
     """
-    return _divide(np.lib.format.read_array(file, allow_pickle=False), columns)
+    if (plain := _plain_array(file)) is not None:
+        bound = bound_of(read_blocks(file, plain))
+        return _divide(plain, columns) | {"bound": np.array(bound)}
+    file.seek(0)
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    check_end(file, array.size)
+    return _divide(array, columns)
 
 
 def read_npz(file: IO[bytes], columns: Columns | None) -> Arrays:
@@ -46,6 +55,16 @@ def read_npz(file: IO[bytes], columns: Columns | None) -> Arrays:
         elif array.shape in ((count,), (count, 1)) and array.dtype.kind in "biuf":
             cloud[name if name == "intensity" else f"field:{name}"] = array.reshape(-1)
     return cloud
+
+
+def _plain_array(file: IO[bytes]) -> NDArray[Any] | None:
+    """Returns an empty array for what follows the header, if it is floats of this machine row by row, and all are there."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        return None
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    rest = os.fstat(file.fileno()).st_size - file.tell()
+    is_plain = dtype in (np.float32, np.float64) and not is_fortran and math.prod(shape) * dtype.itemsize == rest
+    return np.empty(shape, dtype) if is_plain else None
 
 
 def _divide(array: NDArray[Any], columns: Columns | None) -> Arrays:

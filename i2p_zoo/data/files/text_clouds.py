@@ -1,4 +1,4 @@
-"""Clouds as text, a point a line: .txt, .xyz, .pts, .csv and .asc, with a header, a count or neither."""
+"""Clouds as text, a point a line: .txt, .xyz, .pts, .csv, .asc and Open3D's, with a header, a count or neither."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import Arrays
-from i2p_zoo.data.files.named_columns import XYZ, Columns, divide_rows, parse_columns, standard_name
+from i2p_zoo.data.files.named_columns import NORMAL, RGB, XYZ, Columns, divide_rows, parse_columns, standard_name
 from i2p_zoo.errors import InvalidInputError
 
-TEXT_SUFFIXES = (".txt", ".xyz", ".pts", ".csv", ".asc")
+_OPEN3D: dict[str, tuple[str, ...]] = {
+    ".xyzn": (*XYZ, *NORMAL),
+    ".xyzrgb": (*XYZ, *RGB),
+}  # which defines the columns of these endings
+TEXT_SUFFIXES = (".txt", ".xyz", ".pts", ".csv", ".asc", *_OPEN3D)
 _HEAD = 2**16  # bytes that must hold the header and the first point
 _LOOKED_AT = 50  # lines by which columns of whole numbers are told
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
@@ -42,7 +46,7 @@ class _Form(NamedTuple):
 def read_text(file: IO[bytes], columns: Columns | None) -> Arrays:
     """Reads points whose numbers are divided by spaces, tabs, commas or semicolons, with decimal points or commas.
 
-    Columns have the names of a header, if there is one, else those of `columns`, or those that their values tell.
+    Columns have the names of `columns`, else of a header or the ending, or those that their values tell.
 
     Raises:
         InvalidInputError: no text of numbers, fewer than three columns, rows of different lengths, another number of points
@@ -60,8 +64,8 @@ def read_text(file: IO[bytes], columns: Columns | None) -> Arrays:
         raise InvalidInputError(f"{len(rows)} of the {form.announced} points that its first line announces.")
     if rows.shape[1] < 3:
         raise InvalidInputError(f"expected x, y, z and maybe more on each line; found {rows.shape[1]} columns.")
-    names = columns or form.names
-    return divide_rows(rows, names, form.whole, _COLORS_FIRST.get(path.suffix.lower()))
+    suffix = path.suffix.lower()
+    return divide_rows(rows, columns or form.names or _OPEN3D.get(suffix), form.whole, _COLORS_FIRST.get(suffix))
 
 
 def is_text_cloud(path: Path) -> bool:

@@ -231,7 +231,7 @@ def save(tmp_path, name):
         path.write_bytes(MESHES["binary.stl"])
     elif kind == ".e57":
         e57(path, POINTS, rgb)
-    elif kind in (".txt", ".xyz", ".pts", ".csv", ".asc"):
+    elif kind in (".txt", ".xyz", ".xyzn", ".xyzrgb", ".pts", ".csv", ".asc"):
         rows = [
             " ".join(map(str, map(float, row))) for row in np.column_stack([POINTS, *([] if normals is None else [normals])])
         ]
@@ -252,7 +252,7 @@ CLOUDS = """
 plain.ply normals.ply rgb.ply normals-rgb.ply binary_little_endian-normals-rgb.ply binary_big_endian-rgb.ply
 ascii.pcd ascii-normals-rgb.pcd binary-normals-rgb.pcd binary_compressed-rgb.pcd binary-float-rgb.pcd
 plain.las rgb.las modern-rgb.las plain.laz rgb.laz modern-rgb.laz plain.bin plain.npy six-normals.npy
-plain.e57 rgb.e57 plain.txt six-normals.txt rgb.xyz plain.pts rgb.csv normals.csv rgb.asc
+plain.e57 rgb.e57 plain.txt six-normals.txt rgb.xyz normals.xyzn rgb.xyzrgb plain.pts rgb.csv normals.csv rgb.asc
 plain.npz normals-rgb.npz nameless.npz UPPER-rgb.PLY
 """.split()
 

@@ -88,6 +88,13 @@ def test_a_buffer_of_gltf_is_no_cloud_unless_its_columns_are_said(tmp_path):
     assert np.array_equal(read_cloud(tmp_path / "scene.bin", columns=4)["points"], rows[:, :3])
 
 
+@pytest.mark.parametrize("columns", [None, 4])
+def test_cloudcompares_own_file_is_refused_with_the_way_out(tmp_path, columns):
+    (tmp_path / "a.bin").write_bytes(b"CCB2" + bytes(60))
+    with pytest.raises(InvalidInputError, match=r"CloudCompare's own file.*save the cloud there as \.ply or \.las"):
+        read_cloud(tmp_path / "a.bin", columns=columns)
+
+
 def test_a_width_that_does_not_divide_the_file_is_refused(tmp_path):
     path = write(tmp_path / "a.bin", scan(extra=[RINGS])[:7])
     with pytest.raises(InvalidInputError, match=r"4 columns are 16 bytes a point, of which its 140 bytes are no multiple"):

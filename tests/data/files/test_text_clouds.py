@@ -47,6 +47,17 @@ TEXTS = {
         {"rgb": (255, 0, 10), "field:label": 3},
     ),
     "a comment behind the header.txt": (b"# y x z\n# in metres\n# by a scanner\n2.5 1.25 3.75\n5 4 6\n", {}),
+    # as Open3D writes them: neither its normals, of any length, nor its colours can be told by their values
+    "open3d.xyzn": (
+        b"1.2500000000 2.5000000000 3.7500000000 1.2000000000 0.0000000000 1.6000000000\n4 5 6 0 0 0.5\n",
+        {"normals": NORMAL},
+    ),
+    "open3d.xyzrgb": (
+        b"1.2500000000 2.5000000000 3.7500000000 1.0000000000 0.0000000000 0.0392156863\n4 5 6 0 0 0\n",
+        {"rgb": (255, 0, 10)},
+    ),
+    "open3d white.XYZRGB": (b"1.25 2.5 3.75 1.0 1.0 1.0\n4.0 5.0 6.0 1.0 1.0 1.0\n", {"rgb": (255, 255, 255)}),
+    "a header.xyzn": (b"# x y z r g b\n1.25 2.5 3.75 255 0 10\n4 5 6 1 2 3\n", {"rgb": (255, 0, 10)}),
     "three words.txt": (b"# by a scanner\n1.25 2.5 3.75\n4 5 6\n", {}),
     "numpy.txt": (b"# x y z\n1.250000000000000000e+00 2.5e+00 3.75e+00\n4 5 6\n", {}),
 }
