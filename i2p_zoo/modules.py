@@ -83,6 +83,22 @@ def image_channels(model: nn.Module) -> int:
     return noted if isinstance(noted, int) else next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
+def image_size(model: Any) -> tuple[int, int] | None:
+    """Returns the (height, width) of a 2D network's image, inside timm's wrapper for feature maps too.
+
+    It is what the network or its patch embedding was made for (timm's `img_size`), else what timm's configuration states;
+    None where neither says.
+    """
+    module = getattr(model, "model", model)
+    sizes = [getattr(part, "img_size", None) for part in (getattr(module, "patch_embed", None), module)]
+    sizes.append(((getattr(module, "pretrained_cfg", None) or {}).get("input_size") or ())[-2:])
+    for size in sizes:
+        sides = (size, size) if isinstance(size, int) else size
+        if isinstance(sides, tuple | list) and len(sides) == 2 and all(isinstance(side, int) for side in sides):
+            return (sides[0], sides[1])
+    return None
+
+
 def unwrap(model: Any) -> Any:
     """Returns the network inside the wrappers of torch and timm: DataParallel, `torch.compile`, averaged weights."""
     while isinstance(model, nn.Module) and not hasattr(type(model), "to_config"):

@@ -8,47 +8,75 @@ every table.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.modules import eval_mode, image_channels
+from i2p_zoo.modules import eval_mode, image_channels, image_size
 from i2p_zoo.sparse.coordinates import SiteCache, sorting_order
 from i2p_zoo.sparse.geometry import Pair
+from i2p_zoo.sparse.sample_boxes import sample_boxes
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.site_tokens import became_tokens
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+class _TokensReached(Exception):
+    """Ends a forward as soon as it has taken sites for tokens."""
+
 
 def find_canvas(model: Any) -> Pair | None:
-    """Finds the canvas of an inflated network with its image stem, by running it on one voxel.
+    """Finds the canvas of an inflated network with its image stem, by running it on one voxel up to the first token.
+
+    The network stays as it is: its mode, its statistics and torch's random numbers; hooks of its modules are not called.
 
     Returns:
-        The (height, width) of its image, or None where its forward takes no voxels for tokens, or no image size is known.
+        The (height, width) of its image, or None where its forward takes no voxels for tokens, no image size is known, or
+        there are no weights to run.
     """
-    size = _image_size(model)
+    size = image_size(model)
     weight = next(model.parameters(), None)
-    if size is None or weight is None or weight.is_meta:
+    if size is None or weight is None or any(parameter.is_meta for parameter in model.parameters()):
         return None
-    voxel = SparseTensor(weight.new_zeros(1, image_channels(model)), weight.new_zeros(1, 4, dtype=torch.int32), batch_size=1)
-    voxel = put_on_canvas(voxel, size)
-    with eval_mode(model), torch.no_grad(), contextlib.suppress(Exception):  # what fails behind is not asked here
-        model(voxel)
+    coords = torch.zeros(1, 4, dtype=torch.int32, device=weight.device)
+    voxel = put_on_canvas(SparseTensor(weight.new_zeros(1, image_channels(model)), coords, batch_size=1), size)
+
+    def check(*_: Any) -> None:
+        if became_tokens(voxel):
+            raise _TokensReached
+
+    with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]), _only_hook(model, check):
+        with contextlib.suppress(Exception):  # what fails behind the first token is not asked here
+            model(voxel)
     return size if became_tokens(voxel) else None
 
 
-def _image_size(model: Any) -> Pair | None:
-    """The size that timm states for a network, in its patch embedding or else its config."""
-    module = getattr(model, "model", model)  # inside timm's wrapper for feature maps
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    if size is None:
-        size = ((getattr(module, "pretrained_cfg", None) or {}).get("input_size") or ())[-2:]
-    return (int(size[0]), int(size[1])) if len(size) == 2 else None
+@contextlib.contextmanager
+def _only_hook(model: nn.Module, hook: Any) -> Iterator[None]:
+    """Sets a network's own forward hooks aside for a while and has one called before each of its modules."""
+    kept = {module: {name: dict(getattr(module, name)) for name in _HOOKS} for module in model.modules()}
+    try:
+        for module in kept:
+            for name in _HOOKS:
+                getattr(module, name).clear()
+            module.register_forward_pre_hook(hook)
+        yield
+    finally:
+        for module, hooks in kept.items():
+            for name in _HOOKS:
+                getattr(module, name).clear()
+                getattr(module, name).update(hooks[name])
 
 
 def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor:
-    """Gives a cloud a canvas and moves each sample to its middle.
+    """Gives a cloud a canvas and moves the box of each sample to its middle.
+
+    The box leaves out a sample's outermost voxels (`sample_boxes`), so that a stray point does not move the others. A cloud
+    may be larger than the canvas. The third axis is as long as the height.
 
     Args:
         x: the input of a network.
@@ -56,28 +84,18 @@ def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor
         scale: how many of these a voxel stands for, along each side: strides of the 2D network that this one does not do.
 
     Returns:
-        The same features; along the third axis each sample begins at 0.
+        The same features on the moved sites.
     """
     coords = x.coords.clone()
-    height, width = x.plan.plane
+    width = x.plan.plane[1]
     for column in range(3):
-        low, high = _bounds(x, column)
-        shift = -low
-        if column in (height, width):
-            extent = canvas[0 if column == height else 1] // scale
-            shift = shift + torch.div(extent - (high - low + 1), 2, rounding_mode="floor")
-        coords[:, 1 + column] += shift[x.batch_rows].int()
+        low, high = sample_boxes(x.batch_rows, x.coords[:, 1 + column], x.batch_size)
+        extent = canvas[1 if column == width else 0] // scale
+        shift = torch.div(extent - (high - low + 1), 2, rounding_mode="floor") - low
+        coords[:, 1 + column] = (coords[:, 1 + column] + shift[x.batch_rows]).int()
     cache = SiteCache()
     cache.orders[cache.key(coords)] = sorting_order(coords)
     return x.derive(x.features, coords=coords, cache=cache, canvas=canvas)
-
-
-def _bounds(x: SparseTensor, column: int) -> tuple[Tensor, Tensor]:
-    """(batch_size,) int64: each sample's lowest and highest coordinate along an axis; 0 where it has no voxel."""
-    at = x.coords[:, 1 + column].long()
-    zeros = at.new_zeros(x.batch_size)
-    low = zeros.scatter_reduce(0, x.batch_rows, at, "amin", include_self=False)
-    return low, zeros.scatter_reduce(0, x.batch_rows, at, "amax", include_self=False)
 
 
 def pixels_of_a_voxel(model: nn.Module, skip_downsamples: int) -> int:

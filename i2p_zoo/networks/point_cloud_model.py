@@ -28,21 +28,25 @@ from i2p_zoo.networks.presets import normalize_classifier_, set_preset_
 from i2p_zoo.networks.stems import check_num_classes, find_stem, image_colors, set_point_stem_
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.autograd_limits import check_transforms, refuse_graphs, run_uncompiled
-from i2p_zoo.sparse.geometry import AXES
+from i2p_zoo.sparse.geometry import AXES, Pair
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
 
-def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None) -> nn.Module:
+def inflate(
+    model: nn.Module, inflation: str = "center", axis: str = "z", depth: int | None = None, canvas: Pair | None = None
+) -> nn.Module:
     """Turns a 2D network into a sparse 3D one with the same parameter names and the same forward code.
 
     Args:
-        model: any module of convolutions, normalisation and pooling; left untouched.
+        model: any module of convolutions, normalisation, pooling and attention; left untouched.
         inflation: "center" puts a 2D kernel into the plane through the output site, zeros elsewhere; "average" repeats it
             along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "copy" repeats it undivided
             (Image2Point, Xu et al. 2022).
         axis: the new axis, "z", "y" or "x".
         depth: the longest kernel along it; by default a kernel is as long there as its larger side.
+        canvas: (height, width) in pixels of the image that a cloud passes for, in a network that looks at places (a
+            transformer). By default what timm notes of the network, and none where its forward takes no voxels for tokens.
 
     Returns:
         A new module of a subclass of the model's own class; it takes a SparseTensor or point clouds. Its `report`
@@ -50,7 +54,7 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
 
     Raises:
         UnsupportedError: the model owns parameters in modules that have no sparse counterpart; all are named.
-        InvalidInputError: unknown inflation or axis, or a depth below 1.
+        InvalidInputError: unknown inflation or axis, a depth below 1, or a canvas that is no pair of positive integers.
 
     Example:
         >>> from torch import nn
@@ -58,15 +62,14 @@ def inflate(model: nn.Module, inflation: str = "center", axis: str = "z", depth:
         >>> tuple(net[0].weight.shape)
         (8, 3, 3, 3, 3)
     """
-    structure = inflate_structure(model, Settings(inflation, axis, depth, **image_colors(model)))
+    structure = inflate_structure(model, Settings(inflation, axis, depth, canvas=canvas, **image_colors(model)))
     state, report = inflate_state(model.state_dict(), structure)
     structure.load_state_dict(state, strict=True, assign=True)
     tie_parameters_(structure, model)
     structure.provenance = structure.provenance.changed(report=report)
     result: Any = mix_in_(structure)
-    canvas = find_canvas(result)
-    if canvas is not None:
-        result.provenance = result.provenance.with_settings(canvas=canvas)
+    if canvas is None:
+        result.provenance = result.provenance.with_settings(canvas=find_canvas(result))
     return result  # type: ignore[no-any-return]
 
 

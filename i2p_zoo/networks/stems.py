@@ -15,7 +15,7 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.modules import eval_mode, image_channels
+from i2p_zoo.modules import eval_mode, image_channels, image_size
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
@@ -47,8 +47,8 @@ def find_stem(model: nn.Module) -> Stem:
     memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
     twin: nn.Module = copy.deepcopy(model, memo).to("meta").eval()
     channels = image_channels(model)
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
-    image = torch.empty(1, channels, size, size, device="meta", dtype=next(twin.parameters()).dtype)
+    height, size = image_size(model) or (224, 224)
+    image = torch.empty(1, channels, height, size, device="meta", dtype=next(twin.parameters()).dtype)
     convolutions: dict[str, int] = {}
     pools: dict[str, int] = {}
     rearranged: dict[str, int] = {}

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
-from i2p_zoo.modules import image_channels
+from i2p_zoo.modules import image_channels, image_size
 from i2p_zoo.names import split_name
 from i2p_zoo.wording import format_arguments, join_words
 
@@ -49,7 +49,18 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
         raise InvalidInputError(
             f"timm cannot create {architecture!r} with {format_arguments(kwargs) or 'its defaults'}: {error}"
         ) from error
+    _note_image_size_(model, kwargs.get("img_size"))
     return model
+
+
+def _note_image_size_(model: Any, size: Any) -> None:
+    """Notes in timm's configuration the size that a network was made for, which timm keeps in few networks itself."""
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is None or image_size(model) == tuple(sides):
+        return
+    module = getattr(model, "model", model)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    module.pretrained_cfg = {**config, "input_size": (image_channels(module), *sides)}
 
 
 def create_tagged_model(architecture: str, tag: str) -> nn.Module:
@@ -156,8 +167,8 @@ def randomize_statistics_(model: nn.Module, images: Tensor) -> None:
 
 def example_images(model: nn.Module) -> Tensor:
     """Returns (1, C, H, W) seeded noise of the input size that timm states for a model (3 x 64 x 64 for any other)."""
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))
-    return torch.randn(1, image_channels(model), *size[1:], generator=torch.Generator().manual_seed(0))
+    size = image_size(model) or (64, 64)
+    return torch.randn(1, image_channels(model), *size, generator=torch.Generator().manual_seed(0))
 
 
 class _NoRandomNumbers(TorchFunctionMode):

@@ -98,19 +98,34 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
         UnsupportedError, CoordinateMismatchError: neither has a meaning for it.
     """
     handler, on_tokens = _handlers.get(function), _token_handlers.get(function)
-    if on_tokens is not None and (handler is None or any(_holds_tokens(x) for x in args)):
+    if on_tokens is not None and any(_holds_tokens(x) for x in args):
         return _call(on_tokens, function, args, kwargs)
     if handler is None:
-        raise UnsupportedError(describe_miss(function, args, kwargs))
+        if on_tokens is None:
+            raise UnsupportedError(describe_miss(function, args, kwargs))
+        if not _may_be_tokens((*args, *kwargs.values())):
+            raise UnsupportedError(f"{describe_call(function, args, kwargs)}. {_ask_for_canvas(function)}")
+        return _call(on_tokens, function, args, kwargs)
     try:
         if function not in _padding_takers:
             for x in (*args, *kwargs.values()):
                 check_padding(x, name_of(function))
         return _call(handler, function, args, kwargs)
     except (UnsupportedError, CoordinateMismatchError) as refusal:
-        if on_tokens is None or not _may_be_tokens((*args, *kwargs.values())):
+        if on_tokens is None:
             raise
+        if not _may_be_tokens((*args, *kwargs.values())):
+            if isinstance(refusal, CoordinateMismatchError):
+                raise
+            raise UnsupportedError(f"{refusal} {_ask_for_canvas(function)}") from refusal
         return _call(on_tokens, function, args, kwargs, refusal)
+
+
+def _ask_for_canvas(function: Any) -> str:
+    return (
+        f"`{name_of(function)}` can take the voxels of a cloud for tokens of an image where the network knows its size: give it as "
+        "`i2p_zoo.inflate(..., canvas=(height, width))`."
+    )
 
 
 def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -204,16 +204,20 @@ def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTens
             mine.append(count if atom.is_channel else None)
             count += atom.is_channel
         numbers.append(mine)
+    lone = {a.role for a in atoms(coarse.dims) if _numbers_one_window(a) and a not in atoms(fine.dims)}
     shared: list[Atom] = []
     reads: list[tuple[int, Dim]] = []
     dims: list[Dim] = []
     for i, (theirs, mine) in enumerate(zip(coarse.dims, fine.dims, strict=True)):
         has_sites, has_channels = any(not a.is_channel for a in mine), any(a.is_channel for a in theirs)
         if has_sites and has_channels and extent(theirs) == extent(mine) > 1 and not any(a.is_channel for a in mine):
-            parts = regroup((mine,), [atom.extent for atom in theirs])
-            for part, atom, number in zip(parts, theirs, numbers[i], strict=True):
+            kept = [(a, n) for a, n in zip(theirs, numbers[i], strict=True) if not (_numbers_one_window(a) and a.role in lone)]
+            parts = regroup((mine,), [atom.extent for atom, _ in kept])
+            for part, (atom, number) in zip(parts, kept, strict=True):
                 if atom.is_channel:
-                    reads.append((number, part))
+                    windows = [a.split(1)[0] for a in part if a.top and a.role in lone]
+                    shared += windows
+                    reads.append((number, tuple(a.split(1)[1] if a.top and a.role in lone else a for a in part)))
                 else:
                     shared += part
             dims.append(mine)
@@ -236,6 +240,11 @@ def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTens
             place = place * atom.extent + rows.index(atom)
         index.append(place)
     return TokenTensor(rows, [values[tuple(index)]], tuple(dims))
+
+
+def _numbers_one_window(atom: Atom) -> bool:
+    """Whether an atom is the top digit of extent 1: the number of an image's one window, of which a larger cloud has several."""
+    return atom.role in "yx" and atom.top and atom.extent == 1
 
 
 def _common_rows(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor]]:

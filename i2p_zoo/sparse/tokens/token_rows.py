@@ -12,6 +12,7 @@ from torch import Tensor
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
 from i2p_zoo.sparse.geometry import insert_axis, simplify_stride
+from i2p_zoo.sparse.sample_boxes import sample_boxes
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
@@ -118,7 +119,10 @@ class TokenRows:
         return digit if atom.top else digit % atom.extent
 
     def index(self, atom: Atom) -> Tensor:
-        """(rows,) int64 in 0 <= i < extent: where each row stands along an atom of the canvas; beyond it, at its edge."""
+        """(rows,) int64 in 0 <= i < extent: where each row stands along an atom of the canvas.
+
+        A sample that is larger than the canvas stands there as if shrunk to it; what is beyond all the same, at its edge.
+        """
         return self.remember(("index", replace(atom, side=0)), lambda: self._index(atom))
 
     def _index(self, atom: Atom) -> Tensor:
@@ -134,15 +138,25 @@ class TokenRows:
         if self.prefix:
             raise UnsupportedError("Extra tokens have no place on the canvas.")
         column = self._column(atom)
-        digit = self.digit(column, atom)
         if not atom.top:
-            return digit
+            return self.digit(column, atom)
         offset, whole = self.rolled["yx".index(atom.role)], atom.place * atom.extent
-        clamped = digit.clamp(0, atom.extent - 1)
         if not offset:
-            return clamped
+            return torch.div(self._fit(atom.role, column, whole), atom.place, rounding_mode="floor")
+        digit = self.digit(column, atom)
+        if self.site is not None and self.site.spatial_shape is None:
+            return digit.clamp(0, max(atom.extent - 2, 0))  # the last window is where 2D has the two ends of an image meet
         inside = (column + offset >= 0) & (column + offset < whole)
-        return torch.where(inside, torch.div(column % whole, atom.place, rounding_mode="floor"), clamped)
+        return torch.where(inside, self.digit(column % whole, atom), digit.clamp(0, atom.extent - 1))
+
+    def _fit(self, role: str, column: Tensor, extent: int) -> Tensor:
+        """(N,) int64: places 0 <= i < extent of coordinates; a sample whose box is longer is shrunk to fit."""
+        key = ("box", role)
+        low, high = self.remember(key, lambda: sample_boxes(self.coords[:, 0], column, self.batch_size))
+        samples = self.coords[:, 0].long()
+        low, length = low[samples], (high - low + 1)[samples]
+        shrunk = torch.div((2 * (column - low) + 1) * extent, 2 * length, rounding_mode="floor")
+        return torch.where(length > extent, shrunk, column).clamp(0, extent - 1)
 
     # -- groups -----------------------------------------------------------------------------------------------------------
 
