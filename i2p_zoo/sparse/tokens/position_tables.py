@@ -80,7 +80,7 @@ class TableReader:
         features = [split[i] for i in channels]
         table = table.reshape(split).permute(*looked_up, *channels, *gone)
         self._offsets: Any = space.offsets([flat[i] for i in looked_up]) if looked_up else None
-        self._table = table.reshape(-1, *features) if looked_up else table.reshape(*[1] * space.lead, *features)
+        self._table = table.reshape(*[-1] if looked_up else [1] * space.lead, *features).contiguous()
 
     def read(self, block: int, queries: slice = slice(None)) -> Tensor:
         """Returns (rows, ...), of pairs (G, queries, keys, ...), with 1 where all are alike."""
@@ -98,7 +98,7 @@ def read_flat(table: Tensor, index: Tensor) -> Tensor:
         return table[index]
     if table[0].numel() == 1:  # many times quicker than rows of one value
         return table.flatten().index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
-    return table.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> list[Tensor]:
