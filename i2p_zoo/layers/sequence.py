@@ -34,7 +34,7 @@ class SequenceLSTM(nn.LSTM):
         back = order.argsort()
         groups = rows.blocks(shared)
         parts = []
-        for _, index in groups.parts:
+        for _, index, _ in groups.parts:
             sort = back[index].argsort(1)
             sequence = x.values[index.gather(1, sort)]
             out, _ = super().forward(sequence)

@@ -46,7 +46,7 @@ def _convolve_windows(layer: Any, x: TokenTensor) -> Any:
         places, _ = rows.compact([shared[0], height, width])
         places[:, 0] = ids.int()
         shape = insert_axis((height.extent, width.extent), height.extent, rows.axis)
-        empty = x.values.detach()[:, :0]
+        empty = x.values.new_empty((len(rows), 0))
         return SparseTensor(empty, places, batch_size=len(groups), spatial_shape=shape).with_plan(axis=rows.axis)
 
     window: SparseTensor = rows.remember(("windows", *x.dims[0], height, width), make)

@@ -60,7 +60,7 @@ def avg_pool1d(
     ):
         raise UnsupportedError(f"`avg_pool1d` of {x!r} by {kernel_size}.")
 
-    def make() -> tuple[TokenRows, Tensor]:
+    def make() -> tuple[Tensor, Tensor]:
         place = torch.zeros_like(rows.batch)
         for atom in x.dims[-1]:
             place = place * atom.extent + rows.index(atom)
@@ -69,9 +69,10 @@ def avg_pool1d(
         coords[:, 1 + rows.axis] = torch.div(rows.coords[:, 1 + rows.axis], round(size**0.5), rounding_mode="floor")
         coords[:, 1 + rows.plane[0]] = torch.div(place, size, rounding_mode="floor").int()
         unique, inverse = unique_rows(coords)
-        return TokenRows(unique.contiguous(), rows.cache, rows.batch_size, rows.axis), inverse
+        return unique.contiguous(), inverse
 
-    coarse, inverse = rows.remember(("runs", size, x.dims[-1]), make)
+    coords, inverse = rows.remember(("runs", size, x.dims[-1]), make)
+    coarse = TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis)
     dims = (*x.dims[:-1], (Atom("y", x.shape[-1] // size),))
     return TokenTensor(coarse, [segment(x.values, inverse, len(coarse), "mean")], dims)
 

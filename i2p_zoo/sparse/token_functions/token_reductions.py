@@ -12,7 +12,7 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, token_op
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import site_atoms
-from i2p_zoo.sparse.tokens.pair_operations import pair_axis, reduce_pairs
+from i2p_zoo.sparse.tokens.pair_operations import reduce_pairs, softmax_pairs
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
 from i2p_zoo.sparse.tokens.token_groups import segment
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, feature_dim, positive, to_dense
@@ -130,8 +130,7 @@ def softmax(x: Any, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
     if any(atom.is_channel for atom in x.dims[dim]):
         raise UnsupportedError(f"`softmax` over channels and tokens at once of {x!r}.")
     if x.is_pairs:
-        axis = pair_axis(x, x.dims[dim], "softmax")
-        return make_tokens(x.space, [torch.softmax(block, axis, dtype=dtype) for block in x.blocks], x.dims)
+        return softmax_pairs(x, dim, dtype)
     kept = site_atoms(x.dims[:dim] + x.dims[dim + 1 :])
     groups = x.rows.blocks(kept)
     out = groups.scatter([torch.softmax(part, 1, dtype=dtype) for part in groups.gather(x.values)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, token_op
@@ -31,22 +32,23 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
 
 def rolled(rows: TokenRows, moves: tuple[int, int]) -> TokenRows:
     """Rows whose sites were moved back by (height, width); the third axis moves as the height does."""
-    home: TokenRows = rows.memo.get("home", rows)
+    home = rows.home or rows
     offset = (rows.rolled[0] + moves[0], rows.rolled[1] + moves[1])
     if offset == (0, 0):
         return home
 
-    def make() -> TokenRows:
+    def make() -> Tensor:
         coords = home.coords.clone()
         height, width = home.plane
         for column, move in ((height, offset[0]), (home.axis, offset[0]), (width, offset[1])):
             coords[:, 1 + column] -= move
-        moved = TokenRows(coords, home.cache, home.batch_size, home.axis, rolled=offset, site=home.site)
-        moved.memo["home"] = home
-        return moved
+        return coords
 
-    result: TokenRows = home.remember(("rolled", offset), make)
-    return result
+    key = ("rolled", offset)
+    coords = home.remember(key, make)
+    return home.share(
+        key, lambda: TokenRows(coords, home.cache, home.batch_size, home.axis, rolled=offset, site=home.site, home=home)
+    )
 
 
 @token_op(*methods("pad"))

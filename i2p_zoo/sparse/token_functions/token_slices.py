@@ -192,43 +192,46 @@ def cut_sites(x: TokenTensor, dim: int, start: int, stop: int, step: int) -> Any
     role = x.dims[dim][0].role
     column = rows.plane["yx".index(role)]
     key = ("cut", role, start, stop)
-    cropped, kept = rows.remember(key, lambda: _cropped_rows(rows, role, column, start, stop, x.dims[dim][0].extent))
+    coords, kept = rows.remember(key, lambda: _crop_coords(rows, column, start, stop))
+    cropped = rows.share(key, lambda: _cropped_rows(rows, coords, role, start, stop, x.dims[dim][0].extent))
     values = x.values if kept is None else x.values.index_select(0, kept)
     dims = (*x.dims[:dim], (replace(x.dims[dim][0], extent=stop - start),), *x.dims[dim + 1 :])
     return make_tokens(cropped, [values], dims)
 
 
-def _cropped_rows(rows: TokenRows, role: str, column: int, start: int, stop: int, extent: int) -> tuple[TokenRows, Any]:
-    site = rows.site
-    assert site is not None
-    kept = None
-    coords = rows.coords
-    shape = site.spatial_shape
-    if shape is not None:
+def _crop_coords(rows: TokenRows, column: int, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """Coordinates from `start` on along a column, and which rows stay; None where there is no border and all do."""
+    coords, kept = rows.coords, None
+    if rows.site is not None and rows.site.spatial_shape is not None:
         at = coords[:, 1 + column]
         kept = ((at >= start) & (at < stop)).nonzero().squeeze(1)
         coords = coords[kept]
-        sizes = list(shape)
-        sizes[column] = stop - start
-        shape = (sizes[0], sizes[1], sizes[2])
     coords = coords.clone()
     coords[:, 1 + column] -= start
-    new = site.derive(site.features, coords=coords, spatial_shape=shape)
-    canvas = getattr(site, "canvas", None)
-    if canvas is not None:
-        new.canvas = (stop - start, canvas[1]) if role == "y" else (canvas[0], stop - start)
-    if "unpadded" in rows.memo:  # back where the padding came from: the same object, so that branches meet
-        home, top, left = rows.memo["unpadded"]
-        whole = {"y": top, "x": left}[role]
-        other = {"y": left, "x": top}[role]
+    return coords, kept
+
+
+def _cropped_rows(rows: TokenRows, coords: Tensor, role: str, start: int, stop: int, extent: int) -> TokenRows:
+    """The rows of cropped coordinates; where a padding is cut off, those that it was put around, so that branches meet."""
+    site = rows.site
+    assert site is not None
+    shape = site.spatial_shape
+    if shape is not None:
+        sizes = list(shape)
+        sizes[rows.plane["yx".index(role)]] = stop - start
+        shape = (sizes[0], sizes[1], sizes[2])
+    unpadded = None
+    if rows.unpadded is not None:
+        home, top, left = rows.unpadded
+        whole, other = (top, left) if role == "y" else (left, top)
         if start == whole[0] and stop == extent - whole[1]:
             if other == (0, 0):
-                return home, kept
-            cropped = TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=new)
-            rest = ((0, 0), left) if role == "y" else (top, (0, 0))
-            cropped.memo["unpadded"] = (home, *rest)
-            return cropped, kept
-    return TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=new), kept
+                return home
+            unpadded = (home, (0, 0), left) if role == "y" else (home, top, (0, 0))
+    new = site.derive(site.features, coords=coords, spatial_shape=shape)
+    if site.canvas is not None:
+        new.canvas = (stop - start, site.canvas[1]) if role == "y" else (site.canvas[0], stop - start)
+    return TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=new, unpadded=unpadded)
 
 
 def subsample(x: TokenTensor, steps: tuple[int, int]) -> Any:

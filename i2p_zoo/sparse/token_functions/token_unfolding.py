@@ -102,7 +102,7 @@ def overlapping(x: Any, dimension: int, size: int, step: int) -> Any:
     if atom.role == "y":
         columns.append((rows.axis, (size - step) // 2))
 
-    def make() -> tuple[TokenRows, Tensor]:
+    def make() -> tuple[Tensor, Tensor]:
         coords, source = rows.coords, torch.arange(len(rows.coords), device=rows.coords.device)
         for column, shift in columns:
             at = coords[:, 1 + column].long() + shift
@@ -118,12 +118,15 @@ def overlapping(x: Any, dimension: int, size: int, step: int) -> Any:
                 parts.append(moved)
                 sources.append(source[inside])
             coords, source = torch.cat(parts), torch.cat(sources)
-        return TokenRows(coords, rows.cache, rows.batch_size, rows.axis), source
+        return coords, source
 
     bounded = rows.site is not None and rows.site.spatial_shape is not None
-    unfolded, source = rows.remember(("overlapping", atom.role, size, step), make)
-    unfolded.site = rows.site if bounded else None  # a border for the other side; never a level of its own
-    unfolded.memo["unsettled"] = True
+    key = ("overlapping", atom.role, size, step)
+    coords, source = rows.remember(key, make)
+    border = rows.site if bounded else None  # for the other side
+    unfolded = rows.share(
+        key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=border, is_level=False)
+    )
     count = (atom.extent - size) // step + 1
     top, low = replace(atom, extent=count, place=size), replace(atom, extent=size, top=False)
     dims = (*x.dims[:dimension], (top,), *x.dims[dimension + 1 :], (low,))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, UnsupportedError
-from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, extent, regroup
-from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
+from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, extent, regroup, sizes
+from i2p_zoo.sparse.tokens.token_pairs import PairOffsets, TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, same_sites
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
@@ -46,24 +46,59 @@ def read_table(x: TokenTensor, table: Tensor, dims: Dims) -> list[Tensor]:
 
     Returns:
         For each block a tensor that broadcasts against feature dimensions of all channels of `dims`.
+
+    Raises:
+        UnsupportedError: the table has another extent.
     """
-    split: list[int] = []
-    flat = atoms(dims)
-    for size, dim in zip(table.shape, dims, strict=True):
-        whole = size == extent(dim)
-        if not whole and size != 1:
-            raise UnsupportedError(f"A dense tensor of shape {tuple(table.shape)} beside {x!r}.")
-        split += [atom.extent if whole else 1 for atom in dim]
-    table = table.reshape(split)
-    looked_up = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] > 1]
-    gone = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] == 1]
-    channels = [i for i, atom in enumerate(flat) if atom.is_channel]
-    table = table.permute(*looked_up, *channels, *gone)
-    table = table.reshape(table.shape[: len(looked_up) + len(channels)])
-    if not looked_up:
-        return [table] * len(x.blocks)
-    places = [_places(x, flat[i]) for i in looked_up]
-    return [table[tuple(index)] for index in zip(*places, strict=True)]
+    reader = TableReader(x.space, table, dims)
+    return [reader.read(i) for i in range(len(x.blocks))]
+
+
+class TableReader:
+    """Reads a dense tensor at the places of rows or pairs, block by block, and of pairs for some of the queries alone."""
+
+    def __init__(self, space: TokenRows | TokenPairs, table: Tensor, dims: Dims) -> None:
+        """Prepares a table.
+
+        Args:
+            space: rows or pairs.
+            table: dense, as many dimensions as `dims`; each of extent 1 or of that dimension's.
+            dims: of values on `space`, or these with channels added.
+
+        Raises:
+            UnsupportedError: the table has another extent.
+        """
+        split: list[int] = []
+        flat = atoms(dims)
+        for size, dim in zip(table.shape, dims, strict=True):
+            if size not in (1, extent(dim)):
+                raise UnsupportedError(f"Expected a dense tensor of shape {sizes(dims)}, or 1 along some; got {tuple(table.shape)}.")
+            split += [atom.extent if size == extent(dim) else 1 for atom in dim]
+        looked_up = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] > 1]
+        gone = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] == 1]
+        channels = [i for i, atom in enumerate(flat) if atom.is_channel]
+        features = [split[i] for i in channels]
+        table = table.reshape(split).permute(*looked_up, *channels, *gone)
+        self._offsets: Any = space.offsets([flat[i] for i in looked_up]) if looked_up else None
+        self._table = table.reshape(*[-1] if looked_up else [1] * space.lead, *features).contiguous()
+
+    def read(self, block: int, queries: slice = slice(None)) -> Tensor:
+        """Returns (rows, ...), of pairs (G, queries, keys, ...), with 1 where all are alike."""
+        if self._offsets is None:
+            return self._table
+        offsets = self._offsets[block]
+        if isinstance(offsets, PairOffsets):
+            offsets = offsets.queries[:, queries] + offsets.keys
+        return read_flat(self._table, offsets)
+
+
+def read_flat(table: Tensor, index: Tensor) -> Tensor:
+    """Returns `table[index]` along dimension 0."""
+    if table.requires_grad:  # the quicker one backwards
+        return table[index]
+    if table[0].numel() == 1:  # many times quicker than rows of one value
+        return table.flatten().index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
+    return table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> list[Tensor]:
@@ -75,14 +110,15 @@ def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> lis
     if len(sides) != 1 or not looked_up or sides[0].place != 1 or not sides[0].top or x.rows.rolled != (0, 0):
         return values
     rows, side = x.rows, sides[0]
-    moved, still = rows.remember(("raised", side.extent), lambda: _raised(rows, side.extent))
-    twins = [TokenTensor(space, x.blocks, x.dims) for space in (moved, still)]
+    raised = rows.remember(("raised", side.extent), lambda: _raised(rows, side.extent))
+    spaces = [TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis, rows.prefix) for coords in raised]
+    twins = [TokenTensor(space, x.blocks, x.dims) for space in spaces]
     up, down = (read_table(twin, table, dims)[0] for twin in twins)
     return [values[0] + (up - down)]
 
 
-def _raised(rows: TokenRows, extent: int) -> tuple[TokenRows, TokenRows]:
-    """Rows that stand at the canvas's middle height plus their height in the cloud, and at the middle height."""
+def _raised(rows: TokenRows, extent: int) -> tuple[Tensor, Tensor]:
+    """Coordinates of rows that stand at the canvas's middle height plus their height in the cloud, and at the middle height."""
     height = rows.coords[:, 1 + rows.axis].long()
     batch = rows.coords[:, 0].long()
     top = height.new_zeros(rows.batch_size).scatter_reduce(0, batch, height, "amax", include_self=False)
@@ -91,14 +127,8 @@ def _raised(rows: TokenRows, extent: int) -> tuple[TokenRows, TokenRows]:
     for place in (low + height, low):
         coords = rows.coords.clone()
         coords[:, 1 + rows.plane[0]] = place.int()
-        out.append(TokenRows(coords, rows.cache, rows.batch_size, rows.axis, rows.prefix))
+        out.append(coords)
     return out[0], out[1]
-
-
-def _places(x: TokenTensor, atom: Atom) -> list[Tensor]:
-    if isinstance(x.space, TokenRows):
-        return [x.space.index(atom)]
-    return x.space.index(atom)
 
 
 def widen(x: TokenTensor, shape: tuple[int, ...]) -> tuple[TokenTensor, Dims]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
-from i2p_zoo.sparse.geometry import Padding, insert_axis
+from i2p_zoo.sparse.geometry import Padding, Triple, insert_axis
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom, Dims, channel, channel_extents, extent, merge, regroup, resolve
 from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
-from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows
+from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, has_tokens
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
 
@@ -35,12 +35,12 @@ def as_tokens(x: Any) -> Any:
 
 def became_tokens(x: SparseTensor) -> bool:
     """Whether a forward that began with this tensor has taken any of its sites for tokens."""
-    return any(isinstance(each, TokenRows) for each in x.cache.derived.values())
+    return has_tokens(x.cache)
 
 
 def site_of(x: SparseTensor) -> SparseTensor:
     """The sparse tensor without its features: what rows need to go back to it."""
-    return x.derive(x.features.detach()[:0], channels_last=False)
+    return x.derive(x.features.new_empty((0, *x.features.shape[1:])), channels_last=False)
 
 
 def as_sites(original: TokenTensor) -> Any:
@@ -48,7 +48,7 @@ def as_sites(original: TokenTensor) -> Any:
     x = original
     if x.is_pairs or x.space.prefix or x.space.rolled != (0, 0) or x.space.site is None or len(x.dims) < 4:
         return x
-    if "unsettled" in x.space.memo:
+    if not x.space.is_level:
         return x
     dims = list(x.dims)
     for i in range(len(dims) - 1):  # a top digit of extent 1 that stands before the rest of its side
@@ -126,7 +126,8 @@ def pad_tokens(x: TokenTensor, sides: dict[str, tuple[int, int]]) -> Any:
     if rows.site is None or rows.rolled != (0, 0) or rows.prefix:
         raise UnsupportedError(f"`pad` of {x!r}: its rows are no sites of a level.")
     top, left = sides.get("y", (0, 0)), sides.get("x", (0, 0))
-    padded, order = rows.remember(("padded", top, left), lambda: pad_rows(rows, top, left))
+    coords, order = rows.remember(("padded", top, left), lambda: pad_coords(rows, top, left))
+    padded = rows.share(("padded", top, left), lambda: pad_rows(rows, coords, top, left))
     values = x.values
     if order is not None:
         values = torch.cat([values, values.new_zeros((1, *values.shape[1:]))]).index_select(0, order)
@@ -135,38 +136,51 @@ def pad_tokens(x: TokenTensor, sides: dict[str, tuple[int, int]]) -> Any:
     return make_tokens(padded, [values], dims)
 
 
-def pad_rows(rows: TokenRows, top: tuple[int, int], left: tuple[int, int]) -> tuple[TokenRows, Any]:
+def pad_coords(rows: TokenRows, top: tuple[int, int], left: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """The sites with a padding around them.
+
+    Args:
+        rows: sites of a level.
+        top, left: how many pixels are added before and behind the height and the width.
+
+    Returns:
+        (M, 4) int32 coordinates, and (M,) int64 the row of each, that behind the last where there is none; None where all stay.
+    """
+    height, width = rows.plane
+    coords = rows.coords
+    if (top[0], left[0]) != (0, 0):
+        coords = coords.clone()
+        coords[:, 1 + height] += top[0]
+        coords[:, 1 + width] += left[0]
+    old = rows.site.spatial_shape if rows.site is not None else None
+    if old is None:
+        return coords, None
+    shape = _padded_shape(rows, old, top, left)
+    ranges = [torch.arange(n, dtype=coords.dtype, device=coords.device) for n in (rows.batch_size, *shape)]
+    full = torch.stack(torch.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 4)
+    y, x = full[:, 1 + height], full[:, 1 + width]
+    inside = (y >= top[0]) & (y < top[0] + old[height]) & (x >= left[0]) & (x < left[0] + old[width])
+    padded, _ = unique_rows(torch.cat([coords, full[~inside]]))
+    order = find_rows(coords, padded, missing=True)
+    return padded.contiguous(), torch.where(order < 0, len(coords), order)
+
+
+def pad_rows(rows: TokenRows, coords: Tensor, top: tuple[int, int], left: tuple[int, int]) -> TokenRows:
+    """The rows of padded coordinates, which know where they came from."""
     site = rows.site
     assert site is not None
-    height, width = rows.plane
-    coords = rows.coords.clone()
-    coords[:, 1 + height] += top[0]
-    coords[:, 1 + width] += left[0]
-    coords = rows.coords if (top[0], left[0]) == (0, 0) else coords
-    canvas = getattr(site, "canvas", None)
-    order = None
     shape = site.spatial_shape
-    if shape is not None:
-        grown = insert_axis((sum(top), sum(left)), 0, rows.axis)
-        shape = (shape[0] + grown[0], shape[1] + grown[1], shape[2] + grown[2])
-        ranges = [torch.arange(n, dtype=coords.dtype, device=coords.device) for n in (rows.batch_size, *shape)]
-        full = torch.stack(torch.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 4)
-        y, x = full[:, 1 + height], full[:, 1 + width]
-        old = site.spatial_shape
-        inside = (y >= top[0]) & (y < top[0] + old[height]) & (x >= left[0]) & (x < left[0] + old[width])
-        coords, _ = unique_rows(torch.cat([coords, full[~inside]]))
-        coords = coords.contiguous()
-        shifted = rows.coords.clone()
-        shifted[:, 1 + height] += top[0]
-        shifted[:, 1 + width] += left[0]
-        order = find_rows(shifted, coords, missing=True)
-        order = torch.where(order < 0, len(rows.coords), order)
-    new = site.derive(site.features, coords=coords, spatial_shape=shape)
-    if canvas is not None:
-        new.canvas = (canvas[0] + sum(top), canvas[1] + sum(left))
-    padded = TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=new)
-    padded.memo["unpadded"] = (rows, top, left)
-    return padded, order
+    new = site.derive(
+        site.features, coords=coords, spatial_shape=None if shape is None else _padded_shape(rows, shape, top, left)
+    )
+    if site.canvas is not None:
+        new.canvas = (site.canvas[0] + sum(top), site.canvas[1] + sum(left))
+    return TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=new, unpadded=(rows, top, left))
+
+
+def _padded_shape(rows: TokenRows, shape: Triple, top: tuple[int, int], left: tuple[int, int]) -> Triple:
+    grown = insert_axis((sum(top), sum(left)), 0, rows.axis)
+    return (shape[0] + grown[0], shape[1] + grown[1], shape[2] + grown[2])
 
 
 def require_sites(x: Any, name: str) -> SparseTensor:

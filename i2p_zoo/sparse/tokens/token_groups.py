@@ -1,65 +1,163 @@
-"""Groups of rows: which belong together, stacked into dense blocks of equal size."""
+"""Groups of rows: which belong together, stacked into dense blocks of one size or nearly one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+MAX_REPEATED_PAIRS = 8192  # what one more block costs: about 0.1 ms on a CPU
+MAX_PAIRS = 2**18  # of a block of several groups: memory that is taken from the system anew each time is slow
 
-class GroupBlocks:
-    """Groups of rows, those of one size stacked.
+
+class GroupBlock(NamedTuple):
+    """Groups that are stacked.
 
     Attributes:
-        parts: for each size (G,) int64 group ids and (G, n) int64 rows.
+        groups: (G,) int64 ids of the groups.
+        rows: (G, n) int64 rows of each; a group of fewer than n rows repeats its first.
+        filled: (G, n) bool, False where a row repeats; None where none does.
+    """
+
+    groups: Tensor
+    rows: Tensor
+    filled: Tensor | None
+
+
+class GroupBlocks:
+    """All groups of some rows, in dense blocks.
+
+    Attributes:
+        parts: the blocks.
         count: number of groups, the empty ones included.
     """
 
-    def __init__(self, ids: Tensor, count: int, sizes: Tensor | None = None) -> None:
-        self.ids, self.count, self.total = ids, count, len(ids)
-        self.lengths = torch.bincount(ids, minlength=count)
-        starts = self.lengths.cumsum(0) - self.lengths
+    def __init__(self, ids: Tensor, count: int, bands: Sequence[Tensor] | None = None) -> None:
+        """Stacks groups.
+
+        Args:
+            ids: (rows,) int64 group of each row, from 0 to `count` - 1.
+            count: number of groups.
+            bands: for each block the (G,) ids of its groups, each group in one; by default groups of equal size.
+        """
+        self.count = count
+        lengths = torch.bincount(ids, minlength=count)
+        starts = lengths.cumsum(0) - lengths
         order = ids.argsort(stable=True)
-        roles = self.lengths if sizes is None else sizes  # groups that are stacked have the same kind
-        self.parts: list[tuple[Tensor, Tensor]] = []
-        for role in roles.unique().tolist():
-            groups = (roles == role).nonzero().squeeze(1)
-            length = int(self.lengths[groups[0]])
-            index = starts[groups][:, None] + torch.arange(length, device=ids.device)
-            self.parts.append((groups, order[index]))
-        flat = torch.cat([rows.flatten() for _, rows in self.parts])
-        self.whole = len(self.parts) == 1 and torch.equal(flat, torch.arange(self.total, device=ids.device))
-        self.inverse = None if self.whole else flat.argsort()
+        bands = split_by(lengths) if bands is None else bands
+        self.parts = [_stack(groups, lengths[groups], starts[groups], order) for groups in bands]
+        flat = torch.cat([rows.flatten() if filled is None else rows[filled] for _, rows, filled in self.parts])
+        in_order = torch.equal(flat, torch.arange(len(ids), device=ids.device))
+        self._is_view = len(self.parts) == 1 and self.parts[0].filled is None and in_order
+        self._places = None if self._is_view else _invert(flat, self.parts)
 
-    def gather(self, values: Tensor) -> list[Tensor]:
-        """(rows, ...) to a (G, n, ...) for each size."""
-        if self.whole:
-            return [values.unflatten(0, self.parts[0][1].shape)]
-        return [values.index_select(0, rows.flatten()).unflatten(0, rows.shape) for _, rows in self.parts]
+    def gather(self, values: Tensor, *, blank: bool = False) -> list[Tensor]:
+        """(rows, ...) to a (G, n, ...) for each block; with `blank` zeros stand where a group's row would repeat."""
+        if self._is_view:
+            return [values.unflatten(0, self.parts[0].rows.shape)]
+        blocks = [values.index_select(0, rows.flatten()).unflatten(0, rows.shape) for _, rows, _ in self.parts]
+        return [fill(block, part.filled, 0, 1) for block, part in zip(blocks, self.parts, strict=True)] if blank else blocks
 
-    def scatter(self, blocks: list[Tensor]) -> Tensor:
+    def scatter(self, blocks: Sequence[Tensor]) -> Tensor:
         """Undoes `gather`."""
-        if self.whole:
+        if self._places is None:
             return blocks[0].flatten(0, 1)
-        return torch.cat([block.flatten(0, 1) for block in blocks]).index_select(0, self.inverse)
+        return torch.cat([block.flatten(0, 1) for block in blocks]).index_select(0, self._places)
 
-    def scatter_groups(self, blocks: list[Tensor]) -> Tensor:
-        """(G, ...) for each size to (count, ...), one row a group."""
-        order = torch.cat([groups for groups, _ in self.parts])
-        joined = torch.cat(blocks)
-        if torch.equal(order, torch.arange(len(order), device=order.device)):
-            return joined
-        return joined.index_select(0, order.argsort())
+    def scatter_groups(self, blocks: Sequence[Tensor]) -> Tensor:
+        """(G, ...) for each block to (count, ...), one row a group."""
+        order = torch.cat([part.groups for part in self.parts])
+        return torch.cat(list(blocks)).index_select(0, order.argsort())
+
+
+def split_by(kinds: Tensor) -> list[Tensor]:
+    """Splits 0, 1, ... by the kind (count,) of each; kinds ascend."""
+    counts = kinds.unique(return_counts=True)[1].tolist()
+    return list(kinds.argsort(stable=True).split(counts))
+
+
+def split_by_size(queries: Tensor, keys: Tensor) -> list[Tensor]:
+    """Splits groups so that few blocks do, in which few pairs of a query and a key are of rows that repeat.
+
+    Args:
+        queries, keys: (count,) int64 sizes of the groups.
+
+    Returns:
+        For each block the (G,) ids of its groups. Those with no query or no key are among their equals.
+    """
+    kinds, kind, counts = (queries * 2**31 + keys).unique(return_inverse=True, return_counts=True)
+    bands = _merge([(each // 2**31, each % 2**31) for each in kinds.tolist()], counts.tolist())
+    out = []
+    for groups in split_by(torch.tensor(bands, device=kinds.device)[kind]):
+        pairs = int(queries[groups].max() * keys[groups].max())
+        out += groups.split(max(MAX_PAIRS // max(pairs, 1), 1))
+    return out
+
+
+def _merge(sizes: list[tuple[int, int]], counts: list[int]) -> list[int]:
+    """Numbers the bands of sizes (queries, keys), which ascend, each of so many groups."""
+    numbers = [0] * len(sizes)
+    band, height, width, groups, pairs = 0, 0, 0, 0, 0
+    for i in reversed(range(len(sizes))):
+        size, count = sizes[i], counts[i]
+        more = size[0] * size[1] * count
+        tall, wide = max(height, size[0]), max(width, size[1])
+        repeated = tall * wide * (groups + count) - pairs - more
+        alone = height * width * groups - pairs
+        if not groups or not more or not pairs or repeated - alone > MAX_REPEATED_PAIRS:
+            band, height, width, groups, pairs = band + 1, *size, count, more
+        else:
+            height, width, groups, pairs = tall, wide, groups + count, pairs + more
+        numbers[i] = band
+    return numbers
+
+
+def _stack(groups: Tensor, lengths: Tensor, starts: Tensor, order: Tensor) -> GroupBlock:
+    """Stacks groups, of which `order` holds the rows from `starts` on."""
+    low, high = int(lengths.min()), int(lengths.max())
+    place = torch.arange(high, device=order.device)
+    if low == high:
+        return GroupBlock(groups, order[starts[:, None] + place], None)
+    filled = place < lengths[:, None]
+    return GroupBlock(groups, order[starts[:, None] + place * filled], filled)
+
+
+def _invert(flat: Tensor, parts: Sequence[GroupBlock]) -> Tensor:
+    """(rows,) int64: where each row stands in the blocks one behind the other."""
+    filled = [torch.ones_like(rows, dtype=torch.bool) if mask is None else mask for _, rows, mask in parts]
+    places = torch.empty_like(flat)
+    places[flat] = torch.cat([mask.flatten() for mask in filled]).nonzero().squeeze(1)
+    return places
+
+
+def fill(block: Tensor, filled: Tensor | None, value: float, axis: int) -> Tensor:
+    """Writes a value over the rows that repeat, of a block (G, ...) whose `axis` is the rows of a group."""
+    if filled is None:
+        return block
+    shape = [1] * block.ndim
+    shape[0], shape[axis] = filled.shape
+    return block.masked_fill(~filled.view(shape), value)
 
 
 def segment(values: Tensor, index: Tensor, count: int, reduction: str) -> Tensor:
-    """Reduces (rows, ...) to (count, ...) by row index; nothing gives 0."""
+    """Reduces (rows, ...) to (count, ...) by row index; nothing gives 0.
+
+    Args:
+        values: of any floating dtype; half precision is added up in float32 and rounded once.
+        index: (rows,) int64 from 0 to `count` - 1.
+        count: number of results.
+        reduction: "sum", "mean" or "amax".
+    """
     shape = (count, *values.shape[1:])
     if reduction == "amax":
         wide = index.view(-1, *[1] * (values.ndim - 1)).expand_as(values)
         out = values.new_full(shape, -torch.inf).scatter_reduce(0, wide, values, "amax")
         return out.masked_fill(out == -torch.inf, 0)
-    out = values.new_zeros(shape).index_add(0, index, values)
+    exact = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    out = exact.new_zeros(shape).index_add(0, index, exact)
     if reduction == "mean":
         number = torch.bincount(index, minlength=count).clamp(min=1)
         out = out / number.view(-1, *[1] * (values.ndim - 1)).to(out.dtype)
-    return out
+    return out.to(values.dtype)

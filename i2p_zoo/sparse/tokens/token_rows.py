@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,23 @@ from i2p_zoo.sparse.sample_boxes import sample_boxes
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
+
+Computed = TypeVar("Computed")
+_LIVE = "rows and pairs of tokens"  # in `SiteCache.derived`
+
+
+def live_objects(cache: SiteCache) -> WeakValueDictionary[Hashable, Any]:
+    """Returns the rows and pairs of one input that something still holds, by what they are.
+
+    They hold the cache; the cache does not hold them, so that all goes with the last tensor, without the garbage collector.
+    """
+    result: WeakValueDictionary[Hashable, Any] = cache.derived.setdefault(_LIVE, WeakValueDictionary())
+    return result
+
+
+def has_tokens(cache: SiteCache) -> bool:
+    """Whether any sites of an input were taken for tokens."""
+    return _LIVE in cache.derived
 
 
 class TokenRows:
@@ -29,7 +47,13 @@ class TokenRows:
         coords: (N, 4) int32, batch, z, y, x.
         prefix: extra tokens a sample.
         rolled: how far back (height, width) `torch.roll` moved the sites; they stay apart from what wraps around in 2D.
+        home: the rows that `rolled` moved; else None.
+        unpadded: the rows that a padding was put around, and its width before and behind each side; else None.
+        is_level: whether `site` has the coordinates of these rows.
+        lead: how many dimensions of values stand before their features.
     """
+
+    lead = 1
 
     def __init__(
         self,
@@ -40,10 +64,16 @@ class TokenRows:
         prefix: int = 0,
         rolled: tuple[int, int] = (0, 0),
         site: SparseTensor | None = None,
+        *,
+        home: TokenRows | None = None,
+        unpadded: tuple[TokenRows, tuple[int, int], tuple[int, int]] | None = None,
+        is_level: bool = True,
     ) -> None:
         self.coords, self.cache, self.batch_size, self.axis = coords, cache, batch_size, axis
         self.prefix, self.rolled, self.site = prefix, rolled, site
-        self.memo: dict[Any, Any] = {}
+        self.home, self.unpadded, self.is_level = home, unpadded, is_level
+        extents = None if site is None else (site.spatial_shape, site.canvas)
+        self.key: Hashable = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, extents)
 
     @classmethod
     def of(
@@ -57,11 +87,8 @@ class TokenRows:
         site: SparseTensor | None = None,
     ) -> TokenRows:
         """The one object of these rows, so that two tensors on the same rows hold the same object."""
-        border = None if site is None else site.spatial_shape
-        key = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, border)
-        if key not in cache.derived:
-            cache.derived[key] = cls(coords, cache, batch_size, axis, prefix, rolled, site)
-        result: TokenRows = cache.derived[key]
+        rows = cls(coords, cache, batch_size, axis, prefix, rolled, site)
+        result: TokenRows = live_objects(cache).setdefault(rows.key, rows)
         return result
 
     def changed(self, **changes: Any) -> TokenRows:
@@ -88,11 +115,21 @@ class TokenRows:
         """The columns of (z, y, x) that are height and width."""
         return ((1, 2), (0, 2), (0, 1))[self.axis]
 
-    def remember(self, key: Any, make: Any) -> Any:
-        """Computes once."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
+    def remember(self, key: Hashable, make: Callable[[], Computed]) -> Computed:
+        """Computes arrays once for all equal rows, for as long as the cache lives. What holds rows belongs in `share`."""
+        derived = self.cache.derived
+        if (self.key, key) not in derived:
+            derived[self.key, key] = make()
+        result: Computed = derived[self.key, key]
+        return result
+
+    def share(self, key: Hashable, make: Callable[[], Computed]) -> Computed:
+        """Makes an object that holds rows, the same one for as long as anything holds it."""
+        live = live_objects(self.cache)
+        result: Computed | None = live.get((self.key, key))
+        if result is None:
+            result = live[self.key, key] = make()
+        return result
 
     @property
     def batch(self) -> Tensor:
@@ -158,6 +195,17 @@ class TokenRows:
         shrunk = torch.div((2 * (column - low) + 1) * extent, 2 * length, rounding_mode="floor")
         return torch.where(length > extent, shrunk, column).clamp(0, extent - 1)
 
+    def offsets(self, atoms: Sequence[Atom]) -> list[Tensor]:
+        """(rows,) int64, in a list as of the blocks of pairs: where each row stands in a table over some atoms, flattened."""
+
+        def make() -> Tensor:
+            offset = torch.zeros_like(self.batch)
+            for atom in atoms:
+                offset = offset * atom.extent + self.index(atom)
+            return offset
+
+        return [self.remember(("offsets", tuple(atoms)), make)]
+
     # -- groups -----------------------------------------------------------------------------------------------------------
 
     def compact(self, kept: Sequence[Atom]) -> tuple[Tensor, dict[Atom, Atom]]:
@@ -201,32 +249,39 @@ class TokenRows:
         """
         if self.prefix:
             raise UnsupportedError("Extra tokens have no digits.")
-        return self.remember(("project", frozenset(replace(a, side=0) for a in kept)), lambda: self._project(kept))
-
-    def _project(self, kept: Sequence[Atom]) -> tuple[TokenRows, Tensor, dict[Atom, Atom]]:
         kept = [replace(atom, side=0) for atom in kept]
-        compact, new = self.compact(kept)
+        key = ("project", frozenset(kept))
         steps = self.steps(kept)
         if steps is not None and self.rolled == (0, 0):
+            new = self.remember((key, "atoms"), lambda: self.compact(kept)[1])
             if steps == (1, 1):
                 return self, torch.arange(len(self.coords), device=self.coords.device), new
             return (*self.strided(steps), new)
-        unique, inverse = unique_rows(compact)
-        return TokenRows.of(unique.contiguous(), self.cache, self.batch_size, self.axis), inverse, new
+
+        def make() -> tuple[Tensor, Tensor, dict[Atom, Atom]]:
+            compact, new = self.compact(kept)
+            unique, inverse = unique_rows(compact)
+            return unique.contiguous(), inverse, new
+
+        coords, inverse, new = self.remember(key, make)
+        return TokenRows.of(coords, self.cache, self.batch_size, self.axis), inverse, new
 
     def strided(self, steps: tuple[int, int]) -> tuple[TokenRows, Tensor]:
         """The sites of a strided level, as a convolution of these strides (height, width) makes them, and each row's there."""
 
-        def make() -> tuple[TokenRows, Tensor]:
-            site = self.site
-            stride = insert_axis(steps, steps[0], self.axis)
-            shape = None if site is None else site.spatial_shape
-            out_shape = None
-            if shape is not None:
-                out_shape = tuple(-(-extent // step) for extent, step in zip(shape, stride, strict=True))
+        site = self.site
+        stride = insert_axis(steps, steps[0], self.axis)
+        shape = None if site is None else site.spatial_shape
+        out_shape = None
+        if shape is not None:
+            out_shape = (-(-shape[0] // stride[0]), -(-shape[1] // stride[1]), -(-shape[2] // stride[2]))
+
+        def make_arrays() -> tuple[Tensor, Tensor]:
             coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
             divided = torch.div(self.coords, torch.tensor((1, *stride), device=coords.device), rounding_mode="floor").int()
-            inverse = find_rows(coords, divided)
+            return coords, find_rows(coords, divided)
+
+        def make_rows() -> TokenRows:
             coarse = None
             if site is not None:
                 old = (site.stride,) * 3 if isinstance(site.stride, int) else site.stride
@@ -236,13 +291,12 @@ class TokenRows:
                     spatial_shape=out_shape,
                     stride=simplify_stride((old[0] * stride[0], old[1] * stride[1], old[2] * stride[2])),
                 ).with_plan(level=site.plan.level + steps[0].bit_length() - 1)
-                canvas = getattr(site, "canvas", None)
-                if canvas is not None:
-                    coarse.canvas = (-(-canvas[0] // steps[0]), -(-canvas[1] // steps[1]))
-            return TokenRows.of(coords, self.cache, self.batch_size, self.axis, site=coarse), inverse
+                if site.canvas is not None:
+                    coarse.canvas = (-(-site.canvas[0] // steps[0]), -(-site.canvas[1] // steps[1]))
+            return TokenRows.of(coords, self.cache, self.batch_size, self.axis, site=coarse)
 
-        result: tuple[TokenRows, Tensor] = self.remember(("strided", steps), make)
-        return result
+        coords, inverse = self.remember(("strided", steps), make_arrays)
+        return self.share(("strided", steps), make_rows), inverse
 
     def groups(self, shared: Sequence[Atom]) -> tuple[Tensor, Tensor | None]:
         """Which group each row is in.
