@@ -6,34 +6,53 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError
 
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a network into eval mode for a while, and each of its modules back into its own mode then."""
+    """Puts a network into eval mode for a while, and each of its modules back into its own mode then.
+
+    What modules keep of the weights in eval mode, as LeViT's tables of biases, is dropped again: the weights may train on.
+    """
     training = {module: module.training for module in model.modules()}
+    kept = [(cache, dict(cache)) for module in training for name, cache in vars(module).items() if _is_cache(name, cache)]
     try:
         model.eval()
         yield
     finally:
         for module, state in training.items():
             module.training = state
+        for cache, before in kept:
+            cache.clear()
+            cache.update(before)
+
+
+def _is_cache(name: str, value: Any) -> bool:
+    return type(value) is dict and not name.startswith("_") and all(isinstance(each, Tensor) for each in value.values())
+
+
+def classifier_of(model: Any) -> nn.Module | None:
+    """Returns timm's classifier of a network, two of them (of a distilled one) as a list; None where there is none."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(classifier, tuple) and all(isinstance(part, nn.Module) for part in classifier):
+        return nn.ModuleList(classifier)
+    return classifier if isinstance(classifier, nn.Module) else None
 
 
 def find_classifier(model: Any) -> nn.Module:
-    """Returns timm's classifier of a network; raises InvalidInputError where there is none."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
+    """Returns timm's classifier of a network, as `classifier_of`; raises InvalidInputError where there is none."""
+    classifier = classifier_of(model)
+    if classifier is None or not list(classifier.parameters()):
         raise InvalidInputError(f"{type(model).__qualname__} has no classifier; create it with num_classes of 1 or more.")
     return classifier
 
 
 def head_name(model: Any) -> str | None:
     """Returns the qualified name of timm's classifier of a network, or None where there is none, or several."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    classifier = classifier_of(model)
     return next((name for name, module in model.named_modules() if name and module is classifier), None)
 
 
@@ -48,7 +67,7 @@ def class_names(model: Any) -> tuple[str, ...]:
 
 def count_classes(model: Any) -> int | None:
     """Returns how many classes a network has: as many as its classifier gives, a user's own too; None where that is unknown."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    classifier = classifier_of(model)
     outputs = getattr(classifier, "out_features", getattr(model, "num_classes", None))
     return outputs if isinstance(outputs, int) else None
 

@@ -12,6 +12,7 @@ from i2p_zoo.choices import MODES
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.normalization import NORMS
+from i2p_zoo.layers.position_parameters import find_position_parameters
 from i2p_zoo.modules import eval_mode, find_classifier
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -31,8 +32,8 @@ def freeze(model: Any, mode: str) -> ParameterCount:
 
     Args:
         model: a `PointCloudModel`, in place. Call it before the optimizer is made.
-        mode: "all"; "io", the convolutions that read the input and the classifier, normalisation on the image's
-            statistics; "io+stats", the same on the clouds' statistics; "io+bn", these and every normalisation layer, affine
+        mode: "all"; "io", the convolutions that read the input, a transformer's position tables, relative biases, class and
+            register tokens, and the classifier, normalisation on the image's statistics; "io+stats", the same on the clouds' statistics; "io+bn", these and every normalisation layer, affine
             and statistics; "head", the classifier alone, a linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO,
             FIP-IO+BN.)
 
@@ -50,16 +51,17 @@ def freeze(model: Any, mode: str) -> ParameterCount:
     """
     if mode not in MODES:
         raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
-    trained = [model] if mode == "all" else []
+    trained: list[nn.Module | nn.Parameter] = [model] if mode == "all" else []
     if mode not in ("all", "none"):
         trained = [find_classifier(model)]
     if mode not in ("all", "head", "none"):
         trained += find_input_layers(model)
+        trained += [model.get_parameter(name) for name in find_position_parameters(model)]
     if mode == "io+bn":
         trained += [module for module in model.modules() if isinstance(module, NORMS)]
     model.requires_grad_(False)
-    for module in trained:
-        module.requires_grad_(True)
+    for part in trained:
+        part.requires_grad_(True)
     model.frozen_norms = mode in ("io", "head", "none")
     model.train(model.training)
     parameters = list(model.parameters())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ class ParameterRecord:
         shape_2d: shape in the 2D network, None where that has no such tensor.
         shape_3d: shape in the 3D network, None where it was dropped.
         rule: "copied" (bit for bit), "inflated", "replaced" (new values) or "dropped".
-        reason: the inflation mode, or why it was replaced or dropped.
+        reason: the inflation mode, what a copied tensor says of positions, or why it was replaced or dropped.
     """
 
     key: str
@@ -73,6 +74,10 @@ class InflationReport:
                 records.append(ParameterRecord(record.key, record.shape_2d, None, "dropped", reason))
         records += [ParameterRecord(key, None, shape, rule, reason) for key, shape in left.items()]
         return InflationReport(records)
+
+    def with_reasons(self, reasons: Mapping[str, str]) -> InflationReport:
+        """Returns a report in which the tensors named here have these reasons for their rule."""
+        return InflationReport([replace(record, reason=reasons.get(record.key, record.reason)) for record in self.records])
 
     def totals(self) -> dict[str, int]:
         """Returns the numbers of tensors and of values in 2D and in 3D."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.registry import replaces
+from i2p_zoo.modules import classifier_of
 from i2p_zoo.sparse.batch_norm import is_synchronized, normalize_batch
 from i2p_zoo.sparse.pooling import in_single
 
@@ -115,8 +116,8 @@ def keep_norms_in_eval_(model: Any) -> None:
     A new classifier's train, which have no image's statistics, and those whose parameters were made to require gradients
     since; a layer that has none trains where all of the network's do.
     """
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-    new = set(classifier.modules()) if isinstance(classifier, nn.Module) else set()
+    classifier = classifier_of(model)
+    new = set() if classifier is None else set(classifier.modules())
     all_train = all(parameter.requires_grad for parameter in model.parameters())
     for module in model.modules():
         if isinstance(module, NORMS) and module not in new:

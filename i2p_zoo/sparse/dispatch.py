@@ -7,8 +7,10 @@ the call (half an image's sides, windows, attention), it is taken for tokens. Th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +25,7 @@ Handler = Callable[..., Any]
 _handlers: dict[Any, Handler] = {}
 _token_handlers: dict[Any, Handler] = {}
 _padding_takers: set[Any] = set()
+_watchers = threading.local()
 
 
 def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler], Handler]:
@@ -87,6 +90,22 @@ def find_token_handler(function: Any) -> Handler | None:
     return _token_handlers.get(function)
 
 
+@contextlib.contextmanager
+def watch_calls(watcher: Callable[[Any, Any, dict[str, Any]], None]) -> Iterator[None]:
+    """Calls a function with each call's function, arguments and keywords, in this thread, before it runs on voxels or tokens."""
+    before = getattr(_watchers, "watcher", None)
+    _watchers.watcher = watcher
+    try:
+        yield
+    finally:
+        _watchers.watcher = before
+
+
+def _notify(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    if (watcher := getattr(_watchers, "watcher", None)) is not None:
+        watcher(function, args, kwargs)
+
+
 def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_padding: Callable[[Any, str], None]) -> Any:
     """Calls a torch function on sparse tensors: on their sites or, where those cannot express it, on tokens.
 
@@ -97,6 +116,7 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
     Raises:
         UnsupportedError, CoordinateMismatchError: neither has a meaning for it.
     """
+    _notify(function, args, kwargs)
     handler, on_tokens = _handlers.get(function), _token_handlers.get(function)
     if on_tokens is not None and any(_holds_tokens(x) for x in args):
         return _call(on_tokens, function, args, kwargs)
@@ -130,6 +150,7 @@ def _ask_for_canvas(function: Any) -> str:
 
 def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Calls a torch function on tokens; raises UnsupportedError where it has no meaning for them."""
+    _notify(function, args, kwargs)
     handler = _token_handlers.get(function)
     if handler is None:
         raise UnsupportedError(f"{describe_call(function, args, kwargs, 'tokens')}; that function has no handler on them.")
