@@ -20,23 +20,27 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 import i2p_zoo
+from conversion.cutting import create_cut_model, cut_stages_
 from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
-from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images
+from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images, widen_weights_
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
+from i2p_zoo.zoo.measurement import outputs_of
 
 LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128
-"""Edge in pixels of the largest image that the ledger's certificates are measured on, where the architecture takes any size."""
+"""Edge in pixels of the largest image that a convolutional network's certificate is measured on; others see their own size."""
 
-MEMORY = 13 * 2**30
+MEMORY = 20 * 2**30
 """Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
 
 Record = dict[str, Any]
@@ -47,14 +51,16 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
 
     Args:
         architecture: timm's name.
-        memory: shared with the processes beside this one.
+        memory: shared with the processes beside this one; a budget of `MEMORY` by default.
 
     Returns:
         Class, archetype, number of parameters, and either the counts of tensors by rule, the relative errors in float32 and
-        float64 (None where the float64 pair does not fit `MEMORY`), the images they were measured on, the `response` and
-        `passed`, or `refused`, the reason. Any other error is `error`, and not passed.
+        float64, the images they were measured on, the `response`, the `shift` and `passed`, or `refused`, the reason. Any other
+        error is `error`, and not passed. Where the networks do not fit the memory, all figures but the parameters' number are
+        those of the same network with two blocks a stage (`conversion.cutting`), and `cut` is true.
     """
     start = time.perf_counter()
+    memory = memory or MemoryBudget(MEMORY, multiprocessing.get_context("spawn"))
     skeleton = create_timm_model(architecture, structure=True)
     record: Record = {
         "class": type(skeleton).__name__,
@@ -62,10 +68,13 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        single, double = peak_memory(skeleton, inflate_structure(skeleton, Settings()))
-        dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
-        with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():
-            record |= _measure_pair(architecture, dtypes)
+        create = create_random_model
+        if peak_memory(skeleton, inflate_structure(skeleton, Settings())) > memory.total:
+            record["cut"] = True
+            create = create_cut_model
+            cut_stages_(skeleton)
+        with memory.reserve(peak_memory(skeleton, inflate_structure(skeleton, Settings()))):
+            record |= _measure_pair(create(architecture))
     except UnsupportedError as error:
         return {**record, "refused": reason(error)}
     except Exception as error:  # one architecture's bug must not end the sweep; it is listed as failed
@@ -73,16 +82,22 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
     return {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
-    source = create_random_model(architecture)
-    images, response = _respond(source)
+def _measure_pair(source: nn.Module) -> Record:
     network: Any = inflate(source)
+    full = example_images(source)
+    images = _crop(source, full)
+    if computes_on_tokens(network, images):
+        del network
+        images = full
+        widen_weights_(source, images)
+        network = inflate(source)
     try:
-        certificate = certify(source, network, images, dtypes)
+        certificate = certify(source, network, images)
     except UnsupportedError:
-        if images.shape == example_images(source).shape:
+        if images.shape == full.shape:
             raise
-        certificate = certify(source, network, example_images(source), dtypes)
+        images = full
+        certificate = certify(source, network, images)
     counts = network.report.counts()
     return {
         "inflated": counts["inflated"],
@@ -92,33 +107,64 @@ def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
         "seen": certificate.seen,
         "unseen": list(certificate.unseen),
         "images": list(certificate.images),
-        **{dtype: float(f"{certificate.errors[dtype]:.2e}") if dtype in dtypes else None for dtype in TOLERANCES},
-        "response": float(f"{response:.1e}"),
+        **{dtype: float(f"{certificate.errors[dtype]:.2e}") for dtype in TOLERANCES},
+        **{key: float(f"{value:.1e}") for key, value in measure_responses(source, images).items()},
         "passed": certificate.passed,
     }
 
 
-def _respond(source: nn.Module) -> tuple[Tensor, float]:
-    """Returns images of at most `LARGEST_IMAGE` (timm's size where the network takes no other), and the response to others.
-
-    The response is how far other images move the 2D network's outputs, relative to the largest: a certificate's error says
-    something only where it is far below.
-    """
-    full = example_images(source)
-    small = full[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+@torch.no_grad()
+def _crop(source: nn.Module, images: Tensor) -> Tensor:
+    """Returns images of at most `LARGEST_IMAGE`, or as they are where the network takes no other size."""
+    small = images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
     try:
-        expected, images = _last_output(source, small), small
+        source(small)
     except Exception:  # any error of a network that takes no other size than its own
-        expected, images = _last_output(source, full), full
-    other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    return images, float((_last_output(source, other) - expected).abs().max() / expected.abs().max())
+        return images
+    return small
+
+
+def computes_on_tokens(network: Any, images: Tensor) -> bool:
+    """Whether a 3D network takes the voxels of images for tokens somewhere, and is no convolutional one."""
+    try:
+        with _SitesAlone():
+            outputs_of(network, images, network.provenance.settings.axis)
+    except _TokensMet:
+        return True
+    except UnsupportedError:  # at this size
+        pass
+    return False
+
+
+class _TokensMet(Exception):
+    pass
+
+
+class _SitesAlone(TorchFunctionMode):
+    """Raises where a network computes on tokens."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, TokenTensor) for kind in types):
+            raise _TokensMet
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
-def _last_output(model: nn.Module, images: Tensor) -> Tensor:
-    outputs = model(images)
-    last: Tensor = outputs[-1] if isinstance(outputs, list | tuple) else outputs
-    return last
+def measure_responses(source: nn.Module, images: Tensor) -> dict[str, float]:
+    """Measures how far other images move a 2D network's outputs, relative to the largest: what an error must be far below.
+
+    Returns:
+        "response": of other images; "shift": of the same, rolled by half their height and width, which a network that forgets
+        positions cannot tell from what they were.
+    """
+    shifts = tuple(edge // 2 for edge in images.shape[2:])
+    others = {
+        "response": torch.randn(images.shape, generator=torch.Generator().manual_seed(1)),
+        "shift": images.roll(shifts, dims=(2, 3)),
+    }
+    expected = outputs_of(source, images, axis=None)[-1]
+    moved = {key: outputs_of(source, other, axis=None)[-1] for key, other in others.items()}
+    return {key: float((output - expected).abs().max() / expected.abs().max()) for key, output in moved.items()}
 
 
 def reason(error: Exception) -> str:
@@ -127,10 +173,10 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, I2PError) else f"{type(error).__name__}: {text}"
 
 
-def peak_memory(model: nn.Module, structure: nn.Module) -> tuple[int, int]:
-    """Returns the bytes that certifying takes in float32 alone and with float64: both networks, and a copy of the larger."""
+def peak_memory(model: nn.Module, structure: nn.Module) -> int:
+    """Returns the bytes that certifying takes: both networks in float32, and a copy of the larger in float64."""
     sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, structure)]
-    return 4 * sum(sizes), 4 * sum(sizes) + 8 * max(sizes)
+    return 4 * sum(sizes) + 8 * max(sizes)
 
 
 class MemoryBudget:
