@@ -34,7 +34,7 @@ def create_cut_model(architecture: str) -> nn.Module:
 def cut_stages_(model: nn.Module) -> None:
     """Keeps, in place, the first `BLOCKS` of each run of like blocks in a `Sequential` or `ModuleList`.
 
-    Blocks are modules of parts, with parameters; they are alike where classes and shapes of all their parts are.
+    Blocks are alike where the classes of all their parts and the shapes of all their parameters are.
     """
     for module in list(model.modules()):
         if type(module) not in (nn.Sequential, nn.ModuleList):
@@ -53,8 +53,8 @@ def cut_stages_(model: nn.Module) -> None:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether a module is of parts that have parts: lists of lesser modules are branches, of which a forward needs each."""
-    return any(list(part.children()) for part in module.children())
+    """Whether a module has several kernels or matrices: lists of lesser ones are branches, of which a forward needs each."""
+    return sum(parameter.ndim > 1 for parameter in module.parameters()) > 1
 
 
 def _signature(module: nn.Module) -> tuple[Any, ...]:

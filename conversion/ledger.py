@@ -51,7 +51,7 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
 
     Args:
         architecture: timm's name.
-        memory: shared with the processes beside this one; a budget of `MEMORY` by default.
+        memory: shared with the processes beside this one; `MEMORY` alone by default.
 
     Returns:
         Class, archetype, number of parameters, and either the counts of tensors by rule, the relative errors in float32 and
@@ -60,7 +60,6 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         those of the same network with two blocks a stage (`conversion.cutting`), and `cut` is true.
     """
     start = time.perf_counter()
-    memory = memory or MemoryBudget(MEMORY, multiprocessing.get_context("spawn"))
     skeleton = create_timm_model(architecture, structure=True)
     record: Record = {
         "class": type(skeleton).__name__,
@@ -68,12 +67,12 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        create = create_random_model
-        if peak_memory(skeleton, inflate_structure(skeleton, Settings())) > memory.total:
+        create, size = create_random_model, peak_memory(skeleton)
+        if size > (memory.total if memory else MEMORY):
             record["cut"] = True
-            create = create_cut_model
             cut_stages_(skeleton)
-        with memory.reserve(peak_memory(skeleton, inflate_structure(skeleton, Settings()))):
+            create, size = create_cut_model, peak_memory(skeleton)
+        with memory.reserve(size) if memory else contextlib.nullcontext():
             record |= _measure_pair(create(architecture))
     except UnsupportedError as error:
         return {**record, "refused": reason(error)}
@@ -173,9 +172,9 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, I2PError) else f"{type(error).__name__}: {text}"
 
 
-def peak_memory(model: nn.Module, structure: nn.Module) -> int:
-    """Returns the bytes that certifying takes: both networks in float32, and a copy of the larger in float64."""
-    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, structure)]
+def peak_memory(model: nn.Module) -> int:
+    """Returns the bytes that certifying a 2D network takes: it and its inflation in float32, and a float64 copy of the larger."""
+    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, inflate_structure(model, Settings()))]
     return 4 * sum(sizes) + 8 * max(sizes)
 
 
@@ -214,7 +213,12 @@ def archetype(model: nn.Module) -> str:
 
 
 def update_ledger(
-    architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False, everything: bool = False
+    architectures: Iterable[str],
+    path: Path = LEDGER,
+    processes: int = 2,
+    memory: int = MEMORY,
+    fresh: bool = False,
+    everything: bool = False,
 ) -> dict[str, Any]:
     """Measures architectures and writes the ledger after each, so that an interrupted run goes on where it stopped.
 
@@ -222,6 +226,7 @@ def update_ledger(
         architectures: timm's names; those that the ledger has from this timm are passed over, unless `fresh`.
         path: of the ledger.
         processes: how many measure side by side, one thread each.
+        memory: bytes that they share; what does not fit is cut.
         fresh: measure again what the ledger has.
         everything: the architectures are all of timm's, so that a ledger of another timm may be replaced.
 
@@ -243,7 +248,7 @@ def update_ledger(
             )
         ledger = empty
     unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]
-    bar = tqdm(_measure_all(unmeasured, processes), total=len(unmeasured), desc="certifying", unit="model")
+    bar = tqdm(_measure_all(unmeasured, processes, memory), total=len(unmeasured), desc="certifying", unit="model")
     for name, record in bar:
         ledger["models"][name] = record
         write_ledger(ledger, path)
@@ -251,10 +256,10 @@ def update_ledger(
     return ledger
 
 
-def _measure_all(names: list[str], processes: int) -> Iterator[tuple[str, Record]]:
+def _measure_all(names: list[str], processes: int, memory: int) -> Iterator[tuple[str, Record]]:
     context = multiprocessing.get_context("spawn")
-    memory = MemoryBudget(MEMORY, context)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(memory,)) as pool:
+    budget = MemoryBudget(memory, context)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(budget,)) as pool:
         futures = {pool.submit(_measure_in_worker, name): name for name in names}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
