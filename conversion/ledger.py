@@ -20,7 +20,6 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 import i2p_zoo
@@ -30,7 +29,6 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images, widen_weights_
-from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
@@ -83,11 +81,11 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
 
 def _measure_pair(source: nn.Module) -> Record:
     network: Any = inflate(source)
-    full = example_images(source)
-    images = _crop(source, full)
-    if computes_on_tokens(network, images):
+    images = full = example_images(source)
+    if network.settings.canvas is None:
+        images = _crop(source, full)
+    else:  # it computes on tokens
         del network
-        images = full
         widen_weights_(source, images)
         network = inflate(source)
     try:
@@ -105,6 +103,7 @@ def _measure_pair(source: nn.Module) -> Record:
         "mapped": certificate.mapped,
         "seen": certificate.seen,
         "unseen": list(certificate.unseen),
+        "unmeasured": list(certificate.unmeasured),
         "images": list(certificate.images),
         **{dtype: float(f"{certificate.errors[dtype]:.2e}") for dtype in TOLERANCES},
         **{key: float(f"{value:.1e}") for key, value in measure_responses(source, images).items()},
@@ -121,31 +120,6 @@ def _crop(source: nn.Module, images: Tensor) -> Tensor:
     except Exception:  # any error of a network that takes no other size than its own
         return images
     return small
-
-
-def computes_on_tokens(network: Any, images: Tensor) -> bool:
-    """Whether a 3D network takes the voxels of images for tokens somewhere, and is no convolutional one."""
-    try:
-        with _SitesAlone():
-            outputs_of(network, images, network.provenance.settings.axis)
-    except _TokensMet:
-        return True
-    except UnsupportedError:  # at this size
-        pass
-    return False
-
-
-class _TokensMet(Exception):
-    pass
-
-
-class _SitesAlone(TorchFunctionMode):
-    """Raises where a network computes on tokens."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(kind, TokenTensor) for kind in types):
-            raise _TokensMet
-        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
