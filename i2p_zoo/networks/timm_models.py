@@ -133,20 +133,22 @@ def randomize_constants_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def widen_weights_(model: nn.Module, images: Tensor) -> None:
-    """Scales kernels and matrices that timm draws narrow up to where activations keep their scale, and statistics with them.
+    """Scales kernels and matrices that timm draws narrow up to where activations keep their scale, with statistics to match.
 
     Products of such narrow matrices as timm's transformers begin with hardly tell one token from another: attention is nearly
     uniform, and the outputs forget the image and where what stands in it.
 
     Args:
         model: in eval mode; changed in place.
-        images: (B, C, H, W) that BatchNorm's statistics are drawn for.
+        images: (B, C, H, W) that BatchNorm's statistics are drawn for, the same each time.
     """
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] == "weight" and parameter.ndim > 1:
             deviation = math.sqrt(len(parameter) / parameter.numel())
             parameter.mul_(max(1.0, deviation / float(parameter.square().mean().sqrt())))
-    randomize_statistics_(model, images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        randomize_statistics_(model, images)
 
 
 def _is_table(module: nn.Module, name: str, parameter: Tensor) -> bool:
