@@ -29,6 +29,8 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
 from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images, widen_weights_
+from i2p_zoo.sparse.tokens.site_tokens import became_tokens
+from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
@@ -81,20 +83,14 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
 
 def _measure_pair(source: nn.Module) -> Record:
     network: Any = inflate(source)
-    images = full = example_images(source)
+    images = example_images(source)
     if network.settings.canvas is None:
-        images = _crop(source, full)
+        images = _crop(source, network, images)
     else:  # it computes on tokens
         del network
         widen_weights_(source, images)
         network = inflate(source)
-    try:
-        certificate = certify(source, network, images)
-    except UnsupportedError:
-        if images.shape == full.shape:
-            raise
-        images = full
-        certificate = certify(source, network, images)
+    certificate = certify(source, network, images)
     counts = network.report.counts()
     return {
         "inflated": counts["inflated"],
@@ -112,14 +108,16 @@ def _measure_pair(source: nn.Module) -> Record:
 
 
 @torch.no_grad()
-def _crop(source: nn.Module, images: Tensor) -> Tensor:
-    """Returns images of at most `LARGEST_IMAGE`, or as they are where the network takes no other size."""
+def _crop(source: nn.Module, network: Any, images: Tensor) -> Tensor:
+    """Returns images of at most `LARGEST_IMAGE`, or as they are where the networks take no other size, or only for tokens."""
     small = images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+    plane = image_to_plane(small, axis=network.settings.axis)
     try:
         source(small)
+        network(plane)
     except Exception:  # any error of a network that takes no other size than its own
         return images
-    return small
+    return images if became_tokens(plane) else small
 
 
 @torch.no_grad()
