@@ -9,7 +9,7 @@ import click
 import timm
 
 from conversion.facts import write_facts
-from conversion.ledger import update_ledger
+from conversion.ledger import MEMORY, update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
 from conversion.table import write_table
 from i2p_zoo.cli import shared_options as shared
@@ -29,7 +29,8 @@ def main(debug: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every architecture of timm.")
 @click.option("--fresh", is_flag=True, help="Measure again what the ledger has.")
 @shared.default_option("--processes", type=shared.COUNT, default=2, help="Side by side; they share a budget of memory.")
-def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int) -> None:
+@shared.default_option("--memory", type=shared.COUNT, default=MEMORY >> 30, help="GiB that they share; what exceeds it is cut.")
+def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int, memory: int) -> None:
     """Measure the architectures that match PATTERNS into the files of i2p_zoo/zoo and docs/architectures.md.
 
     Example: python -m conversion certify 'resnet*' --fresh
@@ -38,7 +39,7 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
     names = [name for name in timm.list_models() if any(fnmatch.fnmatch(name, pattern) for pattern in chosen)]
     if not names:
         raise click.UsageError(f"No architecture of timm {timm.__version__} matches {patterns}; give patterns or --all.")
-    ledger = update_ledger(names, processes=processes, fresh=fresh, everything=everything)
+    ledger = update_ledger(names, processes=processes, memory=memory << 30, fresh=fresh, everything=everything)
     write_table(ledger)
     write_facts(name for name, record in ledger["models"].items() if record.get("passed"))
     passed = sum(record.get("passed", False) for record in ledger["models"].values())

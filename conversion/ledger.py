@@ -23,20 +23,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import i2p_zoo
+from conversion.cutting import create_cut_model, cut_stages_
 from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
-from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images
+from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images, widen_weights_
+from i2p_zoo.sparse.tokens.site_tokens import became_tokens
+from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import count_of
 from i2p_zoo.zoo.certificate import TOLERANCES, certify
+from i2p_zoo.zoo.measurement import outputs_of
 
 LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128
-"""Edge in pixels of the largest image that the ledger's certificates are measured on, where the architecture takes any size."""
+"""Edge in pixels of the largest image that a convolutional network's certificate is measured on; others see their own size."""
 
-MEMORY = 13 * 2**30
+MEMORY = 20 * 2**30
 """Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
 
 Record = dict[str, Any]
@@ -47,12 +51,13 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
 
     Args:
         architecture: timm's name.
-        memory: shared with the processes beside this one.
+        memory: shared with the processes beside this one; `MEMORY` alone by default.
 
     Returns:
         Class, archetype, number of parameters, and either the counts of tensors by rule, the relative errors in float32 and
-        float64 (None where the float64 pair does not fit `MEMORY`), the images they were measured on, the `response` and
-        `passed`, or `refused`, the reason. Any other error is `error`, and not passed.
+        float64, the images they were measured on, the `response`, the `shift` and `passed`, or `refused`, the reason. Any other
+        error is `error`, and not passed. Where the networks do not fit the memory, all figures but the parameters' number are
+        those of the same network with two blocks a stage (`conversion.cutting`), and `cut` is true.
     """
     start = time.perf_counter()
     skeleton = create_timm_model(architecture, structure=True)
@@ -62,10 +67,13 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        single, double = peak_memory(skeleton, inflate_structure(skeleton, Settings()))
-        dtypes = ("float32", "float64") if double <= MEMORY else ("float32",)
-        with memory.reserve(double if len(dtypes) == 2 else single) if memory else contextlib.nullcontext():
-            record |= _measure_pair(architecture, dtypes)
+        create, size = create_random_model, peak_memory(skeleton)
+        if size > (memory.total if memory else MEMORY):
+            record["cut"] = True
+            cut_stages_(skeleton)
+            create, size = create_cut_model, peak_memory(skeleton)
+        with memory.reserve(size) if memory else contextlib.nullcontext():
+            record |= _measure_pair(create(architecture))
     except UnsupportedError as error:
         return {**record, "refused": reason(error)}
     except Exception as error:  # one architecture's bug must not end the sweep; it is listed as failed
@@ -73,16 +81,16 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
     return {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
-    source = create_random_model(architecture)
-    images, response = _respond(source)
+def _measure_pair(source: nn.Module) -> Record:
     network: Any = inflate(source)
-    try:
-        certificate = certify(source, network, images, dtypes)
-    except UnsupportedError:
-        if images.shape == example_images(source).shape:
-            raise
-        certificate = certify(source, network, example_images(source), dtypes)
+    images = example_images(source)
+    if network.settings.canvas is None:
+        images = _crop(source, network, images)
+    else:  # it computes on tokens
+        del network
+        widen_weights_(source, images)
+        network = inflate(source)
+    certificate = certify(source, network, images)
     counts = network.report.counts()
     return {
         "inflated": counts["inflated"],
@@ -91,34 +99,43 @@ def _measure_pair(architecture: str, dtypes: tuple[str, ...]) -> Record:
         "mapped": certificate.mapped,
         "seen": certificate.seen,
         "unseen": list(certificate.unseen),
+        "unmeasured": list(certificate.unmeasured),
         "images": list(certificate.images),
-        **{dtype: float(f"{certificate.errors[dtype]:.2e}") if dtype in dtypes else None for dtype in TOLERANCES},
-        "response": float(f"{response:.1e}"),
+        **{dtype: float(f"{certificate.errors[dtype]:.2e}") for dtype in TOLERANCES},
+        **{key: float(f"{value:.1e}") for key, value in measure_responses(source, images).items()},
         "passed": certificate.passed,
     }
 
 
-def _respond(source: nn.Module) -> tuple[Tensor, float]:
-    """Returns images of at most `LARGEST_IMAGE` (timm's size where the network takes no other), and the response to others.
-
-    The response is how far other images move the 2D network's outputs, relative to the largest: a certificate's error says
-    something only where it is far below.
-    """
-    full = example_images(source)
-    small = full[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+@torch.no_grad()
+def _crop(source: nn.Module, network: Any, images: Tensor) -> Tensor:
+    """Returns images of at most `LARGEST_IMAGE`, or as they are where the networks take no other size, or only for tokens."""
+    small = images[:, :, :LARGEST_IMAGE, :LARGEST_IMAGE].contiguous()
+    plane = image_to_plane(small, axis=network.settings.axis)
     try:
-        expected, images = _last_output(source, small), small
+        source(small)
+        network(plane)
     except Exception:  # any error of a network that takes no other size than its own
-        expected, images = _last_output(source, full), full
-    other = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    return images, float((_last_output(source, other) - expected).abs().max() / expected.abs().max())
+        return images
+    return images if became_tokens(plane) else small
 
 
 @torch.no_grad()
-def _last_output(model: nn.Module, images: Tensor) -> Tensor:
-    outputs = model(images)
-    last: Tensor = outputs[-1] if isinstance(outputs, list | tuple) else outputs
-    return last
+def measure_responses(source: nn.Module, images: Tensor) -> dict[str, float]:
+    """Measures how far other images move a 2D network's outputs, relative to the largest: what an error must be far below.
+
+    Returns:
+        "response": of other images; "shift": of the same, rolled by half their height and width, which a network that forgets
+        positions cannot tell from what they were.
+    """
+    shifts = tuple(edge // 2 for edge in images.shape[2:])
+    others = {
+        "response": torch.randn(images.shape, generator=torch.Generator().manual_seed(1)),
+        "shift": images.roll(shifts, dims=(2, 3)),
+    }
+    expected = outputs_of(source, images, axis=None)[-1]
+    moved = {key: outputs_of(source, other, axis=None)[-1] for key, other in others.items()}
+    return {key: float((output - expected).abs().max() / expected.abs().max()) for key, output in moved.items()}
 
 
 def reason(error: Exception) -> str:
@@ -127,10 +144,10 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, I2PError) else f"{type(error).__name__}: {text}"
 
 
-def peak_memory(model: nn.Module, structure: nn.Module) -> tuple[int, int]:
-    """Returns the bytes that certifying takes in float32 alone and with float64: both networks, and a copy of the larger."""
-    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, structure)]
-    return 4 * sum(sizes), 4 * sum(sizes) + 8 * max(sizes)
+def peak_memory(model: nn.Module) -> int:
+    """Returns the bytes that certifying a 2D network takes: it and its inflation in float32, and a float64 copy of the larger."""
+    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, inflate_structure(model, Settings()))]
+    return 4 * sum(sizes) + 8 * max(sizes)
 
 
 class MemoryBudget:
@@ -168,7 +185,12 @@ def archetype(model: nn.Module) -> str:
 
 
 def update_ledger(
-    architectures: Iterable[str], path: Path = LEDGER, processes: int = 2, fresh: bool = False, everything: bool = False
+    architectures: Iterable[str],
+    path: Path = LEDGER,
+    processes: int = 2,
+    memory: int = MEMORY,
+    fresh: bool = False,
+    everything: bool = False,
 ) -> dict[str, Any]:
     """Measures architectures and writes the ledger after each, so that an interrupted run goes on where it stopped.
 
@@ -176,6 +198,7 @@ def update_ledger(
         architectures: timm's names; those that the ledger has from this timm are passed over, unless `fresh`.
         path: of the ledger.
         processes: how many measure side by side, one thread each.
+        memory: bytes that they share; what does not fit is cut.
         fresh: measure again what the ledger has.
         everything: the architectures are all of timm's, so that a ledger of another timm may be replaced.
 
@@ -197,7 +220,7 @@ def update_ledger(
             )
         ledger = empty
     unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]
-    bar = tqdm(_measure_all(unmeasured, processes), total=len(unmeasured), desc="certifying", unit="model")
+    bar = tqdm(_measure_all(unmeasured, processes, memory), total=len(unmeasured), desc="certifying", unit="model")
     for name, record in bar:
         ledger["models"][name] = record
         write_ledger(ledger, path)
@@ -205,10 +228,10 @@ def update_ledger(
     return ledger
 
 
-def _measure_all(names: list[str], processes: int) -> Iterator[tuple[str, Record]]:
+def _measure_all(names: list[str], processes: int, memory: int) -> Iterator[tuple[str, Record]]:
     context = multiprocessing.get_context("spawn")
-    memory = MemoryBudget(MEMORY, context)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(memory,)) as pool:
+    budget = MemoryBudget(memory, context)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(budget,)) as pool:
         futures = {pool.submit(_measure_in_worker, name): name for name in names}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()

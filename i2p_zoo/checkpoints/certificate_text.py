@@ -24,6 +24,8 @@ def describe_certificate(certificate: Mapping[str, Any] | None, inflation: str) 
     measured = certificate.get("inflation", inflation)
     if measured != inflation:
         figures += f" (its {measured}-inflated twin)"
+    if certificate.get("cut"):
+        figures += " (of the same network with two blocks a stage)"
     if certificate.get("finetuned"):
         figures += " (of the network it was finetuned from)"
     return "; ".join([figures, *describe_coverage(certificate)])

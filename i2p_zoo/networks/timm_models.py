@@ -101,7 +101,7 @@ def randomize_parameters_(model: nn.Module, images: Tensor) -> None:
     """Draws every parameter and BatchNorm's statistics anew, whatever they are, from torch's global generator.
 
     Kernels and matrices are drawn so that activations keep their scale (He et al. 2015, "Delving deep into rectifiers"),
-    vectors of weights about 1 and of biases about 0, any other vector about its mean.
+    vectors of weights about 1 and of biases about 0, any other vector about its mean; tables as `randomize_constants_` does.
 
     Args:
         model: in eval mode; changed in place.
@@ -120,15 +120,19 @@ def randomize_parameters_(model: nn.Module, images: Tensor) -> None:
 
 
 def randomize_constants_(model: nn.Module) -> None:
-    """Draws every parameter that timm initialises to a constant, from torch's global generator.
+    """Draws every parameter that timm initialises to a constant, and every table, from torch's global generator.
 
-    A scale or gate that starts at 0 (or LayerScale's 1e-6) would hide the branch behind it from a certificate. GroupNorm gets
-    larger biases, since it divides by its own input's deviation and so amplifies rounding.
+    A scale or gate that starts at 0 (or LayerScale's 1e-6) would hide the branch behind it from a certificate, and a table of
+    positions or tokens whose rows hardly differ, a wrong row. GroupNorm gets larger biases, since it divides by its own input's
+    deviation and so amplifies rounding.
     """
     with torch.no_grad():
         for module in model.modules():
             deviation = 0.5 if isinstance(module, nn.GroupNorm) else 0.3
-            for parameter in module.parameters(recurse=False):
+            for name, parameter in module.named_parameters(recurse=False):
+                if _is_table(module, name, parameter):
+                    parameter.normal_(0.0, deviation)
+                    continue
                 constant = float(parameter.flatten()[0]) if parameter.numel() else 0.0
                 if not bool((parameter == constant).all()):
                     continue
@@ -136,6 +140,32 @@ def randomize_constants_(model: nn.Module) -> None:
                     parameter.uniform_(0.5, 1.5).mul_(constant)
                 else:
                     parameter.normal_(0.0, deviation)
+
+
+@torch.no_grad()
+def widen_weights_(model: nn.Module, images: Tensor) -> None:
+    """Scales kernels and matrices that timm draws narrow up to where activations keep their scale, with statistics to match.
+
+    Products of such narrow matrices as timm's transformers begin with hardly tell one token from another: attention is nearly
+    uniform, and the outputs forget the image and where what stands in it.
+
+    Args:
+        model: in eval mode; changed in place.
+        images: (B, C, H, W) that BatchNorm's statistics are drawn for, the same each time.
+    """
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] == "weight" and parameter.ndim > 1:
+            deviation = math.sqrt(len(parameter) / parameter.numel())
+            parameter.mul_(max(1.0, deviation / float(parameter.square().mean().sqrt())))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        randomize_statistics_(model, images)
+
+
+def _is_table(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is of several rows that are read or added as they are: no layer's weight, and no scale a channel."""
+    is_layer = type(module).__module__.partition(".")[0] == "torch"
+    return not is_layer and name != "weight" and parameter.ndim > 1 and parameter.numel() > len(parameter)
 
 
 @torch.no_grad()
@@ -157,6 +187,8 @@ def randomize_statistics_(model: nn.Module, images: Tensor) -> None:
         norm.running_mean.normal_(0.0, 0.1).mul_(power.sqrt())
 
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    if not norms:
+        return
     hooks = [norm.register_forward_pre_hook(draw) for norm in norms]
     try:
         model(images)

@@ -219,8 +219,10 @@ def _measure_live(
     live = live_copy(model_2d, noise)
     unseen = _find_unseen(measure_sensitivity(live, noise), dtype)
     twin_2d = copy_with(live, {}, precision)
+    del live  # networks can be as large as a machine's memory
     expected = outputs_of(twin_2d, noise.to(precision), axis=None)
     state, _ = inflate_state(twin_2d.state_dict(), model_3d)
+    del twin_2d
     actual = outputs_of(copy_with(model_3d, state, precision), noise.to(precision), axis)
     return relative_error(expected, actual), unseen
 

@@ -100,7 +100,18 @@ def copy_with(model: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype)
     for name, buffer in model.named_buffers():
         kept = buffer.to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
         memo[id(buffer)] = state.get(name, kept)
-    return copy.deepcopy(model, memo).eval()
+    return _without_caches(copy.deepcopy(model, memo))
+
+
+def share_tensors(model: nn.Module) -> nn.Module:
+    """Returns a network in eval mode of the same parameters and buffers, which caches nothing that was computed of them."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return _without_caches(copy.deepcopy(model, memo))
+
+
+def _without_caches(model: nn.Module) -> nn.Module:
+    """Passes a network through training mode, in which timm's drop what they keep for evaluation (LeViT its biases of pairs)."""
+    return model.train().eval()
 
 
 class _FullPrecision(TorchFunctionMode):

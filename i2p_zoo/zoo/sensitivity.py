@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from i2p_zoo.zoo.measurement import device_of, flatten_outputs, ready_to_measure
+from i2p_zoo.zoo.measurement import device_of, flatten_outputs, ready_to_measure, share_tensors
 
 
 def measure_sensitivity(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -26,26 +26,34 @@ def measure_sensitivity(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         projection, times the root mean square of the tensor (1 where it is all zeros). Its norm is about how far noise of the
         tensor's own size in its place moves the outputs, relative to the largest. What cannot matter has 0.
     """
-    ready = ready_to_measure(model, images.dtype)
+    ready = share_tensors(ready_to_measure(model, images.dtype))
     images = images.to(device_of(ready, images.device))
     random = torch.Generator().manual_seed(0)
     members = [*ready.named_parameters(), *ready.named_buffers()]
     with torch.inference_mode(False), torch.enable_grad():
         tensors = {name: _as_leaf(tensor) for name, tensor in members if tensor.is_floating_point()}
-        gradients = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        gradients: dict[str, Tensor] = {}
         for image in images.clone().split(1):
             with _DifferentiableStatistics():
                 outputs = flatten_outputs(functional_call(ready, tensors, (image,)))
             projection = sum(_project(output, random) for output in outputs if output.requires_grad)
             if isinstance(projection, Tensor):
-                parts = torch.autograd.grad(projection, list(tensors.values()), allow_unused=True)
-                for total, part in zip(gradients.values(), parts, strict=True):
-                    if part is not None:
-                        total += part
-    moves = {name: gradient * _scale(tensors[name]) for name, gradient in gradients.items()}
+                _add_gradients_(gradients, tensors, projection)
+    moves = {
+        name: gradients.pop(name) * _scale(tensor) if name in gradients else torch.zeros_like(tensor, requires_grad=False)
+        for name, tensor in tensors.items()
+    }
     names = {id(tensor): name for name, tensor in members}
     keys = {key: names.get(id(tensor)) for key, tensor in ready.state_dict(keep_vars=True).items()}  # tied ones have one name
     return {key: moves[name] for key, name in keys.items() if name in moves}
+
+
+def _add_gradients_(gradients: dict[str, Tensor], tensors: dict[str, Tensor], projection: Tensor) -> None:
+    """Adds each tensor's gradient, where it has one, to those of the images before."""
+    parts = torch.autograd.grad(projection, list(tensors.values()), allow_unused=True)
+    for name, part in zip(tensors, parts, strict=True):
+        if part is not None:
+            gradients[name] = gradients[name] + part if name in gradients else part
 
 
 def _as_leaf(tensor: Tensor) -> Tensor:

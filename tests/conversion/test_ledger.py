@@ -13,10 +13,9 @@ from torch import nn
 
 from conversion import __main__ as workshop
 from conversion import ledger
-from conversion.ledger import MemoryBudget, archetype, measure, peak_memory, reason, update_ledger
+from conversion.ledger import MEMORY, MemoryBudget, archetype, measure, measure_responses, peak_memory, reason, update_ledger
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.inflation.settings import Settings
-from i2p_zoo.inflation.structure import inflate_structure
+from i2p_zoo.networks.timm_models import example_images
 from i2p_zoo.zoo.certificate import TOLERANCES
 from tests.helpers import random_cloud
 
@@ -38,40 +37,63 @@ def test_certified_architecture_is_recorded_with_its_figures():
     assert record["passed"] is True
 
 
-def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason():
+def test_network_of_tokens_is_certified_at_its_own_size_and_tells_positions_apart():
     record = measure("vit_tiny_patch16_224")
-    assert "passed" not in record
-    assert record["refused"] == "VisionTransformer has 1 module with no sparse 3D counterpart, of VisionTransformer"
-
-
-def test_architecture_that_inflates_and_cannot_run_is_refused_with_the_function():
-    record = measure("edgenext_xx_small")
-    assert "passed" not in record
-    assert record["refused"].startswith("`reshape` of a sparse tensor, shape (1, 48, 32, 32)")
-
-
-def test_response_tells_how_far_other_images_move_the_outputs():
-    record = measure("test_resnet")
-    assert 1e-3 < record["response"] < 1
-    images, response = ledger._respond(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4, bias=False)))
-    assert tuple(images.shape) == (1, 3, 64, 64)
-    assert response > 0.5
-    constant = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    nn.init.zeros_(constant[0].weight)
-    assert ledger._respond(constant)[1] == 0
-
-
-def test_float64_that_does_not_fit_is_left_out_and_marked(monkeypatch):
-    monkeypatch.setattr(ledger, "MEMORY", 1000)
-    record = measure("test_resnet")
-    assert record["float64"] is None
+    assert (record["images"], record["unmapped"], record["unseen"]) == ([1, 3, 224, 224], 0, [])
+    assert record["float64"] <= TOLERANCES["float64"]
     assert record["float32"] <= TOLERANCES["float32"]
+    assert min(record["response"], record["shift"]) > 1e-2
+    assert record["passed"] is True
+    assert "cut" not in record
+
+
+def test_network_of_tokens_that_takes_any_size_is_measured_at_its_own():
+    assert measure("mobilevit_xxs")["images"] == [1, 3, 256, 256]
+
+
+@pytest.mark.parametrize("name", ["efficientvit_m0", "vit_tiny_patch16_224"])
+def test_records_are_the_same_each_time(name):
+    first, second = measure(name), measure(name)
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason(monkeypatch):
+    def refuse(name):
+        raise UnsupportedError("no meaning on sites:\n  and more")
+
+    monkeypatch.setattr(ledger, "create_random_model", refuse)
+    record = measure("test_resnet")
+    assert "passed" not in record
+    assert record["refused"] == "no meaning on sites"
+
+
+def test_response_and_shift_tell_how_far_images_and_their_places_move_the_outputs():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4, bias=False))
+    images = example_images(linear)
+    assert min(measure_responses(linear, images).values()) > 0.5
+    constant = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    responses = measure_responses(constant, images)
+    assert responses["response"] > 1e-3
+    assert responses["shift"] < 1e-5
+    nn.init.zeros_(constant[0].weight)
+    assert measure_responses(constant, images) == {"response": 0, "shift": 0}
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet50"])
+def test_network_that_does_not_fit_is_cut_and_marked(monkeypatch, name):
+    whole = timm.create_model(name)
+    monkeypatch.setattr(ledger, "MEMORY", 1000)
+    record = measure(name)
+    assert record["cut"] is True
+    assert record["parameters"] == sum(p.numel() for p in whole.parameters())
+    assert record["mapped"] < len(whole.state_dict())
+    assert record["float64"] <= TOLERANCES["float64"]
     assert record["passed"] is True
 
 
 def test_peak_memory_counts_both_networks_and_a_copy_of_the_larger():
     source = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
-    assert peak_memory(source, inflate_structure(source, Settings())) == (4 * (54 + 162), 4 * (54 + 162) + 8 * 162)
+    assert peak_memory(source) == 4 * (54 + 162) + 8 * 162
 
 
 def test_memory_is_shared_and_who_wants_more_than_is_free_waits():
@@ -136,7 +158,7 @@ def measured(monkeypatch):
     """The names measured; `measure` is replaced, so that no process starts."""
     names = []
 
-    def measure_all(unmeasured, processes):
+    def measure_all(unmeasured, processes, memory):
         for name in unmeasured:
             if name == "broken":
                 raise OSError("the machine went down")
@@ -180,7 +202,7 @@ def test_ledger_of_another_timm_is_begun_anew_for_every_architecture_alone(tmp_p
 def test_processes_measure_side_by_side(tmp_path):
     found = update_ledger(["test_resnet", "vit_tiny_patch16_224"], tmp_path / "zoo.json", processes=2)
     assert found["models"]["test_resnet"]["passed"] is True
-    assert "refused" in found["models"]["vit_tiny_patch16_224"]
+    assert found["models"]["vit_tiny_patch16_224"]["passed"] is True
 
 
 @pytest.fixture
@@ -199,7 +221,7 @@ def test_command_begins_anew_with_all_alone(asked, arguments, everything):
     assert CliRunner().invoke(workshop.main, ["certify", *arguments]).exit_code == 0
     ((names, options),) = asked
     assert names == (timm.list_models() if everything else ["resnet18"])
-    assert options == {"processes": 2, "fresh": False, "everything": everything}
+    assert options == {"processes": 2, "memory": MEMORY, "fresh": False, "everything": everything}
 
 
 @pytest.mark.parametrize("error", [InvalidInputError("two\nlines"), OSError("two\nlines")], ids=["ours", "the system's"])

@@ -16,6 +16,7 @@ from i2p_zoo.networks.timm_models import (
     randomize_constants_,
     randomize_parameters_,
     randomize_statistics_,
+    widen_weights_,
 )
 from tests.helpers import relative_error
 
@@ -76,6 +77,45 @@ def test_weights_are_drawn_about_one_and_other_vectors_about_their_mean():
     assert 1 <= float(scale.min()) < float(scale.max()) <= 3
     assert not torch.equal(scale.sort().values, scale)
     assert float(kernel.std()) == pytest.approx((2 / 27) ** 0.5, rel=0.1)
+
+
+def test_tables_are_drawn_wide_and_weights_of_layers_and_scales_of_channels_are_not_tables():
+    source, model = timm.create_model("swin_tiny_patch4_window7_224"), create_random_model("swin_tiny_patch4_window7_224")
+    for key, parameter in model.named_parameters():
+        if "table" in key:
+            assert float(source.get_parameter(key).detach().std()) < 0.03
+            assert float(parameter.detach().std()) == pytest.approx(0.3, rel=0.1)
+        elif parameter.ndim > 1:
+            assert float(parameter.detach().std()) == pytest.approx(float(source.get_parameter(key).detach().std()), rel=0.1), key
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.scale = nn.LSTM(4, 4), nn.Parameter(torch.linspace(1, 2, 8).view(8, 1, 1))
+            self.token = nn.Parameter(torch.linspace(0, 1e-3, 8).view(1, 1, 8))
+
+    tables = Tokens()
+    before = copy.deepcopy(tables.state_dict())
+    randomize_constants_(tables)
+    assert {key for key, value in tables.state_dict().items() if not torch.equal(value, before[key])} == {"token"}
+
+
+def test_narrow_weights_are_widened_and_others_left():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 36, 8)).eval()
+    with torch.no_grad():
+        model[0].weight.normal_(0, 2), model[3].weight.normal_(0, 0.001)
+    before = copy.deepcopy(model.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    state = torch.get_rng_state()
+    widen_weights_(model, images)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model[0].weight, before["0.weight"])
+    assert float(model[3].weight.detach().std()) == pytest.approx((16 * 36) ** -0.5, rel=0.02)
+    torch.testing.assert_close(model[3].weight / model[3].weight[0, 0], before["3.weight"] / before["3.weight"][0, 0])
+    statistics = model[1].running_var.clone()
+    assert not torch.equal(statistics, before["1.running_var"])
+    widen_weights_(model, images)
+    assert torch.equal(model[1].running_var, statistics)
 
 
 def test_statistics_are_about_the_power_of_what_each_norm_reads():

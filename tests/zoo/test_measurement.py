@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from i2p_zoo import image_to_plane, inflate
-from i2p_zoo.zoo.measurement import copy_with, flatten_outputs, live_copy, outputs_of, relative_error
+from i2p_zoo.zoo.measurement import copy_with, flatten_outputs, live_copy, outputs_of, relative_error, share_tensors
 from tests.helpers import random_images, small_net
 
 IMAGES = random_images(2, 3, 6, 6).float()
@@ -46,6 +46,30 @@ def test_copy_has_its_own_tensors_cast_or_others_and_ties_what_was_tied():
     assert not net[1].running_mean.any()
     assert net.training
     assert not twin.training
+
+
+def test_copies_share_or_cast_tensors_and_drop_what_was_computed_of_them():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.cache = nn.Parameter(torch.ones(2)), {}
+
+        def train(self, mode=True):
+            if mode:
+                self.cache = {}
+            return super().train(mode)
+
+        def forward(self, x):
+            return x * self.cache.setdefault("weight", self.weight.detach().exp())
+
+    net = Cached().eval()
+    expected = net(torch.ones(1, 2))
+    shared, wide = share_tensors(net), copy_with(net, {}, torch.float64)
+    assert shared.weight is net.weight
+    assert (shared.cache, wide.cache, list(net.cache)) == ({}, {}, ["weight"])
+    assert wide(torch.ones(1, 2).double()).dtype == torch.float64
+    assert torch.equal(shared(torch.ones(1, 2)), expected)
+    assert not shared.training
 
 
 def test_live_copy_is_the_same_whatever_the_weights_and_has_nothing_dead():

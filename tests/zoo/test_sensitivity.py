@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from i2p_zoo.networks.timm_models import create_random_model
 from i2p_zoo.zoo.sensitivity import measure_sensitivity
 from tests.helpers import random_images, randomise_norms_, seeded
 
@@ -115,3 +116,27 @@ def test_training_mode_and_precision_of_the_network_make_no_difference(model):
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in other.state_dict().items())
     single = measure_sensitivity(model, IMAGES.float())
     assert all(torch.allclose(single[key].double(), expected[key], rtol=1e-3, atol=1e-6) for key in expected)
+
+
+def test_what_a_network_caches_for_evaluation_hides_no_tensor():
+    """LeViT keeps its biases of pairs by device."""
+    model = create_random_model("levit_128s")
+    images = torch.randn(1, 3, 224, 224, generator=seeded())
+    with torch.no_grad():
+        model(images)
+    biases = {key: moves for key, moves in measure_sensitivity(model, images).items() if key.endswith("attention_biases")}
+    assert biases
+    assert all(moves.any() for moves in biases.values())
+
+
+def test_a_gradient_that_two_tensors_share_is_scaled_for_each():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Parameter(torch.full((2,), 3.0)), nn.Parameter(torch.full((2,), 5.0))
+
+        def forward(self, x):
+            return x.flatten(1) + (self.first + self.second)
+
+    sensitivity = measure_sensitivity(Sum().eval(), torch.ones(2, 2, 1, 1))
+    torch.testing.assert_close(sensitivity["first"] / 3, sensitivity["second"] / 5)

@@ -1,0 +1,78 @@
+"""Networks too large to be certified whole: the same ones with two blocks a stage, which differ from the rest in weights alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from i2p_zoo.networks.timm_models import create_timm_model, example_images, randomize_parameters_
+
+BLOCKS = 2
+"""How many are left of a run of like blocks: the least in which one block's outputs are another's inputs, and windows shift."""
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_)
+_TRANSFORMS = (Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_)
+
+
+def create_cut_model(architecture: str) -> nn.Module:
+    """Creates timm's 2D network in eval mode with at most `BLOCKS` like blocks in a row, and live random parameters.
+
+    Weights that are cut off are never drawn, so that they take no memory.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        with _UndrawnWeights():
+            model = create_timm_model(architecture).eval()
+        cut_stages_(model)
+        randomize_parameters_(model, example_images(model))
+    return model
+
+
+def cut_stages_(model: nn.Module) -> None:
+    """Keeps, in place, the first `BLOCKS` of each run of like blocks in a `Sequential` or `ModuleList`.
+
+    Blocks are alike where the classes of all their parts and the shapes of all their parameters are.
+    """
+    for module in list(model.modules()):
+        if type(module) not in (nn.Sequential, nn.ModuleList):
+            continue
+        kept: list[nn.Module] = []
+        last, length = None, 0
+        for child in module.children():
+            signature = _signature(child)
+            length = length + 1 if signature == last else 1
+            last = signature
+            if length <= BLOCKS or not _is_block(child):
+                kept.append(child)
+        if len(kept) < len(module):
+            module._modules.clear()
+            module._modules.update({str(number): child for number, child in enumerate(kept)})
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module has several kernels or matrices: lists of lesser ones are branches, of which a forward needs each."""
+    return sum(parameter.ndim > 1 for parameter in module.parameters()) > 1
+
+
+def _signature(module: nn.Module) -> tuple[Any, ...]:
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
+    return type(module), shapes, [type(part) for part in module.modules()]
+
+
+class _UndrawnWeights(TorchFunctionMode):
+    """Passes over the drawing of kernels and matrices: memory that nothing writes to is not taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._undrawn: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS and args[0].ndim > 1:
+            self._undrawn.add(args[0].data_ptr())
+            return args[0]
+        if func in _TRANSFORMS and args[0].data_ptr() in self._undrawn:  # of numbers that were to be drawn
+            return args[0]
+        return func(*args, **(kwargs or {}))
