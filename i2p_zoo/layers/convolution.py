@@ -126,7 +126,7 @@ class SparseConv3d(nn.Module):
         if isinstance(x, TokenTensor):
             return convolve_tokens(self, x)
         if not isinstance(x, SparseTensor):
-            return self._dense(x)
+            return self.convolve_image(x)
         return self.convolve(x, self.kernel(), self.bias, self.groups)
 
     def convolve(self, x: SparseTensor, weight: Tensor, bias: Tensor | None, groups: int) -> SparseTensor:
@@ -136,8 +136,8 @@ class SparseConv3d(nn.Module):
         )
         return sparse_convolution(x, weight, bias, window, groups, level)
 
-    def _dense(self, x: Tensor) -> Tensor:
-        """Convolves an image over the canvas, or one that was pooled: a single plane, which meets the kernel's middle one."""
+    def convolve_image(self, x: Tensor) -> Tensor:
+        """Convolves a dense (B, C, H, W) image, a single plane, which meets the kernel's middle one; raises as `forward`."""
         if x.ndim != 4 or self.padding is None:
             raise UnsupportedError(f"A sparse {self.kernel_size} convolution got a dense tensor of shape {tuple(x.shape)}.")
         axis = 1 + AXES[self.axis]

@@ -20,7 +20,7 @@ def convolve_tokens(layer: Any, x: TokenTensor) -> Any:
     Args:
         layer: a `SparseConv3d`; one of kernel 1 is a linear layer of dimension 1.
         x: (B * heads, C, H, W) with heads joined to the batch, which all have the same weight; or (B * windows, C, h, w), each
-            window an image with a border of its own.
+            window an image with a border of its own, of sites or of channels.
 
     Raises:
         UnsupportedError: any other tokens.
@@ -33,6 +33,9 @@ def convolve_tokens(layer: Any, x: TokenTensor) -> Any:
     roles = ["".join(atom.role for atom in dim) for dim in x.dims]
     if len(roles) == 4 and roles[0] == "byx" and roles[1:] == ["c", "y", "x"]:
         return _convolve_windows(layer, x)
+    if len(roles) == 4 and "c" not in roles[0] and roles[1:] == ["c", "c", "c"] and not x.is_pairs:
+        out = layer.convolve_image(x.values)  # patches whose pixels were unfolded into channels
+        return make_tokens(x.space, [out], (x.dims[0], *((channel(size),) for size in out.shape[1:])))
     raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of {x!r}.")
 
 
