@@ -73,10 +73,10 @@ def _only_hook(model: nn.Module, hook: Any) -> Iterator[None]:
 
 
 def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor:
-    """Gives a cloud a canvas and moves the box of each sample to its middle.
+    """Gives a cloud a canvas and moves the box of each sample to its middle; along the third axis the box begins at 0.
 
     The box leaves out a sample's outermost voxels (`sample_boxes`), so that a stray point does not move the others. A cloud
-    may be larger than the canvas. The third axis is as long as the height.
+    may be larger than the canvas.
 
     Args:
         x: the input of a network.
@@ -87,11 +87,12 @@ def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor
         The same features on the moved sites.
     """
     coords = x.coords.clone()
-    width = x.plan.plane[1]
     for column in range(3):
         low, high = sample_boxes(x.batch_rows, x.coords[:, 1 + column], x.batch_size)
-        extent = canvas[1 if column == width else 0] // scale
-        shift = torch.div(extent - (high - low + 1), 2, rounding_mode="floor") - low
+        shift = -low
+        if column in x.plan.plane:
+            extent = canvas[x.plan.plane.index(column)] // scale
+            shift = shift + torch.div(extent - (high - low + 1), 2, rounding_mode="floor")
         coords[:, 1 + column] = (coords[:, 1 + column] + shift[x.batch_rows]).int()
     cache = SiteCache()
     cache.orders[cache.key(coords)] = sorting_order(coords)

@@ -14,8 +14,6 @@ from i2p_zoo.sparse.tokens.token_pairs import PairOffsets, TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, same_sites
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
-THIRD_AXIS = "copy"
-
 
 def pad_dims(dims: Dims, count: int) -> Dims:
     """Dimensions of extent 1 in front, as broadcasting adds them."""
@@ -102,33 +100,27 @@ def read_flat(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> list[Tensor]:
+    """A dense tensor's values for each row, as `read_table`; one that is added by height has a say in the third axis too.
+
+    There a token at (z, y, x) gets T[y, x] + T[z, x] - T[m, x], m the middle of its sample: on a plane T[y, x] alone. What is
+    multiplied (rotations) and what is of pairs (biases) is the same at every z.
+    """
     values = read_table(x, table, dims)
-    if THIRD_AXIS != "height" or name != "add" or x.is_pairs:
+    if name not in ("add", "add_") or x.is_pairs or x.rows.is_plane:
         return values
-    sides = [a for dim in dims for atom in dim for a in (atom.inner if atom.role == "t" else (atom,)) if a.role == "y"]
-    looked_up = any(size > 1 and any(a.role in "yt" for a in dim) for size, dim in zip(table.shape, dims, strict=True))
-    if len(sides) != 1 or not looked_up or sides[0].place != 1 or not sides[0].top or x.rows.rolled != (0, 0):
+    sides = [
+        atom
+        for size, dim in zip(table.shape, dims, strict=True)
+        for each in (dim if size > 1 else ())
+        for atom in (each.inner if each.role == "t" else (each,))
+        if atom.role == "y"
+    ]
+    if len(sides) != 1 or sides[0].place != 1 or not sides[0].top or x.rows.rolled != (0, 0):
         return values
-    rows, side = x.rows, sides[0]
-    raised = rows.remember(("raised", side.extent), lambda: _raised(rows, side.extent))
-    spaces = [TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis, rows.prefix) for coords in raised]
-    twins = [TokenTensor(space, x.blocks, x.dims) for space in spaces]
-    up, down = (read_table(twin, table, dims)[0] for twin in twins)
-    return [values[0] + (up - down)]
-
-
-def _raised(rows: TokenRows, extent: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of rows that stand at the canvas's middle height plus their height in the cloud, and at the middle height."""
-    height = rows.coords[:, 1 + rows.axis].long()
-    batch = rows.coords[:, 0].long()
-    top = height.new_zeros(rows.batch_size).scatter_reduce(0, batch, height, "amax", include_self=False)
-    low = torch.div(extent - top - 1, 2, rounding_mode="floor").clamp(min=0)[batch]
-    out = []
-    for place in (low + height, low):
-        coords = rows.coords.clone()
-        coords[:, 1 + rows.plane[0]] = place.int()
-        out.append(coords)
-    return out[0], out[1]
+    up, middle = (
+        read_table(TokenTensor(rows, x.blocks, x.dims), table, dims)[0] for rows in x.rows.upright(sides[0].extent)
+    )
+    return [values[0] + (up - middle)]
 
 
 def widen(x: TokenTensor, shape: tuple[int, ...]) -> tuple[TokenTensor, Dims]:

@@ -179,21 +179,60 @@ class TokenRows:
             return self.digit(column, atom)
         offset, whole = self.rolled["yx".index(atom.role)], atom.place * atom.extent
         if not offset:
-            return torch.div(self._fit(atom.role, column, whole), atom.place, rounding_mode="floor")
+            at = self.plane["yx".index(atom.role)]
+            return torch.div(self._fit(at, whole), atom.place, rounding_mode="floor")
         digit = self.digit(column, atom)
         if self.site is not None and self.site.spatial_shape is None:
             return digit.clamp(0, max(atom.extent - 2, 0))  # the last window is where 2D has the two ends of an image meet
         inside = (column + offset >= 0) & (column + offset < whole)
         return torch.where(inside, self.digit(column % whole, atom), digit.clamp(0, atom.extent - 1))
 
-    def _fit(self, role: str, column: Tensor, extent: int) -> Tensor:
-        """(N,) int64: places 0 <= i < extent of coordinates; a sample whose box is longer is shrunk to fit."""
-        key = ("box", role)
-        low, high = self.remember(key, lambda: sample_boxes(self.coords[:, 0], column, self.batch_size))
-        samples = self.coords[:, 0].long()
-        low, length = low[samples], (high - low + 1)[samples]
-        shrunk = torch.div((2 * (column - low) + 1) * extent, 2 * length, rounding_mode="floor")
-        return torch.where(length > extent, shrunk, column).clamp(0, extent - 1)
+    def _fit(self, column: int, extent: int, coordinates: Tensor | None = None) -> Tensor:
+        """(N,) int64 places 0 <= i < extent of coordinates, by default the sites' own, along a column of (z, y, x).
+
+        A sample whose box is longer is shrunk to fit, and along the third axis each stands in the middle; what is beyond all
+        the same, at the edge.
+        """
+        low, high = self._box(column)
+        own = self.coords[:, 1 + column].long() if coordinates is None else coordinates
+        length = high - low + 1
+        shrunk = torch.div((2 * (own - low) + 1) * extent, 2 * length, rounding_mode="floor")
+        if column == self.axis:
+            own = own - low + torch.div(extent - length, 2, rounding_mode="floor")
+        return torch.where(length > extent, shrunk, own).clamp(0, extent - 1)
+
+    def _box(self, column: int) -> tuple[Tensor, Tensor]:
+        """(N,) int64: where each site's sample begins and ends along a column of (z, y, x)."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            samples = self.coords[:, 0].long()
+            low, high = sample_boxes(samples, self.coords[:, 1 + column], self.batch_size)
+            return low[samples], high[samples]
+
+        result: tuple[Tensor, Tensor] = self.remember(("box", column), make)
+        return result
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether all sites are at one place of the third axis."""
+        third = self.coords[:, 1 + self.axis]
+        return bool(self.remember("plane", lambda: bool((third == third[:1]).all())))
+
+    def upright(self, extent: int) -> tuple[TokenRows, TokenRows]:
+        """The same rows with a place along the third axis for their height: each site's own, and the middle of its sample."""
+
+        def make() -> list[Tensor]:
+            low, high = self._box(self.axis)
+            result = []
+            for heights in (None, torch.div(low + high, 2, rounding_mode="floor")):
+                coords = self.coords.clone()
+                coords[:, 1 + self.plane[0]] = self._fit(self.axis, extent, heights).int()
+                result.append(coords)
+            return result
+
+        own, middle = self.remember(("upright", extent), make)
+        own, middle = (TokenRows.of(c, self.cache, self.batch_size, self.axis, self.prefix) for c in (own, middle))
+        return own, middle
 
     def offsets(self, atoms: Sequence[Atom]) -> list[Tensor]:
         """(rows,) int64, in a list as of the blocks of pairs: where each row stands in a table over some atoms, flattened."""
