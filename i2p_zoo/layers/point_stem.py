@@ -8,7 +8,7 @@ from torch import nn
 
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.registry import keep
-from i2p_zoo.sparse.geometry import Padding
+from i2p_zoo.sparse.geometry import Padding, Pair
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -18,17 +18,21 @@ class PointStemConv3d(SparseConv3d):
     Args:
         halvings: of the 2D network's convolution, for `Plan.level`.
         stride_2d: by which it shrinks the image, which is no power of two in a patch embedding of 14 pixels.
+        margin_2d: (height, width) pixels that its window and padding take off or, negative, put on before that: its output is
+            (image - margin) / stride, rounded up.
         **kwargs: as `SparseConv3d`.
     """
 
-    def __init__(self, *, halvings: int, stride_2d: int, **kwargs: Any) -> None:
+    def __init__(self, *, halvings: int, stride_2d: int, margin_2d: Pair = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.halvings, self.stride_2d = halvings, stride_2d
+        self.halvings, self.stride_2d, self.margin_2d = halvings, stride_2d, margin_2d
 
     def forward(self, x: Any) -> Any:
         """Convolves (N, C) features on their own sites."""
         out = super().forward(x)
-        return pass_halvings(out, self.halvings, self.stride_2d) if isinstance(out, SparseTensor) else out
+        if not isinstance(out, SparseTensor):
+            return out
+        return pass_halvings(out, self.halvings, self.stride_2d, self.margin_2d)
 
 
 keep(PointStemConv3d)
@@ -50,7 +54,7 @@ class DroppedPool(nn.Module):
         return f"halvings={self.halvings}"
 
 
-def pass_halvings(x: SparseTensor, halvings: int, stride: int) -> SparseTensor:
-    """Counts halvings that the 2D network does and this one does not; the canvas shrinks by their stride."""
-    canvas = x.canvas and (-(-x.canvas[0] // stride), -(-x.canvas[1] // stride))
+def pass_halvings(x: SparseTensor, halvings: int, stride: int, margin: Pair = (0, 0)) -> SparseTensor:
+    """Counts halvings that the 2D network does and this one does not; the canvas shrinks as its image does."""
+    canvas = x.canvas and (-(-(x.canvas[0] - margin[0]) // stride), -(-(x.canvas[1] - margin[1]) // stride))
     return x.derive(x.features, canvas=canvas).with_plan(level=x.plan.level + halvings)

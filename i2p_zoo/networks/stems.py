@@ -16,6 +16,7 @@ from torch import nn
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
 from i2p_zoo.modules import eval_mode, image_channels, image_size
+from i2p_zoo.sparse.geometry import Pair
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
@@ -119,6 +120,7 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
         layer = PointStemConv3d(
             halvings=halvings,
             stride_2d=max(old.stride),
+            margin_2d=_margin(old),
             in_channels=in_chans,
             out_channels=old.out_channels,
             kernel_size=3 if max(old.kernel_size) > 1 else 1,
@@ -133,6 +135,20 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
         model.set_submodule(name, DroppedPool(halvings))
     # new weights have no colours that they were trained with
     model.provenance = model.provenance.with_settings(stem="point", rgb_mean=None, rgb_std=None).changed(in_chans=in_chans)
+
+
+def _margin(layer: Any) -> Pair:
+    """The pixels of (height, width) that a convolution's output is shorter by than its image, before its stride.
+
+    torch rounds (image + padding - span - 1) / stride down and adds one, which is (image + padding - span) / stride rounded up.
+    """
+    if layer.padding is None:  # as much as the stride needs
+        return (0, 0)
+    height, width = (
+        (kernel - 1) * step - sum(pads)
+        for kernel, step, pads in zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
+    )
+    return (height, width)
 
 
 def adapt_in_chans_(model: Any, stem: Stem, in_chans: int) -> None:
