@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from i2p_zoo.errors import InvalidInputError
@@ -40,6 +41,28 @@ def classifier_of(model: Any) -> nn.Module | None:
     if isinstance(classifier, tuple) and all(isinstance(part, nn.Module) for part in classifier):
         return nn.ModuleList(classifier)
     return classifier if isinstance(classifier, nn.Module) else None
+
+
+@contextlib.contextmanager
+def probe_mode(model: nn.Module) -> Iterator[None]:
+    """Lets a network be run to learn how it is made, without a trace.
+
+    It is in eval mode, torch's random numbers are as before afterwards, and the forward hooks of its modules are set aside: hooks
+    that are registered meanwhile go again.
+    """
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    kept = {module: {name: dict(getattr(module, name)) for name in names} for module in model.modules()}
+    try:
+        for module in kept:
+            for name in names:
+                getattr(module, name).clear()
+        with eval_mode(model), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, hooks in kept.items():
+            for name in names:
+                getattr(module, name).clear()
+                getattr(module, name).update(hooks[name])
 
 
 def find_classifier(model: Any) -> nn.Module:

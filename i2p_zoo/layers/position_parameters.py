@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2p_zoo.modules import eval_mode
+from i2p_zoo.modules import probe_mode
 from i2p_zoo.sparse.dispatch import name_of, watch_calls
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
@@ -40,7 +40,7 @@ def find_position_parameters(model: Any) -> dict[str, str]:
         return {}
     coords = torch.zeros(1, 4, dtype=torch.int32, device=weight.device)
     sorts: dict[int, str] = {}
-    with eval_mode(model), torch.inference_mode(False), torch.enable_grad(), _requiring_gradients(list(parameters.values())):
+    with probe_mode(model), torch.inference_mode(False), torch.enable_grad(), _requiring_gradients(list(parameters.values())):
         features = weight.new_zeros(1, model.in_chans, requires_grad=True)
         graph = _Graph(features)
 
@@ -49,7 +49,7 @@ def find_position_parameters(model: Any) -> dict[str, str]:
                 for identity in graph.parameters_of(operand):
                     sorts.setdefault(identity, sort)
 
-        with watch_calls(watch), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # a user's forward may fail
+        with watch_calls(watch), contextlib.suppress(Exception):  # a user's forward may fail
             model(SparseTensor(features, coords, batch_size=1))
     names = model.named_parameters(remove_duplicate=False)
     return {name: sorts[id(parameter)] for name, parameter in names if id(parameter) in sorts}

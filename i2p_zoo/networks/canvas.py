@@ -8,21 +8,18 @@ every table.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.modules import eval_mode, image_channels, image_size
+from i2p_zoo.modules import image_channels, image_size, probe_mode
 from i2p_zoo.sparse.coordinates import SiteCache, sorting_order
 from i2p_zoo.sparse.geometry import Pair
 from i2p_zoo.sparse.sample_boxes import sample_boxes
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.site_tokens import became_tokens
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class _TokensReached(Exception):
@@ -49,27 +46,11 @@ def find_canvas(model: Any) -> Pair | None:
         if became_tokens(voxel):
             raise _TokensReached
 
-    with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]), _only_hook(model, check):
-        with contextlib.suppress(Exception):  # what fails behind the first token is not asked here
-            model(voxel)
+    with probe_mode(model), torch.no_grad(), contextlib.suppress(Exception):  # what fails behind the first token is not asked
+        for module in model.modules():
+            module.register_forward_pre_hook(check)
+        model(voxel)
     return size if became_tokens(voxel) else None
-
-
-@contextlib.contextmanager
-def _only_hook(model: nn.Module, hook: Any) -> Iterator[None]:
-    """Sets a network's own forward hooks aside for a while and has one called before each of its modules."""
-    kept = {module: {name: dict(getattr(module, name)) for name in _HOOKS} for module in model.modules()}
-    try:
-        for module in kept:
-            for name in _HOOKS:
-                getattr(module, name).clear()
-            module.register_forward_pre_hook(hook)
-        yield
-    finally:
-        for module, hooks in kept.items():
-            for name in _HOOKS:
-                getattr(module, name).clear()
-                getattr(module, name).update(hooks[name])
 
 
 def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor:

@@ -17,7 +17,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import inflate_state, tie_parameters_
 from i2p_zoo.inflation.structure import inflate_structure, inflate_structure_, materialize_, replace_leaves
-from i2p_zoo.layers.position_parameters import EXTRA_TOKEN, find_position_parameters
+from i2p_zoo.layers.position_parameters import EXTRA_TOKEN, POSITION_TABLE, find_position_parameters
 from i2p_zoo.modules import head_name, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.blocks import predict
@@ -73,11 +73,18 @@ def inflate(
         result.provenance = result.provenance.with_settings(canvas=find_canvas(result))
     if result.provenance.settings.canvas is not None:
         positions = {
-            key: sort if sort == EXTRA_TOKEN else f"{sort}, the same all along {axis}"
+            key: sort if sort == EXTRA_TOKEN else f"{sort}, {_third_axis(sort, axis)}"
             for key, sort in find_position_parameters(result).items()
         }
         result.provenance = result.provenance.changed(report=report.with_reasons(positions))
     return result  # type: ignore[no-any-return]
+
+
+def _third_axis(sort: str, axis: str) -> str:
+    """What rule positions follow along the new axis."""
+    if sort == POSITION_TABLE:
+        return f"read along {axis} as along the height where it is added, else the same all along {axis}"
+    return f"the same all along {axis}"
 
 
 class PointCloudModel(Network):

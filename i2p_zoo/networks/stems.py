@@ -15,7 +15,7 @@ from torch import nn
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
-from i2p_zoo.modules import eval_mode, image_channels, image_size
+from i2p_zoo.modules import image_channels, image_size, probe_mode
 from i2p_zoo.sparse.geometry import Pair
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -75,10 +75,10 @@ def find_stem(model: nn.Module) -> Stem:
 
         module.register_forward_hook(hook)
 
-    for name, module in twin.named_modules():
-        if isinstance(module, (nn.Conv2d, SpaceToDepth, *_POOLS)):
-            watch(name, module)
-    with torch.no_grad():
+    with probe_mode(twin), torch.no_grad():
+        for name, module in twin.named_modules():
+            if isinstance(module, (nn.Conv2d, SpaceToDepth, *_POOLS)):
+                watch(name, module)
         twin(image)
     if not convolutions:
         raise UnsupportedError(f"stem='point': no convolution of {type(model).__qualname__} reads the image itself.")
@@ -97,13 +97,10 @@ def count_halvings(model: Any) -> int:
 
     weight = next(model.parameters())
     voxel = SparseTensor(weight.new_zeros(1, model.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
-    try:
-        with eval_mode(model), torch.no_grad():
-            model(voxel)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with probe_mode(model), torch.no_grad():
+        for module in model.modules():
+            module.register_forward_hook(hook)
+        model(voxel)
     return max(levels)
 
 

@@ -212,7 +212,8 @@ def _with_dense(first: Operand, second: Operand, result: Result) -> Any:
         groups, offsets = a.rows.blocks(atoms), a.rows.offsets(atoms)[0]
         blocks = []
         for block, part in zip(groups.gather(a.values), groups.parts, strict=True):
-            matrices = read_flat(table, offsets[part.rows[:, 0]])
+            first_rows = part.rows[:, :1].flatten()  # none of empty groups
+            matrices = read_flat(table, offsets[first_rows]) if len(first_rows) else table[:1].expand(len(part.rows), *table.shape[1:])
             blocks.append(_einsum(block, ["g", "n", *first.channels], matrices, ["g", *rest], ["g", "n", *out]))
         return make_tokens(a.space, [groups.scatter(blocks)], result.dims)
     read = [read_flat(table, sum(each) if isinstance(each, PairOffsets) else each) for each in a.space.offsets(atoms)]
