@@ -1,4 +1,4 @@
-"""Transformers on ragged clouds: their blocks, against timm's on padded tensors with a mask, and against a loop over the clouds."""
+"""Transformers on ragged clouds: their blocks, against timm's on padded tensors with a mask and against a loop over clouds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Run:
         x = self.x
         for block in self.blocks:
             x = block(x, **self.options)
-        return as_tokens(x).values
+        values: Tensor = as_tokens(x).values
+        return values
 
     def padded(self) -> Callable[[], Tensor]:
         """The same on padded tensors, which are prepared once."""
@@ -71,13 +72,17 @@ class Run:
     def _read_rope(self, batch: Padding) -> Tensor:
         """(B, 1, places, channels): the rotation of every token that is a site."""
         rope, prefix = self.options["rope"], self.x.space.prefix
-        read = (self.x[:, prefix:, :1] * 0 + rope).values.detach()
+        read: Tensor = (self.x[:, prefix:, :1] * 0 + rope).values.detach()
         rows = batch.rows[:, prefix:] - batch.rows.shape[0] * prefix
         return read[rows.clamp(min=0)].unsqueeze(1)
 
 
 def capture(name: str, sizes: Sequence[int], depth: int) -> list[Run]:
-    """Runs a network on clouds of about these many tokens and returns the blocks of each resolution; of a ViT the first `depth`."""
+    """Runs a network on clouds of about these many tokens.
+
+    Returns:
+        The blocks of each resolution; of a ViT the first `depth`.
+    """
     torch.manual_seed(0)
     model = i2p_zoo.create_model({**VITS, **WINDOWED}[name], stem="point", num_classes=10).eval()
     if name == "swin":
@@ -118,7 +123,10 @@ def ragged_batch(sizes: Sequence[int]) -> i2p_zoo.SparseTensor:
 def contestants(name: str, sizes: Sequence[int], depth: int, *, train: bool) -> tuple[int, dict[str, Callable[[], Any]]]:
     """Returns the number of tokens at the first resolution, and what runs the blocks: ours, padded, and of ViTs a loop."""
     runs = capture(name, sizes, depth)
-    parts: dict[str, list[Callable[[], Tensor]]] = {"ours": [run.ours for run in runs], "padded": [run.padded() for run in runs]}
+    parts: dict[str, list[Callable[[], Tensor]]] = {
+        "ours": [run.ours for run in runs],
+        "padded": [run.padded() for run in runs],
+    }
     if name in VITS:
         parts["loop"] = [run.ours for size in sizes for run in capture(name, [size], depth)]
     blocks = [block for run in runs for block in run.blocks]

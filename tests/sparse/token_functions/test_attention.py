@@ -27,7 +27,9 @@ def clouds(sizes: list[int], channels: int = 4, extent: int = CANVAS) -> SparseT
     parts = []
     for number, size in enumerate(sizes):
         cells = torch.randperm(extent**3, generator=seeded(number))[:size]
-        parts.append(torch.stack([torch.full_like(cells, number), cells // extent**2, cells // extent % extent, cells % extent], 1))
+        parts.append(
+            torch.stack([torch.full_like(cells, number), cells // extent**2, cells // extent % extent, cells % extent], 1)
+        )
     coords = torch.cat(parts).int()
     coords = coords[torch.randperm(len(coords), generator=seeded(99))]
     features = torch.randn((len(coords), channels), generator=seeded(1), dtype=torch.float64)
@@ -219,7 +221,9 @@ def test_dropout_drops_scores_and_scales_the_others(monkeypatch, limit):
     got = as_tokens(F.scaled_dot_product_attention(q, q * 0, q * 0 + 1, dropout_p=0.5)).values
     assert abs(float(got.mean()) - 1) < 0.05
     assert float((got == 1).double().mean()) < 0.2
-    assert torch.equal(as_tokens(F.scaled_dot_product_attention(q, q * 0, q * 0 + 1)).values.round(decimals=12), torch.ones_like(got))
+    assert torch.equal(
+        as_tokens(F.scaled_dot_product_attention(q, q * 0, q * 0 + 1)).values.round(decimals=12), torch.ones_like(got)
+    )
 
 
 @pytest.mark.parametrize("attention", [fused, unfused])
