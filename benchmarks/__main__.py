@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import checkpoints, layers, mesh_readers, networks, readers, scale, sites
+from benchmarks import checkpoints, layers, mesh_readers, networks, readers, scale, sites, tokens
 from benchmarks.page import write_page
 from benchmarks.timing import Result
 from i2p_zoo import keep_freed_memory
@@ -29,6 +29,7 @@ BENCHMARKS = {
     "mesh-readers": mesh_readers.mesh_readers,
     "scenes": scale.scenes,
     "memory": scale.memory,
+    "tokens": tokens.tokens,
 }
 
 

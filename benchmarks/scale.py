@@ -58,16 +58,16 @@ def _terrain(points: int) -> Tensor:
     return torch.cat([plane, heights[:, None]], 1)
 
 
-def _peak() -> int:
+def peak() -> int:
     """The process's highest resident memory in bytes since it was last forgotten."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """Returns the resident memory, which is now the peak."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return peak()
 
 
 def _scene(points: int) -> dict[str, float]:
@@ -77,12 +77,12 @@ def _scene(points: int) -> dict[str, float]:
     cloud = _terrain(points)
     with torch.no_grad():
         model(i2p_zoo.voxelize(cloud[:1000], 1.0))  # compiled or read from the disk, once
-        before, start = _forget_peak(), time.perf_counter()
+        before, start = forget_peak(), time.perf_counter()
         x = i2p_zoo.voxelize(cloud, 1.0)
         logits = model(x)
     if not torch.isfinite(logits).all():
         raise RuntimeError("The logits are not finite: not timed.")
-    return {"voxels": len(x.coords), "seconds": time.perf_counter() - start, "bytes": _peak() - before}
+    return {"voxels": len(x.coords), "seconds": time.perf_counter() - start, "bytes": peak() - before}
 
 
 def _convert(name: str) -> dict[str, float]:
@@ -92,13 +92,13 @@ def _convert(name: str) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as temporary:
         for network in ("test_resnet", name):  # the first brings in what Python imports on the way
-            before = _forget_peak()
+            before = forget_peak()
             source = timm.create_model(network)
             size = sum(tensor.nbytes for tensor in source.state_dict().values())
             model = i2p_zoo.inflate(source)
             i2p_zoo.save_pretrained(model, temporary)
     result = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return {"source": size, "result": result, "peak": _peak() - before}
+    return {"source": size, "result": result, "peak": peak() - before}
 
 
 if __name__ == "__main__":

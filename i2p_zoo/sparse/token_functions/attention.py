@@ -113,7 +113,7 @@ def attend(
 
 
 def _attend_whole(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, options: Options) -> Tensor:
-    """torch's attention; of a single head too by the kernels that keep no scores, which ask for four dimensions."""
+    """Attention by torch; of a single head too by the kernels that keep no scores, which ask for four dimensions."""
     if queries.ndim > 3:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, **options)
     queries, keys, values = (t.unsqueeze(1) for t in (queries, keys, values))
@@ -181,7 +181,7 @@ def _attention_with_dense(q: Any, k: Any, v: Any, mask: Any, options: Options) -
                 operands.append(_tokens_last(blocks[name][i]))
             else:
                 operands.append(dense[name].expand(tokens.batch_size, *dense[name].shape[1:])[part.groups])
-        out.append(_attend_whole(*operands, None, options))
+        out.append(_attend_whole(operands[0], operands[1], operands[2], None, options))
     if isinstance(q, Tensor):
         return groups.scatter_groups(out)
     return make_tokens(q.rows, [groups.scatter([part.movedim(-2, 1) for part in out])], (*q.dims[:-1], (channel(v.shape[-1]),)))

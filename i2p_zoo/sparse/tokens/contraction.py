@@ -139,7 +139,9 @@ def _squeeze(x: Any, dim: int) -> Any:
     if isinstance(x, Tensor):
         return x.squeeze(dim)
     if site_atoms((x.dims[dim],)):
-        raise UnsupportedError(f"A product with {x!r}: its dimension {dim} of extent 1 is sites, of which a cloud may have more.")
+        raise UnsupportedError(
+            f"A product with {x!r}: its dimension {dim} of extent 1 is sites, of which a cloud may have more."
+        )
     return as_tokens(change_layout(x, (*x.dims[:dim], *x.dims[dim + 1 :])))
 
 
@@ -209,14 +211,17 @@ def _with_dense(first: Operand, second: Operand, result: Result) -> Any:
     table = second.x.permute([labels.index(label) for label in [*looked_up, *rest]]).flatten(0, len(looked_up) - 1)
     atoms = first.pick(looked_up)
     if any(atom.role == "b" for atom in atoms) and not any(atom.role == "t" for atom in atoms) and not a.is_pairs and not gone:
-        groups, offsets = a.rows.blocks(atoms), a.rows.offsets(atoms)[0]
+        groups, places = a.rows.blocks(atoms), a.rows.offsets(atoms)[0]
         blocks = []
-        for block, part in zip(groups.gather(a.values), groups.parts, strict=True):
-            first_rows = part.rows[:, :1].flatten()  # none of empty groups
-            matrices = read_flat(table, offsets[first_rows]) if len(first_rows) else table[:1].expand(len(part.rows), *table.shape[1:])
+        for block, group in zip(groups.gather(a.values), groups.parts, strict=True):
+            leading = group.rows[:, :1].flatten()  # none of empty groups
+            matrices = (
+                read_flat(table, places[leading]) if len(leading) else table[:1].expand(len(group.rows), *table.shape[1:])
+            )
             blocks.append(_einsum(block, ["g", "n", *first.channels], matrices, ["g", *rest], ["g", "n", *out]))
         return make_tokens(a.space, [groups.scatter(blocks)], result.dims)
-    read = [read_flat(table, sum(each) if isinstance(each, PairOffsets) else each) for each in a.space.offsets(atoms)]
+    offsets = [each.queries + each.keys if isinstance(each, PairOffsets) else each for each in a.space.offsets(atoms)]
+    read = [read_flat(table, each) for each in offsets]
     if gone and a.is_pairs:
         raise UnsupportedError(f"A sum over a product of pairs, {a!r}, and a table: expected tokens.")
     if gone:
@@ -260,7 +265,9 @@ def _two_rows(first: Operand, second: Operand, result: Result) -> Any:
     gone = [label for label in shared if label not in result.labels]
     out = result.channels(first, second)
     if gone and any(alone):
-        raise UnsupportedError(f"A product of {a!r} and {b!r}, of pairs and summed over tokens at once: expected one of the two.")
+        raise UnsupportedError(
+            f"A product of {a!r} and {b!r}, of pairs and summed over tokens at once: expected one of the two."
+        )
     if all(alone):
         pairs = TokenPairs.of(a.rows, b.rows, first.pick(shared), second.pick(shared))
         labels = (["g", "q", *first.channels], ["g", "k", *second.channels], ["g", "q", "k", *out])
@@ -302,7 +309,9 @@ def _with_pairs(first: Operand, second: Operand, result: Result) -> Any:
     elif gone == {0}:
         summed, kept, mine, theirs, rows = "q", "k", space.key_blocks, space.query_blocks, space.keys
     else:
-        raise UnsupportedError(f"A product of pairs {a!r} and tokens {b!r}: expected a sum over all queries or all keys of a group.")
+        raise UnsupportedError(
+            f"A product of pairs {a!r} and tokens {b!r}: expected a sum over all queries or all keys of a group."
+        )
     labels = (["g", "q", "k", *first.channels], ["g", summed, *second.channels], ["g", kept, *result.channels(first, second)])
     blocks = [
         _einsum(block, labels[0], values, labels[1], labels[2])

@@ -30,8 +30,8 @@ class PairOffsets(NamedTuple):
 class TokenPairs:
     """All pairs of a query row and a key row of the same group.
 
-    Values of pairs are a block (G, queries, keys, ...) for each block of groups. Groups of like size share a block, in which the
-    smaller ones repeat a row: what a repeated query has is dropped, and reductions over keys leave out the repeated ones.
+    Values of pairs are a block (G, queries, keys, ...) for each block of groups. Groups of like size share a block, in which
+    the smaller ones repeat a row: what a repeated query has is dropped, and reductions over keys leave out the repeated ones.
 
     Attributes:
         queries, keys: the rows.
@@ -99,7 +99,9 @@ def _stack_alike(
             count = len(both)
             ids_q, ids_k = inverse[: len(coords_q)][ids_q], inverse[len(coords_q) :][ids_k]
     # by sites alone, so that pairs with and without extra tokens are in the same blocks
-    sizes = [torch.bincount(ids[len(ids) - len(rows.coords) :], minlength=count) for ids, rows in ((ids_q, queries), (ids_k, keys))]
+    sizes = [
+        torch.bincount(ids[len(ids) - len(rows.coords) :], minlength=count) for ids, rows in ((ids_q, queries), (ids_k, keys))
+    ]
     bands = split_by_size(sizes[0], sizes[1])
     blocks = GroupBlocks(ids_q, count, bands)
     return blocks, blocks if same else GroupBlocks(ids_k, count, bands)
