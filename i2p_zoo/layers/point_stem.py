@@ -1,4 +1,4 @@
-"""Layers of the point stem, which run at stride 1 and count the halvings of the image stem's layers."""
+"""Layers of the stems for points, which have strides of 1 or 2 and count the halvings of the image stem's layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from i2p_zoo.sparse.tensor import SparseTensor
 
 
 class PointStemConv3d(SparseConv3d):
-    """A stem convolution at stride 1 that counts the halvings of the strided image stem it replaced.
+    """A stem convolution at stride 1 or 2 that counts those halvings of the image stem it replaced that it does not do.
 
     Args:
-        halvings: of the 2D network's convolution, for `Plan.level`.
-        stride_2d: by which it shrinks the image, which is no power of two in a patch embedding of 14 pixels.
+        halvings: that it does not do, for `Plan.level`.
+        stride_2d: by which these shrink the image, which is no power of two in a patch embedding of 14 pixels.
         **kwargs: as `SparseConv3d`.
     """
 
@@ -26,9 +26,8 @@ class PointStemConv3d(SparseConv3d):
         self.halvings, self.stride_2d = halvings, stride_2d
 
     def forward(self, x: Any) -> Any:
-        """Convolves (N, C) features on their own sites."""
-        out = super().forward(x)
-        return pass_halvings(out, self.halvings, self.stride_2d) if isinstance(out, SparseTensor) else out
+        """Convolves (N, C) features, at stride 1 on their own sites."""
+        return super().forward(pass_halvings(x, self.halvings, self.stride_2d) if isinstance(x, SparseTensor) else x)
 
 
 keep(PointStemConv3d)
@@ -48,6 +47,15 @@ class DroppedPool(nn.Module):
     def extra_repr(self) -> str:
         """Describes the layer in `print(model)`."""
         return f"halvings={self.halvings}"
+
+
+def dropped_stride(model: nn.Module) -> int:
+    """Returns by how much a network's stem for points strides less than its image stem, 1 where it has no such stem."""
+    layers = [module for module in model.modules() if isinstance(module, PointStemConv3d | DroppedPool)]
+    convolutions, pools = (
+        [layer.stride_2d for layer in layers if isinstance(layer, sort)] for sort in (PointStemConv3d, DroppedPool)
+    )
+    return max(convolutions, default=1) * max(pools, default=1)  # several of either stand side by side
 
 
 def pass_halvings(x: SparseTensor, halvings: int, stride: int) -> SparseTensor:
