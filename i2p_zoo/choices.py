@@ -2,7 +2,7 @@
 
 AXES = ("z", "y", "x")
 INFLATIONS = ("center", "average", "copy")
-STEMS = ("image", "point")
+STEMS = ("image", "point", "patch")
 PRESETS = ("image2point",)
 NORMALIZATIONS = ("unit_sphere", "centred")
 MODES = ("all", "io+bn", "io+stats", "io", "head", "none")

@@ -86,7 +86,7 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
         "comment": "" if name else "  # the repository, or a folder with its files",
         "outputs": "logits" if config["num_classes"] else "features",
         "cloud": _example_cloud(features, i2p["in_chans"]),
-        "arguments": arguments if settings["stem"] == "point" else f"\n    {arguments}, {_FOR_CLOUDS}\n",
+        "arguments": arguments if settings["stem"] != "image" else f"\n    {arguments}, {_FOR_CLOUDS}\n",
     }
 
 

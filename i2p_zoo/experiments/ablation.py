@@ -72,7 +72,7 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
     varied = dict(VARIATIONS)
     if os.path.isdir(setup.model):
         del varied["axis"]
-    if stem_of(setup.model) == "point":
+    if stem_of(setup.model) not in (None, "image"):
         del varied["stem"], varied["inflation"]
         widths = {value: dataclasses.replace(setup, features=value).in_chans for value in varied["features"]}
         varied["features"] = tuple(value for value, width in widths.items() if width == setup.in_chans)

@@ -54,9 +54,9 @@ def run_fewshot(
     if not methods or set(methods) - METHODS.keys() or trials < 1:
         raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {join_words(methods)} and {trials}.")
     blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
-    if blind and stem_of(series.setup.model) == "point":
+    if blind and stem_of(series.setup.model) not in (None, "image"):
         raise InvalidInputError(
-            f"{series.setup.model} has a point stem, and {blind} trains a classifier on the image stem: leave {blind} out of "
+            f"{series.setup.model} has a {stem_of(series.setup.model)} stem, and {blind} trains a classifier on the image stem: leave {blind} out of "
             "the methods, or give the name of a zoo network."
         )
     setups = {name: dataclasses.replace(series.setup, **METHODS[name]) for name in methods}

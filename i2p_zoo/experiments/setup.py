@@ -41,7 +41,7 @@ class Setup:
         scratch: the same network with random weights.
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
-        stem: "point" or "image".
+        stem: "point", "patch" or "image".
         skip_downsamples: how many of the first halvings run at stride 1.
         voxel_size: edge of a voxel; objects fill the unit sphere.
         features: what a voxel carries.
@@ -118,8 +118,8 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
         segmented: whether the network becomes a U-Net's encoder.
 
     Raises:
-        InvalidInputError: it is a U-Net, has a point stem in place of the image stem that is needed, or has another axis, or,
-            with a point stem, another inflation or number of channels than the setup.
+        InvalidInputError: it is a U-Net, has a new stem in place of the image stem that is needed, or has another axis, or,
+            with such a stem, another inflation or number of channels than the setup.
         CheckpointError: its config.json is missing or damaged.
     """
     config = None if setup.scratch else read_folder_config(setup.model)
@@ -132,7 +132,7 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
             f"or the folder of a classifier."
         )
     fixed: list[tuple[str, Any, Any]] = [("axis", settings["axis"], setup.axis)]
-    if settings["stem"] == "point":
+    if settings["stem"] != "image":
         fixed.append(("inflation", settings["inflation"], setup.inflation))
         fixed.append(("channels of a voxel", config["i2p"]["in_chans"], setup.in_chans))
     for name, present, expected in fixed:
@@ -140,9 +140,9 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
             raise InvalidInputError(
                 f"{setup.model} has the {name} {present!r}, which cannot become {expected!r}. Give the name of a zoo network."
             )
-    if (segmented or setup.stem == "image") and settings["stem"] == "point":
+    if (segmented or setup.stem == "image") and settings["stem"] != "image":
         raise InvalidInputError(
-            f"{setup.model} has a point stem, and its image stem is gone. Give the name of a zoo network, or a folder that was "
+            f"{setup.model} has a {settings['stem']} stem, and its image stem is gone. Give the name of a zoo network, or a folder that was "
             "finetuned with `--stem image`."
         )
 
@@ -185,7 +185,7 @@ def structure_of(setup: Setup) -> dict[str, Any]:
 
 
 def stem_of(model: str) -> str | None:
-    """Returns the stem of a checkpoint folder's network, "point" or "image"; None for a name."""
+    """Returns the stem of a checkpoint folder's network, "image", "point" or "patch"; None for a name."""
     config = read_folder_config(model)
     return config["i2p"]["settings"]["stem"] if config else None
 

@@ -30,13 +30,13 @@ class Settings:
         inflation: "center", "average" or "copy".
         axis: the new axis, "z", "y" or "x".
         depth: the longest kernel along it, or None for a kernel's larger side.
-        stem: "image" or "point".
+        stem: "image", or a new one: "point" or "patch".
         skip_downsamples: how many of the 2D network's first halvings run at stride 1.
         voxel_size: edge of a voxel, in the clouds' units.
         features: what `voxelize` gives each voxel.
         preset: "image2point" for the paper's own network, "" for timm's.
         rgb_mean, rgb_std: by which the feature "rgb" is standardised, as the image stem was trained with; None for fractions
-            of 0 to 1 as they are, as a point stem reads them.
+            of 0 to 1 as they are, as a new stem reads them.
         normalization: of the clouds that the network was trained on: "unit_sphere" (centred on their mean, the farthest point
             at a distance of 1), "centred" (crops and blocks of scenes, in the middle of their box), "" for none or unknown.
         canvas: (height, width) of the image, in pixels, that a cloud passes for in a network which looks at places (a
@@ -64,7 +64,7 @@ class Settings:
         check_axis(self.axis)
         check_depth(self.depth)
         if self.stem not in STEMS:
-            raise InvalidInputError(f"`stem` must be 'image' or 'point'; got {self.stem!r}.")
+            raise InvalidInputError(f"`stem` must be 'image', 'point' or 'patch'; got {self.stem!r}.")
         if type(self.skip_downsamples) is not int or self.skip_downsamples < 0:
             raise InvalidInputError(f"`skip_downsamples` must be 0 or a positive integer; got {self.skip_downsamples!r}.")
         if not isinstance(self.features, str):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
+from i2p_zoo.layers.point_stem import dropped_stride
 from i2p_zoo.modules import image_channels, image_size, probe_mode
 from i2p_zoo.sparse.coordinates import SiteCache, sorting_order
 from i2p_zoo.sparse.geometry import Pair
@@ -82,8 +82,4 @@ def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor
 
 def pixels_of_a_voxel(model: nn.Module, skip_downsamples: int) -> int:
     """Returns how many pixels of the 2D network's image a voxel stands for: by strides that a stem dropped, or are skipped."""
-    stem = 1
-    for module in model.modules():
-        if isinstance(module, PointStemConv3d | DroppedPool):
-            stem *= module.stride_2d
-    return max(stem, 2**skip_downsamples)
+    return max(dropped_stride(model), 2**skip_downsamples)

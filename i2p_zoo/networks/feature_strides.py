@@ -1,11 +1,11 @@
-"""The strides of feature maps in 3D, where a point stem and skipped halvings make them finer than timm's."""
+"""The strides of feature maps in 3D, where a stem for points and skipped halvings make them finer than timm's."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
+from i2p_zoo.layers.point_stem import PointStemConv3d, dropped_stride
 
 
 def true_feature_info(model: Any, info: Any) -> Any:
@@ -15,12 +15,10 @@ def true_feature_info(model: Any, info: Any) -> Any:
         model: the inflated network.
         info: timm's `FeatureInfo` of a feature extractor, or the list of dictionaries of any other network; left as it is.
     """
-    stem = [layer for layer in model.modules() if isinstance(layer, PointStemConv3d | DroppedPool)]
-    dropped = max((layer.halvings for layer in stem if isinstance(layer, PointStemConv3d)), default=0)
-    dropped += sum(layer.halvings for layer in stem if isinstance(layer, DroppedPool))
-    skipped = max(dropped, model.settings.skip_downsamples)
+    skip = 2**model.settings.skip_downsamples
+    steps = [max(layer.stride) for layer in model.modules() if isinstance(layer, PointStemConv3d) and layer.stride_2d * 2 > skip]
+    skipped, least = max(dropped_stride(model), skip), max(steps, default=1)
     changed = copy.deepcopy(info)
     for entry in getattr(changed, "info", changed):
-        halvings = entry["reduction"].bit_length() - 1
-        entry["reduction"] >>= min(halvings, skipped)
+        entry["reduction"] = max(entry["reduction"] // skipped, least)
     return changed

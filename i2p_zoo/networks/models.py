@@ -20,7 +20,7 @@ from i2p_zoo.networks.stems import (
     adapt_in_chans_,
     check_in_chans,
     check_num_classes,
-    count_halvings,
+    check_skip,
     find_stem,
     image_colors,
     set_point_stem_,
@@ -55,9 +55,11 @@ def create_model(
         num_classes: of the classifier; 0 for none; None for the architecture's own.
         in_chans: channels of a voxel.
         stem: "image" keeps the image stem; "point" puts a new 3x3x3 convolution at stride 1 in place of the stem's
-            convolution and drops its pooling (Image2Point, section 3).
-        skip_downsamples: how many of the 2D network's first halvings run at stride 1, at most all of them. A point stem has
-            skipped the stem's, which count among them.
+            convolution, a transformer's patch embedding for one, and drops its pooling (Image2Point, section 3); "patch" likewise
+            a new 2x2x2 one at stride 2.
+        skip_downsamples: how many of the 2D network's first halvings run at stride 1, at most all of them. A new stem has
+            skipped the stem's, which count among them. A patch embedding of 16 pixels halves four times: its stride is 8 with
+            one of them skipped. Where neighbours are joined in channels, as Swin merges patches, nothing can be skipped.
         voxel_size: edge of a voxel for clouds given to the model, in their units.
         features: what `voxelize` gives each voxel.
         features_only: return the sparse feature maps at each stride, as timm does.
@@ -172,7 +174,7 @@ def create_extractor(model: Any, out_indices: tuple[int, ...] | None = None) -> 
     provenance = model.provenance
     settings = provenance.settings
     if settings.stem != "image":
-        raise InvalidInputError("`features_only` needs a network with its image stem; this one has a point stem.")
+        raise InvalidInputError(f"`features_only` needs a network with its image stem; this one has a {settings.stem} stem.")
     if not has_only_another_head(model.to_config()):
         raise InvalidInputError(
             f"`features_only` makes a new network, without what was changed of this one: {type(model).__qualname__} has frozen "
@@ -214,6 +216,22 @@ class Adaptation:
         return all(value is None for value in vars(self).values())
 
 
+def _set_stem_and_skip_(model: Any, settings: Settings, in_chans: int, skip: int | None, source: Callable[[], nn.Module]) -> None:
+    """Sets another stem and checks how many halvings are to be skipped behind it; the network is as it was where they do not fit."""
+    provenance = model.provenance
+    before: dict[str, nn.Module] = {}
+    if settings.stem != provenance.settings.stem:
+        before = set_point_stem_(model, find_stem(source()), in_chans, settings.stem)
+    try:
+        if skip:
+            check_skip(model, skip)
+    except InvalidInputError:
+        for name, layer in before.items():
+            model.set_submodule(name, layer)
+        model.provenance = provenance
+        raise
+
+
 def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) -> Any:
     """Adapts an inflated network in place and returns it.
 
@@ -237,10 +255,6 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
     num_classes = adaptation.num_classes
     if num_classes is not None:
         check_classes(num_classes, bool(provenance.model_args.get("features_only")))
-    if adaptation.skip_downsamples and adaptation.skip_downsamples > (halvings := count_halvings(model)):
-        raise InvalidInputError(
-            f"`skip_downsamples` is {adaptation.skip_downsamples}, and {type(model).__qualname__} halves {halvings} times."
-        )
     if adaptation.features not in (None, Settings.features):  # the default is free: a SparseTensor has its own features
         names = parse_features(settings.features)
         channels = count_channels(names)
@@ -249,21 +263,21 @@ def adapt_(model: Any, adaptation: Adaptation, source: Callable[[], nn.Module]) 
                 f"The features {settings.features!r} are {count_of(channels, 'channel')}, and the network reads {in_chans}: "
                 f"give in_chans={channels}."
             )
-    is_pointed = provenance.settings.stem == "point"
-    if adaptation.stem == "image" and is_pointed:
-        raise InvalidInputError("The model has a point stem; its image stem is gone. Load the image network instead.")
-    if adaptation.stem == "point" and not is_pointed:
-        set_point_stem_(model, find_stem(source()), in_chans)
-    elif in_chans != provenance.in_chans:
+    present = provenance.settings.stem
+    is_pointed = present != "image"
+    if is_pointed and adaptation.stem not in (None, present):
+        raise InvalidInputError(f"The model has a {present} stem; its image stem is gone. Load the image network instead.")
+    _set_stem_and_skip_(model, settings, in_chans, adaptation.skip_downsamples, source)
+    if settings.stem == present and in_chans != provenance.in_chans:
         if is_pointed:
             raise InvalidInputError(
-                f"The model's point stem reads {count_of(provenance.in_chans, 'channel')}; got in_chans={in_chans}."
+                f"The model's {present} stem reads {count_of(provenance.in_chans, 'channel')}; got in_chans={in_chans}."
             )
         adapt_in_chans_(model, find_stem(source()), in_chans)
     if num_classes is not None and num_classes != getattr(model, "num_classes", num_classes):
         model.reset_classifier(num_classes)
     model.settings = settings.changed(stem=model.settings.stem)  # which is set with its layers
-    if model.settings.stem == "point":
+    if model.settings.stem != "image":
         model.settings = model.settings.changed(rgb_mean=None, rgb_std=None)
     if adaptation.preset and not settings.preset:
         set_preset_(model, adaptation.preset)

@@ -284,7 +284,7 @@ def build_structure(config: dict[str, Any]) -> Any:
         config: as `i2p_zoo.checkpoints.config.read_config` returns it.
 
     Returns:
-        A module of timm's class with its `provenance`; its weights are on the meta device, but a point stem's are new.
+        A module of timm's class with its `provenance`; its weights are on the meta device, but a new stem's are there.
 
     Raises:
         NotFoundError: timm has no such architecture.
@@ -299,7 +299,7 @@ def build_structure(config: dict[str, Any]) -> Any:
     image_chans = in_chans if settings.stem == "image" else 3
     create = functools.partial(create_timm_model, architecture, in_chans=image_chans, **arguments)
     source = create(structure=True)
-    stem = find_stem(source) if settings.stem == "point" else None
+    stem = None if settings.stem == "image" else find_stem(source)
     image_settings = settings.changed(stem="image", preset="")
     model = inflate_structure_(source, image_settings)
     saved = model.state_dict()
@@ -309,7 +309,7 @@ def build_structure(config: dict[str, Any]) -> Any:
         architecture=architecture, model_args=dict(config["model_args"]), in_chans=in_chans
     )
     if stem is not None:
-        set_point_stem_(model, stem, in_chans)
+        set_point_stem_(model, stem, in_chans, settings.stem)
     if settings.preset:
         set_preset_(model, settings.preset)
     return model

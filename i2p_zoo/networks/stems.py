@@ -1,4 +1,4 @@
-"""The point stem: the image stem's convolutions replaced by new 3x3x3 ones at stride 1, its pooling dropped."""
+"""Stems for points: the image stem's convolutions replaced by new ones at stride 1 or 2, its pooling dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
 from i2p_zoo.modules import image_channels, image_size, probe_mode
-from i2p_zoo.sparse.geometry import Pair
+from i2p_zoo.sparse.geometry import Pair, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
@@ -59,7 +59,7 @@ def find_stem(model: nn.Module) -> Stem:
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
             (x, *_rest) = inputs
-            halvings = round(math.log2(x.shape[-1] / output.shape[-1]))
+            halvings = round(x.shape[-1] / output.shape[-1]).bit_length() - 1  # as `plan_window` counts those of a stride
             is_halved_once = round(math.log2(size / x.shape[-1])) == 1
             if isinstance(module, SpaceToDepth):
                 if x is image:
@@ -81,19 +81,51 @@ def find_stem(model: nn.Module) -> Stem:
                 watch(name, module)
         twin(image)
     if not convolutions:
-        raise UnsupportedError(f"stem='point': no convolution of {type(model).__qualname__} reads the image itself.")
+        raise UnsupportedError(f"a stem for points: no convolution of {type(model).__qualname__} reads the image itself.")
     if rivals or not any(pools.values()):
         pools = {}
     return Stem(convolutions, {**rearranged, **pools})
 
 
+def check_skip(model: Any, skip_downsamples: int) -> None:
+    """Raises InvalidInputError unless an inflated network's first halvings can run at stride 1, by running it on one voxel.
+
+    Args:
+        model: with its settings; left as it is.
+        skip_downsamples: how many of them, among these the ones that a stem for points has dropped.
+    """
+    name = type(model).__qualname__
+    halvings = max(level for level, _ in _trace_levels(model))
+    if skip_downsamples > halvings:
+        raise InvalidInputError(f"`skip_downsamples` is {skip_downsamples}, and {name} halves {halvings} times.")
+    provenance = model.provenance
+    try:
+        model.provenance = provenance.with_settings(skip_downsamples=skip_downsamples)
+        levels = _trace_levels(model)
+    except UnsupportedError as error:
+        raise InvalidInputError(f"`skip_downsamples` is {skip_downsamples}: {error}") from error
+    finally:
+        model.provenance = provenance
+    done = [level for level, stride in levels if stride != 1 and level <= skip_downsamples]
+    if done:
+        raise InvalidInputError(
+            f"`skip_downsamples` is {skip_downsamples}, and {name} can skip {min(done) - 1}: its next halving joins neighbours "
+            "in one token's channels, which leaves nothing to skip."
+        )
+
+
 def count_halvings(model: Any) -> int:
     """Returns how many halvings an inflated network does, skipped ones included, found by running it on one voxel."""
-    levels = [0]
+    return max(level for level, _ in _trace_levels(model))
+
+
+def _trace_levels(model: Any) -> list[tuple[int, int]]:
+    """The halvings behind each sparse tensor of a network, and its largest stride."""
+    levels = [(0, 1)]
 
     def hook(_: nn.Module, inputs: Any, output: Any) -> None:
         tensors = [x for x in (*inputs, output) if isinstance(x, SparseTensor)]
-        levels.extend(x.plan.level for x in tensors)
+        levels.extend((x.plan.level, max(unfold_stride(x.stride))) for x in tensors)
 
     weight = next(model.parameters())
     voxel = SparseTensor(weight.new_zeros(1, model.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
@@ -101,37 +133,52 @@ def count_halvings(model: Any) -> int:
         for module in model.modules():
             module.register_forward_hook(hook)
         model(voxel)
-    return max(levels)
+    return levels
 
 
-def set_point_stem_(model: Any, stem: Stem, in_chans: int) -> None:
-    """Gives an inflated network a new point stem, in place.
+def set_point_stem_(model: Any, stem: Stem, in_chans: int, setting: str = "point") -> dict[str, nn.Module]:
+    """Gives an inflated network a new stem for points, in place, and returns the layers that were there, by name.
 
     Args:
         model: an inflated network with its image stem.
         stem: of its 2D source.
         in_chans: channels of the voxels.
+        setting: "point" for 3x3x3 convolutions at stride 1, "patch" for 2x2x2 ones at stride 2.
+
+    Raises:
+        InvalidInputError: a patch in place of a convolution of odd stride; the network is as it was.
     """
+    step = 2 if setting == "patch" else 1
+    before = {name: model.get_submodule(name) for name in (*stem.convolutions, *stem.pools)}
+    for name in stem.convolutions:
+        stride = max(model.get_submodule(name).stride)
+        if stride % step:
+            raise InvalidInputError(
+                f"stem={setting!r} has a stride of 2, and {name} of {type(model).__qualname__} one of {stride}: use stem='point'."
+            )
     for name, halvings in stem.convolutions.items():
         old = model.get_submodule(name)
         layer = PointStemConv3d(
-            halvings=halvings,
-            stride_2d=max(old.stride),
+            halvings=halvings - (step - 1),
+            stride_2d=max(old.stride) // step,
             margin_2d=_margin(old),
             in_channels=in_chans,
             out_channels=old.out_channels,
-            kernel_size=3 if max(old.kernel_size) > 1 else 1,
+            kernel_size=step if step > 1 else 3 if max(old.kernel_size) > 1 else 1,
+            stride=step,
+            padding=((0, 0), (0, 0)) if step > 1 else "centred",
             bias=old.bias is not None,
             axis=old.axis,
             device=old.weight.device,
             dtype=old.weight.dtype,
         )
         model.set_submodule(name, layer)
-        model.provenance = model.provenance.with_replaced(f"{name}.", "point stem", layer)
+        model.provenance = model.provenance.with_replaced(f"{name}.", f"{setting} stem", layer)
     for name, halvings in stem.pools.items():
         model.set_submodule(name, DroppedPool(halvings))
     # new weights have no colours that they were trained with
-    model.provenance = model.provenance.with_settings(stem="point", rgb_mean=None, rgb_std=None).changed(in_chans=in_chans)
+    model.provenance = model.provenance.with_settings(stem=setting, rgb_mean=None, rgb_std=None).changed(in_chans=in_chans)
+    return before
 
 
 def _margin(layer: Any) -> Pair:

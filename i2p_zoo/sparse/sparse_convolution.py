@@ -47,7 +47,8 @@ def sparse_convolution(
     if features.dtype != weight.dtype:
         raise InvalidInputError(f"The input is {features.dtype} and the weight {weight.dtype}: cast one of them.")
     if window.kernel == window.stride == (1, 1, 1) and window.before == window.after == (0, 0, 0) and groups == 1:
-        same = x.derive(F.linear(features, weight.flatten(1), bias))
+        canvas = None if x.canvas is None else _shrink_canvas(x, window, level)
+        same = x.derive(F.linear(features, weight.flatten(1), bias), canvas=canvas)
         return same if level is None else same.with_plan(level=level)  # a strided one that runs at stride 1 is a halving too
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
     out = convolve(features, weight, kmap, groups, bias)

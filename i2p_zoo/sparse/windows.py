@@ -6,6 +6,7 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.autograd_limits import check_transforms
 from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Window, centred_padding, insert_axis, same_padding
 from i2p_zoo.sparse.tensor import SparseTensor, require_channels_first
+from i2p_zoo.wording import count_of
 
 
 def plan_window(
@@ -47,6 +48,8 @@ def plan_window(
     skipped = min(halvings, max(x.plan.skip_downsamples - x.plan.level, 0))
     around = x.padding
     if skipped:
+        if any(side & (side - 1) and side % 2**skipped for side in stride):
+            raise UnsupportedError(f"A stride of {max(stride)} cannot be halved {count_of(skipped, 'time')}.")
         stride = (max(stride[0] >> skipped, 1), max(stride[1] >> skipped, 1))
         if stride == (1, 1) and padding is not None:  # centred, since the padding was meant for the stride
             padding = (centred_padding(kernel[0], dilation[0]), centred_padding(kernel[1], dilation[1]))

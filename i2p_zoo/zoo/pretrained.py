@@ -81,7 +81,7 @@ def from_pretrained(
             `@revision` for the Hub.
         num_classes: of a new classifier; 0 for none; None keeps the one there.
         in_chans: channels of a voxel; None keeps.
-        stem: "image" or "point", as `i2p_zoo.create_model`; None keeps.
+        stem: "image", "point" or "patch", as `i2p_zoo.create_model`; None keeps.
         skip_downsamples: as `i2p_zoo.create_model`; None keeps.
         voxel_size: edge of a voxel for clouds given to the model; None keeps.
         features: what `voxelize` gives each voxel; None keeps.
@@ -131,7 +131,7 @@ def from_pretrained(
             raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
         return model.to(device=device, dtype=dtype)
     check_preset(preset, model.architecture)
-    image_chans = 3 if model.settings.stem == "point" else model.in_chans
+    image_chans = model.in_chans if model.settings.stem == "image" else 3
     image_arguments = {**model.model_args, "in_chans": image_chans}
     source = functools.partial(create_timm_model, model.architecture, structure=True, **image_arguments)
     if features_only:
