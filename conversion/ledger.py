@@ -145,7 +145,7 @@ def reason(error: Exception) -> str:
 
 
 def peak_memory(model: nn.Module) -> int:
-    """Returns the bytes that certifying a 2D network takes: it and its inflation in float32, and a float64 copy of the larger."""
+    """Returns the bytes that certifying takes: the 2D network and its inflation in float32, and the larger in float64."""
     sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, inflate_structure(model, Settings()))]
     return 4 * sum(sizes) + 8 * max(sizes)
 
