@@ -42,13 +42,14 @@ def cut_stages_(model: nn.Module) -> None:
             continue
         kept: list[nn.Module] = []
         last, length = None, 0
-        for child in module.children():
+        children = list(module.children())
+        for child in children:
             signature = _signature(child)
             length = length + 1 if signature == last else 1
             last = signature
             if length <= BLOCKS or not _is_block(child):
                 kept.append(child)
-        if len(kept) < len(module):
+        if len(kept) < len(children):
             module._modules.clear()
             module._modules.update({str(number): child for number, child in enumerate(kept)})
 
