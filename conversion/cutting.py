@@ -1,4 +1,4 @@
-"""Networks too large to be certified whole: the same ones with two blocks a stage, which differ from the rest in weights alone."""
+"""Networks too large to be certified whole: the same with two blocks a stage, from which others differ in weights alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.networks.timm_models import create_timm_model, example_images, randomize_parameters_
@@ -13,8 +14,8 @@ from i2p_zoo.networks.timm_models import create_timm_model, example_images, rand
 BLOCKS = 2
 """How many are left of a run of like blocks: the least in which one block's outputs are another's inputs, and windows shift."""
 
-_DRAWS = (Tensor.normal_, Tensor.uniform_)
-_TRANSFORMS = (Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_)
+_DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
+_TRANSFORMS = (Tensor.erfinv_, Tensor.mul_, Tensor.div_, Tensor.add_, Tensor.clamp_)
 
 
 def create_cut_model(architecture: str) -> nn.Module:
@@ -41,13 +42,14 @@ def cut_stages_(model: nn.Module) -> None:
             continue
         kept: list[nn.Module] = []
         last, length = None, 0
-        for child in module.children():
+        children = list(module.children())
+        for child in children:
             signature = _signature(child)
             length = length + 1 if signature == last else 1
             last = signature
             if length <= BLOCKS or not _is_block(child):
                 kept.append(child)
-        if len(kept) < len(module):
+        if len(kept) < len(children):
             module._modules.clear()
             module._modules.update({str(number): child for number, child in enumerate(kept)})
 
@@ -67,12 +69,14 @@ class _UndrawnWeights(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._undrawn: set[int] = set()
+        self._undrawn: dict[int, Tensor] = {}  # by address, which no other tensor gets while these are held
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _DRAWS and args[0].ndim > 1:
-            self._undrawn.add(args[0].data_ptr())
-            return args[0]
-        if func in _TRANSFORMS and args[0].data_ptr() in self._undrawn:  # of numbers that were to be drawn
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if func in _DRAWS and tensor.ndim > 1:
+            self._undrawn[tensor.data_ptr()] = tensor
+            return tensor
+        if func in _TRANSFORMS and tensor.data_ptr() in self._undrawn:  # of numbers that were to be drawn
+            return tensor
+        return func(*args, **kwargs)

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def measure(architecture: str, memory: MemoryBudget | None = None) -> Record:
         "parameters": sum(p.numel() for p in skeleton.parameters()),
     }
     try:
-        create, size = create_random_model, peak_memory(skeleton)
+        create: Callable[[str], nn.Module] = create_random_model
+        size = peak_memory(skeleton)
         if size > (memory.total if memory else MEMORY):
             record["cut"] = True
             cut_stages_(skeleton)
@@ -145,8 +146,8 @@ def reason(error: Exception) -> str:
 
 
 def peak_memory(model: nn.Module) -> int:
-    """Returns the bytes that certifying a 2D network takes: it and its inflation in float32, and a float64 copy of the larger."""
-    sizes = [sum(t.numel() for t in net.state_dict().values()) for net in (model, inflate_structure(model, Settings()))]
+    """Returns the bytes that certifying takes: the 2D network and its inflation in float32, and the larger in float64."""
+    sizes = [sum(int(t.numel()) for t in net.state_dict().values()) for net in (model, inflate_structure(model, Settings()))]
     return 4 * sum(sizes) + 8 * max(sizes)
 
 

@@ -12,9 +12,9 @@ _INTRODUCTION = """
 `python -m conversion certify --all` makes this page and `i2p_zoo/zoo/ledger.json`. A certificate lays an image on a plane of
 voxels and compares the outputs of the center-inflated 3D network with those of the 2D network, both with seeded random
 parameters: the largest difference, relative to the largest output, must be at most 1e-5 in float32 and 1e-9 in float64. The
-response is how far another image moves the outputs, on the same scale, and the shift how far the same image does, rolled by half
-its height and width. Convolutional networks are measured on images of at most 128 pixels, others at their own size. Where the
-pair in float64 exceeds the memory budget, the same network is measured with two blocks a stage, which the last column says.
+response is how far another image moves the outputs, on the same scale, and the shift how far the same image does, rolled by
+half its height and width. Convolutional networks are measured on images of at most 128 pixels, others at their own size. Where
+the pair in float64 exceeds the memory budget, the same network is measured with two blocks a stage, as the last column says.
 
 Normalisation keeps its 2D meaning: BatchNorm acts over all voxels of a batch, GroupNorm over the voxels of a sample, LayerNorm
 over the channels of a voxel.

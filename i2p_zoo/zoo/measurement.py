@@ -110,7 +110,7 @@ def share_tensors(model: nn.Module) -> nn.Module:
 
 
 def _without_caches(model: nn.Module) -> nn.Module:
-    """Passes a network through training mode, in which timm's drop what they keep for evaluation (LeViT its biases of pairs)."""
+    """Passes a network through training mode, in which timm's drop what they keep for evaluation (LeViT biases)."""
     return model.train().eval()
 
 

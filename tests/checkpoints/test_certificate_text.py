@@ -15,6 +15,7 @@ CERTIFICATES = {
     "of an older package": (ERRORS, FIGURES),
     "in one precision": ({"errors": {"float32": 1e-7, "float64": None}}, "float32 1.0e-07"),
     "of a twin": ({**ERRORS, "inflation": "average"}, f"{FIGURES} (its average-inflated twin)"),
+    "of a cut network": ({**ERRORS, "cut": True}, f"{FIGURES} (of the same network with two blocks a stage)"),
     "of its source": ({**ERRORS, "finetuned": True}, f"{FIGURES} (of the network it was finetuned from)"),
     "of the ledger": (
         {**ERRORS, "weights": "random", "mapped": 3},

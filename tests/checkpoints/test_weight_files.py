@@ -362,7 +362,7 @@ MALFORMED_CONFIGS = {  # a change to the folder, and what the message says
     ),
     "name of 500,000 letters": (put_key("architecture", "i2p-" + "x" * 500_000), NO_NETWORK),
     "name with a zero": (put_key("architecture", "i2p-test_resnet\0"), NO_NETWORK),
-    "transformer": (put_key("architecture", "i2p-vit_tiny_patch16_224"), NO_NETWORK),
+    "another network": (put_key("architecture", "i2p-vit_tiny_patch16_224"), "missing blocks.0.attn"),
     "block of another kind": (put_key("model_args", {"block": "BasicBlock"}), NO_NETWORK),
     "layers of another kind": (put_key("model_args", {"layers": "many"}), NO_NETWORK),
     "100,000 features": (put_key("i2p.settings.features", ",".join(f"f{n}" for n in range(100_000))), "features` must be"),

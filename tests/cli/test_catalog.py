@@ -380,10 +380,11 @@ def test_errors_are_one_line_with_exit_code_2(arguments, message):
     assert re.search(message, found), found
 
 
-def test_a_transformer_is_refused_by_the_names_of_its_layers():
-    message = fail("info", "vit_tiny_patch16_224")
-    assert "VisionTransformer has 1 module with no" in message
-    assert "VisionTransformer owns cls_token and pos_embed" in message
+def test_transformers_are_listed_and_described_with_their_certificate():
+    assert "i2p-vit_tiny_patch16_224" in succeed("list", "vit_tiny_*").stdout.splitlines()
+    described = succeed("info", "vit_tiny_patch16_224").stdout
+    assert re.search(r"class +PointCloudVisionTransformer", described)
+    assert "with live random weights; all 152 tensors are their 2D sources' bit for bit" in described
 
 
 def test_weights_that_cannot_be_had_are_told_with_what_was_tried_and_nothing_is_written(tmp_path):

@@ -68,8 +68,8 @@ def check_training(name: str, stem: str, channels: int) -> None:
 
 
 def test_archetypes_are_many_and_the_smallest_of_each_is_taken():
-    assert len(CERTIFIED) > 130
-    assert "test_resnet" in CERTIFIED
+    assert len(CERTIFIED) > 260
+    assert {"test_resnet", "test_vit"} <= set(CERTIFIED)
     assert "resnet152" not in CERTIFIED
 
 
@@ -79,7 +79,8 @@ def test_certificate_of_each_archetype_holds_as_recorded(name):
     found = measure(name)
     assert found["passed"]
     assert (found["mapped"], found["unmapped"]) == (found["inflated"] + found["copied"], 0)
-    assert all(key.endswith("bias") for key in found["unseen"]), "only what a softmax or a difference cancels may go unseen"
+    unmeasured = [key for key in found["unmeasured"] if not key.endswith(("bias", "running_mean"))]
+    assert not unmeasured, "only what a softmax or a difference cancels may go unseen"
     for key in ("class", "archetype", "parameters", "inflated", "copied", "unmapped", "images"):
         assert found[key] == recorded[key], key
     assert max(found["float32"] * 1e-6, found["float64"] or 0) < 1e-3 * found["response"], (
@@ -101,24 +102,22 @@ def test_each_archetype_trains_on_real_clouds_with_every_stem(name, stem, channe
     check_training(name, stem, channels)
 
 
-QUICK = [name for name in smallest_of_each_archetype("refused") if load_ledger()["models"][name]["parameters"] < 3e6]
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_each_refused_archetype_raises_the_recorded_error(name):
-    assert measure(name)["refused"] == load_ledger()["models"][name]["refused"]
-
-
-def test_ledger_covers_timm_and_every_convolution_and_batch_norm_network_is_certified():
+def test_ledger_covers_timm_and_every_network_is_certified():
     models = load_ledger()["models"]
     if load_ledger()["timm"] == timm.__version__:  # `python -m conversion certify --all` begins anew for another
         assert list(models) == sorted(timm.list_models())
     certified = [record for record in models.values() if record.get("passed")]
-    assert len(certified) >= 600
+    assert len(models) - len(certified) <= 10
     assert sum("refused" in record for record in models.values()) == len(models) - len(certified), "none fails"
     assert all(record["unmapped"] == 0 for record in certified)
     assert max(record["float32"] for record in certified) <= TOLERANCES["float32"]
-    assert max(record["float64"] or 0 for record in certified) <= TOLERANCES["float64"]
+    assert max(record["float64"] for record in certified) <= TOLERANCES["float64"]
+
+
+def test_networks_of_tokens_forget_neither_the_image_nor_where_it_shows_what():
+    measured = {name: record for name, record in load_ledger()["models"].items() if "shift" in record}
+    assert len(measured) > 700
+    assert not [name for name, record in measured.items() if not min(record["response"], record["shift"]) > 1e-4]
 
 
 @pytest.mark.long
