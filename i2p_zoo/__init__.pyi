@@ -28,8 +28,10 @@ from .networks.models import create_model as create_model
 from .networks.point_cloud_model import PointCloudModel as PointCloudModel
 from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
+from .sparse.dispatch import token_op as token_op
 from .sparse.engines.selection import use_engine as use_engine
 from .sparse.tensor import SparseTensor as SparseTensor
+from .sparse.tokens.token_tensor import TokenTensor as TokenTensor
 from .sparse.voxelization import image_to_plane as image_to_plane
 from .sparse.voxelization import voxelize as voxelize
 from .zoo.certificate import Certificate as Certificate

@@ -1,4 +1,4 @@
-"""Oracles of a function beside `check_on_plane`: channels last, a cloud's samples, and a plane's sites only."""
+"""Oracles of a function beside `check_on_plane`: channels last, tokens, a cloud's samples, and a plane's sites only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from i2p_zoo import SparseTensor, image_to_plane, inflate
 from i2p_zoo.sparse.geometry import Padding
+from i2p_zoo.sparse.tokens.densification import spread_on_canvas
 from tests.helpers import check_on_plane, random_cloud, relative_error, seeded
 
 
@@ -94,3 +95,25 @@ def randomised(module: nn.Module) -> nn.Module:
 def inflated(leaf: nn.Module, axis: str = "z", inflation: str = "center", depth: int | None = None):
     """The 3D layer of a 2D leaf, with its inflated weights."""
     return inflate(nn.Sequential(leaf), inflation, axis, depth)[0]
+
+
+def as_dense(x):
+    """What stands for a tensor of an image, as that tensor: sites, tokens or a dense tensor."""
+    return x if isinstance(x, Tensor) else spread_on_canvas(x)
+
+
+def check_as_image(function, images: Tensor, *dense: Tensor, of_image=None, axis: str = "z", tolerance: float = 1e-12) -> None:
+    """`check_on_plane` of a function that may return tokens too: shapes, values and gradients are the image's."""
+
+    def spread(results):
+        return [as_dense(result) for result in results] if isinstance(results, tuple | list) else as_dense(results)
+
+    shapes = []
+
+    def watched(*inputs):
+        results = function(*inputs)
+        shapes.append([tuple(r.shape) for r in (results if isinstance(results, tuple | list) else [results])])
+        return spread(results)
+
+    check_on_plane(watched, images, *dense, of_image=of_image or watched, axis=axis, tolerance=tolerance)
+    assert of_image is not None or shapes[0] == shapes[1]

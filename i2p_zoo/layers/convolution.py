@@ -114,8 +114,8 @@ class SparseConv3d(nn.Module):
         """Convolves.
 
         Args:
-            x: a sparse tensor with (N, in_channels) features; tokens; or a dense (B, in_channels, H, W): pooled, or a table over
-                the canvas.
+            x: a sparse tensor with (N, in_channels) features; tokens; or a dense (B, in_channels, H, W): pooled, or a table
+                over the canvas.
 
         Returns:
             A tensor of the same sort.

@@ -14,10 +14,10 @@ from i2p_zoo.sparse.tokens.site_tokens import as_tokens
 
 
 class FeatureConv3d(SparseConv3d):
-    """A Conv3d over (height, width, features) with a kernel of 1 along the last: the same plane of weights for every feature."""
+    """A Conv3d over (height, width, features) with a kernel of 1 along the features, all of which have one plane of weights."""
 
     def inflate_tensor(self, name: str, source: Tensor, inflation: str) -> Tensor | None:
-        """(out, in, ky, kx, 1) as a 2D kernel."""
+        """Returns the 3D tensor of a (out, in, ky, kx, 1) one, or None where it is copied."""
         return super().inflate_tensor(name, source.squeeze(4) if name == "weight" else source, inflation)
 
     def deflate_tensor(self, name: str, inflated: Tensor, inflation: str) -> Tensor | None:
@@ -26,32 +26,43 @@ class FeatureConv3d(SparseConv3d):
         return None if flat is None else flat.unsqueeze(4)
 
     def forward(self, x: Any) -> Any:
-        """(batch, 1, height, width, features) to (batch, out, height, width, features)."""
+        """Convolves (batch, 1, height, width, features) to (batch, out, height, width, features); raises UnsupportedError."""
         x = as_tokens(x)
         batch, _, height, width, features = x.shape
-        site = x.reshape(batch, height, width, features).permute(0, 3, 1, 2)
-        if self.in_channels != 1 or not isinstance(site, SparseTensor):
-            raise UnsupportedError(f"A sparse convolution of {x!r}.")
+        sites = x.reshape(batch, height, width, features).permute(0, 3, 1, 2)
+        if not isinstance(sites, SparseTensor):
+            raise UnsupportedError(f"A convolution of {x!r}: expected (batch, 1, height, width, features) of an image.")
         weight = self.weight.repeat(features, 1, 1, 1, 1)  # (features * out, kz, ky, kx, 1)
         bias = None if self.bias is None else self.bias.repeat(features)
-        out = as_tokens(self.convolve(site, weight, bias, features)).reshape(batch, features, self.out_channels, height, width)
-        return out.permute(0, 2, 3, 4, 1)
+        out = as_tokens(self.convolve(sites, weight, bias, features))
+        return out.reshape(batch, features, self.out_channels, height, width).permute(0, 2, 3, 4, 1)
 
 
 @replaces(nn.Conv3d)
-def build_feature_convolution(leaf: nn.Conv3d, axis: str, depth: int | None, inflation: str) -> nn.Module:
-    """Builds the counterpart of a Conv3d that is a plane's."""
-    if leaf.kernel_size[2] != 1 or leaf.stride != (1, 1, 1) or leaf.groups != 1:
-        raise UnsupportedError(f"kernel_size={leaf.kernel_size}, stride={leaf.stride}, groups={leaf.groups}")
-    (top, left, _) = leaf.padding
+def build_feature_convolution(leaf: nn.Conv3d, axis: str, depth: int | None, inflation: str) -> FeatureConv3d:
+    """Builds the counterpart of a Conv3d of one channel whose kernel is a plane.
+
+    Raises:
+        UnsupportedError: any other Conv3d: a 2D network has no third side but features.
+    """
+    rows, columns, features = leaf.kernel_size
+    if (leaf.in_channels, features, leaf.stride, leaf.dilation, leaf.padding_mode) != (1, 1, (1, 1, 1), (1, 1, 1), "zeros"):
+        raise UnsupportedError(
+            f"in_channels={leaf.in_channels}, kernel_size={leaf.kernel_size}, stride={leaf.stride}; only one channel, a "
+            "kernel of 1 along the last side, and stride 1"
+        )
+    if isinstance(leaf.padding, str) or leaf.padding[2] != 0:
+        raise UnsupportedError(f"padding={leaf.padding!r}; only numbers, and 0 along the last side")
+    top, left = leaf.padding[0], leaf.padding[1]
     return FeatureConv3d(
-        in_channels=leaf.in_channels,
+        in_channels=1,
         out_channels=leaf.out_channels,
-        kernel_size=leaf.kernel_size[:2],
+        kernel_size=(rows, columns),
         stride=1,
         padding=((top, top), (left, left)),
         bias=leaf.bias is not None,
         axis=axis,
+        depth=None if depth is None else min(depth, max(rows, columns)),
         device="meta",
         dtype=leaf.weight.dtype,
     )

@@ -60,7 +60,7 @@ def _register(types: tuple[type[nn.Module], ...], builder: Builder | None) -> No
 def take_over(layer: nn.Module, leaf: nn.Module) -> None:
     """Gives a layer all that a leaf holds: tensors and parts are shared, the tables that name them are the layer's own."""
     for name, value in vars(leaf).items():
-        layer.__dict__[name] = copy.copy(value) if isinstance(value, dict | set) else value
+        layer.__dict__[name] = copy.copy(value) if isinstance(value, dict | set | list) else value
 
 
 def find_builder(module: nn.Module) -> Builder | None:

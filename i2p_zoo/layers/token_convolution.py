@@ -1,4 +1,4 @@
-"""A sparse convolution of what is no sparse tensor: heads joined with the batch, windows, pairs, dense images."""
+"""A sparse convolution of what is no sparse tensor: heads joined with the batch, windows, pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from i2p_zoo.sparse.geometry import insert_axis
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import channel
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
-from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, replace_dim
 
 
 def convolve_tokens(layer: Any, x: TokenTensor) -> Any:
@@ -25,18 +25,28 @@ def convolve_tokens(layer: Any, x: TokenTensor) -> Any:
     Raises:
         UnsupportedError: any other tokens.
     """
-    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and x.ndim == 4:
+    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and x.ndim == 4 and _is_unpadded(layer):
         return F.linear(x.permute(0, 2, 3, 1), layer.kernel().flatten(1), layer.bias).permute(0, 3, 1, 2)
-    first = x.dims[0] if x.ndim == 4 else ()
-    if len(first) == 2 and first[0].role == "b" and first[1].is_channel:
-        return _convolve_heads(layer, x, first[1].extent)
     roles = ["".join(atom.role for atom in dim) for dim in x.dims]
-    if len(roles) == 4 and roles[0] == "byx" and roles[1:] == ["c", "y", "x"]:
+    if len(roles) == 4 and roles[0] == "bc":
+        return _convolve_heads(layer, x, x.dims[0][1].extent)
+    if roles == ["byx", "c", "y", "x"]:
         return _convolve_windows(layer, x)
     if len(roles) == 4 and "c" not in roles[0] and roles[1:] == ["c", "c", "c"] and not x.is_pairs:
         out = layer.convolve_image(x.values)  # patches whose pixels were unfolded into channels
         return make_tokens(x.space, [out], (x.dims[0], *((channel(size),) for size in out.shape[1:])))
-    raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of {x!r}.")
+    raise _refusal(layer, x)
+
+
+def _is_unpadded(layer: Any) -> bool:
+    return layer.padding in (None, ((0, 0), (0, 0)))
+
+
+def _refusal(layer: Any, x: TokenTensor) -> UnsupportedError:
+    return UnsupportedError(
+        f"A sparse {layer.kernel_size} convolution at stride {layer.stride} of {x!r}: expected an image (B, C, H, W), heads "
+        "joined to its batch, its windows at stride 1, or patches of pixels."
+    )
 
 
 def _convolve_windows(layer: Any, x: TokenTensor) -> Any:
@@ -46,24 +56,25 @@ def _convolve_windows(layer: Any, x: TokenTensor) -> Any:
 
     def make() -> SparseTensor:
         ids, groups = rows.groups(shared)
+        count = rows.batch_size if groups is None else len(groups)
         places, _ = rows.compact([shared[0], height, width])
         places[:, 0] = ids.int()
         shape = insert_axis((height.extent, width.extent), height.extent, rows.axis)
         empty = x.values.new_empty((len(rows), 0))
-        return SparseTensor(empty, places, batch_size=len(groups), spatial_shape=shape).with_plan(axis=rows.axis)
+        return SparseTensor(empty, places, batch_size=count, spatial_shape=shape).with_plan(axis=rows.axis)
 
-    window: SparseTensor = rows.remember(("windows", *x.dims[0], height, width), make)
+    window = rows.remember(("windows", *x.dims[0], height, width), make)
     out = layer(window.derive(x.values))
     if out.coords is not window.coords:
-        raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of windows at stride {layer.stride}.")
-    return make_tokens(rows, [out.features], (x.dims[0], (channel(out.features.shape[1]),), *x.dims[2:]))
+        raise _refusal(layer, x)
+    return make_tokens(rows, [out.features], replace_dim(x, 1, (channel(out.features.shape[1]),)))
 
 
 def _convolve_heads(layer: Any, x: TokenTensor, heads: int) -> Any:
     batch, channels, height, width = x.shape
     joined = x.reshape(batch // heads, heads * channels, height, width)
     if not isinstance(joined, SparseTensor):
-        raise UnsupportedError(f"A sparse {layer.kernel_size} convolution of {x!r}.")
+        raise _refusal(layer, x)
     weight = layer.kernel().repeat(heads, 1, 1, 1, 1)
     out = layer.convolve(joined, weight, None if layer.bias is None else layer.bias.repeat(heads), layer.groups * heads)
     return as_tokens(out).reshape(batch, layer.out_channels, *out.shape[-2:])

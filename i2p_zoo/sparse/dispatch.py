@@ -1,8 +1,8 @@
 """The table of torch functions that a 2D network may call on voxels and on tokens: `@sparse_op(...)`, `@token_op(...)`.
 
-A function has a handler on sites, one on tokens, or both. A sparse tensor is tried on its sites first; where those cannot express
-the call (half an image's sides, windows, attention), it is taken for tokens. The table is filled by `i2p_zoo.sparse.functions` and
-`i2p_zoo.sparse.token_functions`; this module knows of no tensor but torch's.
+A function has a handler on sites, one on tokens, or both. A sparse tensor is tried on its sites first; where those cannot
+express the call (one side of an image, windows, attention), it is taken for tokens. The table is filled by
+`i2p_zoo.sparse.functions` and `i2p_zoo.sparse.token_functions`; this module knows of no tensor but torch's.
 """
 
 from __future__ import annotations
@@ -57,13 +57,22 @@ def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler
 def token_op(*functions: Any) -> Callable[[Handler], Handler]:
     """Registers the decorated function as the handler of torch functions on tokens, and of what sites cannot express.
 
-    The handler gets `TokenTensor`s, and sparse tensors, which `i2p_zoo.sparse.tokens.site_tokens.as_tokens` turns into some.
+    The handler gets the call's arguments: `TokenTensor`s, `SparseTensor`s, which `as_tokens` turns into tokens, and dense
+    tensors. What it returns by `make_tokens` is a SparseTensor again wherever its dimensions are those of one.
 
     Args:
         *functions: torch function objects (`torch.relu`) or tensor methods (`torch.Tensor.relu`).
 
     Raises:
         I2PError: one of them has a handler on tokens already.
+
+    Example:
+        >>> import torch
+        >>> from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
+        >>> @token_op(torch.i0)
+        ... def i0(x):
+        ...     x = as_tokens(x)
+        ...     return make_tokens(x.space, [torch.i0(block) for block in x.blocks], x.dims)
     """
 
     def register(handler: Handler) -> Handler:
@@ -92,7 +101,7 @@ def find_token_handler(function: Any) -> Handler | None:
 
 @contextlib.contextmanager
 def watch_calls(watcher: Callable[[Any, Any, dict[str, Any]], None]) -> Iterator[None]:
-    """Calls a function with each call's function, arguments and keywords, in this thread, before it runs on voxels or tokens."""
+    """Hands each call's function, arguments and keywords to a watcher, in this thread, before it runs on voxels or tokens."""
     before = getattr(_watchers, "watcher", None)
     _watchers.watcher = watcher
     try:
@@ -106,46 +115,41 @@ def _notify(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
         watcher(function, args, kwargs)
 
 
-def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_padding: Callable[[Any, str], None]) -> Any:
+def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_padding: Callable[[Any, Any], None]) -> Any:
     """Calls a torch function on sparse tensors: on their sites or, where those cannot express it, on tokens.
 
     Args:
         function, args, kwargs: the call.
-        check_padding: refuses an argument that has a padding waiting, given the function's name.
+        check_padding: refuses a call, given its function and arguments, where one of them has a padding waiting.
 
     Raises:
-        UnsupportedError, CoordinateMismatchError: neither has a meaning for it.
+        UnsupportedError, CoordinateMismatchError: neither has a meaning for it; the message says why not, of each.
     """
     _notify(function, args, kwargs)
-    handler, on_tokens = _handlers.get(function), _token_handlers.get(function)
-    if on_tokens is not None and any(_holds_tokens(x) for x in args):
-        return _call(on_tokens, function, args, kwargs)
-    if handler is None:
-        if on_tokens is None:
-            raise UnsupportedError(describe_miss(function, args, kwargs))
-        if not _may_be_tokens((*args, *kwargs.values())):
-            raise UnsupportedError(f"{describe_call(function, args, kwargs)}. {_ask_for_canvas(function)}")
-        return _call(on_tokens, function, args, kwargs)
+    handler = _handlers.get(function)
+    if handler is None or _hold_tokens(args):
+        return _call_without_sites(function, args, kwargs)
     try:
         if function not in _padding_takers:
-            for x in (*args, *kwargs.values()):
-                check_padding(x, name_of(function))
-        return _call(handler, function, args, kwargs)
-    except (UnsupportedError, CoordinateMismatchError) as refusal:
-        if on_tokens is None:
-            raise
-        if not _may_be_tokens((*args, *kwargs.values())):
-            if isinstance(refusal, CoordinateMismatchError):
-                raise
-            raise UnsupportedError(f"{refusal} {_ask_for_canvas(function)}") from refusal
-        return _call(on_tokens, function, args, kwargs, refusal)
-
-
-def _ask_for_canvas(function: Any) -> str:
-    return (
-        f"`{name_of(function)}` can take the voxels of a cloud for tokens of an image where the network knows its size: give it as "
-        "`i2p_zoo.inflate(..., canvas=(height, width))`."
-    )
+            check_padding(function, (*args, *kwargs.values()) if kwargs else args)
+        return handler(*args, **kwargs)
+    except (UnsupportedError, CoordinateMismatchError) as error:
+        refusal: I2PError = error
+    except TypeError as error:
+        refusal = _mismatch(error, handler, function, args, kwargs)
+    on_tokens = _token_handlers.get(function)
+    if on_tokens is None:
+        raise refusal
+    if not _have_extents((*args, *kwargs.values())):
+        raise (
+            refusal
+            if isinstance(refusal, CoordinateMismatchError)
+            else UnsupportedError(f"{refusal} {_ask_for_canvas(function)}")
+        )
+    try:
+        return _call(on_tokens, function, args, kwargs)
+    except (UnsupportedError, CoordinateMismatchError) as error:
+        raise type(refusal)(f"{refusal} As tokens: {error}") from error
 
 
 def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -153,38 +157,60 @@ def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _notify(function, args, kwargs)
     handler = _token_handlers.get(function)
     if handler is None:
-        raise UnsupportedError(f"{describe_call(function, args, kwargs, 'tokens')}; that function has no handler on them.")
+        raise UnsupportedError(_describe_miss(function, args, kwargs, "tokens"))
     return _call(handler, function, args, kwargs)
 
 
-def _call(handler: Handler, function: Any, args: Any, kwargs: dict[str, Any], refusal: Exception | None = None) -> Any:
+def _call_without_sites(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    handler = _token_handlers.get(function)
+    if handler is None:
+        raise UnsupportedError(_describe_miss(function, args, kwargs, "a sparse tensor"))
+    if not _have_extents((*args, *kwargs.values())):
+        raise UnsupportedError(f"{describe_call(function, args, kwargs)}. {_ask_for_canvas(function)}")
+    return _call(handler, function, args, kwargs)
+
+
+def _ask_for_canvas(function: Any) -> str:
+    return (
+        f"`{name_of(function)}` can take the voxels of a cloud for tokens of an image where the network knows its size: give it "
+        "as `i2p_zoo.inflate(..., canvas=(height, width))`."
+    )
+
+
+def _call(handler: Handler, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     try:
         return handler(*args, **kwargs)
     except TypeError as error:
-        try:
-            inspect.signature(handler).bind(*args, **kwargs)
-        except TypeError:
-            raise refusal or UnsupportedError(f"{describe_call(function, args, kwargs)}: {error}.") from None
-        raise
+        raise _mismatch(error, handler, function, args, kwargs) from None
 
 
-def _holds_tokens(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_holds_tokens(each) for each in value)
-    return getattr(type(value), "is_of_tokens", False)
+def _mismatch(error: TypeError, handler: Handler, function: Any, args: Any, kwargs: dict[str, Any]) -> UnsupportedError:
+    """Returns the refusal of arguments that a handler does not take; raises a TypeError that came from its inside again."""
+    try:
+        inspect.signature(handler).bind(*args, **kwargs)
+    except TypeError:
+        return UnsupportedError(f"{describe_call(function, args, kwargs)}: {error}.")
+    raise error
 
 
-def _may_be_tokens(values: Any) -> bool:
-    """Whether every sparse tensor among some arguments has an extent that tokens need, a border or a canvas."""
-    return all(getattr(x, "has_extent", True) for x in _flatten(values))
+class Tokens:
+    """Base of what stands for tokens, so that a call on sites knows it among its arguments."""
 
 
-def _flatten(values: Any) -> Iterator[Any]:
+def _hold_tokens(values: Any) -> bool:
     for value in values:
-        if isinstance(value, list | tuple):
-            yield from _flatten(value)
-        else:
-            yield value
+        if isinstance(value, Tokens):
+            return True
+        if type(value) is list or type(value) is tuple:  # of `torch.cat`; a loop, since every call of a network comes here
+            for part in value:
+                if isinstance(part, Tokens):
+                    return True
+    return False
+
+
+def _have_extents(values: Any) -> bool:
+    """Whether every sparse tensor among some arguments has the height and width that tokens need: a border's or a canvas's."""
+    return all(_have_extents(v) if isinstance(v, list | tuple) else getattr(v, "has_extent", True) for v in values)
 
 
 def methods(*names: str) -> list[Any]:
@@ -206,12 +232,13 @@ def describe_call(function: Any, args: Any, kwargs: dict[str, Any], subject: str
     return f"`{name_of(function)}` was called on {subject} with ({', '.join(arguments)})"
 
 
-def describe_miss(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+def _describe_miss(function: Any, args: Any, kwargs: dict[str, Any], subject: str) -> str:
     """Says that a call has no handler, how to register one, and what has."""
-    supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in _handlers})
+    table, decorator = (_token_handlers, "token_op") if subject == "tokens" else (_handlers, "sparse_op")
+    supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in table})
     return (
-        f"{describe_call(function, args, kwargs)}; that function has no handler. "
-        f"Register one with `@i2p_zoo.sparse_op({resolve_name(function) or function})`. "
+        f"{describe_call(function, args, kwargs, subject)}; that function has no handler. "
+        f"Register one with `@i2p_zoo.{decorator}({resolve_name(function) or function})`. "
         f"Supported: {', '.join(supported)}."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,28 @@ class Plan:
     def plane(self) -> Pair:
         """The two axes (indices into z, y, x) on which the image's height and width lie."""
         return ((1, 2), (0, 2), (0, 1))[self.axis]
+
+
+@dataclass(frozen=True)
+class Level:
+    """What sites are in a network, apart from where they stand: their stride, their extent and what lies behind them.
+
+    Attributes:
+        stride, spatial_shape, plan, canvas: as a `SparseTensor`'s.
+    """
+
+    stride: int | Triple = 1
+    spatial_shape: Triple | None = None
+    plan: Plan = field(default_factory=Plan)
+    canvas: Pair | None = None
+
+    @property
+    def extent(self) -> Pair | None:
+        """(height, width) of the border or, of a cloud, of the canvas it stands on; None without either."""
+        if self.spatial_shape is None:
+            return self.canvas
+        height, width = self.plan.plane
+        return (self.spatial_shape[height], self.spatial_shape[width])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
-from i2p_zoo.sparse.dispatch import call_on_sites, find_handler, find_token_handler
-from i2p_zoo.sparse.geometry import Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
+from i2p_zoo.sparse.dispatch import call_on_sites, find_handler, find_token_handler, name_of
+from i2p_zoo.sparse.geometry import Level, Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
 from i2p_zoo.wording import count_of
 
 UNBOUNDED = 2**30
 """The height and width that a 2D network sees where a sparse tensor has no border, before its first halving."""
+_UNPADDED = Padding()
 
 
 class SparseTensor:
@@ -84,7 +85,7 @@ class SparseTensor:
         self.spatial_shape = spatial_shape
         self.plan = Plan()
         self.channels_last = False
-        self.padding = Padding()
+        self.padding = _UNPADDED
         self.canvas = None
         self.cache = SiteCache()
         self.cache.orders[self.cache.key(coords)] = order
@@ -99,6 +100,20 @@ class SparseTensor:
         result.features = features
         result.__dict__.update(changes)
         return result
+
+    @classmethod
+    def on_level(cls, level: Level, features: Tensor, coords: Tensor, cache: SiteCache, batch_size: int) -> SparseTensor:
+        """Returns a tensor of (N, ...) features on sites of a level; it trusts its arguments, as `derive` does."""
+        result = object.__new__(cls)
+        result.features, result.coords, result.cache, result.batch_size = features, coords, cache, batch_size
+        result.stride, result.spatial_shape, result.plan = level.stride, level.spatial_shape, level.plan
+        result.canvas, result.channels_last, result.padding = level.canvas, False, _UNPADDED
+        return result
+
+    @property
+    def level(self) -> Level:
+        """What its sites are, apart from where they stand."""
+        return Level(self.stride, self.spatial_shape, self.plan, self.canvas)
 
     def with_plan(self, **changes: Any) -> SparseTensor:
         """Returns the same tensor with some fields of its `Plan` changed."""
@@ -243,9 +258,6 @@ class SparseTensor:
     def __len__(self) -> int:
         return self.batch_size
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.unbind(0))
-
     @property
     def device(self) -> torch.device:
         """Device of features and coordinates."""
@@ -279,7 +291,7 @@ class SparseTensor:
     is_leaf = property(lambda self: self.features.is_leaf, doc="Whether autograd saw nothing compute the features.")
     is_cuda = property(lambda self: self.features.is_cuda)
     T = property(lambda self: self.permute(*reversed(range(self.ndim))))
-    mT = property(lambda self: self.transpose(-2, -1))
+    mT = property(lambda self: self.transpose(-2, -1))  # noqa: N815 - torch's name
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """Moves or casts as `torch.Tensor.to` does; coordinates stay int32 and follow the device."""
@@ -331,7 +343,7 @@ class SparseTensor:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return call_on_sites(func, args, kwargs or {}, _check_padding)
+        return call_on_sites(func, args, kwargs or {}, _check_paddings)
 
     def __getattr__(self, name: str) -> Any:
         message = f"'SparseTensor' object has no attribute '{name}'"
@@ -363,10 +375,11 @@ def require_channels_first(x: SparseTensor, name: str) -> None:
 
 def require_unpadded(x: SparseTensor, name: str) -> None:
     """Raises UnsupportedError where padding was put around the image and no convolution or pool has taken it up."""
-    if x.padding != Padding():
+    if x.padding is not _UNPADDED and x.padding != _UNPADDED:
         raise UnsupportedError(f"`{name}` of {x!r} behind {x.padding}: only convolutions and pools can follow a padding.")
 
 
-def _check_padding(value: Any, name: str) -> None:
-    if isinstance(value, SparseTensor):
-        require_unpadded(value, name)
+def _check_paddings(function: Any, values: Any) -> None:
+    for value in values:
+        if isinstance(value, SparseTensor) and value.padding is not _UNPADDED:
+            require_unpadded(value, name_of(function))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from i2p_zoo import InvalidInputError, SparseConv3d, SparseTensor, UnsupportedError, image_to_plane
 from i2p_zoo.layers.registry import find_builder
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
-from tests.oracles import randomised
+from tests.oracles import inflated, randomised
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 EXTENTS = pytest.mark.parametrize("extents", [(8, 8), (7, 9), (9, 6)], ids=str)
@@ -199,13 +199,29 @@ def test_a_pooled_gate_runs_through_a_one_by_one_layer():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "shape"), [(3, (2, 4, 1, 1)), (1, (2, 4, 5, 5)), (1, (2, 4)), ((1, 3), (2, 4, 1, 1))], ids=str
+    ("kernel", "padding", "shape"), [(3, "same", (2, 4, 5, 5)), (1, (0, 0), (2, 4)), ((1, 3), "same", (2, 4, 1, 1))], ids=str
 )
-def test_a_dense_image_is_refused_with_its_shape(kernel, shape):
-    layer = SparseConv3d(4, 4, kernel)
+def test_a_dense_tensor_that_is_no_image_or_is_padded_by_its_size_is_refused_with_its_shape(kernel, padding, shape):
+    layer = SparseConv3d(4, 4, kernel, padding=padding if padding == "same" else (padding, padding))
     with pytest.raises(UnsupportedError, match=r"\(\d, \d\) convolution got a dense tensor of shape \(2, 4") as error:
         layer(torch.zeros(shape))
     assert str(shape) in str(error.value)
+
+
+DENSE = {
+    "pooled, 3x3": (nn.Conv2d(4, 6, 3, padding=1), (2, 4, 1, 1)),
+    "pooled, 1x3": (nn.Conv2d(4, 6, (1, 3), padding=(0, 1)), (2, 4, 1, 1)),
+    "a table, 1x1": (nn.Conv2d(4, 6, 1), (2, 4, 5, 5)),
+    "a table, depthwise, strided": (nn.Conv2d(4, 8, 3, 2, 1, groups=4, bias=False), (2, 4, 5, 7)),
+}
+
+
+@pytest.mark.parametrize("axis", ["z", "y", "x"])
+@pytest.mark.parametrize(("leaf", "shape"), DENSE.values(), ids=DENSE.keys())
+def test_a_dense_image_meets_the_kernels_middle_plane(leaf, shape, axis):
+    leaf = randomised(leaf.double())
+    images = random_images(*shape)
+    assert relative_error(inflated(leaf, axis)(images), leaf(images)) < 1e-12
 
 
 @pytest.mark.parametrize(("axis", "shape"), [("z", (6, 3, 5, 7, 2)), ("y", (6, 5, 3, 7, 2)), ("x", (6, 5, 7, 3, 2))])

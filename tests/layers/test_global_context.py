@@ -80,10 +80,10 @@ def test_a_sample_without_voxels_leaves_the_others_as_they_are():
     assert relative_error(layer(more).features, layer(x).features) < 1e-12
 
 
-def test_global_context_behind_a_padding_is_refused():
+def test_global_context_behind_a_padding_is_refused_for_a_cloud():
     for attention in (True, False):
         with pytest.raises((UnsupportedError, CoordinateMismatchError)):
-            inflated(made({"use_attn": attention}))(F.pad(image_to_plane(IMAGES), (1, 1)))
+            inflated(made({"use_attn": attention}))(F.pad(random_cloud(8), (1, 1)))
 
 
 def test_hooks_and_training_mode_are_kept():

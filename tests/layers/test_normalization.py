@@ -109,14 +109,14 @@ def test_a_sample_of_one_voxel_or_of_equal_ones_stays_finite(make):
 
 
 @ALL_NORMS
-def test_normalisation_behind_a_padding_or_of_channels_behind_is_refused(make):
+def test_normalisation_of_clouds_behind_a_padding_or_of_channels_behind_is_refused(make):
     leaf = randomised(make().double())
     layer = inflated(leaf)
     if not (isinstance(leaf, EvoNorm2dS0) and leaf.v is None and type(leaf) is EvoNorm2dS0):  # a plain affine map
         with pytest.raises(UnsupportedError, match="behind Padding"):
-            layer(nn.functional.pad(image_to_plane(IMAGES), (1, 1)))
+            layer(nn.functional.pad(random_cloud(8), (1, 1)))
     with pytest.raises(UnsupportedError):
-        layer(last(image_to_plane(IMAGES)))
+        layer(last(random_cloud(8)))
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,20 @@ def test_a_module_whose_own_tensors_are_vectors_or_scalars_is_supported(shape, k
 
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 @pytest.mark.parametrize("shape", [(2, 2), (5, 1, 2), (1, 3, 3), (4, 3, 1, 1), (2, 1, 1, 3)], ids=str)
-def test_a_module_that_owns_a_matrix_is_not_supported_unless_registered(shape, kind):
-    assert not is_supported(Owner(shape, kind))
-    with pytest.raises(UnsupportedError, match=r"1: .*Owner owns weight"):
-        inflate(nn.Sequential(nn.Conv2d(3, 4, 3), Owner(shape, kind)))
-    assert is_supported(nn.Sequential(Owner(shape, kind))), "its parts are asked for themselves"
+def test_a_module_that_owns_a_matrix_keeps_it_and_its_forward(shape, kind):
+    assert is_supported(Owner(shape, kind))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Owner(shape, kind)).double()
+    check_on_plane(inflate(network), random_images(2, 3, 4, 5), of_image=network)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose1d(3, 4, 3), nn.Bilinear(3, 3, 4), nn.GRU(3, 4), nn.MultiheadAttention(4, 2)]
+)
+def test_an_unregistered_layer_of_torchs_with_spatial_weights_is_refused(layer):
+    assert not is_supported(layer)
+    with pytest.raises(UnsupportedError, match=f"1: .*{type(layer).__name__} owns"):
+        inflate(nn.Sequential(nn.Conv2d(3, 4, 3), layer))
+    assert is_supported(nn.Sequential(layer)), "its parts are asked for themselves"
 
 
 def test_a_module_without_tensors_or_of_a_usual_norm_is_supported():
@@ -69,9 +78,6 @@ def test_a_module_without_tensors_or_of_a_usual_norm_is_supported():
         assert is_supported(module)
         assert find_builder(module) is None
     assert is_supported(nn.Sequential(Scale()))
-    assert not is_supported(nn.LayerNorm((3, 4, 5)))
-    assert not is_supported(nn.ConvTranspose2d(3, 4, 3))
-    assert not is_supported(nn.Embedding(3, 4))
 
 
 def test_an_unregistered_module_of_a_vector_keeps_it_and_its_forward():

@@ -16,7 +16,6 @@ from i2p_zoo import (
     PointCloudModel,
     SparseConv3d,
     SparseTensor,
-    UnsupportedError,
     create_model,
     from_pretrained,
     inflate,
@@ -360,9 +359,11 @@ def test_pretrained_weights_are_asked_for_elsewhere(call):
         call("test_resnet", pretrained=True)
 
 
-def test_transformer_is_refused():
-    with pytest.raises(UnsupportedError, match=r"VisionTransformer has 1 module with"):
-        create_model("test_vit")
+def test_transformer_is_made_with_every_tensor_of_the_2d_network():
+    model, source = create_model("test_vit"), timm.create_model("test_vit")
+    shapes = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items() if name != "patch_embed.proj.weight"}
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in shapes} == shapes
+    assert len(model.state_dict()) == len(shapes) + 1
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,10 @@ def test_each_error_names_what_is_missing_and_the_handler_to_write_until_the_net
     torch.manual_seed(0)
     model = Network().eval()
     with pytest.raises(UnsupportedError) as caught:
-        inflate(model)
+        certify(model, inflate(model), torch.randn(1, 3, 16, 16))
     message = str(caught.value)
-    assert f"leaf: {__name__}.CosineConv2d owns filters" in message
-    assert "Network has 1 module with no sparse 3D counterpart" in message
-    assert "Register a counterpart with `@i2p_zoo.replaces(type)`" in message
+    assert "`conv2d` by a dense weight of shape (8, 8, 3, 3)" in message
+    assert "register one with `@i2p_zoo.replaces(type)`" in message
 
     @replaces(CosineConv2d)
     def build(leaf, axis, depth, inflation):

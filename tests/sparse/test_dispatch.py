@@ -8,6 +8,7 @@ import torch
 from i2p_zoo import I2PError, UnsupportedError, image_to_plane, sparse_op
 from i2p_zoo.sparse.dispatch import _handlers
 from tests.helpers import random_cloud, random_images
+from tests.oracles import check_as_image
 
 
 def test_a_registered_function_runs_and_registering_it_twice_is_an_error():
@@ -33,12 +34,12 @@ def test_a_registered_function_runs_and_registering_it_twice_is_an_error():
             _handlers.pop(function, None)
 
 
-REFUSED = {
-    "flatten": (lambda x: torch.flatten(x, 1), UnsupportedError, "flatten.*sparse_op"),
-}
+def test_a_function_of_tokens_alone_needs_an_extent():
+    check_as_image(lambda x: torch.flatten(x, 1), random_images(2, 4, 6, 5))
+    with pytest.raises(UnsupportedError, match=r"flatten.*no handler on voxels without an extent.*spatial_shape"):
+        torch.flatten(random_cloud(4), 1)
 
 
-@pytest.mark.parametrize(("call", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_has_no_meaning_on_sites_is_refused_with_its_arguments(call, error, message):
-    with pytest.raises(error, match=message):
-        call(image_to_plane(random_images(2, 4, 6, 5)))
+def test_where_neither_sites_nor_tokens_express_a_call_both_say_why():
+    with pytest.raises(UnsupportedError, match=r"`cat` along dimension 0 of SparseTensor.* As tokens: `cat`"):
+        torch.cat([image_to_plane(random_images(2, 4, 6, 5))] * 2)

@@ -39,6 +39,8 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
 
 def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:
     """Raises CoordinateMismatchError unless both have one extent and stand on the same sites, in the same row order."""
+    if x is other:
+        return
     same = x.coords is other.coords or (x.stride == other.stride and torch.equal(x.coords, other.coords))
     views = [(t.spatial_shape, t.padding, t.channels_last) for t in (x, other)]
     if not same or views[0] != views[1]:

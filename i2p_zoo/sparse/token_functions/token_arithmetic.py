@@ -36,10 +36,9 @@ def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
         space, ours, others, dims = operands(x, other, name)
         first = (x is left) != reflected
         out = []
-        for a, b in zip(ours, others, strict=True):
-            if not isinstance(b, Tensor):
-                b = a.new_tensor(b)
-            out.append(compute(a, b) if first else compute(b, a))
+        for mine, theirs in zip(ours, others, strict=True):
+            value = theirs if isinstance(theirs, Tensor) else mine.new_tensor(theirs)
+            out.append(compute(mine, value) if first else compute(value, mine))
         return make_tokens(space, out, dims)
 
     binary.__qualname__ = name
@@ -53,43 +52,37 @@ def _in_place(compute: Any, function: Any) -> None:
     def in_place(x: Any, other: Any, *, alpha: float = 1) -> Any:
         tokens, other = as_tokens(x), as_tokens(other)
         if not isinstance(tokens, TokenTensor):
-            raise UnsupportedError(f"`{name}` cannot write tokens into a dense tensor.")
+            raise UnsupportedError(f"`{name}` cannot write {other!r} into a dense tensor of shape {tuple(x.shape)}.")
         space, ours, others, dims = operands(tokens, other if alpha == 1 else other * alpha, name)
         if space is not tokens.space or sizes(dims) != tokens.shape:
-            raise UnsupportedError(f"`{name}` of {tokens!r} cannot hold the result.")
-        for a, b in zip(ours, others, strict=True):  # blocks share memory with `x`, and with what `x` is a view of
-            method(a, b)
+            raise UnsupportedError(
+                f"`{name}` of {tokens!r} and {other!r}: the result, of shape {sizes(dims)}, does not fit into it."
+            )
+        for mine, theirs in zip(ours, others, strict=True):  # blocks share memory with `x`, and with what `x` is a view of
+            method(mine, theirs)
         return x
 
     in_place.__qualname__ = name
 
 
 _register_binary(torch.add, "add")
-
-
 _register_binary(torch.sub, "sub")
-
-
 _register_binary(torch.mul, "mul")
-
-
 _register_binary(torch.div, "div", "truediv", "true_divide")
-
-
 _register_binary(torch.maximum, "maximum")
-
-
 _register_binary(torch.minimum, "minimum")
 
 
 @token_op(*methods("addcmul"))
 def addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
+    """X + value * first * second, any of the three tokens."""
     product = first * second
     return x + (product if value == 1 else product * value)
 
 
 @token_op(*methods("masked_fill"))
 def masked_fill(x: Any, mask: Any, value: float) -> Any:
+    """Writes a value where a mask, of tokens, pairs or places of the canvas, holds."""
     x = as_tokens(x)
     space, ours, masks, dims = operands(x, as_tokens(mask), "masked_fill")
-    return make_tokens(space, [a.masked_fill(m, value) for a, m in zip(ours, masks, strict=True)], dims)
+    return make_tokens(space, [block.masked_fill(m, value) for block, m in zip(ours, masks, strict=True)], dims)

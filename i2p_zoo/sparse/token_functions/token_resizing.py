@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import pack
 from i2p_zoo.sparse.dispatch import token_op
-from i2p_zoo.sparse.geometry import as_pair, insert_axis
+from i2p_zoo.sparse.geometry import Pair, as_pair, insert_axis
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.site_levels import coarser_sites, finer_sites
 from i2p_zoo.sparse.tokens.site_tokens import require_sites
@@ -33,26 +34,37 @@ def interpolate(
 
     At a border torch takes the edge for what lies beyond; leaving out what is not there is the same.
     """
-    x = require_sites(x, "interpolate")
-    height, width = x.shape[-2:]
+    sites = require_sites(x, "interpolate")
+    height, width = sites.shape[-2:]
     if size is None:
         factors = scale_factor if isinstance(scale_factor, list | tuple) else [scale_factor] * 2
         size = (int(height * factors[0]), int(width * factors[1]))
-    size = as_pair(size)
-    if size == (height, width):
-        return x
+    target = as_pair(size)
+    if target == (height, width):
+        return sites
     if mode == "bicubic" and not align_corners and not antialias:
-        return _resample(x, size)
+        return _resample(sites, target)
     if mode != "bilinear" or align_corners or antialias:
         raise UnsupportedError(
-            f"`interpolate` of {x!r} with mode={mode!r}, align_corners={align_corners}, antialias={antialias}."
+            f"`interpolate` of {x!r} with mode={mode!r}, align_corners={align_corners}, antialias={antialias}: only "
+            "'bilinear' by whole factors and 'bicubic', without align_corners and antialias."
         )
+    return _resize_linearly(sites, target)
+
+
+def _resize_linearly(x: SparseTensor, size: Pair) -> SparseTensor:
+    height, width = x.shape[-2:]
     up = size[0] >= height
-    ratios = [a / b for a, b in (zip(size, (height, width)) if up else zip((height, width), size))]
-    if ratios[0] != ratios[1] or ratios[0] != int(ratios[0]):
-        raise UnsupportedError(f"`interpolate` of {x!r} to {size}: only one whole factor.")
-    factor = int(ratios[0])
-    coarser, out = (None, finer_sites(x, factor)) if up else (None, coarser_sites(x, factor))
+    factor, rest = divmod(size[0], height) if up else divmod(height, size[0])
+    ends = (size, (height, width)) if up else ((height, width), size)
+    if rest or ends[0] != (ends[1][0] * factor, ends[1][1] * factor):
+        raise UnsupportedError(
+            f"`interpolate` of {x!r}, seen as {(height, width)}, to {size} with mode='bilinear': only one whole factor, the "
+            "same for height and width."
+        )
+    out = finer_sites(x, factor) if up else coarser_sites(x, factor)
+    if out.shape[-2:] != size:
+        raise UnsupportedError(f"`interpolate` of {x!r} to {size} with mode='bilinear': its sites come from {out.shape[-2:]}.")
     scale = 1 / factor if up else float(factor)
     at = (out.coords[:, 1:].double() + 0.5) * scale - 0.5
     low = at.floor()
@@ -74,12 +86,11 @@ def interpolate(
         weight = weight * (row >= 0)
         total = total + padded[row] * weight.view(-1, *[1] * (total.ndim - 1))
         weights = weights + weight
-    features = total / weights.clamp(min=torch.finfo(x.dtype).tiny).view(-1, *[1] * (total.ndim - 1))
-    return out.derive(features, channels_last=False)
+    return out.derive(total / weights.clamp(min=torch.finfo(x.dtype).tiny).view(-1, *[1] * (total.ndim - 1)))
 
 
 def _cubic(part: Tensor) -> list[Tensor]:
-    """torch's four weights of a position between the second and the third tap (Keys 1981 with a = -0.75)."""
+    """The four weights of a position between the second and the third tap, torch's (Keys, 1981, with a = -0.75)."""
     a, weights = -0.75, []
     for distance in (part + 1, part, 1 - part, 2 - part):
         near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
@@ -88,28 +99,18 @@ def _cubic(part: Tensor) -> list[Tensor]:
     return weights
 
 
-def _resample(x: SparseTensor, size: tuple[int, int]) -> SparseTensor:
-    """Bicubic resizing of an image's sides by any factor; the third axis takes the nearest. A new site is where its nearest old one is.
+def _resample(x: SparseTensor, size: Pair) -> SparseTensor:
+    """Bicubic resizing of an image's sides by any factor; the third axis takes the nearest.
 
-    A tap without a voxel has the value of the nearest one; at the border of an image that is its edge, as in torch.
+    A new site is where its nearest old one is. A tap without a voxel has the value of the nearest one; at the border of an
+    image that is its edge, as in torch.
     """
     height, width = x.shape[-2:]
     plane = x.plan.plane
     factors = [size[0] / height] * 3
     factors[plane[1]] = size[1] / width
-    coords = x.coords.long()
-    parts = [coords[:, :1]]
-    reach = [int(-(-f // 1)) for f in factors]
-    steps = torch.tensor(list(itertools.product(*(range(r) for r in reach))), device=x.device)
+    sites, source = _nearest_sites(x, factors)
     scale = torch.tensor(factors, device=x.device, dtype=torch.float64)
-    first = (coords[:, 1:].double() * scale - 0.5).ceil().long()
-    targets = first[:, None] + steps[None]
-    nearest = ((targets.double() + 0.5) / scale).floor().long()
-    valid = (nearest == coords[:, None, 1:]).all(-1)
-    source = torch.arange(len(coords), device=x.device)[:, None].expand(-1, len(steps))[valid]
-    sites = torch.cat([parts[0][source], targets[valid]], 1).int()
-    order = sites_order(sites)
-    sites, source = sites[order].contiguous(), source[order]
     at = (sites[:, 1:].double() + 0.5) / scale - 0.5
     low = at.floor()
     weights = {axis: _cubic((at - low)[:, axis].to(x.dtype)) for axis in plane}
@@ -124,17 +125,21 @@ def _resample(x: SparseTensor, size: tuple[int, int]) -> SparseTensor:
         rows = find_rows(x.coords, target, missing=True)
         rows = torch.where(rows < 0, source, rows)
         total = total + x.features[rows] * (weights[plane[0]][i] * weights[plane[1]][j])[:, None]
-    shape = (
-        None
-        if x.spatial_shape is None
-        else insert_axis(size, max(1, int(x.spatial_shape[x.plan.axis] * factors[0])), x.plan.axis)
-    )
-    out = x.derive(total, coords=sites, spatial_shape=shape)
-    if x.canvas is not None:
-        out.canvas = size
-    return out
+    shape = None
+    if x.spatial_shape is not None:
+        shape = insert_axis(size, max(1, int(x.spatial_shape[x.plan.axis] * factors[0])), x.plan.axis)
+    return x.derive(total, coords=sites, spatial_shape=shape, canvas=x.canvas and size)
 
 
-def sites_order(sites: Tensor) -> Tensor:
-    """The lexicographic order of (N, 4) sites."""
-    return pack(sites).argsort()
+def _nearest_sites(x: SparseTensor, factors: list[float]) -> tuple[Tensor, Tensor]:
+    """(M, 4) sorted sites of a finer or coarser grid whose nearest old site there is, and (M,) which that is."""
+    scale = torch.tensor(factors, device=x.device, dtype=torch.float64)
+    reach = (range(math.ceil(factor)) for factor in factors)
+    steps = torch.tensor(list(itertools.product(*reach)), device=x.device)
+    old = x.coords[:, None, 1:].long()
+    targets = (old.double() * scale - 0.5).ceil().long() + steps
+    inside = (((targets.double() + 0.5) / scale).floor().long() == old).all(-1)
+    source = torch.arange(len(x.coords), device=x.device)[:, None].expand(-1, len(steps))[inside]
+    sites = torch.cat([x.coords[source, :1].long(), targets[inside]], 1).int()
+    order = pack(sites).argsort()
+    return sites[order].contiguous(), source[order]

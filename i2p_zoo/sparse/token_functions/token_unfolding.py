@@ -15,10 +15,11 @@ from i2p_zoo.sparse.geometry import Window, as_pair, insert_axis
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import with_window
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.layout import Atom, describe
 from i2p_zoo.sparse.tokens.site_levels import finer_sites
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, require_sites
 from i2p_zoo.sparse.tokens.token_rows import TokenRows
-from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, positive
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, positive, replace_dim
 from i2p_zoo.sparse.windows import plan_window
 
 
@@ -28,9 +29,10 @@ def _columns(x: SparseTensor, kernel: Any, stride: Any, padding: Any, dilation: 
     window, level = plan_window(
         x, kernel, stride, ((padding[0],) * 2, (padding[1],) * 2), dilation, depth=max(stride), axis=x.plan.axis
     )
-    before, after = list(window.before), list(window.after)
-    before[x.plan.axis] = after[x.plan.axis] = 0
-    return replace(window, before=tuple(before), after=tuple(after)), level
+    before, after = (
+        insert_axis((side[x.plan.plane[0]], side[x.plan.plane[1]]), 0, x.plan.axis) for side in (window.before, window.after)
+    )
+    return replace(window, before=before, after=after), level
 
 
 def _taps(window: Window, axis: int) -> list[int]:
@@ -69,15 +71,16 @@ def _pairs(kmap: Any, taps: list[int], size: int, device: Any) -> tuple[Tensor, 
 def fold(x: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
     """Adds windows up on the finer sites that they were made from; all voxels of a column get the column's value."""
     x = as_tokens(x)
-    coarse, site = x.rows, x.rows.site
-    origin = x.rows.cache.origins.get(id(coarse.coords)) if site is not None else None
-    if site is None or (origin is None and as_pair(stride) != (1, 1)):
-        raise UnsupportedError(f"`fold` of {x!r}: its windows were made from no finer sites.")
+    coarse = x.rows
+    origin = coarse.cache.origins.get(id(coarse.coords))
+    if coarse.level is None or coarse.prefix or (origin is None and as_pair(stride) != (1, 1)):
+        raise UnsupportedError(f"`fold` of {x!r} to {output_size}: `unfold` made its windows of no finer sites.")
+    site = SparseTensor.on_level(coarse.level, x.values, coarse.coords, coarse.cache, coarse.batch_size)
     fine = finer_sites(site, as_pair(stride)[0]) if origin is not None else site
-    window, _ = _columns(fine.derive(x.values[:0]), kernel_size, stride, padding, dilation)
+    window, _ = _columns(fine, kernel_size, stride, padding, dilation)
     coords, _, kmap = window_sites(fine.cache, fine.coords, fine.spatial_shape, window)
-    if coords is not coarse.coords and not torch.equal(coords, coarse.coords):
-        raise UnsupportedError(f"`fold` of {x!r}: its windows were made from no finer sites.")
+    if fine.shape[-2:] != as_pair(output_size) or (coords is not coarse.coords and not torch.equal(coords, coarse.coords)):
+        raise UnsupportedError(f"`fold` of {x!r} to {output_size}: `unfold` made its windows of {fine.shape[-2:]} sites.")
     size = as_pair(kernel_size)[0] * as_pair(kernel_size)[1]
     targets, sources = _pairs(kmap, _taps(window, fine.plan.axis), size, x.device)
     values = x.values.unflatten(1, (-1, size)).transpose(1, 2).flatten(0, 1)  # (windows * taps, C)
@@ -87,48 +90,49 @@ def fold(x: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding:
 
 @token_op(Tensor.unfold)
 def overlapping(x: Any, dimension: int, size: int, step: int) -> Any:
-    """Windows along one side that may overlap: a site stands once in each window that it is in. The third axis goes with the height.
+    """Windows along one side that may overlap: a site stands once in each window that it is in.
 
-    A padding by zeros that waits becomes sites where there is a border; along the third axis windows are wider by as much on both
-    sides, as halos are.
+    The third axis goes with the height; along it windows are wider by as much on both sides, as halos are. Zeros of a padding
+    that waits become sites where there is a border.
     """
     x = as_tokens(x)
     dimension = positive(x, dimension)
-    (atom,) = x.dims[dimension]
-    if atom.role not in "yx" or atom.place != 1 or not atom.top or x.rows.prefix:
-        raise UnsupportedError(f"`unfold` of {x!r} along {dimension}.")
-    rows = x.rows
-    columns = [(rows.plane["yx".index(atom.role)], 0)]
-    if atom.role == "y":
-        columns.append((rows.axis, (size - step) // 2))
+    dim, rows = x.dims[dimension], x.rows
+    if len(dim) != 1 or not dim[0].is_whole_side or rows.prefix:
+        raise UnsupportedError(
+            f"`unfold` along dimension {dimension} of {x!r}: expected the whole height or width; got {describe((dim,))}."
+        )
+    (side,) = dim
+    count = (side.extent - size) // step + 1
+    key = ("overlapping", side.role, size, step)
+    coords, source = rows.remember(key, lambda: _repeat_sites(rows, side, size, step))
+    unfolded = rows.share(key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, bordered=rows.bordered))
+    top, low = replace(side, extent=count, place=size), replace(side, extent=size, top=False)
+    return TokenTensor(unfolded, [x.values.index_select(0, source)], (*replace_dim(x, dimension, (top,)), (low,)))
 
-    def make() -> tuple[Tensor, Tensor]:
-        coords, source = rows.coords, torch.arange(len(rows.coords), device=rows.coords.device)
-        for column, shift in columns:
-            at = coords[:, 1 + column].long() + shift
-            parts, sources = [], []
-            last = torch.div(at, step, rounding_mode="floor")
-            for back in range(-(-size // step)):
-                window = last - back
-                inside = at - window * step < size
-                if column == rows.plane["yx".index(atom.role)]:
-                    inside &= (window >= 0) & (window <= (atom.extent - size) // step) if bounded else inside
-                moved = coords[inside].clone()
-                moved[:, 1 + column] = (window * size + at - window * step)[inside].int()
-                parts.append(moved)
-                sources.append(source[inside])
-            coords, source = torch.cat(parts), torch.cat(sources)
-        return coords, source
 
-    bounded = rows.site is not None and rows.site.spatial_shape is not None
-    key = ("overlapping", atom.role, size, step)
-    coords, source = rows.remember(key, make)
-    border = rows.site if bounded else None  # for the other side
-    unfolded = rows.share(
-        key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=border, is_level=False)
-    )
-    count = (atom.extent - size) // step + 1
-    top, low = replace(atom, extent=count, place=size), replace(atom, extent=size, top=False)
-    dims = (*x.dims[:dimension], (top,), *x.dims[dimension + 1 :], (low,))
-    features = [0] + [1 + i for i in range(x.values.ndim - 1)]
-    return TokenTensor(unfolded, [x.values.index_select(0, source).permute(features)], dims)
+def _repeat_sites(rows: TokenRows, side: Atom, size: int, step: int) -> tuple[Tensor, Tensor]:
+    """A site for each window that a site is in, at window * size + place, and which row each is of."""
+    coords, source = rows.coords, torch.arange(len(rows.coords), device=rows.coords.device)
+    last = (side.extent - size) // step if rows.bordered else None
+    coords, source = _repeat_along(coords, source, rows.column(side.role), 0, size, step, last)
+    if side.role == "y":
+        coords, source = _repeat_along(coords, source, 1 + rows.axis, (size - step) // 2, size, step, None)
+    return coords, source
+
+
+def _repeat_along(
+    coords: Tensor, source: Tensor, column: int, shift: int, size: int, step: int, last: int | None
+) -> tuple[Tensor, Tensor]:
+    at = coords[:, column].long() + shift
+    parts, sources = [], []
+    for back in range(-(-size // step)):
+        window = torch.div(at, step, rounding_mode="floor") - back
+        inside = at - window * step < size
+        if last is not None:
+            inside &= (window >= 0) & (window <= last)
+        moved = coords[inside].clone()
+        moved[:, column] = (window * size + at - window * step)[inside].int()
+        parts.append(moved)
+        sources.append(source[inside])
+    return torch.cat(parts), torch.cat(sources)

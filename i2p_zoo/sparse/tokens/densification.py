@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.sparse.tokens.layout import channel, extent, site_atoms
+from i2p_zoo.sparse.tokens.layout import Atom, Dims, atoms, channel, channel_extents, extent, site_atoms
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
 from i2p_zoo.sparse.tokens.token_groups import segment
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, positive, to_dense
 
 
 def spread_on_canvas(x: Any) -> Tensor:
-    """Returns tokens as the dense tensor that the 2D network takes them for.
+    """Returns tokens as the dense tensor that the 2D network takes them for, differentiable.
 
     Each place of the canvas has the mean of the tokens that stand there, and zero where there is none.
+
+    Args:
+        x: a TokenTensor or a SparseTensor with an extent; a dense tensor is returned as it is.
+
+    Raises:
+        UnsupportedError: pairs, or a cloud without an extent.
     """
     x = as_tokens(x)
     if isinstance(x, Tensor):
         return x
-    at = next((i for i, dim in enumerate(x.dims) if any(atom.role == "t" for atom in dim)), None)
-    if at is not None:
-        prefix = x.dims[at][0].prefix
-        return torch.cat([spread_on_canvas(part) for part in x.split([prefix, x.shape[at] - prefix], at)], at)
-    at = next(i for i, dim in enumerate(x.dims) if any(atom.role in "yx" for atom in dim))
-    return spread_on_canvas(densify(x, at))
+    for at, dim in enumerate(x.dims):
+        if any(atom.role == "t" for atom in dim):
+            prefix = dim[0].prefix
+            return torch.cat([spread_on_canvas(part) for part in x.split([prefix, x.shape[at] - prefix], at)], at)
+    placed = [atom for atom in site_atoms(x.dims) if atom.role != "b"]
+    values = _mean_at_places(x, x.rows.batch, x.batch_size, placed)  # (B, places, features)
+    order, feature = [], 1 + len(placed)
+    for atom in atoms(x.dims):
+        order.append(feature if atom.is_channel else 0 if atom.role == "b" else 1 + placed.index(atom))
+        feature += atom.is_channel
+    return values.permute(order).reshape(x.shape)
 
 
 def densify(x: TokenTensor, dim: int) -> Any:
@@ -35,35 +47,45 @@ def densify(x: TokenTensor, dim: int) -> Any:
 
     Space to depth, patch merging, and layers that mix all places of an image (MLP-Mixer's) ask for it. What is left without any
     other site is dense.
+
+    Raises:
+        UnsupportedError: class tokens, or a dimension of other atoms than digits.
     """
-    rows = x.rows
-    dim = positive(x, dim)
+    rows, dim = x.rows, positive(x, dim)
     placed = site_atoms((x.dims[dim],))
     kept = site_atoms(x.dims[:dim] + x.dims[dim + 1 :])
-    if rows.prefix or any(atom.role not in "yx" for atom in placed) or not any(atom.role == "b" for atom in kept):
-        raise UnsupportedError(f"The sites along dimension {dim} of {x!r} cannot become channels.")
-    samples = all(atom.role == "b" for atom in kept)
-    coarse, index, new = (None, rows.batch, {}) if samples else rows.project(kept)
-    count = x.batch_size if coarse is None else len(coarse)
-    total = 1
-    for atom in placed:
-        index = index * atom.extent + rows.index(atom)
-        total *= atom.extent
-    values = segment(x.values, index, count * total, "mean").unflatten(0, (count, *(atom.extent for atom in placed)))
-    flat = [(i, atom) for i, d in enumerate(x.dims) for atom in d]
-    order, feature, place = [], 1 + len(placed), 1
-    for i, atom in flat:
+    if rows.prefix or not all(atom.is_digit for atom in placed) or not any(atom.role == "b" for atom in kept):
+        raise UnsupportedError(
+            f"The sites along dimension {dim} of {x!r} cannot become channels: expected an image's places, with no class "
+            "tokens."
+        )
+    new: dict[Atom, Atom] = {}
+    if all(atom.role == "b" for atom in kept):
+        coarse, index, count = None, rows.batch, x.batch_size
+    else:
+        coarse, index, new = rows.project(kept)
+        count = len(coarse)
+    values = _mean_at_places(x, index, count, placed)
+    dims = tuple((channel(extent(d)),) if i == dim else tuple(new.get(a, a) for a in d) for i, d in enumerate(x.dims))
+    values = values.permute(0, *_feature_order(x.dims, placed)).reshape(count, *channel_extents(dims))
+    return to_dense(values, "b", dims) if coarse is None else make_tokens(coarse, [values], dims)
+
+
+def _mean_at_places(x: TokenTensor, index: Tensor, count: int, placed: list[Atom]) -> Tensor:
+    """(count, extent of each placed atom, features) means of the tokens of a group (N,) at each place."""
+    extents = [atom.extent for atom in placed]
+    index = index * prod(extents) + x.rows.number(placed)
+    values = segment(x.values, index, count * prod(extents), "mean")
+    return values.reshape(count, *extents, *values.shape[1:])
+
+
+def _feature_order(dims: Dims, placed: list[Atom]) -> list[int]:
+    """The permutation of (placed atoms, features) to the order of traversal of dimensions that hold both."""
+    order, feature = [], 1 + len(placed)
+    for atom in atoms(dims):
         if atom.is_channel:
             order.append(feature)
             feature += 1
-        elif i == dim:
-            order.append(place)
-            place += 1
-    values = values.permute(0, *order)
-    dims = []
-    for i, d in enumerate(x.dims):
-        dims.append((channel(extent(d)),) if i == dim else tuple(new.get(a, a) for a in d))
-    values = values.reshape(count, *(atom.extent for d in dims for atom in d if atom.is_channel))
-    if coarse is None:
-        return to_dense(values, "b", tuple(dims))
-    return make_tokens(coarse, [values], tuple(dims))
+        elif atom in placed:
+            order.append(1 + placed.index(atom))
+    return order

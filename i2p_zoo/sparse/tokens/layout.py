@@ -1,4 +1,8 @@
-"""Layouts: what the dimensions of a tensor are made of, and what reshaping and permuting them does. Symbols only, no data."""
+"""Layouts: what the dimensions of a tensor are made of, and what reshaping does to them. Symbols only, no data.
+
+An image (B, C, H, W) of which each pixel is a row has the dimensions b, c, y, x, one atom each. `flatten(2).transpose(1, 2)`
+makes them b, (y x), c: no row moves. A window partition splits y into the windows' number y/7 and the place y%7 within one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ class Atom:
     """A factor of a dimension.
 
     Attributes:
-        kind: "c" a run of channels (a feature dimension of the data); "b" the batch; "y", "x" a digit of a site's height or
+        role: "c" a run of channels (a feature dimension of the data); "b" the batch; "y", "x" a digit of a site's height or
             width; "t" tokens: `prefix` extra ones (class, registers), then the sites by `inner`.
         extent: as the 2D network sees it.
         place: of a digit, whose value is coordinate // place, modulo the extent unless it is the top one.
@@ -33,134 +37,197 @@ class Atom:
 
     @property
     def is_channel(self) -> bool:
+        """Whether it is a feature dimension of the data."""
         return self.role == "c"
 
+    @property
+    def is_digit(self) -> bool:
+        """Whether it is a digit of a site's height or width."""
+        return self.role in ("y", "x")
+
+    @property
+    def is_whole_side(self) -> bool:
+        """Whether it is all of an image's height or width."""
+        return self.is_digit and self.place == 1 and self.top
+
     def split(self, high: int) -> tuple[Atom, Atom]:
-        """Splits into a factor of extent `high` and the rest."""
+        """Splits into a factor of extent `high` and the rest; raises UnsupportedError for the batch and for tokens."""
         low = self.extent // high
-        if self.role == "c":
+        if self.is_channel:
             return replace(self, extent=high), replace(self, extent=low)
-        if self.role in "yx":
+        if self.is_digit:
             return replace(self, extent=high, place=self.place * low), replace(self, extent=low, top=False)
-        raise UnsupportedError(f"The {'batch' if self.kind == 'b' else 'tokens'} of extent {self.extent} cannot be split.")
+        name = "batch" if self.role == "b" else "tokens with class tokens before them"
+        raise UnsupportedError(f"The {name}, of extent {self.extent}, cannot be split into {high} x {low}.")
+
+    def __str__(self) -> str:
+        if self.role == "t":
+            sites = "*".join(map(str, self.inner))
+            return f"{self.prefix}+{sites}" if sites else str(self.extent)
+        digit = ("" if self.place == 1 else f"/{self.place}") + ("" if self.top else f"%{self.extent}")
+        return f"{self.role}{digit}{'′' * self.side}"
 
 
 Dim = tuple[Atom, ...]
-
-
 Dims = tuple[Dim, ...]
 
 
 def channel(extent: int) -> Atom:
-    """A channel atom."""
+    """Returns a channel atom."""
     return Atom("c", extent)
 
 
 def extent(dim: Dim) -> int:
-    """The size of a dimension."""
+    """Returns the size of a dimension."""
     return prod(atom.extent for atom in dim)
 
 
 def sizes(dims: Dims) -> tuple[int, ...]:
-    """The shape that dimensions make."""
+    """Returns the shape that dimensions make."""
     return tuple(extent(dim) for dim in dims)
 
 
 def atoms(dims: Dims) -> list[Atom]:
-    """All atoms in the order of traversal."""
+    """Returns all atoms in the order of traversal."""
     return [atom for dim in dims for atom in dim]
 
 
 def channel_extents(dims: Dims) -> list[int]:
-    """The extents of the feature dimensions, in the order of traversal."""
+    """Returns the extents of the feature dimensions, in the order of traversal."""
     return [atom.extent for atom in atoms(dims) if atom.is_channel]
 
 
 def site_atoms(dims: Dims) -> list[Atom]:
-    """The atoms that are no channels."""
+    """Returns the atoms that are no channels."""
     return [atom for atom in atoms(dims) if not atom.is_channel]
 
 
+def describe(dims: Dims) -> str:
+    """Returns what dimensions are made of, for messages.
+
+    Example:
+        >>> y, x = Atom("y", 14), Atom("x", 14)
+        >>> windows = (Atom("b", 2), y.split(2)[0], x.split(2)[0])
+        >>> describe((windows, (y.split(2)[1], x.split(2)[1]), (channel(96),)))
+        '(b y/7 x/7) (y%7 x%7) c'
+    """
+    return " ".join(str(dim[0]) if len(dim) == 1 else f"({' '.join(map(str, dim))})" if dim else "1" for dim in dims)
+
+
 def merge(dim: Sequence[Atom]) -> Dim:
-    """Joins neighbours that are one factor: channels, and consecutive digits of one axis."""
+    """Joins neighbours that are one factor: channels, and consecutive digits of one side of the image.
+
+    Example:
+        >>> merge([channel(2), channel(3)]) == (channel(6),)
+        True
+        >>> merge(Atom("y", 14).split(2)) == (Atom("y", 14),)
+        True
+    """
     out: list[Atom] = []
     for atom in dim:
         last = out[-1] if out else None
-        if last is not None and last.role == atom.role == "c":
+        if last is not None and last.is_channel and atom.is_channel:
             out[-1] = channel(last.extent * atom.extent)
-        elif (
-            last is not None
-            and last.role == atom.role
-            and atom.role in "yx"
-            and last.side == atom.side
-            and not atom.top
-            and last.place == atom.place * atom.extent
-        ):
+        elif last is not None and _continues(last, atom):
             out[-1] = replace(last, extent=last.extent * atom.extent, place=atom.place)
         else:
             out.append(atom)
     return tuple(out)
 
 
+def _continues(high: Atom, low: Atom) -> bool:
+    same = low.is_digit and (high.role, high.side) == (low.role, low.side)
+    return same and not low.top and high.place == low.place * low.extent
+
+
 def resolve(shape: tuple[int, ...], target: Sequence[int]) -> list[int]:
-    """Replaces -1 in a wanted shape."""
-    target = [int(size) for size in target]
+    """Returns the sizes of a reshape with -1 replaced; raises UnsupportedError where they hold another number of values."""
+    result = [int(size) for size in target]
     total = prod(shape)
-    if target.count(-1) == 1:
-        rest = prod(size for size in target if size != -1)
+    if result.count(-1) == 1:
+        rest = prod(size for size in result if size != -1)
         if rest and total % rest == 0:
-            target[target.index(-1)] = total // rest
-    if prod(target) != total or min(target, default=1) < 0:
-        raise UnsupportedError(f"`reshape` of shape {shape} to {tuple(target)}: the sizes differ.")
-    return target
+            result[result.index(-1)] = total // rest
+    if prod(result) != total or min(result, default=1) < 0:
+        raise UnsupportedError(f"`reshape` of shape {shape} to {tuple(target)}: the numbers of values differ.")
+    return result
 
 
 def regroup(dims: Dims, target: Sequence[int]) -> Dims:
     """Returns the dimensions of a reshape to sizes without -1; atoms keep their order, so data does not move.
 
-    Sizes of 1 take the atoms of extent 1 that stand there (a batch of one), one each and the last the rest, but no top digit from
-    its low one; where there is no such size, digits
-    go to the dimension before (windows to the batch) and others to the one behind. A size of 1 before a whole side takes that side's top digit: the one window of an image as
-    large as a window, of which a larger cloud has several.
+    Atoms of extent 1 say nothing about where they belong; they go as 2D networks mean them:
+
+    - to a size of 1 that stands there (a batch of one), one each and the last the rest, but no top digit without its low ones;
+    - else digits to the dimension before (windows to the batch), others to the one behind.
+    - A size of 1 before a whole side takes the side's top digit: the one window of an image as large as a window, of which a
+      larger cloud has several.
+
+    Raises:
+        UnsupportedError: sizes that part the atoms.
     """
-    have = sizes(dims)
-    if tuple(target) == have:
+    if tuple(target) == sizes(dims):
         return dims
     queue = [atom for dim in dims for atom in dim if not (atom.is_channel and atom.extent == 1)]
     out: list[list[Atom]] = []
     for number, size in enumerate(target):
-        taken: list[Atom] = []
-        count = 1
+        behind = list(target[number + 1 :])
         if size == 1:
-            more = next((i for i, other in enumerate(target[number + 1 :]) if other != 1), len(target) - number - 1)
-            while queue and queue[0].extent == 1 and (not taken or not more) and len(merge(queue[:2])) == min(len(queue), 2):
-                taken.append(queue.pop(0))
-        while count < size:
-            atom = queue.pop(0)
-            need = size // count
-            if atom.extent > need:
-                if size % count or atom.extent % need:
-                    raise UnsupportedError(f"`reshape` of {have} to {tuple(target)}: {atom} does not divide.")
-                atom, low = atom.split(need)
-                queue.insert(0, low)
-            elif size % (count * atom.extent):
-                raise UnsupportedError(f"`reshape` of {have} to {tuple(target)}: {atom} does not divide.")
-            taken.append(atom)
-            count *= atom.extent
-        behind = target[number + 1] if number + 1 < len(target) else 1
-        while size > 1 and behind != 1 and queue and queue[0].extent == 1 and queue[0].role in "yx":
-            if len(merge(queue[:2])) < 2:
-                break
+            out.append(_take_units(queue, behind))
+            continue
+        taken = _take_factors(queue, size, dims, target)
+        while behind[:1] != [1] and behind and _is_loose_digit(queue):
             taken.append(queue.pop(0))
         out.append(taken)
-    if queue:  # atoms of extent 1
-        if not out:
-            raise UnsupportedError(f"`reshape` of {have} to {tuple(target)}.")
+    if queue and not out:
+        raise UnsupportedError(f"`reshape` of shape {sizes(dims)} to (): no dimension is left for {describe((tuple(queue),))}.")
+    if queue:  # of extent 1, all of them
         out[-1] += queue
-    result = [merge(dim) for dim in out]
-    for i in range(len(result) - 1):
-        behind = result[i + 1]
-        if result[i] == () and len(behind) == 1 and behind[0].role in "yx" and behind[0].top and behind[0].extent > 1:
+    return _split_tops([merge(dim) for dim in out])
+
+
+def _take_units(queue: list[Atom], behind: list[int]) -> list[Atom]:
+    """Takes from the queue what a size of 1 holds: the last of several sizes of 1 takes all that there are."""
+    is_last = not behind or behind[0] != 1
+    taken: list[Atom] = []
+    while queue and queue[0].extent == 1 and (is_last or not taken) and not _is_whole(queue[:2]):
+        taken.append(queue.pop(0))
+    return taken
+
+
+def _is_whole(pair: list[Atom]) -> bool:
+    """Whether two atoms are one factor."""
+    return len(pair) == 2 and len(merge(pair)) == 1
+
+
+def _is_loose_digit(queue: list[Atom]) -> bool:
+    return bool(queue) and queue[0].extent == 1 and queue[0].is_digit and not _is_whole(queue[:2])
+
+
+def _take_factors(queue: list[Atom], size: int, dims: Dims, target: Sequence[int]) -> list[Atom]:
+    """Takes atoms from the queue that make up a size, the last one split where it is larger than what is left."""
+    taken: list[Atom] = []
+    left = size
+    while left > 1:
+        atom = queue.pop(0)
+        if atom.extent > left and atom.extent % left == 0:
+            atom, low = atom.split(left)
+            queue.insert(0, low)
+        if left % atom.extent:
+            raise UnsupportedError(
+                f"`reshape` of shape {sizes(dims)}, which is {describe(dims)}, to {tuple(target)}: {size} parts {atom}, of "
+                f"extent {atom.extent}. Sizes must be products of its factors."
+            )
+        taken.append(atom)
+        left //= atom.extent
+    return taken
+
+
+def _split_tops(dims: list[Dim]) -> Dims:
+    """Gives the top digit of a whole side to the dimension of extent 1 before it."""
+    for i, dim in enumerate(dims[:-1]):
+        behind = dims[i + 1]
+        if dim == () and len(behind) == 1 and behind[0].is_digit and behind[0].top and behind[0].extent > 1:
             high, low = behind[0].split(1)
-            result[i], result[i + 1] = (high,), (low,)
-    return tuple(result)
+            dims[i], dims[i + 1] = (high,), (low,)
+    return tuple(dims)

@@ -94,9 +94,9 @@ def cut_pairs(x: TokenTensor, dim: int, start: int, stop: int) -> Any:
     space: TokenPairs = x.space
     queries, keys = space.queries, space.keys
     if token.side:
-        keys = keys.changed(prefix=left)
+        keys = keys.with_prefix(left)
     else:
-        queries = queries.changed(prefix=left)
+        queries = queries.with_prefix(left)
     pairs = TokenPairs.of(queries, keys, space.shared, space.shared)
     blocks = [block[:, :, start:] if token.side else block[:, start:] for block in x.blocks]
     inner: Dim = tuple(replace(atom, side=token.side) for atom in token.inner)

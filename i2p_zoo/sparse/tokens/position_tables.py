@@ -70,7 +70,9 @@ class TableReader:
         flat = atoms(dims)
         for size, dim in zip(table.shape, dims, strict=True):
             if size not in (1, extent(dim)):
-                raise UnsupportedError(f"Expected a dense tensor of shape {sizes(dims)}, or 1 along some; got {tuple(table.shape)}.")
+                raise UnsupportedError(
+                    f"Expected a dense tensor of shape {sizes(dims)}, or 1 along some; got {tuple(table.shape)}."
+                )
             split += [atom.extent if size == extent(dim) else 1 for atom in dim]
         looked_up = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] > 1]
         gone = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] == 1]
@@ -117,9 +119,7 @@ def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> lis
     ]
     if len(sides) != 1 or sides[0].place != 1 or not sides[0].top or x.rows.rolled != (0, 0):
         return values
-    up, middle = (
-        read_table(TokenTensor(rows, x.blocks, x.dims), table, dims)[0] for rows in x.rows.upright(sides[0].extent)
-    )
+    up, middle = (read_table(TokenTensor(rows, x.blocks, x.dims), table, dims)[0] for rows in x.rows.upright(sides[0].extent))
     return [values[0] + (up - middle)]
 
 
@@ -184,6 +184,7 @@ def _two_ragged(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, lis
     for mine, theirs in zip(x.dims, other.dims, strict=True):
         if extent(mine) != extent(theirs) and 1 not in (extent(mine), extent(theirs)):
             raise UnsupportedError(f"`{name}` of shapes {x.shape} and {other.shape}.")
+        _check_same_roles(x, other, mine, theirs, bool(read), name)
         # the sites of both, the channels of the longer
         sites = [a for a in mine if not a.is_channel] or [a for a in theirs if not a.is_channel]
         mixed = any(a.is_channel for a in mine) and any(not a.is_channel for a in mine)
@@ -213,6 +214,17 @@ def _two_ragged(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, lis
                 raise UnsupportedError(f"`{name}` of {x!r} and {other!r}.")
         shaped.append([block.reshape(*block.shape[:lead], *features) for block in blocks])
     return space, shaped[0], shaped[1], tuple(dims)
+
+
+def _check_same_roles(x: Any, other: Any, mine: Dim, theirs: Dim, is_read: bool, name: str) -> None:
+    """Raises CoordinateMismatchError where one has height in a dimension and the other width, or another digit of it."""
+    same = x.space is other.space
+    sites = [[a for a in dim if not a.is_channel and a.extent > 1] for dim in (mine, theirs)]
+    digits = [[(a.role, a.side, a.place if same else 0) for a in dim] for dim in sites]
+    if all(digits) and digits[0] != digits[1] and not is_read:
+        raise CoordinateMismatchError(
+            f"`{name}` of {x!r} and {other!r}, whose dimensions are not of the same sides of the image."
+        )
 
 
 def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -12,9 +13,8 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
-from i2p_zoo.sparse.geometry import insert_axis, simplify_stride
+from i2p_zoo.sparse.geometry import Level, Pair, Plan, Triple, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.sample_boxes import sample_boxes
-from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
 
@@ -36,6 +36,20 @@ def has_tokens(cache: SiteCache) -> bool:
     return _LIVE in cache.derived
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where rows came from that were padded: cropping the same away leads back to the same object, so that branches meet.
+
+    Attributes:
+        rows: before the padding.
+        top, left: what was put (before, behind) along the height and the width.
+    """
+
+    rows: TokenRows
+    top: Pair
+    left: Pair
+
+
 class TokenRows:
     """Rows of tokens: first `prefix` extra ones of each sample, sample after sample, then the sites.
 
@@ -43,13 +57,17 @@ class TokenRows:
     have is split by the same places, so that a window of 7 x 7 pixels is one of 7 x 7 x 7 voxels.
 
     Attributes:
-        site: a sparse tensor on the sites (its features do not matter), or None where the rows are no sites of a level.
         coords: (N, 4) int32, batch, z, y, x.
+        cache: what was derived from the input's sites.
+        batch_size: number of samples.
+        axis: the axis (of z, y, x) that the 2D network did not have.
         prefix: extra tokens a sample.
+        level: what the sites are where the rows can be a sparse tensor's; None for windows, which stand nowhere.
         rolled: how far back (height, width) `torch.roll` moved the sites; they stay apart from what wraps around in 2D.
-        home: the rows that `rolled` moved; else None.
-        unpadded: the rows that a padding was put around, and its width before and behind each side; else None.
-        is_level: whether `site` has the coordinates of these rows.
+        home: the rows before that, or None.
+        unpadded: what they were padded from, or None.
+        bordered: whether the image ends at its border, so that windows beyond it are none.
+        key: what they are; equal rows have equal keys.
         lead: how many dimensions of values stand before their features.
     """
 
@@ -62,58 +80,43 @@ class TokenRows:
         batch_size: int,
         axis: int,
         prefix: int = 0,
-        rolled: tuple[int, int] = (0, 0),
-        site: SparseTensor | None = None,
+        level: Level | None = None,
         *,
+        rolled: Pair = (0, 0),
         home: TokenRows | None = None,
-        unpadded: tuple[TokenRows, tuple[int, int], tuple[int, int]] | None = None,
-        is_level: bool = True,
+        unpadded: Origin | None = None,
+        bordered: bool = False,
     ) -> None:
         self.coords, self.cache, self.batch_size, self.axis = coords, cache, batch_size, axis
-        self.prefix, self.rolled, self.site = prefix, rolled, site
-        self.home, self.unpadded, self.is_level = home, unpadded, is_level
-        extents = None if site is None else (site.spatial_shape, site.canvas)
-        self.key: Hashable = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, extents)
+        self.prefix, self.level = prefix, level
+        self.rolled, self.home, self.unpadded = rolled, home, unpadded
+        self.bordered = bordered or (level is not None and level.spatial_shape is not None)
+        self.key: Hashable = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, level, self.bordered)
 
     @classmethod
     def of(
-        cls,
-        coords: Tensor,
-        cache: SiteCache,
-        batch_size: int,
-        axis: int,
-        prefix: int = 0,
-        rolled: tuple[int, int] = (0, 0),
-        site: SparseTensor | None = None,
+        cls, coords: Tensor, cache: SiteCache, batch_size: int, axis: int, prefix: int = 0, level: Level | None = None
     ) -> TokenRows:
-        """The one object of these rows, so that two tensors on the same rows hold the same object."""
-        rows = cls(coords, cache, batch_size, axis, prefix, rolled, site)
+        """Returns the one object of these rows, so that two tensors on the same rows hold the same object."""
+        rows = cls(coords, cache, batch_size, axis, prefix, level)
         result: TokenRows = live_objects(cache).setdefault(rows.key, rows)
         return result
 
-    def changed(self, **changes: Any) -> TokenRows:
-        """The same rows with some attributes changed."""
-        fields = {
-            "coords": self.coords,
-            "cache": self.cache,
-            "batch_size": self.batch_size,
-            "axis": self.axis,
-            "prefix": self.prefix,
-            "rolled": self.rolled,
-            "site": self.site,
-        }
-        return TokenRows.of(**{**fields, **changes})
+    def with_prefix(self, prefix: int) -> TokenRows:
+        """Returns the same sites with another number of extra tokens before them; rolled sites have none."""
+        if prefix == self.prefix:
+            return self
+        if self.rolled != (0, 0):
+            raise UnsupportedError("Class tokens beside sites that `torch.roll` moved: roll the sites back first.")
+        return TokenRows.of(self.coords, self.cache, self.batch_size, self.axis, prefix, self.level)
 
     def __len__(self) -> int:
         return self.batch_size * self.prefix + len(self.coords)
 
-    def __repr__(self) -> str:
-        return f"Rows({len(self.coords)} sites, prefix={self.prefix}, batch_size={self.batch_size}, rolled={self.rolled})"
-
     @property
-    def plane(self) -> tuple[int, int]:
+    def plane(self) -> Pair:
         """The columns of (z, y, x) that are height and width."""
-        return ((1, 2), (0, 2), (0, 1))[self.axis]
+        return Plan(axis=self.axis).plane
 
     def remember(self, key: Hashable, make: Callable[[], Computed]) -> Computed:
         """Computes arrays once for all equal rows, for as long as the cache lives. What holds rows belongs in `share`."""
@@ -142,16 +145,17 @@ class TokenRows:
             extra = torch.arange(self.batch_size, device=sites.device).repeat_interleave(self.prefix)
             return torch.cat([extra, sites])
 
-        result: Tensor = self.remember("batch", make)
-        return result
+        return self.remember("batch", make)
 
     # -- places -----------------------------------------------------------------------------------------------------------
 
-    def _column(self, atom: Atom) -> Tensor:
-        return self.coords[:, 1 + self.plane["yx".index(atom.role)]].long()
+    def column(self, role: str) -> int:
+        """Returns the column of `coords` that holds the height ("y") or the width ("x")."""
+        return 1 + self.plane["yx".index(role)]
 
     @staticmethod
     def digit(column: Tensor, atom: Atom) -> Tensor:
+        """Returns the (N,) digits of int64 coordinates; the top one has no bound and may be negative."""
         digit = torch.div(column, atom.place, rounding_mode="floor") if atom.place > 1 else column
         return digit if atom.top else digit % atom.extent
 
@@ -162,19 +166,33 @@ class TokenRows:
         """
         return self.remember(("index", replace(atom, side=0)), lambda: self._index(atom))
 
+    def number(self, atoms: Sequence[Atom]) -> Tensor:
+        """(rows,) int64: the row-major number of each row's place along several atoms."""
+
+        def make() -> Tensor:
+            number = torch.zeros_like(self.batch)
+            for atom in atoms:
+                number = number * atom.extent + self.index(atom)
+            return number
+
+        return self.remember(("number", tuple(atoms)), make)
+
+    def offsets(self, atoms: Sequence[Atom]) -> list[Tensor]:
+        """(rows,) int64, in a list as of the blocks of pairs: where each row stands in a table over some atoms, flattened."""
+        return [self.number(atoms)]
+
     def _index(self, atom: Atom) -> Tensor:
         if atom.role == "b":
             return self.batch
         if atom.role == "t":
-            sites = torch.zeros_like(self.coords[:, 0]).long()
-            rows = self.changed(prefix=0)
-            for inner in atom.inner:
-                sites = sites * inner.extent + rows.index(inner)
+            sites = self.with_prefix(0).number(atom.inner)
             extra = torch.arange(self.prefix, device=sites.device).repeat(self.batch_size)
             return torch.cat([extra, sites + self.prefix])
         if self.prefix:
-            raise UnsupportedError("Extra tokens have no place on the canvas.")
-        column = self._column(atom)
+            raise UnsupportedError(
+                f"{self.prefix} class tokens a sample have no place along an image's side: slice them off first."
+            )
+        column = self.coords[:, self.column(atom.role)].long()
         if not atom.top:
             return self.digit(column, atom)
         offset, whole = self.rolled["yx".index(atom.role)], atom.place * atom.extent
@@ -182,7 +200,7 @@ class TokenRows:
             at = self.plane["yx".index(atom.role)]
             return torch.div(self._fit(at, whole), atom.place, rounding_mode="floor")
         digit = self.digit(column, atom)
-        if self.site is not None and self.site.spatial_shape is None:
+        if self.level is not None and self.level.spatial_shape is None:
             return digit.clamp(0, max(atom.extent - 2, 0))  # the last window is where 2D has the two ends of an image meet
         inside = (column + offset >= 0) & (column + offset < whole)
         return torch.where(inside, self.digit(column % whole, atom), digit.clamp(0, atom.extent - 1))
@@ -194,12 +212,12 @@ class TokenRows:
         the same, at the edge.
         """
         low, high = self._box(column)
-        own = self.coords[:, 1 + column].long() if coordinates is None else coordinates
+        places = self.coords[:, 1 + column].long() if coordinates is None else coordinates
         length = high - low + 1
-        shrunk = torch.div((2 * (own - low) + 1) * extent, 2 * length, rounding_mode="floor")
+        shrunk = torch.div((2 * (places - low) + 1) * extent, 2 * length, rounding_mode="floor")
         if column == self.axis:
-            own = own - low + torch.div(extent - length, 2, rounding_mode="floor")
-        return torch.where(length > extent, shrunk, own).clamp(0, extent - 1)
+            places = places - low + torch.div(extent - length, 2, rounding_mode="floor")
+        return torch.where(length > extent, shrunk, places).clamp(0, extent - 1)
 
     def _box(self, column: int) -> tuple[Tensor, Tensor]:
         """(N,) int64: where each site's sample begins and ends along a column of (z, y, x)."""
@@ -209,8 +227,7 @@ class TokenRows:
             low, high = sample_boxes(samples, self.coords[:, 1 + column], self.batch_size)
             return low[samples], high[samples]
 
-        result: tuple[Tensor, Tensor] = self.remember(("box", column), make)
-        return result
+        return self.remember(("box", column), make)
 
     @property
     def is_plane(self) -> bool:
@@ -230,67 +247,50 @@ class TokenRows:
                 result.append(coords)
             return result
 
-        own, middle = self.remember(("upright", extent), make)
-        own, middle = (TokenRows.of(c, self.cache, self.batch_size, self.axis, self.prefix) for c in (own, middle))
-        return own, middle
+        upright, middle = (
+            TokenRows.of(coords, self.cache, self.batch_size, self.axis, self.prefix)
+            for coords in self.remember(("upright", extent), make)
+        )
+        return upright, middle
 
-    def offsets(self, atoms: Sequence[Atom]) -> list[Tensor]:
-        """(rows,) int64, in a list as of the blocks of pairs: where each row stands in a table over some atoms, flattened."""
-
-        def make() -> Tensor:
-            offset = torch.zeros_like(self.batch)
-            for atom in atoms:
-                offset = offset * atom.extent + self.index(atom)
-            return offset
-
-        return [self.remember(("offsets", tuple(atoms)), make)]
-
-    # -- groups -----------------------------------------------------------------------------------------------------------
+    # -- coarser rows -----------------------------------------------------------------------------------------------------
 
     def compact(self, kept: Sequence[Atom]) -> tuple[Tensor, dict[Atom, Atom]]:
         """Keeps some digits only.
 
         Returns:
             (N, 4) int32 coordinates made of the kept digits, closed up; and for each kept atom the one it is there.
+
+        Raises:
+            UnsupportedError: the batch is not kept.
         """
-        if not any(atom.role == "b" for atom in kept):
-            raise UnsupportedError("A function that joins the samples of a batch has no sparse counterpart.")
+        _require_batch(kept)
         out = torch.zeros_like(self.coords)
         out[:, 0] = self.coords[:, 0]
         new: dict[Atom, Atom] = {atom: atom for atom in kept if atom.role == "b"}
-        for role, column in zip("yx", self.plane, strict=True):
+        for role in "yx":
+            columns = [self.column(role), 1 + self.axis] if role == "y" else [self.column(role)]
             place = 1
             for atom in sorted((a for a in kept if a.role == role), key=lambda a: a.place):
-                columns = [column, self.axis] if role == "y" else [column]
-                for at in columns:
-                    out[:, 1 + at] += (self.digit(self.coords[:, 1 + at].long(), atom) * place).int()
+                for column in columns:
+                    out[:, column] += (self.digit(self.coords[:, column].long(), atom) * place).int()
                 new[atom] = replace(atom, place=place)
                 place *= atom.extent
         return out, new
 
-    def steps(self, kept: Sequence[Atom]) -> tuple[int, int] | None:
-        """The strides (height, width) where the kept digits are the upper ones, all of them; else None."""
-        matches = []
-        for role in "yx":
-            mine = sorted((a for a in kept if a.role == role), key=lambda a: a.place)
-            if not mine or not mine[-1].top:
-                return None
-            if any(a.place * a.extent != b.place for a, b in zip(mine, mine[1:], strict=False)):
-                return None
-            matches.append(mine[0].place)
-        return (matches[0], matches[1])
-
     def project(self, kept: Sequence[Atom]) -> tuple[TokenRows, Tensor, dict[Atom, Atom]]:
-        """The distinct places of some digits.
+        """Returns the distinct places of some digits.
 
         Returns:
             The coarser rows, (rows,) int64 which of them each row belongs to, and the kept atoms' counterparts there.
+
+        Raises:
+            UnsupportedError: class tokens, which have no digits, or the batch is not kept.
         """
         if self.prefix:
-            raise UnsupportedError("Extra tokens have no digits.")
-        kept = [replace(atom, side=0) for atom in kept]
-        key = ("project", frozenset(kept))
-        steps = self.steps(kept)
+            raise UnsupportedError(f"{self.prefix} class tokens a sample are at no place of the image: slice them off first.")
+        kept = tuple(replace(atom, side=0) for atom in kept)
+        key, steps = ("project", frozenset(kept)), _strides(kept)
         if steps is not None and self.rolled == (0, 0):
             new = self.remember((key, "atoms"), lambda: self.compact(kept)[1])
             if steps == (1, 1):
@@ -305,84 +305,109 @@ class TokenRows:
         coords, inverse, new = self.remember(key, make)
         return TokenRows.of(coords, self.cache, self.batch_size, self.axis), inverse, new
 
-    def strided(self, steps: tuple[int, int]) -> tuple[TokenRows, Tensor]:
-        """The sites of a strided level, as a convolution of these strides (height, width) makes them, and each row's there."""
-
-        site = self.site
+    def strided(self, steps: Pair) -> tuple[TokenRows, Tensor]:
+        """Returns the sites that a convolution of strides (height, width) makes, and which of them each row is in."""
         stride = insert_axis(steps, steps[0], self.axis)
-        shape = None if site is None else site.spatial_shape
-        out_shape = None
-        if shape is not None:
-            out_shape = (-(-shape[0] // stride[0]), -(-shape[1] // stride[1]), -(-shape[2] // stride[2]))
+        shape = None if self.level is None else self.level.spatial_shape
+        out_shape = None if shape is None else _divided(shape, stride)
 
-        def make_arrays() -> tuple[Tensor, Tensor]:
+        def make() -> tuple[Tensor, Tensor]:
             coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
-            divided = torch.div(self.coords, torch.tensor((1, *stride), device=coords.device), rounding_mode="floor").int()
-            return coords, find_rows(coords, divided)
+            steps_of_columns = torch.tensor((1, *stride), device=coords.device)
+            return coords, find_rows(coords, torch.div(self.coords, steps_of_columns, rounding_mode="floor").int())
 
-        def make_rows() -> TokenRows:
-            coarse = None
-            if site is not None:
-                old = (site.stride,) * 3 if isinstance(site.stride, int) else site.stride
-                coarse = site.derive(
-                    site.features[:0],
-                    coords=coords,
-                    spatial_shape=out_shape,
-                    stride=simplify_stride((old[0] * stride[0], old[1] * stride[1], old[2] * stride[2])),
-                ).with_plan(level=site.plan.level + steps[0].bit_length() - 1)
-                if site.canvas is not None:
-                    coarse.canvas = (-(-site.canvas[0] // steps[0]), -(-site.canvas[1] // steps[1]))
-            return TokenRows.of(coords, self.cache, self.batch_size, self.axis, site=coarse)
+        coords, inverse = self.remember(("strided", steps), make)
+        level = None if self.level is None else _coarser(self.level, steps, stride, out_shape)
+        return TokenRows.of(coords, self.cache, self.batch_size, self.axis, level=level), inverse
 
-        coords, inverse = self.remember(("strided", steps), make_arrays)
-        return self.share(("strided", steps), make_rows), inverse
+    # -- groups -----------------------------------------------------------------------------------------------------------
 
     def groups(self, shared: Sequence[Atom]) -> tuple[Tensor, Tensor | None]:
-        """Which group each row is in.
+        """Returns which group each row is in.
 
         Args:
             shared: the atoms that the rows of a group have in common; of rows with extra tokens the batch alone.
 
         Returns:
             (rows,) int64 group ids, and the groups' (M, 4) coordinates, None where the groups are the samples.
+
+        Raises:
+            UnsupportedError: groups across samples, or windows of class tokens.
         """
+        _require_batch(shared)
         if all(atom.role == "b" for atom in shared):
-            if not shared:
-                raise UnsupportedError("A function that joins the samples of a batch has no sparse counterpart.")
             return self.batch, None
         if self.prefix:
-            raise UnsupportedError("Extra tokens are in no window.")
+            raise UnsupportedError(f"{self.prefix} class tokens a sample are in no window: slice them off first.")
         compact, _ = self.compact(shared)
         unique, inverse = unique_rows(compact)
         return inverse, unique
 
     def blocks(self, shared: Sequence[Atom]) -> GroupBlocks:
-        """The groups as dense blocks of equal size."""
-        key = ("blocks", frozenset(replace(a, side=0) for a in shared))
+        """Returns the groups as dense blocks of equal size; raises as `groups`."""
 
         def make() -> GroupBlocks:
             ids, coords = self.groups(shared)
-            count = self.batch_size if coords is None else len(coords)
-            return GroupBlocks(ids, count)
+            return GroupBlocks(ids, self.batch_size if coords is None else len(coords))
 
-        result: GroupBlocks = self.remember(key, make)
-        return result
+        return self.remember(("blocks", frozenset(replace(a, side=0) for a in shared)), make)
+
+
+def _require_batch(kept: Sequence[Atom]) -> None:
+    if not any(atom.role == "b" for atom in kept):
+        raise UnsupportedError("A function that joins the samples of a batch has no sparse counterpart.")
+
+
+def _strides(kept: Sequence[Atom]) -> Pair | None:
+    """The strides (height, width) where the kept digits are the upper ones, all of them; else None."""
+    lowest = []
+    for role in "yx":
+        digits = sorted((a for a in kept if a.role == role), key=lambda a: a.place)
+        if not digits or not digits[-1].top or any(a.place * a.extent != b.place for a, b in pairwise(digits)):
+            return None
+        lowest.append(digits[0].place)
+    return (lowest[0], lowest[1])
+
+
+def _divided(shape: Triple, stride: Triple) -> Triple:
+    z, y, x = (-(-extent // step) for extent, step in zip(shape, stride, strict=True))
+    return (z, y, x)
+
+
+def _coarser(level: Level, steps: Pair, stride: Triple, shape: Triple | None) -> Level:
+    z, y, x = (old * step for old, step in zip(unfold_stride(level.stride), stride, strict=True))
+    plan = replace(level.plan, level=level.plan.level + steps[0].bit_length() - 1)
+    canvas = level.canvas and (-(-level.canvas[0] // steps[0]), -(-level.canvas[1] // steps[1]))
+    return Level(simplify_stride((z, y, x)), shape, plan, canvas)
 
 
 def find_rows(coords: Tensor, target: Tensor, *, missing: bool = False) -> Tensor:
-    """(M,) int64: the row of `coords` (N, 4) that each of `wanted` (M, 4) is; -1 where there is none and `missing` allows it."""
+    """Returns which row of some sites each of others is.
+
+    Args:
+        coords: (N, 4) distinct sites.
+        target: (M, 4) sites to look for.
+        missing: give -1 for a site that is not among `coords`, instead of raising.
+
+    Returns:
+        (M,) int64.
+
+    Raises:
+        UnsupportedError: a site is not there.
+    """
     unique, inverse = unique_rows(torch.cat([coords, target.to(coords.dtype)]))
     rows = torch.full((len(unique),), -1, dtype=torch.int64, device=coords.device)
     rows[inverse[: len(coords)]] = torch.arange(len(coords), device=coords.device)
     matches = rows[inverse[len(coords) :]]
     if not missing and bool((matches < 0).any()):
-        raise UnsupportedError("Two tensors stand on unlike sites.")
+        raise UnsupportedError(
+            f"{len(target)} tokens stand on other sites than {len(coords)} do that they are to be joined with."
+        )
     return matches
 
 
 def same_sites(first: TokenRows, second: TokenRows) -> bool:
-    return (
-        first.prefix == second.prefix
-        and first.rolled == second.rolled
-        and (first.coords is second.coords or torch.equal(first.coords, second.coords))
+    """Whether two rows are the same tokens in the same order."""
+    return (first.prefix, first.rolled) == (second.prefix, second.rolled) and (
+        first.coords is second.coords or torch.equal(first.coords, second.coords)
     )

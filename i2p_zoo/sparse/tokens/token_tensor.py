@@ -10,39 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.sparse.dispatch import call_on_tokens, find_token_handler
+from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
+from i2p_zoo.sparse.dispatch import Tokens, call_on_tokens, find_token_handler
 from i2p_zoo.sparse.tensor import SparseTensor
-from i2p_zoo.sparse.tokens.layout import Dims, atoms, channel_extents, sizes
+from i2p_zoo.sparse.tokens.layout import Dims, atoms, channel_extents, describe, sizes
 from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows
 
 
-class TokenTensor:
+class TokenTensor(Tokens):
     """Values of tokens (or of pairs of tokens) and what the 2D network takes for their dimensions.
+
+    Networks make it of a `SparseTensor` where they join its height and width, part it into windows or let it attend to itself.
+    It answers the torch functions that have a handler (`token_op`) and gives a `SparseTensor` back where it is one again.
 
     Attributes:
         space: `TokenRows`, or `TokenPairs`.
         blocks: (rows, F1, F2, ...) alone, or of pairs a (G, queries, keys, F1, F2, ...) for each size of group. The feature
             dimensions are the channel atoms in the order of `dims`.
         dims: the dimensions.
+
+    Raises:
+        InvalidInputError: feature dimensions that are not the channels of `dims`.
+
+    Example:
+        >>> from i2p_zoo import image_to_plane
+        >>> x = image_to_plane(torch.ones(2, 8, 4, 6))
+        >>> x.flatten(2).transpose(1, 2)
+        TokenTensor(shape=(2, 24, 8), dims='b (y x) c', tokens=48, dtype=torch.float32)
     """
 
-    is_of_tokens = True
     space: Any
     blocks: tuple[Tensor, ...]
     dims: Dims
 
     def __init__(self, space: TokenRows | TokenPairs, blocks: Sequence[Tensor], dims: Dims) -> None:
         self.space, self.blocks, self.dims = space, tuple(blocks), tuple(tuple(dim) for dim in dims)
-        features = self.blocks[0].shape[self.lead :]
-        if list(features) != channel_extents(self.dims):
-            raise AssertionError(f"features {tuple(features)} do not fit {self.dims}")
+        features = list(self.blocks[0].shape[self.lead :])
+        if features != channel_extents(self.dims):
+            raise InvalidInputError(
+                f"Values of {features} channels do not fit the dimensions {describe(self.dims)}, whose channels are "
+                f"{channel_extents(self.dims)}."
+            )
 
     @property
     def lead(self) -> int:
         """How many dimensions of a block are rows."""
-        return 1 if isinstance(self.space, TokenRows) else 3
+        return int(self.space.lead)
 
     @property
     def is_pairs(self) -> bool:
@@ -51,18 +65,22 @@ class TokenTensor:
 
     @property
     def values(self) -> Tensor:
-        """(rows, ...) of a tensor of tokens."""
-        if self.is_pairs:
-            raise UnsupportedError(f"A function of tokens was called on pairs, {self!r}.")
+        """(rows, ...) of a tensor of tokens; raises UnsupportedError for pairs."""
+        self._refuse_pairs()
         return self.blocks[0]
 
     @property
     def rows(self) -> TokenRows:
-        """The rows of a tensor of tokens."""
-        if self.is_pairs:
-            raise UnsupportedError(f"A function of tokens was called on pairs, {self!r}.")
+        """The rows of a tensor of tokens; raises UnsupportedError for pairs."""
+        self._refuse_pairs()
         result: TokenRows = self.space
         return result
+
+    def _refuse_pairs(self) -> None:
+        if self.is_pairs:
+            raise UnsupportedError(
+                f"{self!r} holds a value for each pair of tokens, as attention does: this function takes tokens."
+            )
 
     @property
     def batch_size(self) -> int:
@@ -101,19 +119,40 @@ class TokenTensor:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.unbind(0))
 
-    device = property(lambda self: self.blocks[0].device)
-    dtype = property(lambda self: self.blocks[0].dtype)
-    requires_grad = property(lambda self: self.blocks[0].requires_grad)
+    @property
+    def device(self) -> torch.device:
+        """Device of the values."""
+        return self.blocks[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the values."""
+        return self.blocks[0].dtype
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to the values."""
+        return any(block.requires_grad for block in self.blocks)
+
     is_cuda = property(lambda self: self.blocks[0].is_cuda)
     T = property(lambda self: self.permute(*reversed(range(self.ndim))))
-    mT = property(lambda self: self.transpose(-2, -1))
+    mT = property(lambda self: self.transpose(-2, -1))  # noqa: N815 - torch's name
 
     def to(self, *args: Any, **kwargs: Any) -> TokenTensor:
-        """Casts as `torch.Tensor.to` does."""
+        """Casts as `torch.Tensor.to` does.
+
+        Raises:
+            UnsupportedError: another device: the sites would stay behind. Move the cloud before the network.
+        """
         if args and isinstance(args[0], TokenTensor | SparseTensor):
-            args = (args[0].dtype,)
+            args = (args[0].blocks[0] if isinstance(args[0], TokenTensor) else args[0].features, *args[1:])
         kwargs.pop("memory_format", None)
-        return self.map(lambda block: block.to(*args, **kwargs)) if args or kwargs else self
+        moved = self.map(lambda block: block.to(*args, **kwargs)) if args or kwargs else self
+        if moved.device != self.device:
+            raise UnsupportedError(
+                f"{self!r} is on {self.device} and cannot move to {moved.device}: move the cloud itself first."
+            )
+        return moved
 
     def float(self) -> TokenTensor:
         """Casts to float32."""
@@ -123,43 +162,61 @@ class TokenTensor:
         """Casts to float64."""
         return self.to(torch.float64)
 
-    def type(self, dtype: Any = None) -> TokenTensor:
+    def half(self) -> TokenTensor:
+        """Casts to float16."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> TokenTensor:
+        """Casts to bfloat16."""
+        return self.to(torch.bfloat16)
+
+    def type(self, dtype: torch.dtype) -> TokenTensor:
         """Casts to a dtype."""
         return self.to(dtype)
 
+    def is_floating_point(self) -> bool:
+        """Whether the values are floating point."""
+        return self.blocks[0].is_floating_point()
+
     def detach(self) -> TokenTensor:
-        """Cuts from the autograd graph."""
+        """Returns the same tokens cut from the autograd graph."""
         return self.map(Tensor.detach)
 
     def new_empty(self, *args: Any, **kwargs: Any) -> Tensor:
-        """An empty dense tensor of this dtype and device."""
+        """Returns an empty dense tensor of this dtype and device."""
         return self.blocks[0].new_empty(*args, **kwargs)
 
     def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor:
-        """A dense tensor of zeros of this dtype and device."""
+        """Returns a dense tensor of zeros of this dtype and device."""
         return self.blocks[0].new_zeros(*args, **kwargs)
 
     def new_ones(self, *args: Any, **kwargs: Any) -> Tensor:
-        """A dense tensor of ones of this dtype and device."""
+        """Returns a dense tensor of ones of this dtype and device."""
         return self.blocks[0].new_ones(*args, **kwargs)
 
     def new_full(self, *args: Any, **kwargs: Any) -> Tensor:
-        """A dense tensor of one value of this dtype and device."""
+        """Returns a dense tensor of one value of this dtype and device."""
         return self.blocks[0].new_full(*args, **kwargs)
 
     def __repr__(self) -> str:
-        rows = "pairs" if self.is_pairs else "tokens"
-        return f"TokenTensor({rows}, shape={self.shape}, {self.space!r}, dtype={self.dtype})"
+        name, count = "tokens", sum(prod(block.shape[: self.lead]) for block in self.blocks)
+        if self.is_pairs:
+            name = "pairs"
+        return f"TokenTensor(shape={self.shape}, dims='{describe(self.dims)}', {name}={count}, dtype={self.dtype})"
+
+    # A 2D network's own code calls torch functions and tensor methods on what it thinks is a tensor; both go to one table.
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return call_on_tokens(func, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
+        message = f"'TokenTensor' object has no attribute '{name}'"
         if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"'TokenTensor' object has no attribute '{name}'.", name=name, obj=self)
+            raise AttributeError(f"{message}.", name=name, obj=self)
         if find_token_handler(getattr(Tensor, name)) is None:
-            raise UnsupportedError(f"`torch.Tensor.{name}` of tokens has no handler; called on {self!r}.")
+            hint = f"Register a handler with `@i2p_zoo.token_op(torch.Tensor.{name})`."
+            raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no handler on tokens. {hint}")
         return functools.partial(_make_method(name), self)
 
 
@@ -171,25 +228,32 @@ def _make_method(name: str) -> Callable[..., Any]:
     return method
 
 
-_DUNDERS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem setitem matmul rmatmul"
-
-
-for _name in _DUNDERS.split():
+_OPERATORS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem setitem matmul rmatmul"
+for _name in _OPERATORS.split():
     setattr(TokenTensor, f"__{_name}__", _make_method(f"__{_name}__"))
 
 
+def positive(x: Any, dim: int) -> int:
+    """Returns a dimension counted from the front; raises InvalidInputError where a tensor has no such one."""
+    if not isinstance(dim, int) or not -x.ndim <= dim < x.ndim:
+        raise InvalidInputError(f"Dimension {dim!r} of {x!r}: expected {-x.ndim} to {x.ndim - 1}.")
+    return dim + x.ndim if dim < 0 else dim
+
+
 def feature_dim(x: TokenTensor, dim: int, name: str) -> int:
-    """The number of the feature dimension (in a block) that a dimension is; it must be channels alone."""
-    dim = dim + x.ndim if dim < 0 else dim
+    """Returns the dimension of a block that a dimension is; raises UnsupportedError unless it is channels, of one factor."""
+    dim = positive(x, dim)
     before = sum(atom.is_channel for d in x.dims[:dim] for atom in d)
     if len(x.dims[dim]) != 1 or not x.dims[dim][0].is_channel:
-        raise UnsupportedError(f"`{name}` along dimension {dim} of {x!r}: {x.dims[dim]} is no channels.")
+        raise UnsupportedError(
+            f"`{name}` along dimension {dim} of {x!r}: expected channels; got {describe(x.dims[dim : dim + 1])}."
+        )
     return x.lead + before
 
 
-def positive(x: Any, dim: int) -> int:
-    """A dimension counted from the front."""
-    return dim + x.ndim if dim < 0 else dim
+def replace_dim(x: TokenTensor, dim: int, *dims: Any) -> Dims:
+    """Returns the dimensions of a tensor with one replaced by others, or by none."""
+    return (*x.dims[:dim], *dims, *x.dims[dim + 1 :])
 
 
 def to_dense(values: Tensor, leading: Sequence[str], dims: Dims) -> Tensor:
@@ -197,7 +261,7 @@ def to_dense(values: Tensor, leading: Sequence[str], dims: Dims) -> Tensor:
 
     Args:
         values: (a dimension for each of `leading`, F1, F2, ...).
-        leading: kinds of atoms, "b" or "t".
+        leading: roles of atoms, "b" or "t".
         dims: what to make; its site atoms are those of `leading`.
     """
     order, feature = [], len(leading)
@@ -219,5 +283,5 @@ def from_dense(dense: Tensor, dims: Dims, leading: Sequence[str]) -> Tensor:
 
 
 def split_features(x: TokenTensor, dims: Dims) -> list[Tensor]:
-    shape = [atom.extent for dim in dims for atom in dim if atom.is_channel]
-    return [block.reshape(*block.shape[: x.lead], *shape) for block in x.blocks]
+    """Returns the blocks with feature dimensions that are split or joined to be the channels of other dimensions."""
+    return [block.reshape(*block.shape[: x.lead], *channel_extents(dims)) for block in x.blocks]

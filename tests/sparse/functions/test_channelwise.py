@@ -15,7 +15,7 @@ from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane
 from i2p_zoo.layers.batch_norm_act import SparseBatchNormAct2d
 from i2p_zoo.layers.registry import find_builder, is_supported
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
-from tests.oracles import check_channels_last, check_on_samples, first, last, randomised, unequal_cloud
+from tests.oracles import check_as_image, check_channels_last, check_on_samples, first, last, randomised, unequal_cloud
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 IMAGES = random_images(2, 4, 6, 5)
@@ -164,19 +164,15 @@ def test_the_parameters_of_normalisation_get_the_gradients_of_the_image():
 
 REFUSED = {
     "layer_norm": (lambda x: F.layer_norm(x, (4,)), r"`layer_norm` over .*\(4,\).*after a permutation"),
-    "layer_norm of rows": (lambda x: F.layer_norm(x, (5,)), r"`layer_norm` .*\(5,\) .*\(2, 4, 6, 5\): only over channels"),
     "layer_norm of the image": (lambda x: F.layer_norm(x, (4, 6, 5)), r"\(4, 6, 5\).*only over channels"),
     "layer_norm of other channels": (lambda x: F.layer_norm(last(x), (5,)), r"\(5,\).*\(2, 6, 5, 4\)"),
     "layer_norm of columns and channels": (lambda x: F.layer_norm(last(x), (5, 4)), r"\(5, 4\)"),
     "rms_norm": (lambda x: F.rms_norm(x, (4,)), "`rms_norm` .*after a permutation"),
     "rms_norm of columns and channels": (lambda x: F.rms_norm(last(x), (5, 4)), r"`rms_norm` .*\(5, 4\)"),
     "linear": (lambda x: F.linear(x, torch.ones(3, 4).double()), "`linear` .*after a permutation"),
-    "linear of rows": (lambda x: F.linear(x, torch.ones(3, 5).double()), r"`linear` .*\(5,\)"),
     "linear of other channels": (lambda x: F.linear(last(x), torch.ones(3, 5).double()), r"`linear` .*\(5,\)"),
     "batch_norm behind": (lambda x: F.batch_norm(last(x), None, None, training=True), "`batch_norm` .*needs channels before"),
-    "group_norm behind": (lambda x: F.group_norm(last(x), 2), r"`group_norm` .*\(2, 6, 5, 4\): it needs channels before"),
     "prelu behind": (lambda x: F.prelu(last(x), torch.ones(1).double()), "`prelu` .*needs channels before"),
-    "dropout2d behind": (lambda x: F.dropout2d(last(x), 0.5), "`dropout2d` .*needs channels before"),
 }
 
 
@@ -184,6 +180,21 @@ REFUSED = {
 def test_normalisation_over_anything_but_channels_where_they_stand_is_refused(call, message):
     with pytest.raises(UnsupportedError, match=message):
         call(image_to_plane(IMAGES))
+
+
+OF_TOKENS = {
+    "layer_norm of rows": (lambda x: F.layer_norm(x, (5,)), "`layer_norm` .*only over channels"),
+    "linear of rows": (lambda x: F.linear(x, torch.ones(3, 5).double()), "`linear` .*only over channels"),
+    "group_norm behind": (lambda x: F.group_norm(last(x), 2), "`group_norm` .*it needs channels before"),
+    "dropout2d behind, switched off": (lambda x: F.dropout2d(last(x), 0.5, False), "`dropout2d` .*needs channels before"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), OF_TOKENS.values(), ids=OF_TOKENS.keys())
+def test_normalisation_that_sites_cannot_express_is_the_images_on_tokens(call, message):
+    check_as_image(call, IMAGES)
+    with pytest.raises(UnsupportedError, match=message):
+        call(random_cloud(4))
 
 
 def test_groups_that_do_not_divide_the_channels_are_quoted():
@@ -199,9 +210,10 @@ BEHIND_A_PADDING = {
 
 
 @pytest.mark.parametrize("function", BEHIND_A_PADDING.values(), ids=BEHIND_A_PADDING.keys())
-def test_normalisation_behind_a_padding_is_refused(function):
+def test_normalisation_behind_a_padding_counts_its_zeros_and_is_refused_for_a_cloud(function):
+    check_as_image(lambda x: function(F.pad(x, (1, 1, 1, 1))), IMAGES)
     with pytest.raises(UnsupportedError, match="behind Padding"):
-        function(F.pad(image_to_plane(IMAGES), (1, 1, 1, 1)))
+        function(F.pad(random_cloud(4), (1, 1, 1, 1)))
 
 
 def test_group_norm_of_half_precision_does_not_overflow():

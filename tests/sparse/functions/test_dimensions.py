@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from i2p_zoo import I2PError, InvalidInputError, UnsupportedError, image_to_plane
 from i2p_zoo.sparse.tensor import UNBOUNDED
 from tests.helpers import check_on_plane, random_cloud, random_images
-from tests.oracles import check_channels_last, check_on_samples, first, last
+from tests.oracles import check_as_image, check_channels_last, check_on_samples, first, last
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 IMAGES = random_images(2, 4, 6, 5)
@@ -112,7 +112,8 @@ def test_permuting_channels_is_that_of_the_image(function, axis):
 
 @pytest.mark.parametrize("channels", [(4,), (2, 3), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("layout", [lambda x: x, last], ids=["first", "last"])
-def test_every_permutation_that_keeps_height_and_width_together_is_the_images_and_no_other_is_taken(layout, channels):
+def test_every_permutation_is_the_images_and_a_cloud_takes_those_that_keep_height_and_width_together(layout, channels):
+    cloud = random_cloud(torch.Size(channels).numel())
     images = random_images(2, torch.Size(channels).numel(), 3, 4)
     start = layout(images.reshape(2, *channels, 3, 4))
     height = 1 if layout is last else start.ndim - 2
@@ -122,8 +123,9 @@ def test_every_permutation_that_keeps_height_and_width_together_is_the_images_an
             back = first if at == 1 else lambda x: x
             check_on_plane(lambda x, o=order, b=back: b(layout(x.reshape(2, *channels, 3, 4)).permute(o)), images)
             continue
+        check_as_image(lambda x, o=order: layout(x.reshape(2, *channels, 3, 4)).permute(o), images)
         with pytest.raises(UnsupportedError, match="the batch stays first"):
-            layout(image_to_plane(images).reshape(2, *channels, 3, 4)).permute(order)
+            layout(cloud.reshape(2, *channels, UNBOUNDED, UNBOUNDED)).permute(order)
 
 
 def test_the_shape_in_either_layout_is_that_of_the_image_and_unbounded_for_a_cloud():
@@ -203,21 +205,10 @@ def test_permuting_a_cloud_moves_no_voxel():
 
 
 REFUSED = {
-    "cat with a dense tensor": (lambda x: torch.cat([x, IMAGES], 1), UnsupportedError, r"`cat`.*\(2, 4, 6, 5\)"),
-    "stack with a dense tensor": (lambda x: torch.stack([IMAGES, x], 1), UnsupportedError, r"`stack`.*\(2, 4, 6, 5\)"),
     "cat of samples": (lambda x: torch.cat([x, x]), UnsupportedError, "`cat` along dimension 0"),
     "cat of rows": (lambda x: torch.cat([x, x], 2), UnsupportedError, "`cat` along dimension 2.*1 to 1"),
-    "stack of samples": (lambda x: torch.stack([x, x]), UnsupportedError, "`stack` along dimension 0.*1 to 2"),
-    "stack behind the image": (lambda x: torch.stack([x, x], 4), UnsupportedError, "`stack` along dimension 4"),
     "chunks of samples": (lambda x: x.chunk(2), UnsupportedError, "`chunk` along dimension 0"),
-    "splits of rows": (lambda x: x.split(3, dim=-2), UnsupportedError, "`split` along dimension -2"),
     "samples one by one": (lambda x: x.unbind(), UnsupportedError, "`unbind` along dimension 0"),
-    "softmax over rows": (lambda x: x.softmax(-1), UnsupportedError, "`softmax` along dimension -1"),
-    "unsqueeze before the batch": (lambda x: x.unsqueeze(0), UnsupportedError, "`unsqueeze` along dimension 0"),
-    "unsqueeze of the image": (lambda x: x.unsqueeze(4), UnsupportedError, "`unsqueeze` along dimension 4"),
-    "reshape of the image": (lambda x: x.reshape(2, 4, 30), UnsupportedError, r"to \(2, 4, 30\)"),
-    "reshape of rows": (lambda x: x.reshape(2, 8, 3, 5), UnsupportedError, r"to \(2, 8, 3, 5\)"),
-    "reshape of the batch": (lambda x: x.view(1, 8, 6, 5), UnsupportedError, r"to \(1, 8, 6, 5\)"),
     "one sample": (lambda x: x[0], UnsupportedError, "with 0: only channels"),
     "some samples": (lambda x: x[:1], UnsupportedError, "only channels"),
     "every second row": (lambda x: x[:, :, ::2], UnsupportedError, "steps of 1"),
@@ -234,26 +225,37 @@ def test_what_has_no_meaning_on_sites_is_refused_with_its_arguments(call, error,
         call(image_to_plane(IMAGES))
 
 
+OF_TOKENS = {
+    "cat with a dense tensor": (lambda x: torch.cat([x, IMAGES], 1), r"`cat`.*\(2, 4, 6, 5\)"),
+    "stack with a dense tensor": (lambda x: torch.stack([IMAGES, x], 1), r"`stack`.*\(2, 4, 6, 5\)"),
+    "stack of samples": (lambda x: torch.stack([x, x]), "`stack` along dimension 0.*1 to 2"),
+    "stack behind the image": (lambda x: torch.stack([x, x], 4), "`stack` along dimension 4"),
+    "splits of rows": (lambda x: x.split(3, dim=-2), "`split` along dimension -2"),
+    "softmax over columns": (lambda x: x.softmax(-1), "`softmax` along dimension -1"),
+    "unsqueeze before the batch": (lambda x: x.unsqueeze(0), "`unsqueeze` along dimension 0"),
+    "unsqueeze of the image": (lambda x: x.unsqueeze(4), "`unsqueeze` along dimension 4"),
+    "reshape of the image": (lambda x: x.reshape(2, 4, 30), r"to \(2, 4, 30\)"),
+    "reshape of rows": (lambda x: x.reshape(2, 8, 3, 5), r"to \(2, 8, 3, 5\)"),
+    "reshape of the batch": (lambda x: x.view(1, 8, 6, 5), r"to \(1, 8, 6, 5\)"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), OF_TOKENS.values(), ids=OF_TOKENS.keys())
+def test_what_sites_cannot_express_is_the_images_on_tokens_and_refused_where_nothing_has_an_extent(call, message):
+    check_as_image(call, IMAGES)
+    with pytest.raises(UnsupportedError, match=message):
+        call(random_cloud(4))
+
+
 REFUSED_BEHIND = {
     "cat of rows": (lambda x: torch.cat([x, x], 1), r"`cat` along dimension 1 .*\(2, 6, 5, 4\).*3 to 3"),
-    "stack of columns": (lambda x: torch.stack([x, x], 2), "`stack` along dimension 2.*3 to 4"),
-    "chunks of columns": (lambda x: x.chunk(2, -2), "`chunk` along dimension -2"),
-    "splits of rows": (lambda x: x.split(3, dim=1), "`split` along dimension 1"),
     "samples one by one": (lambda x: x.unbind(), "`unbind` along dimension 0"),
-    "softmax over columns": (lambda x: x.softmax(2), "`softmax` along dimension 2"),
-    "unsqueeze before the image": (lambda x: x.unsqueeze(1), "`unsqueeze` along dimension 1"),
-    "the image as a sequence": (lambda x: x.reshape(2, 30, 4), r"to \(2, 30, 4\)"),
-    "reshape of rows": (lambda x: x.reshape(2, 3, 10, 4), r"to \(2, 3, 10, 4\)"),
     "reshape to the front": (lambda x: x.reshape(2, 4, 6, 5), r"to \(2, 4, 6, 5\)"),
     "one row": (lambda x: x[:, 0], "only channels"),
     "every second column": (lambda x: x[:, :, ::2], "steps of 1"),
     "some samples": (lambda x: x[:1], "only channels"),
-    "rows for columns": (lambda x: x.transpose(1, 2), "`permute`.*stay together"),
-    "the batch among channels": (lambda x: x.transpose(0, 3), "`permute`.*stays first"),
     "a window": (lambda x: F.max_pool2d(x, 2), r"\(2, 6, 5, 4\): it needs channels before"),
-    "padding": (lambda x: F.pad(x, (1, 1)), "`pad`.*needs channels before"),
     "up-sampling": (lambda x: F.interpolate(x, scale_factor=2), "`interpolate`.*needs channels before"),
-    "pooling the image": (lambda x: F.adaptive_avg_pool2d(x, 1), "`adaptive_avg_pool2d`.*needs channels before"),
 }
 
 
@@ -261,6 +263,28 @@ REFUSED_BEHIND = {
 def test_what_has_no_meaning_on_sites_with_channels_behind_is_refused(call, message):
     with pytest.raises(UnsupportedError, match=message):
         call(last(image_to_plane(IMAGES)))
+
+
+OF_TOKENS_BEHIND = {
+    "stack of columns": (lambda x: torch.stack([x, x], 2), "`stack` along dimension 2.*3 to 4"),
+    "chunks of columns": (lambda x: x.chunk(2, -2), "`chunk` along dimension -2"),
+    "splits of rows": (lambda x: x.split(3, dim=1), "`split` along dimension 1"),
+    "softmax over columns": (lambda x: x.softmax(2), "`softmax` along dimension 2"),
+    "unsqueeze before the image": (lambda x: x.unsqueeze(1), "`unsqueeze` along dimension 1"),
+    "the image as a sequence": (lambda x: x.reshape(2, 30, 4), r"to \(2, 30, 4\)"),
+    "reshape of rows": (lambda x: x.reshape(2, 3, 10, 4), r"to \(2, 3, 10, 4\)"),
+    "rows for columns": (lambda x: x.transpose(1, 2), "`permute`.*stay together"),
+    "the batch among channels": (lambda x: x.transpose(0, 3), "`permute`.*stays first"),
+    "padding": (lambda x: F.pad(x, (1, 1)), "`pad`.*needs channels before"),
+    "pooling the image": (lambda x: F.adaptive_avg_pool2d(x, 1), "`adaptive_avg_pool2d`.*needs channels before"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), OF_TOKENS_BEHIND.values(), ids=OF_TOKENS_BEHIND.keys())
+def test_what_sites_with_channels_behind_cannot_express_is_the_images_on_tokens(call, message):
+    check_as_image(lambda x: call(last(x)), IMAGES)
+    with pytest.raises(UnsupportedError, match=message):
+        call(last(random_cloud(4)))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 3, 3), (0, 2, 3, 4), (0, 1, 2, 3, 4)], ids=str)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from i2p_zoo import I2PError, UnsupportedError, image_to_plane
 from tests.helpers import check_on_plane, random_cloud, random_images, relative_error
-from tests.oracles import check_channels_last, check_on_samples, last, unequal_cloud
+from tests.oracles import check_as_image, check_channels_last, check_on_samples, last, unequal_cloud
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 IMAGES = random_images(2, 4, 6, 5)
@@ -149,9 +149,6 @@ def test_maximum_sends_its_gradient_to_each_of_equal_values(dim):
 REFUSED = {
     "the mean of all": (lambda x: x.mean(), UnsupportedError, "`mean` over dimensions None"),
     "the sum over samples": (lambda x: x.sum(0), UnsupportedError, "`sum` over dimensions 0.*batch stays"),
-    "the mean over rows": (lambda x: x.mean(2), UnsupportedError, "over dimensions 2.*go together"),
-    "the mean over channels and columns": (lambda x: x.mean((1, 3)), UnsupportedError, r"\(1, 3\)"),
-    "the maximum over rows": (lambda x: x.max(2), UnsupportedError, "`max` along dimension 2"),
 }
 
 
@@ -174,17 +171,32 @@ def test_odd_calls_are_refused_as_unsupported_too(call):
 
 
 @pytest.mark.parametrize("function", REDUCED.values(), ids=REDUCED.keys())
-def test_only_height_or_width_the_batch_and_what_lies_behind_a_padding_are_not_reduced(function):
-    x = image_to_plane(IMAGES)
-    for dim in (2, 3, -1, (1, 2), (1, 3), 0, (0, 2, 3), (0, 1), (0, 1, 2, 3), ()):
+def test_the_batch_is_not_reduced_and_height_or_width_alone_on_tokens_only(function):
+    for x in (image_to_plane(IMAGES), random_cloud(4)):
+        for dim in (0, (0, 2, 3), (0, 1), (0, 1, 2, 3), ()):
+            with pytest.raises(UnsupportedError, match=r"over dimensions .*height and width go together, the batch stays"):
+                function(x, dim, False)
+    for dim in (2, 3, -1, (1, 2), (1, 3)):
+        check_as_image(lambda x, d=dim: function(x, d, False), IMAGES)
+        check_as_image(lambda x, d=dim: function(x, d, True), IMAGES)
         with pytest.raises(UnsupportedError, match=r"over dimensions .*height and width go together, the batch stays"):
-            function(x, dim, False)
-    for dim in (1, 2, -2, (1, 3), (2, 3), 0, (0, 1, 2)):
-        with pytest.raises(UnsupportedError, match=r"over dimensions .*height and width go together, the batch stays"):
-            function(last(x), dim, False)
-    for y, dims in ((F.pad(x, (1, 0)), (2, 3)), (F.pad(x, (0, -1)), (1, 2, 3))):
+            function(random_cloud(4), dim, False)
+    for dim in (1, 2, -2, (1, 3), (2, 3)):
+        check_as_image(lambda x, d=dim: function(last(x), d, False), IMAGES)
+
+
+@pytest.mark.parametrize("function", REDUCED.values(), ids=REDUCED.keys())
+def test_a_reduction_behind_a_padding_counts_its_zeros_and_is_refused_for_a_cloud(function):
+    for pads, dims in (((1, 0), (2, 3)), ((0, -1), (1, 2, 3))):
+        check_as_image(lambda x, p=pads, d=dims: function(F.pad(x, p), d, False), IMAGES)
         with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
-            function(y, dims, False)
+            function(F.pad(random_cloud(4), pads), dims, False)
+
+
+def test_the_maximum_over_rows_is_the_images():
+    check_as_image(lambda x: x.max(2).values, IMAGES)
+    with pytest.raises(UnsupportedError, match="`max` along dimension 2"):
+        random_cloud(4).max(2)
 
 
 @pytest.mark.parametrize("p", [1, float("inf"), "nuc", 0], ids=str)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane, inflate
 from i2p_zoo.sparse.geometry import Padding
 from tests.helpers import check_on_plane, property_test, random_cloud, random_images
-from tests.oracles import check_at_sites, randomised
+from tests.oracles import check_as_image, check_at_sites, randomised
 
 AXES = pytest.mark.parametrize("axis", ["z", "y", "x"])
 IMAGES = random_images(2, 4, 6, 5)
@@ -252,22 +252,24 @@ def test_zeros_around_a_cloud_take_no_part():
 
 
 def test_only_a_window_takes_up_a_padding():
-    for x in (image_to_plane(IMAGES), random_cloud(4)):
-        for y in (F.pad(x, (1, 1)), F.pad(x, (0, 0, -1, 0))):
-            for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-                with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
-                    pool(y, 1)
-            for call in (lambda y=y, x=x: x + y, lambda y=y: y.relu(), lambda y=y: y * 2, lambda y=y: y.mean(1)):
-                with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
-                    call()
+    calls = [lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: x + x, lambda x: x.relu(), lambda x: x * 2, lambda x: x.mean(1)]
+    for pads in ((1, 1), (0, 0, -1, 0)):
+        for call in calls:
+            check_as_image(lambda x, c=call, p=pads: c(F.pad(x, p)), IMAGES)
+        for call in (*calls, lambda x: F.adaptive_max_pool2d(x, 1)):
+            with pytest.raises(UnsupportedError, match=r"behind Padding\(.*only convolutions and pools"):
+                call(F.pad(random_cloud(4), pads))
 
 
 REFUSED = {
     "mirror padding": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), UnsupportedError, r"\(1, 1, 1, 1\).*'reflect'"),
     "padding by ones": (lambda x: F.pad(x, (1, 1), value=1.0), UnsupportedError, "value=1.0.*only zeros"),
-    "padding of channels": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), UnsupportedError, r"\(0, 0, 0, 0, 1, 1\)"),
     "padding away all": (lambda x: F.pad(x, (-3, -2)), InvalidInputError, r"\(-3, -2\) leaves the extent \(6, 0\)"),
-    "bilinear": (lambda x: F.interpolate(pooled(x), scale_factor=2, mode="bilinear"), UnsupportedError, "'bilinear'"),
+    "bilinear to a size that is no multiple": (
+        lambda x: F.interpolate(pooled(x), size=(6, 5), mode="bilinear"),
+        UnsupportedError,
+        "'bilinear'",
+    ),
     "up-sampling by a fraction": (lambda x: F.interpolate(pooled(x), scale_factor=1.5), UnsupportedError, r"\[1\.5\]"),
     "two factors": (lambda x: F.interpolate(pooled(x), scale_factor=(2, 3)), UnsupportedError, r"\[2.*3.*\]"),
     "up-sampling to an odd size": (
@@ -319,9 +321,15 @@ def test_padding_in_company_is_that_of_the_image(function):
 
 
 @pytest.mark.parametrize("function", [lambda x: x + 1, torch.sigmoid, torch.exp, lambda x: x + torch.ones(4, 1, 1)])
-def test_what_makes_something_of_zeros_is_refused_behind_a_padding(function):
+def test_what_makes_something_of_zeros_makes_it_of_those_of_a_padding_and_is_refused_for_a_cloud(function):
+    check_as_image(lambda x: function(F.pad(x, (1, 1))), IMAGES)
     with pytest.raises(UnsupportedError):
-        function(F.pad(image_to_plane(IMAGES), (1, 1)))
+        function(F.pad(random_cloud(4), (1, 1)))
+
+
+def test_channels_are_padded_as_those_of_images():
+    check_as_image(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), IMAGES)
+    check_as_image(lambda x: F.pad(x, (1, 2, 0, -1, 2, 0), value=0), IMAGES)
 
 
 SKIPPED = {
