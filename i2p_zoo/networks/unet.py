@@ -153,6 +153,12 @@ def _positions(clouds: Any, voxel_size: float) -> Tensor:
     return torch.cat(parts)
 
 
+def _shifts(features: SparseTensor, voxels: SparseTensor) -> Tensor:
+    """(N, 3): how far the sites of a feature map of one voxel stand from where that voxel is at their stride."""
+    stride = torch.tensor(unfold_stride(features.stride), device=voxels.device)
+    return features.coords[:, 1:] - torch.div(voxels.coords[:, 1:], stride, rounding_mode="floor")
+
+
 def find_levels(encoder: Any) -> list[Level]:
     """Finds the strides and channels of an encoder's feature maps by running it on one voxel, finest first.
 
@@ -161,9 +167,10 @@ def find_levels(encoder: Any) -> list[Level]:
     """
     weight = next(encoder.parameters())
     voxel = SparseTensor(weight.new_zeros(1, encoder.in_chans), torch.zeros(1, 4, dtype=torch.int32, device=weight.device))
+    voxel = encoder.prepare(voxel)
     with eval_mode(encoder), torch.no_grad():
         maps = encoder(voxel)
-    shifted = sorted({tuple(site) for features in maps for site in features.coords[:, 1:].tolist() if any(site)})
+    shifted = sorted({tuple(shift) for features in maps for shift in _shifts(features, voxel).tolist() if any(shift)})
     if shifted:
         raise UnsupportedError(
             f"{encoder.architecture}: convolutions without padding shift its sites, here to {shifted}; a U-Net needs an "
