@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,10 +13,12 @@ import timm
 import torch
 from torch import nn
 
+from conversion.cutting import create_cut_model
 from i2p_zoo import InvalidInputError, SparseTensor, UnsupportedError, create_model, inflate, voxelize
 from i2p_zoo.modules import image_channels, image_size
 from i2p_zoo.networks.canvas import find_canvas
 from i2p_zoo.networks.timm_models import example_images, randomize_parameters_
+from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 from tests.helpers import seeded
 
 SMALL = {
@@ -77,7 +82,10 @@ def check_clouds(model):
     def run(clouds):
         with torch.no_grad():
             out = network(batch(clouds))
-        return out[-1] if isinstance(out, list | tuple) else out
+            out = out[-1] if isinstance(out, list | tuple) else out
+            if isinstance(out, TokenTensor):  # of an encoder
+                out = out.mean(tuple(range(1, out.ndim - 1)))
+            return out.mean((2, 3)) if isinstance(out, SparseTensor) else out.flatten(1)
 
     together = run(clouds)
     assert together.isfinite().all()
@@ -136,11 +144,20 @@ def test_a_shift_by_whole_windows_moves_the_outputs_of_windowed_attention(shift)
         assert not torch.allclose(run(coords + torch.tensor([0, 1, 0], dtype=torch.int32)), expected, atol=1e-3)
 
 
-@pytest.mark.long
-def test_every_class_of_networks_of_tokens_takes_clouds(token_architecture):
-    from conversion.cutting import create_cut_model
+def smallest_of_each_class():
+    smallest = {}
+    for name, entry in json.loads(files("i2p_zoo.zoo").joinpath("ledger.json").read_text())["models"].items():
+        smallest[entry["class"]] = min(smallest.get(entry["class"], (math.inf, "")), (entry["parameters"], name))
+    return [name for _, name in smallest.values()]
 
-    check_clouds(create_cut_model(token_architecture).double())
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", smallest_of_each_class())
+def test_every_class_of_networks_that_has_a_canvas_takes_clouds(name):
+    model = create_cut_model(name).double()
+    if inflate(model).settings.canvas is None:
+        pytest.skip("It is convolutional.")
+    check_clouds(model)
 
 
 class Attention(nn.Module):
