@@ -47,8 +47,8 @@ def classifier_of(model: Any) -> nn.Module | None:
 def probe_mode(model: nn.Module) -> Iterator[None]:
     """Lets a network be run to learn how it is made, without a trace.
 
-    It is in eval mode, torch's random numbers are as before afterwards, and the forward hooks of its modules are set aside, also
-    those that timm gathers feature maps by; hooks that are registered meanwhile go again.
+    It is in eval mode, torch's random numbers are as before afterwards, and the forward hooks of its modules are set aside,
+    also those that timm gathers feature maps by; hooks that are registered meanwhile go again.
     """
     names = ("_forward_hooks", "_forward_pre_hooks")
     kept = {module: {name: dict(getattr(module, name)) for name in names} for module in model.modules()}

@@ -22,7 +22,7 @@ from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.site_tokens import became_tokens
 
 
-class _TokensReached(Exception):
+class _TokensReachedError(Exception):
     """Ends a forward as soon as it has taken sites for tokens."""
 
 
@@ -44,7 +44,7 @@ def find_canvas(model: Any) -> Pair | None:
 
     def check(*_: Any) -> None:
         if became_tokens(voxel):
-            raise _TokensReached
+            raise _TokensReachedError
 
     with probe_mode(model), torch.no_grad(), contextlib.suppress(Exception):  # what fails behind the first token is not asked
         for module in model.modules():
@@ -82,4 +82,4 @@ def put_on_canvas(x: SparseTensor, canvas: Pair, scale: int = 1) -> SparseTensor
 
 def pixels_of_a_voxel(model: nn.Module, skip_downsamples: int) -> int:
     """Returns how many pixels of the 2D network's image a voxel stands for: by strides that a stem dropped, or are skipped."""
-    return max(dropped_stride(model), 2**skip_downsamples)
+    return max(dropped_stride(model), 1 << skip_downsamples)

@@ -24,13 +24,22 @@ from tests.helpers import seeded
 SMALL = {
     "absolute positions": ("test_vit", {}),
     "relative positions": ("test_vit_relpos", {}),
-    "rotations": ("vit_tiny_patch16_dinov3_qkvb", {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2}),
-    "windows that shift": ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)}),
+    "rotations": (
+        "vit_tiny_patch16_dinov3_qkvb",
+        {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2},
+    ),
+    "windows that shift": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)},
+    ),
     "windows and grids": ("test_maxvit", {}),
     "convolutions and attention": ("test_coatnet", {}),
     "one window's queries for all": ("gcvit_xxtiny", {"embed_dim": 16}),
     "mixed places": ("mixer_s32_224", {"img_size": 64}),
-    "patches of patches": ("tnt_s_patch16_224", {"embed_dim": 48, "inner_dim": 8, "depth": 2, "num_heads_inner": 2, "num_heads_outer": 2}),
+    "patches of patches": (
+        "tnt_s_patch16_224",
+        {"embed_dim": 48, "inner_dim": 8, "depth": 2, "num_heads_inner": 2, "num_heads_outer": 2},
+    ),
     "unfolded patches": ("mobilevit_xxs", {}),
 }
 

@@ -29,8 +29,7 @@ def with_units(x: TokenTensor, dims: Dims) -> list[Tensor]:
     features: list[int] = []
     for mine, target in zip(x.dims, dims, strict=True):
         ours = [atom.extent for atom in mine if atom.is_channel]
-        for atom in (atom for atom in target if atom.is_channel):
-            features.append(ours.pop(0) if ours else 1)
+        features += [ours.pop(0) if ours else 1 for atom in target if atom.is_channel]
     return [block.reshape(*block.shape[: x.lead], *features) for block in x.blocks]
 
 
@@ -98,7 +97,8 @@ def read_flat(table: Tensor, index: Tensor) -> Tensor:
         return table[index]
     if table[0].numel() == 1:  # many times quicker than rows of one value
         return table.flatten().index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
-    return table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
+    values: Tensor = table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
+    return values
 
 
 def _read_positions(x: TokenTensor, table: Tensor, dims: Dims, name: str) -> list[Tensor]:
@@ -167,10 +167,10 @@ class _Stand:
         self.dims, self.shape, self.space, self.blocks = dims, x.shape, x.space, x.blocks
 
 
-def _two_ragged(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor], Dims]:
-    count = max(x.ndim, other.ndim)
-    x = TokenTensor(x.space, x.blocks, pad_dims(x.dims, count))
-    other = TokenTensor(other.space, other.blocks, pad_dims(other.dims, count))
+def _two_ragged(first: TokenTensor, second: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor], Dims]:
+    count = max(first.ndim, second.ndim)
+    x: Any = TokenTensor(first.space, first.blocks, pad_dims(first.dims, count))
+    other: Any = TokenTensor(second.space, second.blocks, pad_dims(second.dims, count))
     read: dict[int, list[Tensor]] = {}
     if x.is_pairs and not other.is_pairs:
         read[1], dims_of = on_pairs(x.space, x.dims, other, name)
@@ -228,16 +228,18 @@ def _check_same_roles(x: Any, other: Any, mine: Dim, theirs: Dim, is_read: bool,
 
 
 def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTensor:
-    """Where a tensor has channels and another has sites along a dimension (a window's places, as depth to space makes them), they are
-    read by each site's digit; the result is on the finer rows. Otherwise the tensor as it is.
+    """Reads channels of a tensor by the digits of another's sites, where a dimension is channels in one and sites in the other.
+
+    A window's places are such channels, as depth to space makes them. The result is on the finer rows; without such a dimension
+    it is the tensor as it is.
     """
     numbers, count = [], 0
     for dim in coarse.dims:
-        mine = []
+        counted = []
         for atom in dim:
-            mine.append(count if atom.is_channel else None)
+            counted.append(count)  # of a channel; of a site's atom not used
             count += atom.is_channel
-        numbers.append(mine)
+        numbers.append(counted)
     lone = {a.role for a in atoms(coarse.dims) if _numbers_one_window(a) and a not in atoms(fine.dims)}
     shared: list[Atom] = []
     reads: list[tuple[int, Dim]] = []
@@ -277,7 +279,7 @@ def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTens
 
 
 def _numbers_one_window(atom: Atom) -> bool:
-    """Whether an atom is the top digit of extent 1: the number of an image's one window, of which a larger cloud has several."""
+    """Whether an atom is a top digit of extent 1: the number of an image's one window, of which a larger cloud has several."""
     return atom.role in "yx" and atom.top and atom.extent == 1
 
 
@@ -311,8 +313,8 @@ def parents(fine: TokenTensor, coarse: TokenTensor, name: str) -> Tensor:
 def on_pairs(space: TokenPairs, dims: Dims, other: TokenTensor, name: str) -> tuple[list[Tensor], Dims]:
     """The values of tokens for the pairs that they are the query or the key of.
 
-    Where the pairs have keys along a dimension and the tokens as many channels, those are a table over the canvas too: the query's
-    bias towards every place (decomposed relative positions).
+    Where the pairs have keys along a dimension and the tokens as many channels, those are a table over the canvas too: the
+    query's bias towards every place (decomposed relative positions).
 
     Returns:
         A (G, queries or 1, keys or 1, ...) for each size of group, and the other's dimensions, read channels now sites.
@@ -350,7 +352,8 @@ def on_pairs(space: TokenPairs, dims: Dims, other: TokenTensor, name: str) -> tu
         for i, block in enumerate(space.query_blocks.gather(values)):
             groups = torch.arange(block.shape[0], device=block.device)[:, None, None]
             queries = torch.arange(block.shape[1], device=block.device)[None, :, None]
-            out.append(block[(groups, queries, *(place[i][:, None, :] for place in places))])
+            index = (groups, queries, *(place[i][:, None, :] for place in places))
+            out.append(block[index])
         return out, tuple(new)
     if sides == {1} and same_sites(other.rows, space.keys) and not read:
         return [block.unsqueeze(1) for block in space.key_blocks.gather(other.values)], tuple(new)
