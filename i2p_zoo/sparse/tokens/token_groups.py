@@ -57,6 +57,8 @@ class GroupBlocks:
         """(rows, ...) to a (G, n, ...) for each block; with `blank` zeros stand where a group's row would repeat."""
         if self._is_view:
             return [values.unflatten(0, self.parts[0].rows.shape)]
+        if len(values) and not values[0].is_contiguous():  # torch selects such rows value by value
+            values = values.contiguous()
         blocks = [values.index_select(0, rows.flatten()).unflatten(0, rows.shape) for _, rows, _ in self.parts]
         return [fill(block, part.filled, 0, 1) for block, part in zip(blocks, self.parts, strict=True)] if blank else blocks
 
