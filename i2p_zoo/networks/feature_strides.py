@@ -16,7 +16,9 @@ def true_feature_info(model: Any, info: Any) -> Any:
         info: timm's `FeatureInfo` of a feature extractor, or the list of dictionaries of any other network; left as it is.
     """
     skip = 2**model.settings.skip_downsamples
-    steps = [max(layer.stride) for layer in model.modules() if isinstance(layer, PointStemConv3d) and layer.stride_2d * 2 > skip]
+    steps = [
+        max(layer.stride) for layer in model.modules() if isinstance(layer, PointStemConv3d) and layer.stride_2d * 2 > skip
+    ]
     skipped, least = max(dropped_stride(model), skip), max(steps, default=1)
     changed = copy.deepcopy(info)
     for entry in getattr(changed, "info", changed):

@@ -216,7 +216,9 @@ class Adaptation:
         return all(value is None for value in vars(self).values())
 
 
-def _set_stem_and_skip_(model: Any, settings: Settings, in_chans: int, skip: int | None, source: Callable[[], nn.Module]) -> None:
+def _set_stem_and_skip_(
+    model: Any, settings: Settings, in_chans: int, skip: int | None, source: Callable[[], nn.Module]
+) -> None:
     """Sets another stem and checks how many halvings are to be skipped behind it; the network is as it was where they do not fit."""
     provenance = model.provenance
     before: dict[str, nn.Module] = {}

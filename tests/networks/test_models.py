@@ -272,6 +272,7 @@ def test_names_with_and_without_prefix_and_tag_make_the_same_network(name):
         "rgb_mean": None,
         "rgb_std": None,
         "normalization": "",
+        "canvas": None,
     }
     assert (model.in_chans, model.model_args) == (4, {})
 
@@ -358,11 +359,6 @@ def test_listed_names_are_architectures_of_timm():
 def test_pretrained_weights_are_asked_for_elsewhere(call):
     with pytest.raises(InvalidInputError, match=r"`i2p_zoo\.from_pretrained`"):
         call("test_resnet", pretrained=True)
-
-
-def test_transformer_is_refused():
-    with pytest.raises(UnsupportedError, match=r"VisionTransformer has 1 module with"):
-        create_model("test_vit")
 
 
 @pytest.mark.parametrize(

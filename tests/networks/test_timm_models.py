@@ -86,7 +86,9 @@ def test_tables_are_drawn_wide_and_weights_of_layers_and_scales_of_channels_are_
             assert float(source.get_parameter(key).detach().std()) < 0.03
             assert float(parameter.detach().std()) == pytest.approx(0.3, rel=0.1)
         elif parameter.ndim > 1:
-            assert float(parameter.detach().std()) == pytest.approx(float(source.get_parameter(key).detach().std()), rel=0.1), key
+            assert float(parameter.detach().std()) == pytest.approx(float(source.get_parameter(key).detach().std()), rel=0.1), (
+                key
+            )
 
     class Tokens(nn.Module):
         def __init__(self):

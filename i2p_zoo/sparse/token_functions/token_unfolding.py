@@ -124,9 +124,7 @@ def overlapping(x: Any, dimension: int, size: int, step: int) -> Any:
     key = ("overlapping", atom.role, size, step)
     coords, source = rows.remember(key, make)
     border = rows.site if bounded else None  # for the other side
-    unfolded = rows.share(
-        key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=border, is_level=False)
-    )
+    unfolded = rows.share(key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, site=border, is_level=False))
     count = (atom.extent - size) // step + 1
     top, low = replace(atom, extent=count, place=size), replace(atom, extent=size, top=False)
     dims = (*x.dims[:dimension], (top,), *x.dims[dimension + 1 :], (low,))

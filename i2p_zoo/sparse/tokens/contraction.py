@@ -139,7 +139,9 @@ def _squeeze(x: Any, dim: int) -> Any:
     if isinstance(x, Tensor):
         return x.squeeze(dim)
     if site_atoms((x.dims[dim],)):
-        raise UnsupportedError(f"A product with {x!r}: its dimension {dim} of extent 1 is sites, of which a cloud may have more.")
+        raise UnsupportedError(
+            f"A product with {x!r}: its dimension {dim} of extent 1 is sites, of which a cloud may have more."
+        )
     return as_tokens(change_layout(x, (*x.dims[:dim], *x.dims[dim + 1 :])))
 
 
@@ -259,7 +261,9 @@ def _two_rows(first: Operand, second: Operand, result: Result) -> Any:
     gone = [label for label in shared if label not in result.labels]
     out = result.channels(first, second)
     if gone and any(alone):
-        raise UnsupportedError(f"A product of {a!r} and {b!r}, of pairs and summed over tokens at once: expected one of the two.")
+        raise UnsupportedError(
+            f"A product of {a!r} and {b!r}, of pairs and summed over tokens at once: expected one of the two."
+        )
     if all(alone):
         pairs = TokenPairs.of(a.rows, b.rows, first.pick(shared), second.pick(shared))
         labels = (["g", "q", *first.channels], ["g", "k", *second.channels], ["g", "q", "k", *out])
@@ -301,7 +305,9 @@ def _with_pairs(first: Operand, second: Operand, result: Result) -> Any:
     elif gone == {0}:
         summed, kept, mine, theirs, rows = "q", "k", space.key_blocks, space.query_blocks, space.keys
     else:
-        raise UnsupportedError(f"A product of pairs {a!r} and tokens {b!r}: expected a sum over all queries or all keys of a group.")
+        raise UnsupportedError(
+            f"A product of pairs {a!r} and tokens {b!r}: expected a sum over all queries or all keys of a group."
+        )
     labels = (["g", "q", "k", *first.channels], ["g", summed, *second.channels], ["g", kept, *result.channels(first, second)])
     blocks = [
         _einsum(block, labels[0], values, labels[1], labels[2])

@@ -72,7 +72,9 @@ class TableReader:
         flat = atoms(dims)
         for size, dim in zip(table.shape, dims, strict=True):
             if size not in (1, extent(dim)):
-                raise UnsupportedError(f"Expected a dense tensor of shape {sizes(dims)}, or 1 along some; got {tuple(table.shape)}.")
+                raise UnsupportedError(
+                    f"Expected a dense tensor of shape {sizes(dims)}, or 1 along some; got {tuple(table.shape)}."
+                )
             split += [atom.extent if size == extent(dim) else 1 for atom in dim]
         looked_up = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] > 1]
         gone = [i for i, atom in enumerate(flat) if not atom.is_channel and split[i] == 1]

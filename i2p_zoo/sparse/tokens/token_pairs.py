@@ -99,7 +99,9 @@ def _stack_alike(
             count = len(both)
             ids_q, ids_k = inverse[: len(coords_q)][ids_q], inverse[len(coords_q) :][ids_k]
     # by sites alone, so that pairs with and without extra tokens are in the same blocks
-    sizes = [torch.bincount(ids[len(ids) - len(rows.coords) :], minlength=count) for ids, rows in ((ids_q, queries), (ids_k, keys))]
+    sizes = [
+        torch.bincount(ids[len(ids) - len(rows.coords) :], minlength=count) for ids, rows in ((ids_q, queries), (ids_k, keys))
+    ]
     bands = split_by_size(sizes[0], sizes[1])
     blocks = GroupBlocks(ids_q, count, bands)
     return blocks, blocks if same else GroupBlocks(ids_k, count, bands)
