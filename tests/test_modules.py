@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import timm
+import torch
 from torch import nn
 
 from i2p_zoo import InvalidInputError
@@ -13,6 +17,7 @@ from i2p_zoo.modules import (
     eval_mode,
     find_classifier,
     has_other_classes,
+    head_name,
     image_channels,
     set_class_codes_,
     set_class_names_,
@@ -61,11 +66,27 @@ def test_network_without_a_classifier_is_named_with_the_way_out(model):
         find_classifier(model)
 
 
-def test_two_classifiers_are_not_one():
+def test_two_classifiers_of_a_distilled_network_are_one_list():
     model = Classified()
-    model.get_classifier = lambda: (model.head, model.head)
-    with pytest.raises(InvalidInputError, match="no classifier"):
-        find_classifier(model)
+    model.distilled = nn.Linear(3, 2)
+    model.get_classifier = lambda: (model.head, model.distilled)
+    assert list(find_classifier(model)) == [model.head, model.distilled]
+    assert head_name(model) is None  # no one name
+
+
+def test_what_a_network_keeps_of_its_weights_in_eval_mode_is_dropped_behind_it():
+    """timm drops LeViT's tables of biases where `train(True)` is called, and an evaluation amid training calls no such."""
+    model = timm.create_model("levit_128s", num_classes=3).train()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), eval_mode(model):
+        model(images)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "attention_biases" in name:
+                parameter.add_(torch.arange(parameter.shape[-1]) % 7)
+        with eval_mode(model):
+            seen = model(images)
+        assert torch.equal(seen, copy.deepcopy(model).train().eval()(images))
 
 
 CONFIGS = {

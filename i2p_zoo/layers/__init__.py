@@ -13,6 +13,7 @@ from i2p_zoo.layers import (  # noqa: F401 (they fill the table)
     feature_convolution,
     global_context,
     normalization,
+    patch_dropout,
     relative_positions,
     sequence,
     space_to_depth,

@@ -15,6 +15,7 @@ from i2p_zoo.modules import eval_mode
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.geometry import unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.wording import count_of
 
 _ALIGNMENT = 64  # blocks begin at multiples of it, so that no stride of a network (32 mostly) puts two of them in one voxel
 
@@ -43,7 +44,8 @@ def predict(
 
     Raises:
         InvalidInputError: `max_voxels` or `margin` out of range.
-        UnsupportedError: a network that strides or shifts sites by more than 64.
+        UnsupportedError: a network that strides or shifts sites by more than 64; or one that attends among tokens, for a cloud of
+            more than `max_voxels`.
 
     Example:
         >>> import i2p_zoo, torch
@@ -57,8 +59,22 @@ def predict(
         raise InvalidInputError(f"`margin` must be 0 or a positive integer; got {margin!r}.")
     with eval_mode(model), torch.no_grad():
         x: SparseTensor = model.prepare(points)
+        if max_voxels is not None and model.settings.canvas is not None:
+            _check_whole(model, x, max_voxels)
+            max_voxels = None
         maps = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
         return maps if features else model.forward_head(maps)
+
+
+def _check_whole(model: Any, x: SparseTensor, max_voxels: float) -> None:
+    """Raises UnsupportedError where a transformer would have to divide a cloud: its tokens see farther than any margin."""
+    largest = int(x.sample_counts.max())
+    if largest > max_voxels:
+        raise UnsupportedError(
+            f"A cloud has {count_of(largest, 'voxel')}, more than max_voxels={max_voxels}, and {type(model).__qualname__} cannot run "
+            "in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the cloud's border. "
+            "Leave `max_voxels` out, or take a larger voxel size."
+        )
 
 
 def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progress: bool) -> SparseTensor:

@@ -24,12 +24,13 @@ BAD_VALUES = {
     "rgb_mean": [0.5, "0.5", (0.5, 0.5), (0.5, 0.5, "a"), (0.5, 0.5, float("nan")), (True, 0.5, 0.5)],
     "rgb_std": [1, (0.5, 0.5, 0), (0.5, 0.5, -1), (0.5, 0.5, 0.5, 0.5), (0.5, 0.5, float("inf"))],
     "normalization": ["unit", "Unit_sphere", None],
+    "canvas": [224, (224,), (224, 0), (224, 224.0), (True, 224), "224x224", (1, 2, 3)],
 }
 GOOD_VALUES = {
     "inflation": ["center", "average", "copy"],
     "axis": ["z", "y", "x"],
     "depth": [None, 1, 7],
-    "stem": ["image", "point"],
+    "stem": ["image", "point", "patch"],
     "skip_downsamples": [0, 5],
     "voxel_size": [1e-9, 0.05, 1e9],
     "features": ["xyz", "xyz,rgb", "xyz, normals, extra", "ones"],
@@ -37,6 +38,7 @@ GOOD_VALUES = {
     "rgb_mean": [None, (0.485, 0.456, 0.406), (0.0, 0.0, -1.0)],
     "rgb_std": [None, (0.229, 0.224, 0.225), (1.0, 1.0, 255.0)],
     "normalization": ["", "unit_sphere", "centred"],
+    "canvas": [None, (224, 224), (1, 518)],
 }
 
 
@@ -93,6 +95,7 @@ def test_settings_are_changed_in_a_copy():
         "rgb_mean": None,
         "rgb_std": None,
         "normalization": "",
+        "canvas": None,
     }
 
 

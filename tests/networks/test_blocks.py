@@ -178,3 +178,15 @@ def test_network_that_strides_by_more_than_a_block_is_refused():
     model.forward_features = strided
     with pytest.raises(UnsupportedError, match="128"):
         model.predict(scene(), max_voxels=1500)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "levit_128s"])
+def test_network_that_attends_among_tokens_runs_whole_clouds_alone(name):
+    model = i2p_zoo.create_model(name, num_classes=3, stem="point", voxel_size=0.05).eval()
+    clouds = [torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (40, 60)]
+    with torch.no_grad():
+        expected = model(clouds)
+    assert torch.equal(model.predict(clouds), expected)
+    assert torch.equal(model.predict(clouds, max_voxels=60), expected)
+    with pytest.raises(UnsupportedError, match=r"A cloud has \d+ voxels, more than max_voxels=20, and .* cannot run in blocks"):
+        model.predict(clouds, max_voxels=20)

@@ -271,6 +271,7 @@ def test_names_with_and_without_prefix_and_tag_make_the_same_network(name):
         "rgb_mean": None,
         "rgb_std": None,
         "normalization": "",
+        "canvas": None,
     }
     assert (model.in_chans, model.model_args) == (4, {})
 
