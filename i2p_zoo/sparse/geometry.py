@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,19 @@ class Level:
             return self.canvas
         height, width = self.plan.plane
         return (self.spatial_shape[height], self.spatial_shape[width])
+
+    def strided(self, stride: Triple) -> Level:
+        """Returns the level behind a layer of a stride (z, y, x), which keeps what is left over at the end of a side."""
+        height, width = (stride[axis] for axis in self.plan.plane)
+        z, y, x = (old * new for old, new in zip(unfold_stride(self.stride), stride, strict=True))
+        shape = self.spatial_shape and (
+            -(-self.spatial_shape[0] // stride[0]),
+            -(-self.spatial_shape[1] // stride[1]),
+            -(-self.spatial_shape[2] // stride[2]),
+        )
+        canvas = self.canvas and (-(-self.canvas[0] // height), -(-self.canvas[1] // width))
+        plan = replace(self.plan, level=self.plan.level + height.bit_length() - 1)
+        return Level(simplify_stride((z, y, x)), shape, plan, canvas)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_transformers_are_inflated_and_give_the_outputs_of_the_2d_network_on_ima
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     net = inflate(model)
-    assert set(net.report.counts()) == {"inflated", "copied"}
+    assert {rule for rule, count in net.report.counts().items() if count} == {"inflated", "copied"}
     images = random_images(2, 3, 160, 160)
     with torch.no_grad():
         assert relative_error(net(image_to_plane(images)), model(images)) < 1e-12

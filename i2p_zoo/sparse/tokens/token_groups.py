@@ -74,10 +74,10 @@ class GroupBlocks:
         return torch.cat(list(blocks)).index_select(0, order.argsort())
 
 
-def split_by(kinds: Tensor) -> list[Tensor]:
-    """Splits 0, 1, ... by the kind (count,) of each; kinds ascend."""
-    counts = kinds.unique(return_counts=True)[1].tolist()
-    return list(kinds.argsort(stable=True).split(counts))
+def split_by(labels: Tensor) -> list[Tensor]:
+    """Splits 0, 1, ... by the label (count,) of each; labels ascend."""
+    counts = labels.unique(return_counts=True)[1].tolist()
+    return list(labels.argsort(stable=True).split(counts))
 
 
 def split_by_size(queries: Tensor, keys: Tensor) -> list[Tensor]:
@@ -89,10 +89,10 @@ def split_by_size(queries: Tensor, keys: Tensor) -> list[Tensor]:
     Returns:
         For each block the (G,) ids of its groups. Those with no query or no key are among their equals.
     """
-    kinds, kind, counts = (queries * 2**31 + keys).unique(return_inverse=True, return_counts=True)
-    bands = _merge([(each // 2**31, each % 2**31) for each in kinds.tolist()], counts.tolist())
+    labels, label, counts = (queries * 2**31 + keys).unique(return_inverse=True, return_counts=True)
+    bands = _merge([(each // 2**31, each % 2**31) for each in labels.tolist()], counts.tolist())
     out = []
-    for groups in split_by(torch.tensor(bands, device=kinds.device)[kind]):
+    for groups in split_by(torch.tensor(bands, device=labels.device)[label]):
         pairs = int(queries[groups].max() * keys[groups].max())
         out += groups.split(max(MAX_PAIRS // max(pairs, 1), 1))
     return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
-from i2p_zoo.sparse.geometry import Level, Pair, Plan, Triple, insert_axis, simplify_stride, unfold_stride
+from i2p_zoo.sparse.geometry import Level, Pair, Plan, insert_axis
 from i2p_zoo.sparse.sample_boxes import sample_boxes
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
@@ -308,8 +308,8 @@ class TokenRows:
     def strided(self, steps: Pair) -> tuple[TokenRows, Tensor]:
         """Returns the sites that a convolution of strides (height, width) makes, and which of them each row is in."""
         stride = insert_axis(steps, steps[0], self.axis)
-        shape = None if self.level is None else self.level.spatial_shape
-        out_shape = None if shape is None else _divided(shape, stride)
+        level = None if self.level is None else self.level.strided(stride)
+        shape, out_shape = (each and each.spatial_shape for each in (self.level, level))
 
         def make() -> tuple[Tensor, Tensor]:
             coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
@@ -317,7 +317,6 @@ class TokenRows:
             return coords, find_rows(coords, torch.div(self.coords, steps_of_columns, rounding_mode="floor").int())
 
         coords, inverse = self.remember(("strided", steps), make)
-        level = None if self.level is None else _coarser(self.level, steps, stride, out_shape)
         return TokenRows.of(coords, self.cache, self.batch_size, self.axis, level=level), inverse
 
     # -- groups -----------------------------------------------------------------------------------------------------------
@@ -367,18 +366,6 @@ def _strides(kept: Sequence[Atom]) -> Pair | None:
             return None
         lowest.append(digits[0].place)
     return (lowest[0], lowest[1])
-
-
-def _divided(shape: Triple, stride: Triple) -> Triple:
-    z, y, x = (-(-extent // step) for extent, step in zip(shape, stride, strict=True))
-    return (z, y, x)
-
-
-def _coarser(level: Level, steps: Pair, stride: Triple, shape: Triple | None) -> Level:
-    z, y, x = (old * step for old, step in zip(unfold_stride(level.stride), stride, strict=True))
-    plan = replace(level.plan, level=level.plan.level + steps[0].bit_length() - 1)
-    canvas = level.canvas and (-(-level.canvas[0] // steps[0]), -(-level.canvas[1] // steps[1]))
-    return Level(simplify_stride((z, y, x)), shape, plan, canvas)
 
 
 def find_rows(coords: Tensor, target: Tensor, *, missing: bool = False) -> Tensor:

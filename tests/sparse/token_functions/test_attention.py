@@ -261,7 +261,7 @@ def test_nothing_but_the_result_is_kept():
 
 
 def test_pairs_are_one_object_as_long_as_one_holds_them():
-    x = as_tokens(random_cloud(4))
+    x = as_tokens(random_cloud(4, low=0, spatial_shape=(6, 6, 6)))
     shared = list(x.dims[0])
     pairs = TokenPairs.of(x.rows, x.rows, shared, shared)
     assert TokenPairs.of(x.rows, x.rows, shared, shared) is pairs
