@@ -14,7 +14,7 @@ from torch import Tensor
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
 from i2p_zoo.sparse.geometry import Level, Pair, Plan, insert_axis
-from i2p_zoo.sparse.sample_boxes import sample_boxes
+from i2p_zoo.sparse.sample_boxes import fit_places, sample_boxes
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
 
@@ -197,27 +197,16 @@ class TokenRows:
             return self.digit(column, atom)
         offset, whole = self.rolled["yx".index(atom.role)], atom.place * atom.extent
         if not offset:
-            at = self.plane["yx".index(atom.role)]
-            return torch.div(self._fit(at, whole), atom.place, rounding_mode="floor")
+            return torch.div(self._fit(self.column(atom.role) - 1, column, whole), atom.place, rounding_mode="floor")
         digit = self.digit(column, atom)
         if self.level is not None and self.level.spatial_shape is None:
             return digit.clamp(0, max(atom.extent - 2, 0))  # the last window is where 2D has the two ends of an image meet
         inside = (column + offset >= 0) & (column + offset < whole)
         return torch.where(inside, self.digit(column % whole, atom), digit.clamp(0, atom.extent - 1))
 
-    def _fit(self, column: int, extent: int, coordinates: Tensor | None = None) -> Tensor:
-        """(N,) int64 places 0 <= i < extent of coordinates, by default the sites' own, along a column of (z, y, x).
-
-        A sample whose box is longer is shrunk to fit, and along the third axis each stands in the middle; what is beyond all
-        the same, at the edge.
-        """
-        low, high = self._box(column)
-        places = self.coords[:, 1 + column].long() if coordinates is None else coordinates
-        length = high - low + 1
-        shrunk = torch.div((2 * (places - low) + 1) * extent, 2 * length, rounding_mode="floor")
-        if column == self.axis:
-            places = places - low + torch.div(extent - length, 2, rounding_mode="floor")
-        return torch.where(length > extent, shrunk, places).clamp(0, extent - 1)
+    def _fit(self, column: int, coordinates: Tensor, extent: int) -> Tensor:
+        """(N,) int64 places 0 <= i < extent of int64 coordinates along a column of (z, y, x)."""
+        return fit_places(coordinates, *self._box(column), extent, centred=column == self.axis)
 
     def _box(self, column: int) -> tuple[Tensor, Tensor]:
         """(N,) int64: where each site's sample begins and ends along a column of (z, y, x)."""
@@ -240,11 +229,9 @@ class TokenRows:
 
         def make() -> list[Tensor]:
             low, high = self._box(self.axis)
-            result = []
-            for heights in (None, torch.div(low + high, 2, rounding_mode="floor")):
-                coords = self.coords.clone()
-                coords[:, 1 + self.plane[0]] = self._fit(self.axis, extent, heights).int()
-                result.append(coords)
+            result = [self.coords.clone(), self.coords.clone()]
+            for coords, at in zip(result, (self.coords[:, 1 + self.axis].long(), (low + high) // 2), strict=True):
+                coords[:, 1 + self.plane[0]] = self._fit(self.axis, at, extent).int()
             return result
 
         upright, middle = (
