@@ -18,7 +18,8 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
 from i2p_zoo.wording import join_words
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format. Networks that 0.1 can build are written as format 1, which it reads."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
 _PRETRAINED_KEYS = (
@@ -26,8 +27,8 @@ _PRETRAINED_KEYS = (
     *("label_names", "label_codes"),
 )
 
-_ADDED_SETTINGS = {"rgb_mean": None, "rgb_std": None, "normalization": ""}
-"""What checkpoints of 0.1 do not have, and mean by its absence."""
+_ADDED_SETTINGS = {"rgb_mean": None, "rgb_std": None, "normalization": "", "canvas": None}
+"""What earlier checkpoints, and those of convolutional networks, do not have, and mean by its absence."""
 
 _Condition = tuple[Callable[[Any], bool], str]
 """What a value must be, as a function and in words."""
@@ -56,6 +57,10 @@ def make_config(model: Any) -> dict[str, Any]:
                 f"The argument {key}={value!r} cannot be written to {CONFIG}; give it as a string that timm knows."
             ) from error
     pool = getattr(model, "global_pool", None)
+    settings = provenance.settings.to_dict()
+    is_new = settings["canvas"] is not None or settings["stem"] == "patch"
+    if settings["canvas"] is None:
+        del settings["canvas"]
     return {
         "architecture": PREFIX + provenance.architecture,
         "num_classes": getattr(model, "num_classes", None),
@@ -64,11 +69,11 @@ def make_config(model: Any) -> dict[str, Any]:
         "model_args": provenance.model_args,
         "pretrained_cfg": {key: timm_cfg[key] for key in _PRETRAINED_KEYS if timm_cfg.get(key) is not None},
         "i2p": {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if is_new else 1,
             "package_version": __version__,
             "in_chans": provenance.in_chans,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "settings": provenance.settings.to_dict(),
+            "settings": settings,
             "source": {key: value for key, value in provenance.source.items() if key != "certificate"},
             "certificate": provenance.source.get("certificate"),
             "compact": False,
@@ -92,9 +97,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("i2p"), dict):
         raise CheckpointError(f"{path}: has no block `i2p`, so it is no i2p-zoo checkpoint.")
     version = config["i2p"].get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format_version is {version!r}; this package reads {FORMAT_VERSION}. Upgrade i2p-zoo for a newer one."
+            f"{path}: format_version is {version!r}; this package reads 1 to {FORMAT_VERSION}. Upgrade i2p-zoo for a newer one."
         )
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]

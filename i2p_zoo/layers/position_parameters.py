@@ -21,16 +21,16 @@ _BINARY = {"add", "sub", "mul", "div", "true_divide", "truediv"}
 def find_position_parameters(model: Any) -> dict[str, str]:
     """Finds the parameters that tell an inflated network where its tokens stand, and its extra tokens, by running one voxel.
 
-    A parameter is a position table where the forward reads it, or what it computes from parameters alone, at the tokens' places:
-    a table of places, or of differences of places (or the layers that make one of coordinates). It is an extra token where it is
-    joined to the tokens, as class and register tokens are.
+    A parameter is a position table where the forward reads it, or what it computes from parameters alone, at the places of
+    tokens: a table of places, or of differences of places (or the layers that make one of coordinates). It is an extra token
+    where it is joined to the tokens, as class and register tokens are.
 
     Args:
         model: an inflated network; it is left as it is.
 
     Returns:
-        "extra token", "position table" or "relative biases" by the parameter's qualified name, in the network's order. Empty for a
-        network whose forward takes no voxels for tokens.
+        "extra token", "position table" or "relative biases" by the parameter's qualified name, in the network's order. Empty
+        for a network whose forward takes no voxels for tokens.
     """
     if model.provenance.settings.canvas is None:
         return {}

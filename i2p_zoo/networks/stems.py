@@ -153,9 +153,7 @@ def set_point_stem_(model: Any, stem: Stem, in_chans: int, setting: str = "point
     for name in stem.convolutions:
         stride = max(model.get_submodule(name).stride)
         if stride % step:
-            raise InvalidInputError(
-                f"stem={setting!r} has a stride of 2, and {name} of {type(model).__qualname__} one of {stride}: use stem='point'."
-            )
+            raise InvalidInputError(f"stem={setting!r} has a stride of 2, and {name} one of {stride}: use stem='point'.")
     for name, halvings in stem.convolutions.items():
         old = model.get_submodule(name)
         layer = PointStemConv3d(

@@ -61,7 +61,7 @@ WRONG_VALUES = {
     "global_pool": [5],
     "model_args": [[], None],
     "pretrained_cfg": [None, "timm"],
-    "i2p.format_version": [2, 0, "1", True, None],
+    "i2p.format_version": [3, 0, "1", True, None],
     "i2p.package_version": [1],
     "i2p.in_chans": ["3", None, True, 0],
     "i2p.dtype": ["int8", "load", ["float32"]],
@@ -125,6 +125,6 @@ def test_wrong_part_of_a_value_is_named(folder, key, value, words):
 
 
 def test_newer_format_says_to_upgrade(folder):
-    edit_config(folder, "i2p.format_version", 2)
+    edit_config(folder, "i2p.format_version", 3)
     edit_config(folder, "new", "key")
-    assert_refused(folder, [str(folder / CONFIG), "format_version is 2", "reads 1", "Upgrade i2p-zoo"])
+    assert_refused(folder, [str(folder / CONFIG), "format_version is 3", "reads 1 to 2", "Upgrade i2p-zoo"])

@@ -44,7 +44,7 @@ def test_checkpoint_of_an_older_version_loads_bit_for_bit(folders, kind):
     assert hashlib.sha256(repr(model).encode()).hexdigest() == facts["structure"]
     assert type(model).__name__ == facts["class"]
     # what they do not note has its old meaning: colours as fractions, and no word of how clouds were normalised
-    added = {"rgb_mean": None, "rgb_std": None, "normalization": ""}
+    added = {"rgb_mean": None, "rgb_std": None, "normalization": "", "canvas": None}
     assert model.settings.to_dict() == {**facts["settings"], **added}
     assert (model.in_chans, model.num_classes, model.architecture) == tuple(
         facts[key] for key in ("in_chans", "num_classes", "architecture")

@@ -249,3 +249,50 @@ def test_stem_that_cannot_be_adapted_says_so(old, new):
         adapt_(model, Adaptation(in_chans=new), lambda: source)
     assert model.in_chans == old
     assert model(SparseTensor(torch.rand(40, old), cloud().coords[:40])).isfinite().all()
+
+
+# Transformers: a patch embedding is a stem too.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "strides"),
+    [
+        ("test_vit", {"stem": "point"}, [1]),
+        ("test_vit", {"stem": "patch"}, [2]),
+        ("test_vit", {"stem": "patch", "skip_downsamples": 3}, [2]),
+        ("test_vit", {"stem": "patch", "skip_downsamples": 4}, [1]),
+        ("test_vit", {"skip_downsamples": 1}, [8]),
+        ("vit_small_patch14_dinov2", {"depth": 3, "stem": "patch"}, [2]),
+        ("vit_small_patch14_dinov2", {"depth": 3, "skip_downsamples": 1}, [7]),
+        ("swin_tiny_patch4_window7_224", {"stem": "patch"}, [2, 4, 8, 16]),
+        ("mobilevit_xxs", {"stem": "point", "skip_downsamples": 4}, [1, 1, 1, 1, 2]),
+        ("test_resnet", {"stem": "patch"}, [2, 2, 4, 8, 16]),
+    ],
+)
+def test_stems_and_skips_give_a_transformer_the_strides_that_feature_info_tells(name, options, strides):
+    model = create_model(name, features_only=True, **options).eval()
+    with torch.no_grad():
+        maps = model(cloud())
+    assert sorted({m.stride for m in maps}) == sorted(set(strides)) == sorted(set(model.feature_info.reduction()))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("test_vit", {"skip_downsamples": 5}, "is 5, and .* halves 4 times"),
+        ("vit_small_patch14_dinov2", {"depth": 1, "skip_downsamples": 2}, "is 2: A stride of 14 cannot be halved 2 times"),
+        ("swin_tiny_patch4_window7_224", {"skip_downsamples": 3}, "can skip 2: its next halving joins neighbours"),
+        ("dla34", {"stem": "patch"}, "stem='patch' has a stride of 2, and base_layer.0 one of 1: use stem='point'"),
+    ],
+)
+def test_what_cannot_be_skipped_or_patched_is_refused_in_a_sentence(name, options, words):
+    with pytest.raises(InvalidInputError, match=words):
+        create_model(name, **options)
+
+
+def test_refused_skip_behind_a_new_stem_leaves_the_network_as_it_was():
+    model = create_model("swin_tiny_patch4_window7_224")
+    settings, stem = model.settings, model.patch_embed.proj
+    with pytest.raises(InvalidInputError, match="can skip 2"):
+        adapt_(model, Adaptation(stem="point", skip_downsamples=4), lambda: timm.create_model("swin_tiny_patch4_window7_224"))
+    assert (model.settings, model.patch_embed.proj) == (settings, stem)
