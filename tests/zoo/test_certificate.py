@@ -14,7 +14,6 @@ from i2p_zoo import (
     Certificate,
     InvalidInputError,
     NotFoundError,
-    UnsupportedError,
     certify,
     create_model,
     image_to_plane,
@@ -403,11 +402,13 @@ def test_float64_is_measured_in_full_precision_though_the_network_rounds():
     assert Rounding()(images).dtype == torch.float64
 
 
-def test_architecture_that_cannot_be_inflated_or_is_unknown_is_refused():
-    with pytest.raises(UnsupportedError, match=r"owns cls_token and pos_embed"):
-        certify_architecture("test_vit")
-    with pytest.raises(UnsupportedError, match="reshape"):  # attention over the pixels
-        certify_architecture("edgenext_xx_small")
+@pytest.mark.parametrize("axis", ["z", "y", "x"])
+@pytest.mark.parametrize("name", ["test_vit", "test_coatnet", "edgenext_xx_small"])
+def test_network_of_tokens_is_certified_along_each_axis(name, axis):
+    assert certify_architecture(name, axis=axis).passed
+
+
+def test_architecture_that_is_unknown_is_refused():
     with pytest.raises(NotFoundError, match="test_resnet"):
         certify_architecture("test_resnett")
 
