@@ -172,8 +172,8 @@ def _call_without_sites(function: Any, args: Any, kwargs: dict[str, Any]) -> Any
 
 def _ask_for_canvas(function: Any) -> str:
     return (
-        f"`{name_of(function)}` can take the voxels of a cloud for tokens of an image where the network knows its size: give it "
-        "as `i2p_zoo.inflate(..., canvas=(height, width))`."
+        f"`{name_of(function)}` can take the voxels of a cloud for tokens of an image where the network knows its size: give "
+        "it as `i2p_zoo.inflate(..., canvas=(height, width))`."
     )
 
 

@@ -296,7 +296,7 @@ class TokenRows:
         """Returns the sites that a convolution of strides (height, width) makes, and which of them each row is in."""
         stride = insert_axis(steps, steps[0], self.axis)
         level = None if self.level is None else self.level.strided(stride)
-        shape, out_shape = (each and each.spatial_shape for each in (self.level, level))
+        shape, out_shape = (None if each is None else each.spatial_shape for each in (self.level, level))
 
         def make() -> tuple[Tensor, Tensor]:
             coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
