@@ -11,6 +11,7 @@ from torch import nn
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.tokens.site_tokens import make_tokens
+from i2p_zoo.sparse.tokens.token_rows import TokenRows
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
 
@@ -18,8 +19,8 @@ from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 class TokenDropout(nn.Module):
     """timm's patch dropout (Li et al. 2023, "Scaling language-image pre-training via masking") on each cloud's own tokens.
 
-    A cloud of n tokens keeps max(1, floor(n * (1 - prob))) of them and its extra tokens. They keep their places, so that there are
-    no indices to give on: rotary embeddings are read by coordinates.
+    A cloud of n tokens keeps max(1, floor(n * (1 - prob))) of them and its extra tokens. They keep their places, so that there
+    are no indices to give on: rotary embeddings are read by coordinates.
 
     Args:
         leaf: timm's layer.
@@ -43,7 +44,7 @@ class TokenDropout(nn.Module):
 
 
 def _drop(x: Any, prob: float) -> Any:
-    if not isinstance(x, TokenTensor) or x.rows.site is None:
+    if not isinstance(x, TokenTensor) or x.rows.level is None:
         raise UnsupportedError(f"Patch dropout of {x!r}, which is no sequence of a cloud's tokens.")
     rows = x.rows
     first = rows.batch_size * rows.prefix  # rows of extra tokens stand before those of sites
@@ -55,5 +56,5 @@ def _drop(x: Any, prob: float) -> Any:
     kept = order[rank < (counts * (1 - prob)).long().clamp(min=1)[batch[order]]].sort().values
     coords = rows.coords[kept]
     values = torch.cat([x.values[:first], x.values[first:].index_select(0, kept)])
-    fewer = rows.changed(coords=coords, site=rows.site.derive(rows.site.features[:0], coords=coords))
+    fewer = TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis, rows.prefix, rows.level)
     return make_tokens(fewer, [values], x.dims)
