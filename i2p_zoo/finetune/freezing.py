@@ -33,8 +33,9 @@ def freeze(model: Any, mode: str) -> ParameterCount:
     Args:
         model: a `PointCloudModel`, in place. Call it before the optimizer is made.
         mode: "all"; "io", the convolutions that read the input, a transformer's position tables, relative biases, class and
-            register tokens, and the classifier, normalisation on the image's statistics; "io+stats", the same on the clouds' statistics; "io+bn", these and every normalisation layer, affine
-            and statistics; "head", the classifier alone, a linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO,
+            register tokens, and the classifier, normalisation on the image's statistics; "io+stats", the same on the clouds'
+            statistics; "io+bn", these and every normalisation layer, affine and statistics; "head", the classifier alone, a
+            linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO,
             FIP-IO+BN.)
 
     Returns:

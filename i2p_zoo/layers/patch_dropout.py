@@ -19,8 +19,8 @@ from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 class TokenDropout(nn.Module):
     """timm's patch dropout (Li et al. 2023, "Scaling language-image pre-training via masking") on each cloud's own tokens.
 
-    A cloud of n tokens keeps max(1, floor(n * (1 - prob))) of them and its extra tokens. They keep their places, so that there are
-    no indices to give on: rotary embeddings are read by coordinates.
+    A cloud of n tokens keeps max(1, floor(n * (1 - prob))) of them and its extra tokens. They keep their places, so that there
+    are no indices to give on: rotary embeddings are read by coordinates.
 
     Args:
         leaf: timm's layer.

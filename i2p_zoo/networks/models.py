@@ -55,8 +55,9 @@ def create_model(
         num_classes: of the classifier; 0 for none; None for the architecture's own.
         in_chans: channels of a voxel.
         stem: "image" keeps the image stem; "point" puts a new 3x3x3 convolution at stride 1 in place of the stem's
-            convolution, a transformer's patch embedding for one, and drops its pooling (Image2Point, section 3); "patch" likewise
-            a new 2x2x2 one at stride 2.
+            convolution, a transformer's patch embedding for one, and drops its pooling (Image2Point, section 3); "patch"
+            likewise a new 2x2x2 one at stride 2. By center inflation a patch embedding sees one plane in each patch: for clouds
+            take a new stem, or inflation "average".
         skip_downsamples: how many of the 2D network's first halvings run at stride 1, at most all of them. A new stem has
             skipped the stem's, which count among them. A patch embedding of 16 pixels halves four times: its stride is 8 with
             one of them skipped. Where neighbours are joined in channels, as Swin merges patches, nothing can be skipped.
@@ -219,7 +220,7 @@ class Adaptation:
 def _set_stem_and_skip_(
     model: Any, settings: Settings, in_chans: int, skip: int | None, source: Callable[[], nn.Module]
 ) -> None:
-    """Sets another stem and checks how many halvings are to be skipped behind it; the network is as it was where they do not fit."""
+    """Sets another stem and checks the halvings to be skipped behind it; the network is as it was where these do not fit."""
     provenance = model.provenance
     before: dict[str, nn.Module] = {}
     if settings.stem != provenance.settings.stem:

@@ -1,4 +1,4 @@
-"""Folders of transformers: every bit, the canvas and the stem come back, compact or as an adapter, and the old stay readable."""
+"""Folders of transformers: every bit, the canvas and the stem come back, compact or as an adapter; the formats they have."""
 
 from __future__ import annotations
 

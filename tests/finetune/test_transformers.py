@@ -1,4 +1,4 @@
-"""Finetuning transformers: what each mode trains, losses that fall, runs that go on exactly, and folders that keep every bit."""
+"""Finetuning transformers: what each mode trains, losses that fall, runs that go on exactly, folders of every bit."""
 
 from __future__ import annotations
 

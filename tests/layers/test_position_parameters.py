@@ -17,9 +17,9 @@ NAMED = {  # as timm's source names them
     r"\.(relative_position_bias_table|attention_biases|cpb_mlp\.\d\.(weight|bias))$": "relative biases",
 }
 NETWORKS = {
-    **dict.fromkeys(("test_vit", "test_vit4", "deit3_small_patch16_224", "vit_small_patch16_dinov3"), {"depth": 2}),
-    **dict.fromkeys(("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"), {"depths": (2, 2, 2, 2)}),
-    **dict.fromkeys(("levit_128s", "maxvit_tiny_tf_224", "mixer_s32_224", "mobilevit_xxs", "test_resnet"), {}),
+    **{name: {"depth": 2} for name in ("test_vit", "test_vit4", "deit3_small_patch16_224", "vit_small_patch16_dinov3")},
+    **{name: {"depths": (2, 2, 2, 2)} for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")},
+    **{name: {} for name in ("levit_128s", "maxvit_tiny_tf_224", "mixer_s32_224", "mobilevit_xxs", "test_resnet")},
 }
 
 
