@@ -17,7 +17,7 @@ from i2p_zoo.sparse.token_functions.token_dimensions import unsqueeze
 from i2p_zoo.sparse.tokens.layout import Atom, Dim, channel, describe, site_atoms
 from i2p_zoo.sparse.tokens.pair_operations import cut_pairs, write_pairs
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, change_layout, make_tokens, require_level
-from i2p_zoo.sparse.tokens.token_rows import Origin, TokenRows
+from i2p_zoo.sparse.tokens.token_rows import TokenRows
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, feature_dim, positive, replace_dim, to_dense
 
 # -- splitting ------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def _cut_side(x: TokenTensor, dim: int, start: int, stop: int) -> Any:
     rows, side = x.rows, x.dims[dim][0]
     key = ("cut", side.role, start, stop)
     coords, kept = rows.remember(key, lambda: _crop_coords(rows, rows.column(side.role), start, stop))
-    cropped = rows.share(key, lambda: _crop_rows(rows, level, coords, side, start, stop))
+    cropped = _crop_rows(rows, level, coords, side, start, stop)
     values = x.values if kept is None else x.values.index_select(0, kept)
     return make_tokens(cropped, [values], replace_dim(x, dim, (replace(side, extent=stop - start),)))
 
@@ -178,10 +178,7 @@ def _crop_coords(rows: TokenRows, column: int, start: int, stop: int) -> tuple[T
 
 
 def _crop_rows(rows: TokenRows, level: Level, coords: Tensor, side: Atom, start: int, stop: int) -> TokenRows:
-    """The rows of cropped sites; where a padding is cut off, those that it was put around, so that branches meet."""
-    origin = _origin_of_crop(rows.unpadded, side, start, stop)
-    if origin is not None and (origin.top, origin.left) == ((0, 0), (0, 0)):
-        return origin.rows
+    """The rows of cropped sites."""
     canvas, shape = level.canvas, level.spatial_shape
     if shape is not None:
         z, y, x = (stop - start if 1 + axis == rows.column(side.role) else extent for axis, extent in enumerate(shape))
@@ -189,17 +186,7 @@ def _crop_rows(rows: TokenRows, level: Level, coords: Tensor, side: Atom, start:
     if canvas is not None:
         canvas = (stop - start, canvas[1]) if side.role == "y" else (canvas[0], stop - start)
     level = replace(level, spatial_shape=shape, canvas=canvas)
-    return TokenRows(coords, rows.cache, rows.batch_size, rows.axis, level=level, unpadded=origin)
-
-
-def _origin_of_crop(origin: Origin | None, side: Atom, start: int, stop: int) -> Origin | None:
-    """Where rows came from before a padding that a crop takes away along one side; None where it takes another part."""
-    if origin is None:
-        return None
-    before, behind = origin.top if side.role == "y" else origin.left
-    if (start, stop) != (before, side.extent - behind):
-        return None
-    return replace(origin, top=(0, 0)) if side.role == "y" else replace(origin, left=(0, 0))
+    return TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis, level=level)
 
 
 def _subsample(x: TokenTensor, steps: Pair) -> Any:

@@ -15,7 +15,7 @@ from i2p_zoo.sparse.geometry import Level, Padding, Pair, Triple, insert_axis
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, channel, describe, extent, merge, regroup, resolve
 from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
-from i2p_zoo.sparse.tokens.token_rows import Origin, TokenRows, find_rows, has_tokens
+from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, has_tokens
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor, split_features
 
 SIDES = ["y", "x"]
@@ -157,9 +157,8 @@ def pad_tokens(x: TokenTensor, top: Pair, left: Pair) -> Any:
     """
     level = require_level(x, "pad")
     rows = x.rows
-    key = ("padded", top, left)
-    coords, order = rows.remember(key, lambda: _pad_coords(rows, level, top, left))
-    padded = rows.share(key, lambda: _pad_rows(rows, level, coords, top, left))
+    coords, order = rows.remember(("padded", top, left), lambda: _pad_coords(rows, level, top, left))
+    padded = _pad_rows(rows, level, coords, top, left)
     values = x.values
     if order is not None:
         values = torch.cat([values, values.new_zeros((1, *values.shape[1:]))]).index_select(0, order)
@@ -192,11 +191,11 @@ def _pad_coords(rows: TokenRows, level: Level, top: Pair, left: Pair) -> tuple[T
 
 
 def _pad_rows(rows: TokenRows, level: Level, coords: Tensor, top: Pair, left: Pair) -> TokenRows:
-    """The rows of padded sites, which know where they came from."""
+    """The rows of padded sites."""
     shape = None if level.spatial_shape is None else _grown(level.spatial_shape, rows.axis, top, left)
     canvas = level.canvas and (level.canvas[0] + sum(top), level.canvas[1] + sum(left))
     level = replace(level, spatial_shape=shape, canvas=canvas)
-    return TokenRows(coords, rows.cache, rows.batch_size, rows.axis, level=level, unpadded=Origin(rows, top, left))
+    return TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis, level=level)
 
 
 def _grown(shape: Triple, axis: int, top: Pair, left: Pair) -> Triple:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -36,20 +36,6 @@ def has_tokens(cache: SiteCache) -> bool:
     return _LIVE in cache.derived
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where rows came from that were padded: cropping the same away leads back to the same object, so that branches meet.
-
-    Attributes:
-        rows: before the padding.
-        top, left: what was put (before, behind) along the height and the width.
-    """
-
-    rows: TokenRows
-    top: Pair
-    left: Pair
-
-
 class TokenRows:
     """Rows of tokens: first `prefix` extra ones of each sample, sample after sample, then the sites.
 
@@ -65,7 +51,6 @@ class TokenRows:
         level: what the sites are where the rows can be a sparse tensor's; None for windows, which stand nowhere.
         rolled: how far back (height, width) `torch.roll` moved the sites; they stay apart from what wraps around in 2D.
         home: the rows before that, or None.
-        unpadded: what they were padded from, or None.
         bordered: whether the image ends at its border, so that windows beyond it are none.
         key: what they are; equal rows have equal keys.
         lead: how many dimensions of values stand before their features.
@@ -84,12 +69,11 @@ class TokenRows:
         *,
         rolled: Pair = (0, 0),
         home: TokenRows | None = None,
-        unpadded: Origin | None = None,
         bordered: bool = False,
     ) -> None:
         self.coords, self.cache, self.batch_size, self.axis = coords, cache, batch_size, axis
         self.prefix, self.level = prefix, level
-        self.rolled, self.home, self.unpadded = rolled, home, unpadded
+        self.rolled, self.home = rolled, home
         self.bordered = bordered or (level is not None and level.spatial_shape is not None)
         self.key: Hashable = ("rows", cache.key(coords), batch_size, axis, prefix, rolled, level, self.bordered)
 
