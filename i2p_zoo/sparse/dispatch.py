@@ -25,7 +25,7 @@ Handler = Callable[..., Any]
 _handlers: dict[Any, Handler] = {}
 _token_handlers: dict[Any, Handler] = {}
 _padding_takers: set[Any] = set()
-_watchers = threading.local()
+_watchers: dict[int, Callable[[Any, Any, dict[str, Any]], None]] = {}  # by thread
 
 
 def sparse_op(*functions: Any, takes_padding: bool = False) -> Callable[[Handler], Handler]:
@@ -102,16 +102,19 @@ def find_token_handler(function: Any) -> Handler | None:
 @contextlib.contextmanager
 def watch_calls(watcher: Callable[[Any, Any, dict[str, Any]], None]) -> Iterator[None]:
     """Hands each call's function, arguments and keywords to a watcher, in this thread, before it runs on voxels or tokens."""
-    before = getattr(_watchers, "watcher", None)
-    _watchers.watcher = watcher
+    thread = threading.get_ident()
+    before = _watchers.get(thread)
+    _watchers[thread] = watcher
     try:
         yield
     finally:
-        _watchers.watcher = before
+        del _watchers[thread]
+        if before is not None:
+            _watchers[thread] = before
 
 
 def _notify(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    if (watcher := getattr(_watchers, "watcher", None)) is not None:
+    if (watcher := _watchers.get(threading.get_ident())) is not None:
         watcher(function, args, kwargs)
 
 
@@ -125,7 +128,8 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
     Raises:
         UnsupportedError, CoordinateMismatchError: neither has a meaning for it; the message says why not, of each.
     """
-    _notify(function, args, kwargs)
+    if _watchers:
+        _notify(function, args, kwargs)
     handler = _handlers.get(function)
     if handler is None or _hold_tokens(args):
         return _call_without_sites(function, args, kwargs)
@@ -154,7 +158,8 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
 
 def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Calls a torch function on tokens; raises UnsupportedError where it has no meaning for them."""
-    _notify(function, args, kwargs)
+    if _watchers:
+        _notify(function, args, kwargs)
     handler = _token_handlers.get(function)
     if handler is None:
         raise UnsupportedError(_describe_miss(function, args, kwargs, "tokens"))
