@@ -93,8 +93,6 @@ class TableReader:
 
 def read_flat(table: Tensor, index: Tensor) -> Tensor:
     """Returns `table[index]` along dimension 0."""
-    if table.requires_grad:  # the quicker one backwards
-        return table[index]
     if table[0].numel() == 1:  # many times quicker than rows of one value
         return table.flatten().index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
     values: Tensor = table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
