@@ -72,8 +72,8 @@ def _check_whole(model: Any, x: SparseTensor, max_voxels: float) -> None:
     if largest > max_voxels:
         raise UnsupportedError(
             f"A cloud has {count_of(largest, 'voxel')}, more than max_voxels={max_voxels}, and {type(model).__qualname__} "
-            "cannot run in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the cloud's "
-            "border. Leave `max_voxels` out, or take a larger voxel size."
+            "cannot run in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the "
+            "border of the cloud. Leave `max_voxels` out, or take a larger voxel size."
         )
 
 
