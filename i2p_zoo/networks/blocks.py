@@ -71,9 +71,9 @@ def _check_whole(model: Any, x: SparseTensor, max_voxels: float) -> None:
     largest = int(x.sample_counts.max())
     if largest > max_voxels:
         raise UnsupportedError(
-            f"A cloud has {count_of(largest, 'voxel')}, more than max_voxels={max_voxels}, and {type(model).__qualname__} cannot "
-            "run in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the cloud's "
-            "border. Leave `max_voxels` out, or take a larger voxel size."
+            f"A cloud has {count_of(largest, 'voxel')}, more than max_voxels={max_voxels}, and {type(model).__qualname__} "
+            "cannot run in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the "
+            "border of the cloud. Leave `max_voxels` out, or take a larger voxel size."
         )
 
 
