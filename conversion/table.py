@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import timm
+
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 
 _INTRODUCTION = """
@@ -35,13 +37,15 @@ def format_table(ledger: dict[str, Any]) -> str:
     certified = {name: r for name, r in sorted(ledger["models"].items()) if r.get("passed")}
     refused = {name: r for name, r in sorted(ledger["models"].items()) if "refused" in r}
     failed = {name: r for name, r in sorted(ledger["models"].items()) if r.get("passed") is False}
+    unmeasured = set(timm.list_models()) - ledger["models"].keys() if ledger["timm"] == timm.__version__ else ()
     lines = [
         "# Architectures",
         "",
         "<!-- Written by `python -m conversion certify`. -->",
         "",
         f"Of {len(ledger['models'])} architectures of timm {ledger['timm']}, **{len(certified)} are certified**, {len(failed)} "
-        f"fail and {len(refused)} are refused; {sum(r['unmapped'] for r in certified.values())} tensors are unmapped.",
+        f"fail and {len(refused)} are refused; {sum(r['unmapped'] for r in certified.values())} tensors are unmapped."
+        + (f" {len(unmeasured)} more are not measured yet." if unmeasured else ""),
         *_INTRODUCTION.rstrip().split("\n"),
     ]
     lines += [

@@ -84,6 +84,12 @@ def make_config(model: Any) -> dict[str, Any]:
     }
 
 
+def complete_settings_(config: dict[str, Any]) -> dict[str, Any]:
+    """Adds to a config, in place, what a file leaves out of its settings, with what that means; returns it."""
+    config["i2p"]["settings"] = {**_ADDED_SETTINGS, **config["i2p"]["settings"]}
+    return config
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Reads and checks a config.json; raises CheckpointError naming the file and key."""
     if not path.is_file():
@@ -104,7 +110,7 @@ def read_config(path: Path) -> dict[str, Any]:
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]
     _check(path, {"changes": {}, **i2p}, {**_I2P, "changes": _type(dict)}, "i2p.")
-    i2p["settings"] = {**_ADDED_SETTINGS, **i2p["settings"]}
+    complete_settings_(config)
     _check(path, i2p["settings"], {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
     try:
         Settings(**i2p["settings"])

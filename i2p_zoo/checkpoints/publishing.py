@@ -17,7 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from i2p_zoo.checkpoints.card import is_edited
-from i2p_zoo.checkpoints.config import CONFIG, read_config
+from i2p_zoo.checkpoints.config import CONFIG, complete_settings_, read_config
 from i2p_zoo.checkpoints.downloading import first_line
 from i2p_zoo.checkpoints.loading import read_steadily
 from i2p_zoo.checkpoints.saving import CARD, is_edited_card, save_adapter, save_pretrained
@@ -196,7 +196,7 @@ def _checkpoint_files(folder: Path) -> dict[str, CommitOperationAdd]:
         path = folder / name if is_edited_card(folder / name) else locate(folder, name)
         if path.is_file():
             files[name] = CommitOperationAdd(name, path.read_bytes())
-    if CONFIG not in files or json.loads(_read(files[CONFIG])) != config:
+    if CONFIG not in files or complete_settings_(json.loads(_read(files[CONFIG]))) != config:
         raise CheckpointError(f"{folder}: was changed while it was read. Push it again.")
     try:
         _text_of_card(files)

@@ -61,7 +61,7 @@ REFUSED = {
     "a negative count": ({"skip_downsamples": -1}, "0 or more.*got -1"),
     "inflation": ({"inflation": "fancy"}, "center, average, copy; got 'fancy'"),
     "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
-    "stem": ({"stem": "brain"}, "image, point; got 'brain'"),
+    "stem": ({"stem": "brain"}, "image, point, patch; got 'brain'"),
 }
 
 
