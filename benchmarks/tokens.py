@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class Run:
     def _read_rope(self, batch: Padding) -> Tensor:
         """(B, 1, places, channels): the rotation of every token that is a site."""
         rope, prefix = self.options["rope"], self.x.space.prefix
-        read: Tensor = (self.x[:, prefix:, :1] * 0 + rope).values.detach()
+        read: Tensor = ((self.x[:, prefix:, :1] * 0 + 1) * rope).values.detach()
         rows = batch.rows[:, prefix:] - batch.rows.shape[0] * prefix
         return read[rows.clamp(min=0)].unsqueeze(1)
 
@@ -193,6 +194,7 @@ def _measure_here(name: str, sizes: str, depth: str, contestant: str, train: str
     _, calls = contestants(name, [300], int(depth), train=bool(int(train)))
     calls[contestant]()  # what Python imports and compiles on the way
     _, calls = contestants(name, [int(size) for size in sizes.split(",")], int(depth), train=bool(int(train)))
+    ctypes.CDLL(None).malloc_trim(0)  # what the preparation left free would hide what follows
     before = forget_peak()
     calls[contestant]()
     return peak() - before
