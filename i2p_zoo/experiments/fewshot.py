@@ -56,8 +56,8 @@ def run_fewshot(
     blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
     if blind and stem_of(series.setup.model) not in (None, "image"):
         raise InvalidInputError(
-            f"{series.setup.model} has a {stem_of(series.setup.model)} stem, and {blind} trains a classifier on the image stem: "
-            f"leave {blind} out of the methods, or give the name of a zoo network."
+            f"{series.setup.model} has a {stem_of(series.setup.model)} stem, and {blind} trains a classifier on the image "
+            f"stem: leave {blind} out of the methods, or give the name of a zoo network."
         )
     setups = {name: dataclasses.replace(series.setup, **METHODS[name]) for name in methods}
     rated = {name: choose_rate(changed, series.options, learning_rate) for name, changed in setups.items()}

@@ -142,8 +142,8 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
             )
     if (segmented or setup.stem == "image") and settings["stem"] != "image":
         raise InvalidInputError(
-            f"{setup.model} has a {settings['stem']} stem, and its image stem is gone. Give the name of a zoo network, or a folder "
-            "that was finetuned with `--stem image`."
+            f"{setup.model} has a {settings['stem']} stem, and its image stem is gone. Give the name of a zoo network, or a "
+            "folder that was finetuned with `--stem image`."
         )
 
 
