@@ -19,16 +19,22 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     What modules keep of the weights in eval mode, as LeViT's tables of biases, is dropped again: the weights may train on.
     """
     training = {module: module.training for module in model.modules()}
-    kept = [(cache, dict(cache)) for module in training for name, cache in vars(module).items() if _is_cache(name, cache)]
+    caches = [
+        (module, name, cache, dict(cache))
+        for module in training
+        for name, cache in vars(module).items()
+        if _is_cache(name, cache)
+    ]
     try:
         model.eval()
         yield
     finally:
         for module, state in training.items():
             module.training = state
-        for cache, before in kept:
+        for module, name, cache, before in caches:  # LeViT's `train` puts another dictionary in its place
             cache.clear()
             cache.update(before)
+            vars(module)[name] = cache
 
 
 def _is_cache(name: str, value: Any) -> bool:

@@ -89,6 +89,23 @@ def test_what_a_network_keeps_of_its_weights_in_eval_mode_is_dropped_behind_it()
         assert torch.equal(seen, copy.deepcopy(model).train().eval()(images))
 
 
+def test_what_a_network_kept_before_eval_mode_is_there_again_behind_it():
+    """Whatever dictionary its `train` puts in place of the one that held it."""
+    model = timm.create_model("levit_128s", num_classes=3).eval()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model(images)
+    layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "attention_bias_cache")]
+    before = {name: dict(module.attention_bias_cache) for name, module in layers}
+    assert all(before.values())
+    with eval_mode(model):  # with gradients, which a cache then holds
+        model(images)
+    for name, tensors in before.items():
+        after = model.get_submodule(name).attention_bias_cache
+        assert after.keys() == tensors.keys()
+        assert all(after[key] is tensor for key, tensor in tensors.items())
+
+
 CONFIGS = {
     "no config": None,
     "empty config": {},

@@ -499,7 +499,7 @@ def test_features_only_gives_the_networks_own_feature_maps(folder):
 
 
 REFUSED = {  # what is wrong, and words of the message
-    "stem": ({"stem": "trunk"}, "'image' or 'point'"),
+    "stem": ({"stem": "trunk"}, "'image', 'point' or 'patch'; got 'trunk'"),
     "inflation": ({"inflation": "sideways"}, "center, average, copy"),
     "skip": ({"skip_downsamples": -1}, "skip_downsamples"),
     "voxel size": ({"voxel_size": 0.0}, "voxel_size"),
