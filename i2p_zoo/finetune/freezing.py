@@ -13,7 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.normalization import NORMS
 from i2p_zoo.layers.position_parameters import find_position_parameters
-from i2p_zoo.modules import eval_mode, find_classifier
+from i2p_zoo.modules import find_classifier, probe_mode
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -35,8 +35,7 @@ def freeze(model: Any, mode: str) -> ParameterCount:
         mode: "all"; "io", the convolutions that read the input, a transformer's position tables, relative biases, class and
             register tokens, and the classifier, normalisation on the image's statistics; "io+stats", the same on the clouds'
             statistics; "io+bn", these and every normalisation layer, affine and statistics; "head", the classifier alone, a
-            linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO,
-            FIP-IO+BN.)
+            linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO, FIP-IO+BN.)
 
     Returns:
         How many parameters train, of how many.
@@ -85,16 +84,14 @@ def find_input_layers(model: Any) -> list[nn.Module]:
             if getattr(inputs[0], "features", None) is features:
                 readers.append(module)
 
-        handles = [module.register_forward_pre_hook(hook) for module in convolutions]
         try:
-            with eval_mode(model), torch.no_grad():
+            with probe_mode(model), torch.no_grad():
+                for module in convolutions:
+                    module.register_forward_pre_hook(hook)
                 model(SparseTensor(features, torch.zeros(1, 4, dtype=torch.int32, device=weight.device)))
             break
         except InvalidInputError:
             readers.clear()
-        finally:
-            for handle in handles:
-                handle.remove()
     if not readers:
         raise InvalidInputError(f"No convolution of {type(model).__qualname__} reads the input itself.")
     return list(dict.fromkeys(readers))

@@ -138,14 +138,17 @@ class SparseConv3d(nn.Module):
 
     def convolve_image(self, x: Tensor) -> Tensor:
         """Convolves a dense (B, C, H, W) image, a single plane, which meets the kernel's middle one; raises as `forward`."""
-        if x.ndim != 4 or self.padding is None:
-            raise UnsupportedError(f"A sparse {self.kernel_size} convolution got a dense tensor of shape {tuple(x.shape)}.")
+        if x.ndim != 4 or (self.padding is None and self.kernel_size != (1, 1)):
+            raise UnsupportedError(
+                f"A sparse {self.kernel_size} convolution with padding={self.padding or 'same'} got a dense tensor of shape "
+                f"{tuple(x.shape)}: expected (B, C, H, W), and padding by numbers for a kernel larger than 1."
+            )
         axis, kernel = 1 + AXES[self.axis], self.kernel()
         if self.kernel_size == (1, 1):
             kernel = kernel.flatten(1)[:, :, None, None]  # in the layout that torch has its quick way for
         else:
             kernel = kernel.select(axis, (kernel.shape[axis] - 1) // 2).permute(0, 3, 1, 2)
-        (top, bottom), (left, right) = self.padding
+        (top, bottom), (left, right) = self.padding or ((0, 0), (0, 0))
         x = nn.functional.pad(x, (left, right, top, bottom)) if any((top, bottom, left, right)) else x
         return nn.functional.conv2d(x, kernel, self.bias, self.stride, 0, self.dilation, self.groups)
 

@@ -26,9 +26,9 @@ def predict(
     """Runs a network in eval mode and without gradients, in blocks of at most `max_voxels` voxels each.
 
     Each block is run with the voxels around it up to `margin`; an output site is taken from the block it lies in, or where
-    that has none, as where layers shift sites, from the nearest. Results agree with those of the
-    whole scene where the network looks no further than that, but for layers that average over a whole sample, such as
-    squeeze-and-excitation, which see a block with its margin. The head sees the features of all blocks together.
+    that has none, as where layers shift sites, from the nearest. Results agree with those of the whole scene where the network
+    looks no further than that, but for layers that average over a whole sample, such as squeeze-and-excitation, which see a
+    block with its margin. The head sees the features of all blocks together.
 
     Args:
         model: a `PointCloudModel` of timm's classes, with `forward_features` and `forward_head`.

@@ -131,7 +131,7 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
     if _watchers:
         _notify(function, args, kwargs)
     handler = _handlers.get(function)
-    if handler is None or _hold_tokens(args):
+    if handler is None or _hold_tokens(args) or (kwargs and _hold_tokens(kwargs.values())):
         return _call_without_sites(function, args, kwargs)
     try:
         if function not in _padding_takers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from i2p_zoo._extras import require
-from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
 from i2p_zoo.sparse.dispatch import call_on_sites, find_handler, find_token_handler, name_of
 from i2p_zoo.sparse.geometry import Level, Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
+from i2p_zoo.sparse.network_tensor import NetworkTensor
 from i2p_zoo.wording import count_of
 
 UNBOUNDED = 2**30
@@ -22,7 +22,7 @@ UNBOUNDED = 2**30
 _UNPADDED = Padding()
 
 
-class SparseTensor:
+class SparseTensor(NetworkTensor):
     """Features on the active voxels of a batch of point clouds.
 
     Args:
@@ -245,28 +245,12 @@ class SparseTensor:
         """The dimensions of `shape` that are height and width."""
         return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
 
-    def size(self, dim: int | None = None) -> Any:
-        """Returns `shape`, or one entry of it."""
-        return self.shape if dim is None else self.shape[dim]
-
     def dim(self) -> int:
         """Returns the number of dimensions of `shape`."""
         return self.features.ndim + 2
 
-    ndim = property(dim)
-
     def __len__(self) -> int:
         return self.batch_size
-
-    @property
-    def device(self) -> torch.device:
-        """Device of features and coordinates."""
-        return self.features.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the features."""
-        return self.features.dtype
 
     @property
     def requires_grad(self) -> bool:
@@ -289,9 +273,6 @@ class SparseTensor:
     grad = property(lambda self: self.features.grad, doc="(N, ...) gradient of the features, or None.")
     grad_fn = property(lambda self: self.features.grad_fn, doc="What computed the features, or None.")
     is_leaf = property(lambda self: self.features.is_leaf, doc="Whether autograd saw nothing compute the features.")
-    is_cuda = property(lambda self: self.features.is_cuda)
-    T = property(lambda self: self.permute(*reversed(range(self.ndim))))
-    mT = property(lambda self: self.transpose(-2, -1))  # noqa: N815 - torch's name
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
         """Moves or casts as `torch.Tensor.to` does; coordinates stay int32 and follow the device."""
@@ -299,18 +280,6 @@ class SparseTensor:
         if features.device == self.coords.device:
             return self if features is self.features else self.derive(features)
         return self.derive(features, coords=self.coords.to(features.device), cache=SiteCache())
-
-    def float(self) -> SparseTensor:
-        """Casts the features to float32."""
-        return self.to(torch.float32)
-
-    def double(self) -> SparseTensor:
-        """Casts the features to float64."""
-        return self.to(torch.float64)
-
-    def half(self) -> SparseTensor:
-        """Casts the features to float16."""
-        return self.to(torch.float16)
 
     def cpu(self) -> SparseTensor:
         """Moves to the CPU."""
@@ -323,14 +292,6 @@ class SparseTensor:
     def detach(self) -> SparseTensor:
         """Returns the same tensor cut from the autograd graph."""
         return self.derive(self.features.detach())
-
-    def new_empty(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns an empty dense tensor of this dtype and device (`torch.Tensor.new_empty`)."""
-        return self.features.new_empty(*args, **kwargs)
-
-    def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns a dense tensor of zeros of this dtype and device (`torch.Tensor.new_zeros`)."""
-        return self.features.new_zeros(*args, **kwargs)
 
     def __repr__(self) -> str:
         return (
@@ -345,26 +306,16 @@ class SparseTensor:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return call_on_sites(func, args, kwargs or {}, _check_paddings)
 
-    def __getattr__(self, name: str) -> Any:
-        message = f"'SparseTensor' object has no attribute '{name}'"
-        if not hasattr(Tensor, name):
-            raise AttributeError(f"{message}.", name=name, obj=self)
-        if find_handler(getattr(Tensor, name)) is None and find_token_handler(getattr(Tensor, name)) is None:
-            hint = f"Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
-            raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no sparse handler. {hint}")
-        return functools.partial(_make_method(name), self)
+    @property
+    def _stored(self) -> Tensor:
+        return self.features
 
-
-def _make_method(name: str) -> Callable[..., Any]:
-    def method(self: SparseTensor, *args: Any, **kwargs: Any) -> Any:
-        return SparseTensor.__torch_function__(getattr(Tensor, name), (SparseTensor,), (self, *args), kwargs)
-
-    method.__name__ = name
-    return method
-
-
-for _name in "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem matmul rmatmul".split():
-    setattr(SparseTensor, f"__{_name}__", _make_method(f"__{_name}__"))
+    @staticmethod
+    def _find_hint(function: Any) -> str | None:
+        if find_handler(function) or find_token_handler(function):
+            return None
+        name = function.__name__
+        return f"has no sparse handler. Register a handler with `@i2p_zoo.sparse_op(torch.Tensor.{name})`."
 
 
 def require_channels_first(x: SparseTensor, name: str) -> None:

@@ -115,16 +115,20 @@ def _without_caches(model: nn.Module) -> nn.Module:
 
 
 class _FullPrecision(TorchFunctionMode):
+    """Leaves float64 tensors as they are where a network's own code rounds to float32 on the way (timm's EvoNorm does).
+
+    Args:
+        wide: make float64 of integers too where it makes float32 of them, beside float64 weights.
+    """
+
     def __init__(self, wide: bool) -> None:
         super().__init__()
         self.wide = wide
-
-    """Leaves float64 tensors as they are where a network's own code rounds to float32 on the way (timm's EvoNorm does)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         casts = func is Tensor.float or (func is Tensor.to and any(a is torch.float32 for a in args))
         if casts and args[0].dtype == torch.float64:
             return args[0]
-        if casts and self.wide and isinstance(args[0], Tensor):  # integers beside float64 weights
+        if casts and self.wide and isinstance(args[0], Tensor):
             return args[0].double()
         return func(*args, **(kwargs or {}))

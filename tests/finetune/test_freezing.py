@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -226,24 +227,30 @@ def test_input_layers_of_any_number_of_channels_are_found(in_chans, stem):
     assert find_input_layers(model) == [model.conv_stem]
 
 
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken layer")
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_looking_for_input_layers_leaves_modes_hooks_and_state_as_they_were(raises):
     model = resnet().train()
     model.layer2.eval()
-    before, state = modes_and_hooks(model), copy.deepcopy(model.state_dict())
     if raises:
-
-        def fail(*_):
-            raise RuntimeError("broken layer")
-
-        handle = model.layer3.register_forward_pre_hook(fail)
-        with pytest.raises(RuntimeError, match="broken layer"):
-            find_input_layers(model)
-        handle.remove()
-    else:
+        model.layer3 = Broken()
+    before, state = modes_and_hooks(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="broken layer") if raises else contextlib.nullcontext():
         find_input_layers(model)
     assert modes_and_hooks(model) == before
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_looking_for_input_layers_calls_no_hook_of_the_user():
+    model, calls = resnet(), []
+    model.layer1.register_forward_hook(lambda *_: calls.append("forward"))
+    model.conv1.register_forward_pre_hook(lambda *_: calls.append("before"))
+    find_input_layers(model)
+    assert not calls
 
 
 def unfreeze_all(model):

@@ -43,3 +43,11 @@ def test_a_function_of_tokens_alone_needs_an_extent():
 def test_where_neither_sites_nor_tokens_express_a_call_both_say_why():
     with pytest.raises(UnsupportedError, match=r"`cat` along dimension 0 of SparseTensor.* As tokens: `cat`"):
         torch.cat([image_to_plane(random_images(2, 4, 6, 5))] * 2)
+
+
+def test_tokens_are_seen_among_the_arguments_by_name():
+    for call in (
+        lambda x: torch.add(x, other=x.amax(2, keepdim=True)),
+        lambda x: torch.sub(input=x.amax(3, keepdim=True), other=x),
+    ):
+        check_as_image(call, random_images(2, 4, 6, 5))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError, UnsupportedError
-from i2p_zoo.sparse.dispatch import methods, sparse_op
+from i2p_zoo.sparse.dispatch import methods, sparse_op, token_op
+from i2p_zoo.sparse.function_lists import ARITHMETIC
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -50,23 +51,14 @@ def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:
         )
 
 
-def _register_binary(compute: Any, *names: str) -> None:
-    plain = methods(*names, *(f"__{name}__" for name in names))
-    reflected = methods(*(f"__r{name}__" for name in names))
-    for function in plain + reflected:
-        _binary(compute, function, reflected=function in reflected)
-    for function in methods(*(f"{name}_" for name in names), *(f"__i{name}__" for name in names)):
-        _in_place(compute, function)
-
-
 def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
     name = compute.__name__
 
     @sparse_op(function)
-    def binary(left: Any, right: Any, *, alpha: float = 1) -> SparseTensor:
-        x, other = (left, right) if isinstance(left, SparseTensor) else (right, left)
-        value = operand(x, other, name)
-        first = isinstance(left, SparseTensor) != reflected
+    def binary(input: Any, other: Any, *, alpha: float = 1) -> SparseTensor:  # torch's names, by which some call
+        x, rest = (input, other) if isinstance(input, SparseTensor) else (other, input)
+        value = operand(x, rest, name)
+        first = isinstance(input, SparseTensor) != reflected
         a, b = (x.features, value) if first else (value, x.features)
         extra = {} if alpha == 1 else {"alpha": alpha}
         if not isinstance(a, Tensor):
@@ -92,17 +84,16 @@ def _in_place(compute: Any, function: Any) -> None:
     in_place.__qualname__ = name
 
 
-_register_binary(torch.add, "add")
-_register_binary(torch.sub, "sub")
-_register_binary(torch.mul, "mul")
-_register_binary(torch.div, "div", "truediv", "true_divide")
-_register_binary(torch.maximum, "maximum")
-_register_binary(torch.minimum, "minimum")
+for _compute, _plain, _reflected, _written in ARITHMETIC:
+    for _function in _plain + _reflected:
+        _binary(_compute, _function, reflected=_function in _reflected)
+    for _function in _written:
+        _in_place(_compute, _function)
 
 
+@token_op(*methods("addcmul"))
 @sparse_op(*methods("addcmul"))
-def addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> SparseTensor:
-    """X + value * first * second, any of the three sparse."""
-    product = first * second
-    result: SparseTensor = x + (product if value == 1 else product * value)
-    return result
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """Input + value * tensor1 * tensor2, any of the three voxels or tokens."""
+    product = tensor1 * tensor2
+    return input + (product if value == 1 else product * value)

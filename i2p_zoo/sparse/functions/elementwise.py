@@ -6,6 +6,7 @@ from typing import Any
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op
+from i2p_zoo.sparse.function_lists import ELEMENTWISE
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -20,12 +21,7 @@ def _register_elementwise(function: Any) -> None:
     elementwise.__qualname__ = f"elementwise {function.__name__}"
 
 
-_ELEMENTWISE = """
-    relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
-    celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
-    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num type_as __neg__ __pow__ pow
-""".split()
-for _function in methods(*_ELEMENTWISE):
+for _function in ELEMENTWISE + methods("type_as"):
     _register_elementwise(_function)
 
 

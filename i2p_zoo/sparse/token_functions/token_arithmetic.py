@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, token_op
+from i2p_zoo.sparse.function_lists import ARITHMETIC
 from i2p_zoo.sparse.tokens.layout import sizes
 from i2p_zoo.sparse.tokens.position_tables import operands
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
 
-def _register_binary(compute: Any, *names: str) -> None:
-    plain = methods(*names, *(f"__{name}__" for name in names))
-    reflected = methods(*(f"__r{name}__" for name in names))
-    for function in plain + reflected:
-        _binary(compute, function, reflected=function in reflected)
-    for function in methods(*(f"{name}_" for name in names), *(f"__i{name}__" for name in names)):
-        _in_place(compute, function)
-
-
 def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
     name = compute.__name__
 
     @token_op(function)
-    def binary(left: Any, right: Any, *, alpha: float = 1) -> Any:
-        left, right = as_tokens(left), as_tokens(right)
+    def binary(input: Any, other: Any, *, alpha: float = 1) -> Any:  # torch's names, by which some call
+        left, right = as_tokens(input), as_tokens(other)
         if alpha != 1:
             right = right * alpha
-        x, other = (left, right) if isinstance(left, TokenTensor) else (right, left)
-        space, ours, others, dims = operands(x, other, name)
+        x, operand = (left, right) if isinstance(left, TokenTensor) else (right, left)
+        space, ours, others, dims = operands(x, operand, name)
         first = (x is left) != reflected
         out = []
         for mine, theirs in zip(ours, others, strict=True):
@@ -65,19 +56,11 @@ def _in_place(compute: Any, function: Any) -> None:
     in_place.__qualname__ = name
 
 
-_register_binary(torch.add, "add")
-_register_binary(torch.sub, "sub")
-_register_binary(torch.mul, "mul")
-_register_binary(torch.div, "div", "truediv", "true_divide")
-_register_binary(torch.maximum, "maximum")
-_register_binary(torch.minimum, "minimum")
-
-
-@token_op(*methods("addcmul"))
-def addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
-    """X + value * first * second, any of the three tokens."""
-    product = first * second
-    return x + (product if value == 1 else product * value)
+for _compute, _plain, _reflected, _written in ARITHMETIC:
+    for _function in _plain + _reflected:
+        _binary(_compute, _function, reflected=_function in _reflected)
+    for _function in _written:
+        _in_place(_compute, _function)
 
 
 @token_op(*methods("masked_fill"))

@@ -8,14 +8,9 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, token_op
+from i2p_zoo.sparse.function_lists import ELEMENTWISE
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
-
-_ELEMENTWISE = """
-    relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid hardtanh hardtanh_ tanh tanh_ gelu mish elu elu_
-    celu selu leaky_relu leaky_relu_ softplus softsign tanhshrink threshold rrelu dropout alpha_dropout clamp clamp_ clamp_min
-    clamp_max exp log sqrt rsqrt square abs neg reciprocal clone nan_to_num sin cos __neg__ __pow__ pow
-""".split()
 
 
 def _register_elementwise(function: Any) -> None:
@@ -33,7 +28,7 @@ def _register_elementwise(function: Any) -> None:
     elementwise.__qualname__ = f"elementwise {function.__name__}"
 
 
-for _function in methods(*_ELEMENTWISE):
+for _function in ELEMENTWISE:
     _register_elementwise(_function)
 
 

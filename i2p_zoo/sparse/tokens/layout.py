@@ -161,7 +161,8 @@ def regroup(dims: Dims, target: Sequence[int]) -> Dims:
     - to a size of 1 that stands there (a batch of one), one each and the last the rest, but no top digit without its low ones;
     - else digits to the dimension before (windows to the batch), others to the one behind.
     - A size of 1 before a whole side takes the side's top digit: the one window of an image as large as a window, of which a
-      larger cloud has several.
+      larger cloud has several. Not so behind another whole side or a size of 1: there it is the place in a grid as large as
+      the image, whose cells hold one pixel each.
 
     Raises:
         UnsupportedError: sizes that part the atoms.
@@ -224,10 +225,12 @@ def _take_factors(queue: list[Atom], size: int, dims: Dims, target: Sequence[int
 
 
 def _split_tops(dims: list[Dim]) -> Dims:
-    """Gives the top digit of a whole side to the dimension of extent 1 before it."""
+    """Gives the top digit of a whole side to the dimension of extent 1 before it, unless the sizes of 1 are a grid's."""
     for i, dim in enumerate(dims[:-1]):
         behind = dims[i + 1]
-        if dim == () and len(behind) == 1 and behind[0].is_digit and behind[0].top and behind[0].extent > 1:
+        before = dims[i - 1] if i else None
+        is_grid = before == () or (before is not None and len(before) == 1 and before[0].is_whole_side)
+        if dim == () and not is_grid and len(behind) == 1 and behind[0].is_digit and behind[0].top and behind[0].extent > 1:
             high, low = behind[0].split(1)
             dims[i], dims[i + 1] = (high,), (low,)
     return tuple(dims)

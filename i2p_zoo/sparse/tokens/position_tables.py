@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, UnsupportedError
-from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, extent, regroup, sizes
+from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, describe, extent, regroup, sizes
 from i2p_zoo.sparse.tokens.token_pairs import PairOffsets, TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, same_sites
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
@@ -18,19 +18,6 @@ from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 def pad_dims(dims: Dims, count: int) -> Dims:
     """Dimensions of extent 1 in front, as broadcasting adds them."""
     return ((),) * (count - len(dims)) + dims
-
-
-def with_units(x: TokenTensor, dims: Dims) -> list[Tensor]:
-    """The blocks of `x` with feature dimensions for all channels of `dims`, of extent 1 where `x` has none.
-
-    Args:
-        dims: as many as those of `x`; channels that `x` lacks stand last in dimensions of extent 1.
-    """
-    features: list[int] = []
-    for mine, target in zip(x.dims, dims, strict=True):
-        ours = [atom.extent for atom in mine if atom.is_channel]
-        features += [ours.pop(0) if ours else 1 for atom in target if atom.is_channel]
-    return [block.reshape(*block.shape[: x.lead], *features) for block in x.blocks]
 
 
 def read_table(x: TokenTensor, table: Tensor, dims: Dims) -> list[Tensor]:
@@ -144,88 +131,82 @@ def operands(x: TokenTensor, other: Any, name: str) -> tuple[Any, list[Tensor], 
     if isinstance(other, Tensor):
         x, dims = widen(x, tuple(other.shape))
         table = other.reshape((1,) * (len(dims) - other.ndim) + tuple(other.shape))
-        return x.space, _units(x, dims), _read_positions(x, table, dims, name), dims
-    return _two_ragged(x, other, name)
+        values = _reshape_features(list(x.blocks), x.lead, x.dims, dims)
+        return x.space, values, _read_positions(x, table, dims, name), dims
+    return _two_tokens(x, other, name)
 
 
-def _units(x: TokenTensor, dims: Dims) -> list[Tensor]:
-    """As `with_units`, where channels of extent 1 in `x` may stand for longer ones in `dims`."""
+def _reshape_features(blocks: list[Tensor], lead: int, dims: Dims, target: Dims) -> list[Tensor]:
+    """Gives values of some dimensions the feature dimensions of others, 1 where they have no such channels.
+
+    Args:
+        blocks: (rows or pairs, channels of `dims`).
+        lead: how many dimensions stand before the channels.
+        dims: of the values.
+        target: of the result, which the values broadcast to.
+
+    Raises:
+        UnsupportedError: channels of the values that the result lacks.
+    """
     features: list[int] = []
-    for mine, target in zip(x.dims, dims, strict=True):
-        ours = [atom.extent for atom in mine if atom.is_channel]
-        want = [atom for atom in target if atom.is_channel]
-        features += ours if len(ours) == len(want) else [1] * len(want)
-    return [block.reshape(*block.shape[: x.lead], *features) for block in x.blocks]
+    for mine, theirs in zip(dims, target, strict=True):
+        have = [atom.extent for atom in mine if atom.is_channel]
+        want = sum(atom.is_channel for atom in theirs)
+        if len(have) > want and any(size != 1 for size in have):
+            raise UnsupportedError(f"Values of {describe(dims)} beside {describe(target)}: expected no channels of their own.")
+        features += have if len(have) == want else [1] * want
+    return [block.reshape(*block.shape[:lead], *features) for block in blocks]
 
 
-class _Stand:
-    """Tokens whose values were read for pairs: the dimensions that they have there."""
-
-    def __init__(self, x: TokenTensor, dims: Dims) -> None:
-        self.dims, self.shape, self.space, self.blocks = dims, x.shape, x.space, x.blocks
-
-
-def _two_ragged(first: TokenTensor, second: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor], Dims]:
+def _two_tokens(first: TokenTensor, second: TokenTensor, name: str) -> tuple[Any, list[Tensor], list[Tensor], Dims]:
+    """As `operands`, of two tensors of tokens or pairs."""
     count = max(first.ndim, second.ndim)
-    x: Any = TokenTensor(first.space, first.blocks, pad_dims(first.dims, count))
-    other: Any = TokenTensor(second.space, second.blocks, pad_dims(second.dims, count))
-    read: dict[int, list[Tensor]] = {}
-    if x.is_pairs and not other.is_pairs:
-        read[1], dims_of = on_pairs(x.space, x.dims, other, name)
-        other = _Stand(other, dims_of)
-    elif other.is_pairs and not x.is_pairs:
-        read[0], dims_of = on_pairs(other.space, other.dims, x, name)
-        x = _Stand(x, dims_of)
-    if not read:
-        x, other = _read_digits(x, other, name), _read_digits(other, x, name)
+    x, other = (TokenTensor(t.space, t.blocks, pad_dims(t.dims, count)) for t in (first, second))
+    if x.is_pairs != other.is_pairs:
+        pairs, tokens = (x, other) if x.is_pairs else (other, x)
+        read, read_dims = on_pairs(pairs.space, pairs.dims, tokens, name)
+        sides = [(t.dims, list(t.blocks)) if t is pairs else (read_dims, read) for t in (x, other)]
+        dims, space = _broadcast_dims(sides[0][0], sides[1][0], name), pairs.space
+    else:
+        x, other = _read_digits(x, other), _read_digits(other, x)
+        dims = _broadcast_dims(x.dims, other.dims, name)
+        _check_same_roles(x, other, name)
+        space, ours, theirs = _common_rows(x, other, name)
+        sides = [(x.dims, ours), (other.dims, theirs)]
+    shaped = [_reshape_features(blocks, space.lead, side, dims) for side, blocks in sides]
+    return space, shaped[0], shaped[1], dims
+
+
+def _broadcast_dims(first: Dims, second: Dims, name: str) -> Dims:
+    """The dimensions of two tensors together: the sites of both, and the channels of the longer."""
     dims: list[Dim] = []
-    for mine, theirs in zip(x.dims, other.dims, strict=True):
+    for mine, theirs in zip(first, second, strict=True):
         if extent(mine) != extent(theirs) and 1 not in (extent(mine), extent(theirs)):
-            raise UnsupportedError(f"`{name}` of shapes {x.shape} and {other.shape}.")
-        _check_same_roles(x, other, mine, theirs, bool(read), name)
-        # the sites of both, the channels of the longer
+            raise UnsupportedError(f"`{name}` of shapes {sizes(first)} and {sizes(second)}.")
         sites = [a for a in mine if not a.is_channel] or [a for a in theirs if not a.is_channel]
-        mixed = any(a.is_channel for a in mine) and any(not a.is_channel for a in mine)
-        if mixed or (sites and any(a.is_channel for a in mine + theirs) and extent(mine) > 1 and extent(theirs) > 1):
+        is_mixed = any(a.is_channel for a in mine) and any(not a.is_channel for a in mine)
+        if is_mixed or (sites and any(a.is_channel for a in mine + theirs) and extent(mine) > 1 and extent(theirs) > 1):
             dims.append(mine)
         elif sites:
             dims.append(tuple(sites))
         else:
             dims.append(mine if extent(mine) >= extent(theirs) and mine else theirs)
-    if read:
-        space = other.space if 0 in read else x.space
-        ours, others = read.get(0, list(x.blocks)), read.get(1, list(other.blocks))
-    else:
-        space, ours, others = _common_rows(x, other, name)
-    shaped = []
-    for tensor, blocks in ((x, ours), (other, others)):
-        lead = 1 if isinstance(space, TokenRows) else 3
-        features: list[int] = []
-        for mine, target in zip(tensor.dims, dims, strict=True):
-            have = [atom.extent for atom in mine if atom.is_channel]
-            want = [atom for atom in target if atom.is_channel]
-            if len(have) == len(want):
-                features += have
-            elif len(have) < len(want):
-                features += [1] * len(want)
-            elif any(size != 1 for size in have):
-                raise UnsupportedError(f"`{name}` of {x!r} and {other!r}.")
-        shaped.append([block.reshape(*block.shape[:lead], *features) for block in blocks])
-    return space, shaped[0], shaped[1], tuple(dims)
+    return tuple(dims)
 
 
-def _check_same_roles(x: Any, other: Any, mine: Dim, theirs: Dim, is_read: bool, name: str) -> None:
+def _check_same_roles(x: TokenTensor, other: TokenTensor, name: str) -> None:
     """Raises CoordinateMismatchError where one has height in a dimension and the other width, or another digit of it."""
     same = x.space is other.space
-    sites = [[a for a in dim if not a.is_channel and a.extent > 1] for dim in (mine, theirs)]
-    digits = [[(a.role, a.side, a.place if same else 0) for a in dim] for dim in sites]
-    if all(digits) and digits[0] != digits[1] and not is_read:
-        raise CoordinateMismatchError(
-            f"`{name}` of {x!r} and {other!r}, whose dimensions are not of the same sides of the image."
-        )
+    for mine, theirs in zip(x.dims, other.dims, strict=True):
+        sites = [[a for a in dim if not a.is_channel and a.extent > 1] for dim in (mine, theirs)]
+        digits = [[(a.role, a.side, a.place if same else 0) for a in dim] for dim in sites]
+        if all(digits) and digits[0] != digits[1]:
+            raise CoordinateMismatchError(
+                f"`{name}` of {x!r} and {other!r}, whose dimensions are not of the same sides of the image."
+            )
 
 
-def _read_digits(coarse: TokenTensor, fine: TokenTensor, name: str) -> TokenTensor:
+def _read_digits(coarse: TokenTensor, fine: TokenTensor) -> TokenTensor:
     """Reads channels of a tensor by the digits of another's sites, where a dimension is channels in one and sites in the other.
 
     A window's places are such channels, as depth to space makes them. The result is on the finer rows; without such a dimension
@@ -290,12 +271,12 @@ def _common_rows(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, li
     if same_sites(x.space, other.space):
         return x.space, list(x.blocks), list(other.blocks)
     fine, coarse = (x, other) if len(x.space) >= len(other.space) else (other, x)
-    rows = parents(fine, coarse, name)
+    rows = _parents(fine, coarse, name)
     spread = [coarse.values.index_select(0, rows)]
     return (fine.space, list(x.blocks), spread) if fine is x else (fine.space, spread, list(other.blocks))
 
 
-def parents(fine: TokenTensor, coarse: TokenTensor, name: str) -> Tensor:
+def _parents(fine: TokenTensor, coarse: TokenTensor, name: str) -> Tensor:
     """(rows,) int64: the row of a tensor with fewer site atoms that each row of another belongs to, dimension by dimension."""
     shared = []
     for mine, theirs in zip(fine.dims, coarse.dims, strict=True):
@@ -355,4 +336,4 @@ def on_pairs(space: TokenPairs, dims: Dims, other: TokenTensor, name: str) -> tu
         return out, tuple(new)
     if sides == {1} and same_sites(other.rows, space.keys) and not read:
         return [block.unsqueeze(1) for block in space.key_blocks.gather(other.values)], tuple(new)
-    raise CoordinateMismatchError(f"`{name}` of pairs {dims} and tokens {other!r} with {other.dims}.")
+    raise CoordinateMismatchError(f"`{name}` of pairs {describe(dims)} and {other!r}: expected their queries or their keys.")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from i2p_zoo.errors import InvalidInputError, MissingMethodError, UnsupportedError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.dispatch import Tokens, call_on_tokens, find_token_handler
+from i2p_zoo.sparse.network_tensor import NetworkTensor
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Dims, atoms, channel_extents, describe, sizes
 from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows
 
 
-class TokenTensor(Tokens):
+class TokenTensor(NetworkTensor, Tokens):
     """Values of tokens (or of pairs of tokens) and what the 2D network takes for their dimensions.
 
     Networks make it of a `SparseTensor` where they join its height and width, part it into windows or let it attend to itself.
@@ -99,19 +98,9 @@ class TokenTensor(Tokens):
         """The shape that the 2D network sees: of an image as large as the canvas."""
         return sizes(self.dims)
 
-    def size(self, dim: int | None = None) -> Any:
-        """Returns `shape`, or one entry of it."""
-        return self.shape if dim is None else self.shape[dim]
-
     def dim(self) -> int:
         """Number of dimensions."""
         return len(self.dims)
-
-    ndim = property(dim)
-
-    def numel(self) -> int:
-        """The product of `shape`."""
-        return prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -120,23 +109,9 @@ class TokenTensor(Tokens):
         return iter(self.unbind(0))
 
     @property
-    def device(self) -> torch.device:
-        """Device of the values."""
-        return self.blocks[0].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the values."""
-        return self.blocks[0].dtype
-
-    @property
     def requires_grad(self) -> bool:
         """Whether gradients flow to the values."""
         return any(block.requires_grad for block in self.blocks)
-
-    is_cuda = property(lambda self: self.blocks[0].is_cuda)
-    T = property(lambda self: self.permute(*reversed(range(self.ndim))))
-    mT = property(lambda self: self.transpose(-2, -1))  # noqa: N815 - torch's name
 
     def to(self, *args: Any, **kwargs: Any) -> TokenTensor:
         """Casts as `torch.Tensor.to` does.
@@ -154,49 +129,9 @@ class TokenTensor(Tokens):
             )
         return moved
 
-    def float(self) -> TokenTensor:
-        """Casts to float32."""
-        return self.to(torch.float32)
-
-    def double(self) -> TokenTensor:
-        """Casts to float64."""
-        return self.to(torch.float64)
-
-    def half(self) -> TokenTensor:
-        """Casts to float16."""
-        return self.to(torch.float16)
-
-    def bfloat16(self) -> TokenTensor:
-        """Casts to bfloat16."""
-        return self.to(torch.bfloat16)
-
-    def type(self, dtype: torch.dtype) -> TokenTensor:
-        """Casts to a dtype."""
-        return self.to(dtype)
-
-    def is_floating_point(self) -> bool:
-        """Whether the values are floating point."""
-        return self.blocks[0].is_floating_point()
-
     def detach(self) -> TokenTensor:
         """Returns the same tokens cut from the autograd graph."""
         return self.map(Tensor.detach)
-
-    def new_empty(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns an empty dense tensor of this dtype and device."""
-        return self.blocks[0].new_empty(*args, **kwargs)
-
-    def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns a dense tensor of zeros of this dtype and device."""
-        return self.blocks[0].new_zeros(*args, **kwargs)
-
-    def new_ones(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns a dense tensor of ones of this dtype and device."""
-        return self.blocks[0].new_ones(*args, **kwargs)
-
-    def new_full(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns a dense tensor of one value of this dtype and device."""
-        return self.blocks[0].new_full(*args, **kwargs)
 
     def __repr__(self) -> str:
         name, count = "tokens", sum(prod(block.shape[: self.lead]) for block in self.blocks)
@@ -210,27 +145,16 @@ class TokenTensor(Tokens):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return call_on_tokens(func, args, kwargs or {})
 
-    def __getattr__(self, name: str) -> Any:
-        message = f"'TokenTensor' object has no attribute '{name}'"
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"{message}.", name=name, obj=self)
-        if find_token_handler(getattr(Tensor, name)) is None:
-            hint = f"Register a handler with `@i2p_zoo.token_op(torch.Tensor.{name})`."
-            raise MissingMethodError(f"{message}: `torch.Tensor.{name}` has no handler on tokens. {hint}")
-        return functools.partial(_make_method(name), self)
+    @property
+    def _stored(self) -> Tensor:
+        return self.blocks[0]
 
-
-def _make_method(name: str) -> Callable[..., Any]:
-    def method(self: TokenTensor, *args: Any, **kwargs: Any) -> Any:
-        return TokenTensor.__torch_function__(getattr(Tensor, name), (TokenTensor,), (self, *args), kwargs)
-
-    method.__name__ = name
-    return method
-
-
-_OPERATORS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv neg pow getitem setitem matmul rmatmul"
-for _name in _OPERATORS.split():
-    setattr(TokenTensor, f"__{_name}__", _make_method(f"__{_name}__"))
+    @staticmethod
+    def _find_hint(function: Any) -> str | None:
+        if find_token_handler(function):
+            return None
+        name = function.__name__
+        return f"has no handler on tokens. Register a handler with `@i2p_zoo.token_op(torch.Tensor.{name})`."
 
 
 def positive(x: Any, dim: int) -> int:

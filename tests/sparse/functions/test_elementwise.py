@@ -17,7 +17,7 @@ ELEMENTWISE = {  # name: further arguments
     **dict.fromkeys(
         "relu relu_ relu6 silu sigmoid sigmoid_ logsigmoid hardswish hardsigmoid tanh tanh_ gelu mish selu".split(), ()
     ),
-    **dict.fromkeys("softplus softsign tanhshrink exp log sqrt rsqrt square abs neg __neg__ reciprocal".split(), ()),
+    **dict.fromkeys("softplus softsign tanhshrink exp sin cos log sqrt rsqrt square abs neg __neg__ reciprocal".split(), ()),
     **dict.fromkeys("clone nan_to_num".split(), ()),
     **dict.fromkeys("hardtanh hardtanh_ clamp clamp_".split(), (-0.5, 0.7)),
     **dict.fromkeys("elu elu_ celu leaky_relu leaky_relu_ clamp_min clamp_max".split(), (0.3,)),

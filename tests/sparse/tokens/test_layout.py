@@ -74,6 +74,25 @@ def test_a_reshape_takes_atoms_in_their_order(dims, target, expected):
     assert (sizes(result), describe(result)) == (target, expected)
 
 
+LARGE = (BATCH,), (Atom("y", 7),), (Atom("x", 7),), (channel(5),)
+PARTITIONS = {  # of an image as large as a window or a grid: sizes, order of the dimensions, what the windows are
+    "a window": ((2, 1, 7, 1, 7, 5), "(b y/7 x/7) y%7 x%7 c"),
+    "a grid": ((2, 7, 1, 7, 1, 5), "b y x c"),
+}
+
+
+@pytest.mark.parametrize(("split", "expected"), PARTITIONS.values(), ids=PARTITIONS.keys())
+def test_a_partition_of_an_image_as_large_as_it_and_its_reverse_are_the_image(split, expected):
+    is_window = split[1] == 1
+    order = (0, 1, 3, 2, 4, 5) if is_window else (0, 2, 4, 1, 3, 5)
+    parts = regroup(LARGE, split)
+    windows = regroup(tuple(parts[i] for i in order), (2, 7, 7, 5))
+    assert describe(windows) == expected
+    parts = regroup(windows, (2, 1, 1, 7, 7, 5))
+    order = (0, 1, 3, 2, 4, 5) if is_window else (0, 3, 1, 4, 2, 5)
+    assert regroup(tuple(parts[i] for i in order), (2, 7, 7, 5)) == LARGE
+
+
 @pytest.mark.parametrize("target", [(2, 8, 4, 6), (2, 3, 64), (2, 16, 2, 6)], ids=str)
 def test_what_parts_atoms_is_refused_with_shapes_and_factors(target):
     with pytest.raises(
