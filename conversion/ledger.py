@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,8 @@ def update_ledger(
         The ledger.
 
     Raises:
-        InvalidInputError: the ledger is of another timm, and only some architectures are to be measured.
+        InvalidInputError: the ledger is of another timm, and only some architectures are to be measured; or the system ended a
+            process, as it does where memory runs out.
     """
     empty = {"timm": timm.__version__, "models": {}}
     ledger = json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
@@ -222,10 +224,17 @@ def update_ledger(
         ledger = empty
     unmeasured = [name for name in architectures if fresh or name not in ledger["models"]]
     bar = tqdm(_measure_all(unmeasured, processes, memory), total=len(unmeasured), desc="certifying", unit="model")
-    for name, record in bar:
-        ledger["models"][name] = record
-        write_ledger(ledger, path)
-        bar.set_postfix_str(name)
+    try:
+        for name, record in bar:
+            ledger["models"][name] = record
+            write_ledger(ledger, path)
+            bar.set_postfix_str(name)
+    except BrokenProcessPool:
+        raise InvalidInputError(
+            f"The system ended a process that measured, as it does where memory runs out; {processes} of them shared "
+            f"memory={memory >> 30} GiB, and activations come on top. {path} keeps what was measured: run the same again with "
+            "less --memory or fewer --processes."
+        ) from None
     return ledger
 
 

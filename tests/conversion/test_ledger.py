@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import timm
@@ -162,6 +163,8 @@ def measured(monkeypatch):
         for name in unmeasured:
             if name == "broken":
                 raise OSError("the machine went down")
+            if name == "too large":
+                raise BrokenProcessPool
             names.append(name)
             yield name, {"passed": True, "number": len(names)}
 
@@ -178,6 +181,13 @@ def test_interrupted_run_is_taken_up_where_it_stood(tmp_path, measured):
     assert measured == ["b", "a", "c"]
     assert list(json.loads(path.read_text())["models"]) == ["a", "b", "c"]
     assert [p.name for p in tmp_path.iterdir()] == ["zoo.json"]
+
+
+def test_a_process_that_the_system_ends_is_told_in_one_sentence_and_the_rest_is_kept(tmp_path, measured):
+    path = tmp_path / "zoo.json"
+    with pytest.raises(InvalidInputError, match=r"2 of them shared memory=20 GiB.*keeps what was measured.*--memory"):
+        update_ledger(["a", "too large", "b"], path)
+    assert list(json.loads(path.read_text())["models"]) == ["a"]
 
 
 def test_fresh_measures_again_and_keeps_the_rest(tmp_path, measured):
