@@ -121,19 +121,28 @@ def ragged_batch(sizes: Sequence[int]) -> i2p_zoo.SparseTensor:
     return i2p_zoo.SparseTensor(features, coords, batch_size=len(sizes))
 
 
-def contestants(name: str, sizes: Sequence[int], depth: int, *, train: bool) -> tuple[int, dict[str, Callable[[], Any]]]:
-    """Returns the number of tokens at the first resolution, and what runs the blocks: ours, padded, and of ViTs a loop."""
+def contestants(
+    name: str, sizes: Sequence[int], depth: int, *, train: bool, only: str | None = None
+) -> tuple[int, dict[str, Callable[[], Any]]]:
+    """Prepares what runs the blocks of a network on clouds of about these many tokens.
+
+    Returns:
+        The number of tokens at the first resolution, and a call for each contestant, or for `only` one of them: ours, padded,
+        and of ViTs a loop.
+    """
     runs = capture(name, sizes, depth)
-    parts: dict[str, list[Callable[[], Tensor]]] = {
-        "ours": [run.ours for run in runs],
-        "padded": [run.padded() for run in runs],
+    prepare: dict[str, Callable[[], list[Callable[[], Tensor]]]] = {
+        "ours": lambda: [run.ours for run in runs],
+        "padded": lambda: [run.padded() for run in runs],
     }
     if name in VITS:
-        parts["loop"] = [run.ours for size in sizes for run in capture(name, [size], depth)]
+        prepare["loop"] = lambda: [run.ours for size in sizes for run in capture(name, [size], depth)]
+    parts = {key: make() for key, make in prepare.items() if only in (None, key)}
+    if only is None:
+        with torch.no_grad():
+            for run, peer in zip(runs, parts["padded"], strict=True):
+                _agree(peer(), run.ours())
     blocks = [block for run in runs for block in run.blocks]
-    with torch.no_grad():
-        for run, peer in zip(runs, parts["padded"], strict=True):
-            _agree(peer(), run.ours())
     return len(as_tokens(runs[0].x).values), {key: _caller(calls, blocks, train=train) for key, calls in parts.items()}
 
 
@@ -191,9 +200,9 @@ def measure(name: str, sizes: Sequence[int], depth: int, contestant: str, *, tra
 
 
 def _measure_here(name: str, sizes: str, depth: str, contestant: str, train: str) -> float:
-    _, calls = contestants(name, [300], int(depth), train=bool(int(train)))
+    _, calls = contestants(name, [300], int(depth), train=bool(int(train)), only=contestant)
     calls[contestant]()  # what Python imports and compiles on the way
-    _, calls = contestants(name, [int(size) for size in sizes.split(",")], int(depth), train=bool(int(train)))
+    _, calls = contestants(name, [int(size) for size in sizes.split(",")], int(depth), train=bool(int(train)), only=contestant)
     ctypes.CDLL(None).malloc_trim(0)  # what the preparation left free would hide what follows
     before = forget_peak()
     calls[contestant]()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_LARGEST_MMAP_THRESHOLD = 2**25
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep the memory that it frees, for tensors of up to 32 MiB, and use it again.
+    """Lets this process keep the memory that it frees, and use it again.
 
-    By default glibc returns the end of its heap to the system and asks for it anew: a network's step then writes thousands
-    of pages that the kernel clears first, whether it does so hangs on what happens to stand behind a tensor, and memory-bound
-    layers take up to a half longer. The process stays as large as it once was until it ends. The commands of `i2p-zoo` call
-    this; in a program of your own, call it once at the start.
+    By default glibc returns the end of its heap, and every large tensor, to the system and asks for them anew: a network's step
+    then writes thousands of pages that the kernel clears first, whether it does so hangs on what happens to stand behind a
+    tensor, and memory-bound layers take up to a half longer. The process stays as large as it once was until it ends. The
+    commands of `i2p-zoo` call this; in a program of your own, call it once at the start.
 
     Returns:
         Whether the allocator is glibc's, which can be told so; elsewhere nothing is done.
@@ -26,4 +25,4 @@ def keep_freed_memory() -> bool:
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return False
-    return bool(libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD))
+    return bool(libc.mallopt(_M_TRIM_THRESHOLD, -1) and libc.mallopt(_M_MMAP_MAX, 0))

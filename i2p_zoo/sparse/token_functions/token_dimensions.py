@@ -55,7 +55,7 @@ def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
     """Splits a dimension."""
     x = as_tokens(x)
     dim = positive(x, dim)
-    return change_layout(x, replace_dim(x, dim, *regroup((x.dims[dim],), resolve((x.shape[dim],), sizes))))
+    return change_layout(x, replace_dim(x, dim, *regroup((x.dims[dim],), tuple(resolve((x.shape[dim],), sizes)))))
 
 
 @token_op(*methods("permute"))

@@ -29,8 +29,16 @@ def cut_lengths(x: Any, dim: int, lengths: Sequence[int]) -> tuple[Any, ...]:
     at = positive(x, dim)
     if sum(lengths) != x.shape[at] or min(lengths, default=0) < 0:
         raise InvalidInputError(f"Splitting dimension {dim} of {x!r} into {list(lengths)}: expected a sum of {x.shape[at]}.")
+    if _is_channels(x, at):  # at once, so that their gradients are joined, not added up
+        pieces = zip(*(block.split(list(lengths), feature_dim(x, at, "split")) for block in x.blocks), strict=True)
+        dims = [replace_dim(x, at, (channel(length),)) for length in lengths]
+        return tuple(make_tokens(x.space, blocks, each) for blocks, each in zip(pieces, dims, strict=True))
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     return tuple(cut(x, at, start, start + length) for start, length in zip(starts, lengths, strict=True))
+
+
+def _is_channels(x: TokenTensor, dim: int) -> bool:
+    return len(x.dims[dim]) == 1 and x.dims[dim][0].is_channel
 
 
 def _pieces(size: int, step: int) -> list[int]:
@@ -70,6 +78,9 @@ def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
     """Every entry of a channel dimension."""
     x = as_tokens(x)
     at = positive(x, dim)
+    if _is_channels(x, at):
+        entries = zip(*(block.unbind(feature_dim(x, at, "unbind")) for block in x.blocks), strict=True)
+        return tuple(make_tokens(x.space, blocks, replace_dim(x, at)) for blocks in entries)
     return tuple(select(x, at, i) for i in range(x.shape[at]))
 
 
@@ -119,7 +130,7 @@ def cut(x: Any, dim: int, start: int, stop: int, step: int = 1) -> Any:
         return make_tokens(x.space, x.blocks, x.dims)
     if start == stop and site_atoms((roles,)) and all(a.role == "b" for a in site_atoms(replace_dim(x, dim))):
         return x.new_empty((*x.shape[:dim], 0, *x.shape[dim + 1 :]))
-    if len(roles) == 1 and roles[0].is_channel:
+    if _is_channels(x, dim):
         index = (slice(None),) * feature_dim(x, dim, "slice") + (slice(start, stop, step),)
         blocks = [block[index] for block in x.blocks]
         return make_tokens(x.space, blocks, replace_dim(x, dim, (channel(len(range(start, stop, step))),)))

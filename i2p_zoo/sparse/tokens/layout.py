@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 
 from i2p_zoo.errors import UnsupportedError
@@ -153,7 +154,8 @@ def resolve(shape: tuple[int, ...], target: Sequence[int]) -> list[int]:
     return result
 
 
-def regroup(dims: Dims, target: Sequence[int]) -> Dims:
+@lru_cache(maxsize=1024)  # a network reshapes alike in every block and every forward
+def regroup(dims: Dims, target: tuple[int, ...]) -> Dims:
     """Returns the dimensions of a reshape to sizes without -1; atoms keep their order, so data does not move.
 
     Atoms of extent 1 say nothing about where they belong; they go as 2D networks mean them:
@@ -167,7 +169,7 @@ def regroup(dims: Dims, target: Sequence[int]) -> Dims:
     Raises:
         UnsupportedError: sizes that part the atoms.
     """
-    if tuple(target) == sizes(dims):
+    if target == sizes(dims):
         return dims
     queue = [atom for dim in dims for atom in dim if not (atom.is_channel and atom.extent == 1)]
     out: list[list[Atom]] = []

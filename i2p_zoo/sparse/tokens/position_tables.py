@@ -227,7 +227,7 @@ def _read_digits(coarse: TokenTensor, fine: TokenTensor) -> TokenTensor:
         has_sites, has_channels = any(not a.is_channel for a in mine), any(a.is_channel for a in theirs)
         if has_sites and has_channels and extent(theirs) == extent(mine) > 1 and not any(a.is_channel for a in mine):
             kept = [(a, n) for a, n in zip(theirs, numbers[i], strict=True) if not (_numbers_one_window(a) and a.role in lone)]
-            parts = regroup((mine,), [atom.extent for atom, _ in kept])
+            parts = regroup((mine,), tuple(atom.extent for atom, _ in kept))
             for part, (atom, number) in zip(parts, kept, strict=True):
                 if atom.is_channel:
                     windows = [a.split(1)[0] for a in part if a.top and a.role in lone]

@@ -51,12 +51,14 @@ def as_sites(x: TokenTensor) -> Any:
     """Returns a SparseTensor where dimensions are (batch, channels, height, width) or (batch, height, width, channels)."""
     if x.is_pairs or x.rows.prefix or x.rows.rolled != (0, 0) or x.rows.level is None or len(x.dims) < 4:
         return x
+    if len(x.dims[0]) != 1 or x.dims[0][0].role != "b":
+        return x
     dims = _join_tops(x.dims)
     roles = ["".join(atom.role for atom in dim) for dim in dims]
     channels_last = roles[1:3] == SIDES
     at = 1 if channels_last else len(roles) - 2
     rest = roles[3:] if channels_last else roles[1:-2]
-    if roles[0] != "b" or roles[at : at + 2] != SIDES or any(role not in ("c", "") for role in rest) or not rest:
+    if roles[at : at + 2] != SIDES or any(role not in ("c", "") for role in rest) or not rest:
         return x
     sides = [dims[at][0], dims[at + 1][0]]
     if not all(side.is_whole_side for side in sides) or (sides[0].extent, sides[1].extent) != x.rows.level.extent:
@@ -72,9 +74,10 @@ def _join_tops(dims: Dims) -> Dims:
     """Gives a top digit of extent 1 that stands before the rest of its side back to it."""
     out = list(dims)
     for i, dim in enumerate(dims[:-1]):
-        joined = merge(dim + out[i + 1])
-        if len(dim) == 1 and dim[0].extent == 1 and len(joined) == 1 and joined[0].is_digit:
-            out[i], out[i + 1] = (), joined
+        if len(dim) == 1 and dim[0].extent == 1 and dim[0].is_digit:
+            joined = merge(dim + out[i + 1])
+            if len(joined) == 1:
+                out[i], out[i + 1] = (), joined
     return tuple(out)
 
 
@@ -94,7 +97,7 @@ def change_layout(x: TokenTensor, dims: Dims) -> Any:
 
 def reshape_to(x: TokenTensor, target: Sequence[int]) -> Any:
     """Reshapes to sizes, of which one may be -1; raises UnsupportedError where they part the image's sides."""
-    return change_layout(x, regroup(x.dims, resolve(x.shape, target)))
+    return change_layout(x, regroup(x.dims, tuple(resolve(x.shape, target))))
 
 
 def permute_to(x: TokenTensor, order: Sequence[int]) -> Any:

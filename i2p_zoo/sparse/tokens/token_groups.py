@@ -48,25 +48,24 @@ class GroupBlocks:
         order = ids.argsort(stable=True)
         bands = split_by(lengths) if bands is None else bands
         self.parts = [_stack(groups, lengths[groups], starts[groups], order) for groups in bands]
-        flat = torch.cat([rows.flatten() if filled is None else rows[filled] for _, rows, filled in self.parts])
-        in_order = torch.equal(flat, torch.arange(len(ids), device=ids.device))
-        self._is_view = len(self.parts) == 1 and self.parts[0].filled is None and in_order
-        self._places = None if self._is_view else _invert(flat, self.parts)
+        self._rows = torch.cat([part.rows.flatten() for part in self.parts])
+        self._in_order = torch.equal(self._rows, torch.arange(len(ids), device=ids.device))
+        self._places = None if self._in_order else _invert(self._rows, self.parts)
 
     def gather(self, values: Tensor, *, blank: bool = False) -> list[Tensor]:
         """(rows, ...) to a (G, n, ...) for each block; with `blank` zeros stand where a group's row would repeat."""
-        if self._is_view:
-            return [values.unflatten(0, self.parts[0].rows.shape)]
-        if len(values) and not values[0].is_contiguous():  # torch selects such rows value by value
-            values = values.contiguous()
-        blocks = [values.index_select(0, rows.flatten()).unflatten(0, rows.shape) for _, rows, _ in self.parts]
+        if not self._in_order:
+            if len(values) and not values[0].is_contiguous():  # torch selects such rows value by value
+                values = values.contiguous()
+            values = values.index_select(0, self._rows)  # of all blocks at once, as their gradients are then
+        split = values.split([part.rows.numel() for part in self.parts])
+        blocks = [block.unflatten(0, part.rows.shape) for block, part in zip(split, self.parts, strict=True)]
         return [fill(block, part.filled, 0, 1) for block, part in zip(blocks, self.parts, strict=True)] if blank else blocks
 
     def scatter(self, blocks: Sequence[Tensor]) -> Tensor:
         """Undoes `gather`."""
-        if self._places is None:
-            return blocks[0].flatten(0, 1)
-        return torch.cat([block.flatten(0, 1) for block in blocks]).index_select(0, self._places)
+        flat = torch.cat([block.flatten(0, 1) for block in blocks]) if len(blocks) > 1 else blocks[0].flatten(0, 1)
+        return flat if self._places is None else flat.index_select(0, self._places)
 
     def scatter_groups(self, blocks: Sequence[Tensor]) -> Tensor:
         """(G, ...) for each block to (count, ...), one row a group."""
@@ -129,9 +128,8 @@ def _stack(groups: Tensor, lengths: Tensor, starts: Tensor, order: Tensor) -> Gr
 def _invert(flat: Tensor, parts: Sequence[GroupBlock]) -> Tensor:
     """(rows,) int64: where each row stands in the blocks one behind the other."""
     filled = [torch.ones_like(rows, dtype=torch.bool) if mask is None else mask for _, rows, mask in parts]
-    places = torch.empty_like(flat)
-    places[flat] = torch.cat([mask.flatten() for mask in filled]).nonzero().squeeze(1)
-    return places
+    places = torch.cat([mask.flatten() for mask in filled]).nonzero().squeeze(1)
+    return torch.empty_like(places).index_put_((flat[places],), places)
 
 
 def fill(block: Tensor, filled: Tensor | None, value: float, axis: int) -> Tensor:
