@@ -157,14 +157,15 @@ def smallest_of_each_class():
     smallest = {}
     for name, entry in json.loads(files("i2p_zoo.zoo").joinpath("ledger.json").read_text())["models"].items():
         smallest[entry["class"]] = min(smallest.get(entry["class"], (math.inf, "")), (entry["parameters"], name))
-    return list(smallest.values())
+    return {name: parameters for parameters, name in smallest.values()}
+
+
+SMALLEST = smallest_of_each_class()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("parameters", "name"), smallest_of_each_class(), ids=lambda value: value if type(value) is str else ""
-)
-def test_every_class_of_networks_that_has_a_canvas_takes_clouds(parameters, name):
+@pytest.mark.parametrize(("name", "parameters"), SMALLEST.items(), ids=SMALLEST)
+def test_every_class_of_networks_that_has_a_canvas_takes_clouds(name, parameters):
     # some count their blocks and join the class token at one of them, which a cut one would never reach
     model = (image_network(name, {}) if parameters < 6e6 else create_cut_model(name)).double()
     if inflate(model).settings.canvas is None:
