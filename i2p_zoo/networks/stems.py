@@ -89,7 +89,7 @@ def find_stem(model: nn.Module) -> Stem:
 
 
 class _Resizing(TorchFunctionMode):
-    """Adds to some images what they are resized to, which branches of other resolutions read."""
+    """Adds to some images what they are resized to, which branches of other resolutions read, or padded to by no pixel."""
 
     def __init__(self, images: list[Any]) -> None:
         super().__init__()
@@ -97,7 +97,8 @@ class _Resizing(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is nn.functional.interpolate and any(args[0] is image for image in self.images):
+        is_padded = func is nn.functional.pad and out.shape == args[0].shape
+        if (func is nn.functional.interpolate or is_padded) and any(args[0] is image for image in self.images):
             self.images.append(out)
         return out
 

@@ -153,6 +153,28 @@ def test_a_shift_by_whole_windows_moves_the_outputs_of_windowed_attention(shift)
         assert not torch.allclose(run(coords + torch.tensor([0, 1, 0], dtype=torch.int32)), expected, atol=1e-3)
 
 
+def class_token_alone(model):
+    return model.norm(model.blocks(model.cls_token + model.pos_embed[:, :1]))
+
+
+def empty_mean(model):
+    return torch.zeros(1, 1, 1, model.num_features, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("kind", "features"), [("absolute positions", class_token_alone), ("windows that shift", empty_mean)])
+def test_a_sample_without_voxels_is_its_class_token_alone_or_the_mean_of_nothing(kind, features):
+    model = image_network(*SMALL[kind])
+    network = inflate(model)
+    coords, values = cloud(1, 60, (20, 30, 30))
+    leaf = values.requires_grad_()
+    out = network(SparseTensor(leaf, nn.functional.pad(coords, (1, 0), value=1), batch_size=3))
+    assert torch.allclose(out[1:2], network(batch([(coords, values)])), rtol=0, atol=1e-12)
+    assert torch.allclose(out[::2], model.forward_head(features(model)).expand(2, -1), rtol=0, atol=1e-12)
+    out.sum().backward()
+    assert leaf.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
 def smallest_of_each_class():
     smallest = {}
     for name, entry in json.loads(files("i2p_zoo.zoo").joinpath("ledger.json").read_text())["models"].items():
@@ -287,3 +309,17 @@ def test_image_channels_and_size_are_what_timm_says():
             model = timm.create_model(name)
         assert (image_channels(model), *image_size(model)) == tuple(model.pretrained_cfg["input_size"])
     assert image_size(nn.Conv2d(3, 4, 1)) is None
+
+
+@pytest.mark.parametrize(("name", "options"), [SMALL["absolute positions"], SMALL["windows that shift"]])
+def test_prediction_is_the_forward_and_tells_clouds_of_another_scale(name, options):
+    model = create_model(name, num_classes=5, voxel_size=0.05, stem="point", **options).train()
+    model.settings = model.settings.changed(normalization="unit_sphere")
+    clouds = [np.random.default_rng(seed).uniform(-1, 1, (60 * seed, 3)) for seed in (1, 2)]
+    clouds = [(cloud - cloud.mean(0)) / np.linalg.norm(cloud - cloud.mean(0), axis=1).max() for cloud in clouds]
+    predicted = model.predict(clouds)
+    assert model.training
+    with torch.no_grad():
+        assert torch.equal(model.eval()(clouds), predicted)
+    with pytest.warns(UserWarning, match="within the unit sphere"):
+        model.predict([100 * cloud for cloud in clouds])

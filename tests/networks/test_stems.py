@@ -24,6 +24,7 @@ STEMS = {  # name: the convolutions that read the image and the pools of the sec
     "inception_v3": ({"Conv2d_1a_3x3.conv": 1}, {"Pool1": 1}),
     "inception_v4": ({"features.0.conv": 1}, {}),  # its pool stands beside a convolution that halves too
     "crossvit_tiny_240": ({"patch_embed.0.proj": 3, "patch_embed.1.proj": 4}, {}),  # the second reads a resized image
+    "davit_tiny": ({"stem.conv": 2}, {}),  # pads the image, by nothing at its own size
     "test_byobnet": ({"stem.conv": 1}, {}),  # its pool is the shortcut of a block that halves
 }
 SKIPS = [0, 1, 2, 3, 5]
