@@ -323,3 +323,19 @@ def test_prediction_is_the_forward_and_tells_clouds_of_another_scale(name, optio
         assert torch.equal(model.eval()(clouds), predicted)
     with pytest.warns(UserWarning, match="within the unit sphere"):
         model.predict([100 * cloud for cloud in clouds])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "twins_pcpvt_small", "edgenext_xx_small", "convnext_atto"])
+def test_gradients_behind_strides_are_finite_and_small_where_kernels_read_all_planes(name):
+    largest = {}
+    for inflation in ("center", "average"):
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=2, stem="point", voxel_size=0.1, inflation=inflation).train()
+        coords, _ = cloud(3, 120, (20, 20, 20))
+        features = torch.randn(len(coords), model.in_chans, generator=seeded(1))
+        model(SparseTensor(features, nn.functional.pad(coords, (1, 0)))).square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        largest[inflation] = max(float(gradient.abs().max()) for gradient in gradients)
+    assert largest["average"] < 100 < largest["center"]  # what docs/transformers.md says of zeros before a LayerNorm
