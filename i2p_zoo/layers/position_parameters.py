@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from i2p_zoo.modules import probe_mode
 from i2p_zoo.sparse.dispatch import name_of, watch_calls
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.tokens.layout import site_atoms
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
 
 EXTRA_TOKEN, POSITION_TABLE, RELATIVE_BIAS = "extra token", "position table", "relative biases"
@@ -116,7 +117,8 @@ def _read_operands(name: str, args: Any, kwargs: dict[str, Any]) -> Iterator[tup
         dense, x = (first, second) if isinstance(first, Tensor) else (second, first)
         if isinstance(dense, Tensor) and isinstance(x, SparseTensor | TokenTensor):
             sizes = dict(enumerate(reversed(dense.shape)))
-            if any(is_place and sizes.get(dim, 1) > 1 for dim, is_place in enumerate(reversed(_place_dims(x)))):
+            is_of_tokens = any(is_place and sizes.get(dim, 1) > 1 for dim, is_place in enumerate(reversed(_place_dims(x))))
+            if is_of_tokens or (_is_of_windows(x) and sizes.get(0, 1) > 1 and sizes.get(1, 1) > 1):
                 yield dense, RELATIVE_BIAS if isinstance(x, TokenTensor) and x.is_pairs else POSITION_TABLE
 
 
@@ -137,3 +139,8 @@ def _place_dims(x: Any) -> list[bool]:
     if isinstance(x, SparseTensor):
         return [dim in x.site_dims for dim in range(x.ndim)]
     return [any(atom.role not in ("b", "c") for atom in dim) for dim in x.dims]
+
+
+def _is_of_windows(x: Any) -> bool:
+    """Whether dimensions are (windows, channels, height, width): a window's places are channels, as `unfold` makes them."""
+    return [bool(site_atoms((dim,))) for dim in getattr(x, "dims", ())] == [True, False, False, False]

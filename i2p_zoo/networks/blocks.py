@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.modules import eval_mode
+from i2p_zoo.networks.locality import find_global_layer
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.geometry import unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -28,7 +29,9 @@ def predict(
     Each block is run with the voxels around it up to `margin`; an output site is taken from the block it lies in, or where
     that has none, as where layers shift sites, from the nearest. Results agree with those of the whole scene where the network
     looks no further than that, but for layers that average over a whole sample, such as squeeze-and-excitation, which see a
-    block with its margin. The head sees the features of all blocks together.
+    block with its margin. Of transformers only those divide a cloud whose attention is all in windows, which begin where the
+    cloud's own do; what one voxel sees adds up over the windows behind each other. The head sees the features of all blocks
+    together.
 
     Args:
         model: a `PointCloudModel` of timm's classes, with `forward_features` and `forward_head`.
@@ -44,8 +47,8 @@ def predict(
 
     Raises:
         InvalidInputError: `max_voxels` or `margin` out of range.
-        UnsupportedError: a network that strides or shifts sites by more than 64; or one that attends among tokens, for a
-            cloud of more than `max_voxels`.
+        UnsupportedError: a network that strides or shifts sites by more than 64; or, for a cloud of more than `max_voxels`,
+            a transformer that looks at whole clouds.
 
     Example:
         >>> import i2p_zoo, torch
@@ -60,20 +63,24 @@ def predict(
     with eval_mode(model), torch.no_grad():
         x: SparseTensor = model.prepare(points)
         if max_voxels is not None and model.settings.canvas is not None:
-            _check_whole(model, x, max_voxels)
-            max_voxels = None
+            if int(x.sample_counts.max()) > max_voxels:
+                _check_local(model, x, max_voxels)
+            else:
+                max_voxels = None
         maps = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
         return maps if features else model.forward_head(maps)
 
 
-def _check_whole(model: Any, x: SparseTensor, max_voxels: float) -> None:
-    """Raises UnsupportedError where a transformer would have to divide a cloud: its tokens see farther than any margin."""
-    largest = int(x.sample_counts.max())
-    if largest > max_voxels:
+def _check_local(model: Any, x: SparseTensor, max_voxels: float) -> None:
+    """Raises UnsupportedError where a network with a canvas sees farther than any margin, by which layer."""
+    layer = find_global_layer(model, x)
+    if layer is not None:
         raise UnsupportedError(
-            f"A cloud has {count_of(largest, 'voxel')}, more than max_voxels={max_voxels}, and {type(model).__qualname__} "
-            "cannot run in blocks: its tokens attend to all others of a cloud, or of windows and places that begin at the "
-            "border of the cloud. Leave `max_voxels` out, or take a larger voxel size."
+            f"A cloud has {count_of(int(x.sample_counts.max()), 'voxel')}, more than max_voxels={max_voxels}, and "
+            f"{type(model).__qualname__} cannot run in blocks: {f'its layer {layer!r}' if layer else 'its forward'} gives a "
+            "voxel other values because of what is far away, as attention among all tokens of a cloud, or a table of places "
+            "on it, does. Leave `max_voxels` out, take a larger voxel size, or a network with attention in windows alone "
+            "(Swin)."
         )
 
 
@@ -86,8 +93,8 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
             for low, high in _blocks(x.coords[rows, 1:], max_voxels, margin) if len(rows) else ():
                 near = rows[_within(x.coords[rows, 1:], low - margin, high + margin)]
                 block = SparseTensor(x.features[near], x.coords[near], batch_size=x.batch_size, spatial_shape=x.spatial_shape)
-                plan = x.plan
-                out = model.forward_features(block.with_plan(axis=plan.axis, skip_downsamples=plan.skip_downsamples))
+                # on the whole cloud's canvas, so that its windows begin where the cloud's do
+                out = model.forward_features(block.derive(block.features, plan=x.plan, canvas=x.canvas))
                 stride = torch.tensor(unfold_stride(out.stride), device=near.device)
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")
@@ -107,7 +114,7 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
         sites.features, sites.coords, stride=out.stride, batch_size=x.batch_size, spatial_shape=out.spatial_shape
     )
     levels = {"axis": out.plan.axis, "skip_downsamples": out.plan.skip_downsamples, "level": out.plan.level}
-    return merged.derive(merged.features, channels_last=out.channels_last).with_plan(**levels)
+    return merged.derive(merged.features, channels_last=out.channels_last, canvas=out.canvas).with_plan(**levels)
 
 
 class _Sites(NamedTuple):

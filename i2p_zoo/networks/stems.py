@@ -12,6 +12,7 @@ from timm.layers.blur_pool import BlurPool2d
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.space_to_depth import SpaceToDepth
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.layers.point_stem import DroppedPool, PointStemConv3d
@@ -28,7 +29,7 @@ class Stem:
     """The layers of a 2D network that read the image or pool right behind them.
 
     Attributes:
-        convolutions: qualified names of those that read the image, with the halvings each does.
+        convolutions: qualified names of those that read the image, at its own size or resized, with the halvings each does.
         pools: likewise the pooling layers that follow before the second halving is over, and a space-to-depth before.
     """
 
@@ -53,7 +54,7 @@ def find_stem(model: nn.Module) -> Stem:
     convolutions: dict[str, int] = {}
     pools: dict[str, int] = {}
     rearranged: dict[str, int] = {}
-    images = [image]  # itself, and as rearranged by space-to-depth
+    images = [image]  # itself, and as rearranged by space-to-depth or resized
     rivals: list[str] = []  # convolutions that do the second halving, beside which a pool is a branch and no stem
 
     def watch(name: str, module: nn.Module) -> None:
@@ -75,7 +76,7 @@ def find_stem(model: nn.Module) -> Stem:
 
         module.register_forward_hook(hook)
 
-    with probe_mode(twin), torch.no_grad():
+    with probe_mode(twin), torch.no_grad(), _Resizing(images):
         for name, module in twin.named_modules():
             if isinstance(module, (nn.Conv2d, SpaceToDepth, *_POOLS)):
                 watch(name, module)
@@ -85,6 +86,21 @@ def find_stem(model: nn.Module) -> Stem:
     if rivals or not any(pools.values()):
         pools = {}
     return Stem(convolutions, {**rearranged, **pools})
+
+
+class _Resizing(TorchFunctionMode):
+    """Adds to some images what they are resized to, which branches of other resolutions read, or padded to by no pixel."""
+
+    def __init__(self, images: list[Any]) -> None:
+        super().__init__()
+        self.images = images
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        is_padded = func is nn.functional.pad and out.shape == args[0].shape
+        if (func is nn.functional.interpolate or is_padded) and any(args[0] is image for image in self.images):
+            self.images.append(out)
+        return out
 
 
 def check_skip(model: Any, skip_downsamples: int) -> None:

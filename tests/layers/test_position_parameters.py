@@ -12,7 +12,7 @@ from i2p_zoo.layers.position_parameters import find_position_parameters
 from tests.helpers import random_cloud
 
 NAMED = {  # as timm's source names them
-    r"(^|\.)pos_embed(_\d)?$": "position table",
+    r"(^|\.)(pos_embed(_\d)?|patch_pos|pixel_pos)$": "position table",
     r"(^|\.)(cls_token|reg_token|dist_token)(_\d)?$": "extra token",
     r"\.(relative_position_bias_table|attention_biases|cpb_mlp\.\d\.(weight|bias))$": "relative biases",
 }
@@ -20,6 +20,7 @@ NETWORKS = {
     **{name: {"depth": 2} for name in ("test_vit", "test_vit4", "deit3_small_patch16_224", "vit_small_patch16_dinov3")},
     **{name: {"depths": (2, 2, 2, 2)} for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")},
     **{name: {} for name in ("levit_128s", "maxvit_tiny_tf_224", "mixer_s32_224", "mobilevit_xxs", "test_resnet")},
+    **{name: {} for name in ("crossvit_tiny_240", "tnt_s_patch16_224", "tnt_s_legacy_patch16_224")},
 }
 
 
@@ -62,3 +63,24 @@ def test_another_axis_is_named_and_a_gate_computed_from_the_cloud_is_no_table():
     gated = i2p_zoo.create_model("gcresnet50t", num_classes=2)  # its context is added to every voxel
     assert find_position_parameters(gated) == {}
     assert gated(random_cloud(3, dtype=torch.float32)).shape == (2, 2)
+
+
+class WithinPatches(torch.nn.Module):
+    """A user's own network, which tells the pixels of each patch apart and scales their channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Conv2d(3, 6, 3, padding=1)
+        self.inner = torch.nn.Parameter(torch.zeros(1, 6, 4, 4))
+        self.scale = torch.nn.Parameter(torch.ones(6, 1, 1))
+
+    def forward(self, x):
+        x = torch.nn.functional.unfold(self.embed(x), 4, stride=4).transpose(1, 2)
+        batch, patches, _ = x.shape
+        x = (x.reshape(batch * patches, 6, 4, 4) + self.inner) * self.scale
+        return x.reshape(batch, patches, -1).mean(1)
+
+
+def test_a_table_over_the_places_of_a_patch_is_a_position_table():
+    model = i2p_zoo.inflate(WithinPatches(), canvas=(8, 8))
+    assert find_position_parameters(model) == {"inner": "position table"}

@@ -180,13 +180,60 @@ def test_network_that_strides_by_more_than_a_block_is_refused():
         model.predict(scene(), max_voxels=1500)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "levit_128s"])
-def test_network_that_attends_among_tokens_runs_whole_clouds_alone(name):
+GLOBAL = {  # what first looks at a whole cloud
+    "test_vit": "its forward",  # adds a table of places
+    "levit_128s": r"its layer 'stages\.0\.blocks\.0\.attn'",
+    "davit_tiny": r"its layer 'stages\.0\.blocks\.0\.1\.attn'",  # among channels, of all voxels
+}
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_network_that_looks_at_whole_clouds_runs_them_alone_and_says_which_layer_does(name):
     model = i2p_zoo.create_model(name, num_classes=3, stem="point", voxel_size=0.05).eval()
     clouds = [torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (40, 60)]
     with torch.no_grad():
         expected = model(clouds)
     assert torch.equal(model.predict(clouds), expected)
     assert torch.equal(model.predict(clouds, max_voxels=60), expected)
-    with pytest.raises(UnsupportedError, match=r"A cloud has \d+ voxels, more than max_voxels=20, and .* cannot run in blocks"):
+    reason = rf"A cloud has \d+ voxels, more than max_voxels=20, and .* cannot run in blocks: {GLOBAL[name]} gives"
+    with pytest.raises(UnsupportedError, match=reason):
         model.predict(clouds, max_voxels=20)
+
+
+SWIN = {"img_size": 56, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("swin_tiny_patch4_window7_224", SWIN),
+        ("swinv2_tiny_window8_256", {**SWIN, "img_size": 64}),
+        ("swin_tiny_patch4_window7_224", {**SWIN, "stem": "point"}),
+    ],
+)
+def test_blocks_give_what_the_whole_gives_where_attention_is_in_windows(name, options):
+    model = i2p_zoo.create_model(name, num_classes=5, voxel_size=1.0, inflation="average", **options).eval().double()
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):  # SwinV2 begins with blocks that do nothing
+            parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(i), dtype=torch.float64)
+    points = [scene(points=1500, extent=(400, 40, 90)), scene(points=50, seed=1)]
+    whole = model.predict(points, features=True)
+    sizes = []
+    forward = model.forward_features
+    model.forward_features = lambda x: sizes.append(len(x.coords)) or forward(x)
+    in_blocks = model.predict(points, features=True, max_voxels=900, margin=64 if "stem" in options else 190)
+    assert len(sizes) > 3
+    expected, found = by_site(whole), by_site(in_blocks)
+    assert found.keys() == expected.keys()
+    assert max(float((found[site] - expected[site]).abs().max()) for site in expected) < 1e-9
+    assert torch.allclose(model.forward_head(in_blocks), model.forward_head(whole), rtol=0, atol=1e-9)
+    narrow = by_site(model.predict(points, features=True, max_voxels=900, margin=0))
+    assert narrow.keys() == expected.keys()
+    assert max(float((narrow[site] - expected[site]).abs().max()) for site in expected) > 1e-6
+
+
+def test_an_image_is_in_no_blocks_either_where_tokens_look_at_all_of_it():
+    model = i2p_zoo.create_model("test_vit", num_classes=2)
+    image = torch.rand(1, 3, *model.settings.canvas, generator=seeded())
+    with pytest.raises(UnsupportedError, match="cannot run in blocks: its forward"):
+        model.predict(i2p_zoo.image_to_plane(image), max_voxels=100)

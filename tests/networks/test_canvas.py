@@ -153,17 +153,43 @@ def test_a_shift_by_whole_windows_moves_the_outputs_of_windowed_attention(shift)
         assert not torch.allclose(run(coords + torch.tensor([0, 1, 0], dtype=torch.int32)), expected, atol=1e-3)
 
 
+def class_token_alone(model):
+    return model.norm(model.blocks(model.cls_token + model.pos_embed[:, :1]))
+
+
+def empty_mean(model):
+    return torch.zeros(1, 1, 1, model.num_features, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("kind", "features"), [("absolute positions", class_token_alone), ("windows that shift", empty_mean)])
+def test_a_sample_without_voxels_is_its_class_token_alone_or_the_mean_of_nothing(kind, features):
+    model = image_network(*SMALL[kind])
+    network = inflate(model)
+    coords, values = cloud(1, 60, (20, 30, 30))
+    leaf = values.requires_grad_()
+    out = network(SparseTensor(leaf, nn.functional.pad(coords, (1, 0), value=1), batch_size=3))
+    assert torch.allclose(out[1:2], network(batch([(coords, values)])), rtol=0, atol=1e-12)
+    assert torch.allclose(out[::2], model.forward_head(features(model)).expand(2, -1), rtol=0, atol=1e-12)
+    out.sum().backward()
+    assert leaf.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
 def smallest_of_each_class():
     smallest = {}
     for name, entry in json.loads(files("i2p_zoo.zoo").joinpath("ledger.json").read_text())["models"].items():
         smallest[entry["class"]] = min(smallest.get(entry["class"], (math.inf, "")), (entry["parameters"], name))
-    return [name for _, name in smallest.values()]
+    return {name: parameters for parameters, name in smallest.values()}
+
+
+SMALLEST = smallest_of_each_class()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", smallest_of_each_class())
-def test_every_class_of_networks_that_has_a_canvas_takes_clouds(name):
-    model = create_cut_model(name).double()
+@pytest.mark.parametrize(("name", "parameters"), SMALLEST.items(), ids=SMALLEST)
+def test_every_class_of_networks_that_has_a_canvas_takes_clouds(name, parameters):
+    # some count their blocks and join the class token at one of them, which a cut one would never reach
+    model = (image_network(name, {}) if parameters < 6e6 else create_cut_model(name)).double()
     if inflate(model).settings.canvas is None:
         pytest.skip("It is convolutional.")
     check_clouds(model)
@@ -283,3 +309,33 @@ def test_image_channels_and_size_are_what_timm_says():
             model = timm.create_model(name)
         assert (image_channels(model), *image_size(model)) == tuple(model.pretrained_cfg["input_size"])
     assert image_size(nn.Conv2d(3, 4, 1)) is None
+
+
+@pytest.mark.parametrize(("name", "options"), [SMALL["absolute positions"], SMALL["windows that shift"]])
+def test_prediction_is_the_forward_and_tells_clouds_of_another_scale(name, options):
+    model = create_model(name, num_classes=5, voxel_size=0.05, stem="point", **options).train()
+    model.settings = model.settings.changed(normalization="unit_sphere")
+    clouds = [np.random.default_rng(seed).uniform(-1, 1, (60 * seed, 3)) for seed in (1, 2)]
+    clouds = [(cloud - cloud.mean(0)) / np.linalg.norm(cloud - cloud.mean(0), axis=1).max() for cloud in clouds]
+    predicted = model.predict(clouds)
+    assert model.training
+    with torch.no_grad():
+        assert torch.equal(model.eval()(clouds), predicted)
+    with pytest.warns(UserWarning, match="within the unit sphere"):
+        model.predict([100 * cloud for cloud in clouds])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "twins_pcpvt_small", "edgenext_xx_small", "convnext_atto"])
+def test_gradients_behind_strides_are_finite_and_small_where_kernels_read_all_planes(name):
+    largest = {}
+    for inflation in ("center", "average"):
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=2, stem="point", voxel_size=0.1, inflation=inflation).train()
+        coords, _ = cloud(3, 120, (20, 20, 20))
+        features = torch.randn(len(coords), model.in_chans, generator=seeded(1))
+        model(SparseTensor(features, nn.functional.pad(coords, (1, 0)))).square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        largest[inflation] = max(float(gradient.abs().max()) for gradient in gradients)
+    assert largest["average"] < 100 < largest["center"]  # what docs/transformers.md says of zeros before a LayerNorm

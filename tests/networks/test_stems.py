@@ -23,6 +23,8 @@ STEMS = {  # name: the convolutions that read the image and the pools of the sec
     "dla34": ({"base_layer.0": 0}, {}),
     "inception_v3": ({"Conv2d_1a_3x3.conv": 1}, {"Pool1": 1}),
     "inception_v4": ({"features.0.conv": 1}, {}),  # its pool stands beside a convolution that halves too
+    "crossvit_tiny_240": ({"patch_embed.0.proj": 3, "patch_embed.1.proj": 4}, {}),  # the second reads a resized image
+    "davit_tiny": ({"stem.conv": 2}, {}),  # pads the image, by nothing at its own size
     "test_byobnet": ({"stem.conv": 1}, {}),  # its pool is the shortcut of a block that halves
 }
 SKIPS = [0, 1, 2, 3, 5]
@@ -48,6 +50,33 @@ def test_stem_is_what_reads_the_image_and_the_pooling_of_the_second_halving(name
 
 def test_stem_of_another_number_of_channels_is_found():
     assert find_stem(timm.create_model("test_resnet", in_chans=5)).convolutions == {"conv1.0": 1}
+
+
+class TwoSizes(nn.Module):
+    """A user's own network of two resolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.small = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(3, 4, 3, 2)
+        self.shrink = nn.Upsample(scale_factor=0.5, mode="bilinear")
+
+    def forward(self, x):
+        return self.large(x).mean((2, 3)) + self.small(self.shrink(self.shrink(x))).mean((2, 3))
+
+
+def test_each_branch_that_reads_the_image_at_a_size_of_its_own_is_stem():
+    assert find_stem(TwoSizes()).convolutions == {"large": 1, "small": 1}
+
+
+@pytest.mark.parametrize("stem", ["point", "patch"])
+def test_branches_of_several_sizes_all_take_the_channels_of_points(stem):
+    model = create_model("crossvit_tiny_240", stem=stem, in_chans=5, num_classes=2).eval()
+    assert [n for n, m in model.named_modules() if isinstance(m, PointStemConv3d)] == [
+        "patch_embed.0.proj",
+        "patch_embed.1.proj",
+    ]
+    with torch.no_grad():
+        assert model(cloud(5)).isfinite().all()
 
 
 def test_finding_the_stem_leaves_the_network_untouched():

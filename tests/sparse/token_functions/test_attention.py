@@ -106,6 +106,21 @@ def test_windows_are_3d_and_their_bias_is_that_of_the_difference(attention, shif
     torch.testing.assert_close(got.values, loop_over_windows(x.features, x.coords, table, shift), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("attention", [fused, unfused])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("spread", [2, 5, 60])
+def test_windows_without_voxels_are_none_wherever_the_others_stand(attention, shift, spread):
+    near = clouds([30, 3])
+    coords = near.coords.clone()
+    coords[:, 1:] = coords[:, 1:] * spread - 4 * spread
+    coords[:10, 3] += 1  # in a window with another voxel, or in the next one
+    x = SparseTensor(near.features, coords, batch_size=4)  # of which two have no voxels at all
+    x.canvas = near.canvas
+    table = torch.randn((TABLE_ROWS, HEADS), generator=seeded(5), dtype=torch.float64)
+    got = attend_in_windows(x, table, attention, shift)
+    torch.testing.assert_close(got.values, loop_over_windows(x.features, x.coords, table, shift), rtol=1e-12, atol=1e-12)
+
+
 def attend_in_samples(x, attention, extra=None, bias=None):
     tokens = x.flatten(2).transpose(1, 2)
     tokens = tokens if extra is None else torch.cat([extra, tokens], 1)
@@ -136,6 +151,20 @@ def test_samples_of_any_sizes_attend_as_each_alone(attention, count, sizes):
     extra = torch.randn((len(sizes), count, 4), generator=seeded(2), dtype=torch.float64) if count else None
     got = as_tokens(attend_in_samples(x, attention, extra))
     torch.testing.assert_close(got.values, loop_over_samples(x, extra), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", [fused, unfused])
+def test_samples_without_voxels_attend_among_their_extra_tokens_with_their_gradients(attention):
+    near = clouds([7, 1])
+    coords = near.coords.clone()
+    coords[:, 0] = coords[:, 0] * 2 + 1
+    extra = torch.randn((5, 2, 4), generator=seeded(2), dtype=torch.float64, requires_grad=True)
+    x = SparseTensor(near.features.requires_grad_(), coords, batch_size=5)  # samples 0, 2 and 4 have no voxels
+    x.canvas = near.canvas
+    results = [as_tokens(attend_in_samples(x, attention, extra)).values, loop_over_samples(x, extra)]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(out.sin().sum(), (x.features, extra)) for out in results]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("attention", [fused, unfused])

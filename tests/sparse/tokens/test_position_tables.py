@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
+from timm.layers.pos_embed_rel import RelPosBias
 from torch import nn
 
 from i2p_zoo import SparseTensor, inflate
@@ -94,3 +96,62 @@ def test_a_stray_voxel_leaves_the_places_of_the_others():
     alone = model(SparseTensor(features, coords)).features
     together = model(SparseTensor(torch.cat([features, features[:1]]), torch.cat([coords, far]))).features
     assert (alone == together[:-1]).all(1).float().mean() > 0.9
+
+
+class PlacedAttention(nn.Module):
+    """Attention among all tokens of an image that its rotations, or biases of pairs, tell where they stand."""
+
+    def __init__(self, sort: str) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(4, 4, 1)
+        self.bias = RelPosBias((HEIGHT, WIDTH), num_heads=1) if sort == "biases" else None
+        is_rotated = sort == "rotations"
+        self.rope = RotaryEmbeddingCat(4, in_pixels=False, feat_shape=[HEIGHT, WIDTH], temperature=9.0) if is_rotated else None
+
+    def forward(self, x):
+        v = self.embed(x).flatten(2).transpose(1, 2).unsqueeze(1)
+        q = v if self.rope is None else apply_rot_embed_cat(v, self.rope.get_embed())
+        mask = None if self.bias is None else self.bias.get_bias()
+        out = nn.functional.scaled_dot_product_attention(q, q, v, attn_mask=mask)
+        return out.squeeze(1).transpose(1, 2).reshape(x.shape[0], 4, HEIGHT, WIDTH)
+
+
+def score_rotated(model, query, key, up, across):
+    """The product of two vectors turned against each other: two turns each, by height and by width, of the same frequency."""
+    frequency = torch.tensor([up, across]) * float(model.rope.bands[0])
+    turned = torch.view_as_complex(query.view(2, 2)) * torch.view_as_complex(key.view(2, 2)).conj()
+    return (turned * torch.polar(torch.ones(2, dtype=torch.float64), frequency.double())).real.sum() / 2
+
+
+def score_biased(model, query, key, up, across):
+    row = (up + HEIGHT - 1) * (2 * WIDTH - 1) + across + WIDTH - 1
+    return query @ key / 2 + model.bias.relative_position_bias_table[row, 0]
+
+
+def attend_by_differences(model, score, coords, features):
+    """A loop over the pairs of one sample: each score by the difference of both places, the third axis without a say."""
+    y, x = places(coords[:, 1].tolist(), HEIGHT), places(coords[:, 2].tolist(), WIDTH)
+    rows = []
+    for i in range(len(coords)):
+        scores = [score(model, features[i], features[j], y[i] - y[j], x[i] - x[j]) for j in range(len(coords))]
+        rows.append(torch.stack(scores).softmax(0) @ features)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("sort", "score"), [("rotations", score_rotated), ("biases", score_biased)])
+@pytest.mark.parametrize("extents", CLOUDS.values(), ids=CLOUDS.keys())
+def test_rotations_and_biases_of_pairs_are_those_of_the_difference_of_their_places(sort, score, extents):
+    model = PlacedAttention(sort).double()
+    nn.init.dirac_(model.embed.weight)
+    nn.init.zeros_(model.embed.bias)
+    if model.bias is not None:
+        nn.init.normal_(model.bias.relative_position_bias_table, generator=seeded(8))
+    network = inflate(model, canvas=(HEIGHT, WIDTH))
+    coords, _ = sample(extents, 20, 6)
+    features = torch.randn(len(coords), 4, generator=seeded(6), dtype=torch.float64)
+    expected = attend_by_differences(model, score, coords, features)
+    for shift in ((0, 0, 0), (5, -7, 13), (-400, 3000, 1)):
+        moved = nn.functional.pad(coords + torch.tensor(shift, dtype=torch.int32), (1, 0))
+        with torch.no_grad():
+            out = network(SparseTensor(features, moved)).features
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)  # timm's sines are of float32
