@@ -170,8 +170,8 @@ def _check_steps(name: str | None, levels: Sequence[Level]) -> None:
         if math.prod(ratio) > MOST_TAPS:
             raise UnsupportedError(
                 f"{name}: the step from its feature map of stride {max(level.stride)} back to stride {max(finer)} would have "
-                f"{math.prod(ratio):,} taps; the most is {MOST_TAPS}. Give stem='point' or stem='patch', which keep more voxels "
-                "apart, or an encoder with finer feature maps."
+                f"{math.prod(ratio):,} taps; the most is {MOST_TAPS}. Give stem='point' or stem='patch', which keep more "
+                "voxels apart, or an encoder with finer feature maps."
             )
         finer = level.stride
 
