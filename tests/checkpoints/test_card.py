@@ -147,7 +147,8 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch):
     assert names["logits"].shape == (1, 10)
     points = np.random.default_rng(0).random((8, 60, 3), dtype=np.float32)
     np.savez("clouds.npz", points=points, label=np.arange(8) % 2, split=np.arange(8) // 4, classes=np.array(["a", "b"]))
-    exec(finetune.replace("steps=100", "steps=1"), names)
+    assert "steps=300" in finetune
+    exec(finetune.replace("steps=300", "steps=1"), names)
     assert names["model"].num_classes == 2
 
 
