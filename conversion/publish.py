@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from filelock import FileLock
 
 from conversion.recipes import Recipe
+from conversion.side_by_side import call_side_by_side
 from i2p_zoo.checkpoints.card import write_card
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import first_line
@@ -62,58 +59,17 @@ def publish(
         An outcome each, as they come.
     """
     work.mkdir(parents=True, exist_ok=True)
-    publish_one = functools.partial(publish_recipe, work=work, organisation=organisation, push=push)
     if processes == 1:
-        yield from map(publish_one, recipes)
+        yield from (publish_recipe(recipe, work, organisation, push) for recipe in recipes)
         return
-    died = yield from _publish_side_by_side(recipes, processes, publish_one)
-    for recipe in died:  # again and alone: where memory ran out, it may have been another's fault
-        for _ in (yield from _publish_side_by_side([recipe], 1, publish_one)):
-            yield Outcome(recipe.name, "failed", "its process was killed twice, as where memory runs out.")
+    function = functools.partial(_publish_on_share, work=work, organisation=organisation, push=push)
+    for recipe, outcome in call_side_by_side(function, recipes, processes):
+        yield outcome or Outcome(recipe.name, "failed", "its process was killed twice, as where memory runs out.")
 
 
-def _publish_side_by_side(
-    recipes: Sequence[Recipe], processes: int, publish_one: Callable[[Recipe], Outcome]
-) -> Generator[Outcome, None, list[Recipe]]:
-    """Publishes each recipe in a process of its own, so many at once; returns those whose process died.
-
-    So a process that is killed takes no other recipe with it.
-    """
-    context = multiprocessing.get_context("spawn")
-    waiting, died = list(recipes), list[Recipe]()
-    running: dict[Connection, tuple[Recipe, SpawnProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                recipe = waiting.pop(0)
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_run_alone, args=(sender, processes, publish_one, recipe), daemon=True)
-                process.start()
-                sender.close()  # the process's own is then the only one, and its end is the connection's
-                running[receiver] = recipe, process
-            for receiver in cast(list[Connection], wait(list(running))):
-                recipe, process = running[receiver]
-                outcomes = list[Outcome]()
-                with receiver:
-                    try:
-                        outcomes.append(receiver.recv())
-                    except (EOFError, OSError):  # before it had one to send, or while it sent it
-                        died.append(recipe)
-                del running[receiver]
-                process.join()
-                yield from outcomes
-        return died
-    finally:
-        for _, process in running.values():
-            process.kill()
-            process.join()
-
-
-def _run_alone(sender: Connection, processes: int, publish_one: Callable[[Recipe], Outcome], recipe: Recipe) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process and not only its recipe
+def _publish_on_share(recipe: Recipe, processes: int, *, work: Path, organisation: str, push: bool) -> Outcome:
     _share_cores(processes)
-    with sender:
-        sender.send(publish_one(recipe))
+    return publish_recipe(recipe, work, organisation, push)
 
 
 def _share_cores(processes: int) -> None:

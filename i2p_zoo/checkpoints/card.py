@@ -36,6 +36,7 @@ _HUB_LICENSES = frozenset(
 _NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|^seer-license$")
 
 _FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size=0.07'  # as `i2p_zoo.experiments.Setup`
+_FOR_CLOUDS_ON_A_CANVAS = 'inflation="average", stem="point", voxel_size=0.1'
 
 
 def write_card(config: Mapping[str, Any], parameters: int, picture: str | None = None) -> str:
@@ -50,6 +51,7 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
     i2p, licence, features = config["i2p"], _licence(config), set(parse_features(config["i2p"]["settings"]["features"]))
     left_out = {
         "adapter": not i2p["base"],
+        "canvas": not i2p["settings"].get("canvas"),
         "warning": not is_noncommercial(licence),
         "picture": not picture,
         # A U-Net is finetuned otherwise, and a feature extractor has no classifier.
@@ -69,6 +71,8 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
     shown = name or "my-model"
     arguments = f'"{shown}", num_classes=len(train_set.classes)'
     architecture = config["architecture"].removeprefix(PREFIX)
+    canvas = settings.get("canvas")
+    for_clouds = _FOR_CLOUDS_ON_A_CANVAS if canvas else _FOR_CLOUDS
     tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
     return {
         **settings,
@@ -82,11 +86,13 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
         "storage": "2D where they are pure inflations" if i2p["compact"] else "3D: output channels, z, y, x, input channels",
         "source": _cell(_describe_source(i2p["source"], bool(i2p["weights"]))),
         "certificate": _cell(_describe_certificate(config)),
+        "canvas": " x ".join(map(str, canvas or ())),
+        "training": 'optimizer="adamw", learning_rate=0.0005' if canvas else "learning_rate=0.2",
         "name": shown,
         "comment": "" if name else "  # the repository, or a folder with its files",
         "outputs": "logits" if config["num_classes"] else "features",
         "cloud": _example_cloud(features, i2p["in_chans"]),
-        "arguments": arguments if settings["stem"] != "image" else f"\n    {arguments}, {_FOR_CLOUDS}\n",
+        "arguments": arguments if settings["stem"] != "image" else f"\n    {arguments}, {for_clouds}\n",
     }
 
 
@@ -106,7 +112,7 @@ def _metadata(config: Mapping[str, Any]) -> ModelCardData:
         license_name=licence if unknown else None,
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
         pipeline_tag=f"image-{task}",
-        tags=["point-cloud", "3d", "timm", "sparse-convolution"],
+        tags=["point-cloud", "3d", "timm", *([] if config["i2p"]["settings"].get("canvas") else ["sparse-convolution"])],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,12 +21,14 @@ from i2p_zoo.networks.network import Network
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import new_stem_layers
 from i2p_zoo.sparse.autograd_limits import check_transforms, run_uncompiled
+from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.devoxelization import devoxelize
 from i2p_zoo.sparse.geometry import Triple, unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxelization import split_clouds
 
 DECODER_CHANNELS = (256, 192, 128, 96, 96)
+MOST_TAPS = 512  # of a step of the decoder: a finest feature map 16 times as coarse as the voxels takes 4,096
 
 
 class UNet(Network, nn.Module):
@@ -38,6 +41,7 @@ class UNet(Network, nn.Module):
 
     Raises:
         InvalidInputError: another encoder, or numbers out of range.
+        UnsupportedError: the encoder shifts the sites, or its finest feature map is too coarse for a step back to the voxels.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class UNet(Network, nn.Module):
             raise InvalidInputError(f"`devoxelization` must be 'trilinear' or 'nearest'; got {devoxelization!r}.")
         self.encoder, self.num_classes, self.devoxelization = encoder, num_classes, devoxelization
         self.levels = find_levels(encoder) if levels is None else list(levels)
+        if levels is None:
+            _check_steps(encoder.architecture, self.levels)
         self.decoder_channels, self.dropout = channels, dropout
         self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
         noted = encoder.pretrained_cfg or {}
@@ -140,7 +146,10 @@ class UNet(Network, nn.Module):
     def _classify(self, x: SparseTensor) -> SparseTensor:
         prepared = self.encoder.prepare(x)
         logits: SparseTensor = self.decoder(prepared, self.encoder(prepared))
-        return logits
+        if logits.canvas == x.canvas:
+            return logits
+        coords = x.coords.to(logits.device)  # those of the points: a canvas has moved the network's own
+        return logits.derive(logits.features, coords=coords, cache=SiteCache(), canvas=x.canvas)
 
 
 def _positions(clouds: Any, voxel_size: float) -> Tensor:
@@ -151,6 +160,20 @@ def _positions(clouds: Any, voxel_size: float) -> Tensor:
         points = torch.as_tensor(points if isinstance(points, Tensor) else np.array(points))[:, :3].double()
         parts.append(torch.cat([points.new_full((len(points), 1), number), points.flip(1) / voxel_size], dim=1))
     return torch.cat(parts)
+
+
+def _check_steps(name: str | None, levels: Sequence[Level]) -> None:
+    """Raises UnsupportedError where the decoder would have a step of more than `MOST_TAPS` taps."""
+    finer: Triple = (1, 1, 1)
+    for level in levels:
+        ratio = [coarse // fine for coarse, fine in zip(level.stride, finer, strict=True)]
+        if math.prod(ratio) > MOST_TAPS:
+            raise UnsupportedError(
+                f"{name}: the step from its feature map of stride {max(level.stride)} back to stride {max(finer)} would have "
+                f"{math.prod(ratio):,} taps; the most is {MOST_TAPS}. Give stem='point' or stem='patch', which keep more "
+                "voxels apart, or an encoder with finer feature maps."
+            )
+        finer = level.stride
 
 
 def _shifts(features: SparseTensor, voxels: SparseTensor) -> Tensor:

@@ -20,8 +20,10 @@ BASE = {"name": "acme/base", "commit": "d" * 40, "weights": {"model.safetensors"
 WEIGHTS = {"model.safetensors": "0" * 64}
 
 
-def make_card(source=None, certificate=None, pretrained=None, base=None, weights=WEIGHTS, picture=None, **kwargs):
-    model = i2p_zoo.create_model("test_resnet", **kwargs)
+def make_card(
+    source=None, certificate=None, pretrained=None, base=None, weights=WEIGHTS, picture=None, name="test_resnet", **kwargs
+):
+    model = i2p_zoo.create_model(name, **kwargs)
     model.source = {**(source or {}), "certificate": certificate}
     config = describe_model(model)
     config["pretrained_cfg"].update(pretrained or {})
@@ -145,7 +147,8 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch):
     assert names["logits"].shape == (1, 10)
     points = np.random.default_rng(0).random((8, 60, 3), dtype=np.float32)
     np.savez("clouds.npz", points=points, label=np.arange(8) % 2, split=np.arange(8) // 4, classes=np.array(["a", "b"]))
-    exec(finetune.replace("steps=100", "steps=1"), names)
+    assert "steps=300" in finetune
+    exec(finetune.replace("steps=300", "steps=1"), names)
     assert names["model"].num_classes == 2
 
 
@@ -227,3 +230,19 @@ def test_every_edit_is_noticed(card, edit):
     edited = edit(card)
     assert edited != card
     assert is_edited(edited)
+
+
+@pytest.mark.parametrize("stem", ["image", "point"])
+def test_card_of_a_transformer_says_what_it_takes_a_cloud_for_and_trains_it_as_transformers_are(stem):
+    card = make_card(name="test_vit", num_classes=10, stem=stem)
+    assert "a cloud passes for an image of 160 x 160 pixels" in card
+    assert 'finetune.train(model, train_set, steps=300, optimizer="adamw", learning_rate=0.0005, progress="finetuning")' in card
+    assert ('inflation="average", stem="point", voxel_size=0.1' in card) == (stem == "image")
+    assert "skip_downsamples=" not in card
+    assert ModelCard(card).data.to_dict()["tags"] == ["point-cloud", "3d", "timm"]
+
+
+def test_card_of_a_convolutional_network_has_no_canvas(card):
+    assert "canvas" not in card
+    assert "passes for an image" not in card
+    assert "$" not in card

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -237,95 +230,23 @@ def test_one_failure_does_not_stop_the_others(conversions, pushes, tmp_path, pus
     assert pushes == [(RECIPE.name, f"acme/{RECIPE.name}", not push)]
 
 
-def test_processes_side_by_side_report_each_recipe(tmp_path):
-    recipes = [Recipe(f"i2p-none{n}", f"none{n}", "x", f"timm/none{n}.x", "mit", False, "center") for n in range(3)]
-    outcomes = list(publish(recipes, tmp_path, "acme", processes=2))  # no such architectures: nothing is asked of a Hub
-    assert sorted(o.name for o in outcomes) == [r.name for r in recipes]
-    assert all(o.state == "failed" and "no architecture" in o.detail for o in outcomes)
+def test_process_of_its_own_reports_its_recipe(tmp_path):
+    recipe = Recipe("i2p-none", "none", "x", "timm/none.x", "mit", False, "center")  # nothing is asked of a Hub
+    (outcome,) = publish([recipe], tmp_path, "acme", processes=2)
+    assert (outcome.name, outcome.state) == (recipe.name, "failed")
+    assert "no architecture" in outcome.detail
 
 
-FAKE = """
-import os, time
-from conversion.publish import Outcome
-
-def publish_recipe(recipe, work, organisation, push):
-    with (work / "log").open("a") as log:
-        log.write(recipe.name + chr(10))
-    if "killed" in recipe.name:
-        time.sleep(0.3)  # the others are at work
-        if recipe.name == "i2p-killed" or not (work / "once").exists():
-            (work / "once").touch()
-            os.kill(os.getpid(), 9)
-    time.sleep(0.5)
-    return Outcome(recipe.name, "published", "")
-"""
-INTERRUPTED = """
-import signal, sys
-from pathlib import Path
-import fake_publishing
-from conversion import publish
-from conversion.recipes import Recipe
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
-    publish.publish_recipe = fake_publishing.publish_recipe
-    recipes = [Recipe(f"i2p-{n}", str(n), "t", "s", "mit", False, "center") for n in range(40)]
-    list(publish.publish(recipes, Path(sys.argv[1]), "acme", push=True, processes=2))
-"""
-
-
-@pytest.fixture
-def fake_publishing(tmp_path, monkeypatch):
-    """Puts a function that only notes its recipes in the place of publishing, in other processes too; returns the notes."""
-    place = tmp_path / "fake"
-    place.mkdir()
-    (place / "fake_publishing.py").write_text(FAKE)
-    monkeypatch.syspath_prepend(place)
-    import fake_publishing
-
-    monkeypatch.setattr(publishing, "publish_recipe", fake_publishing.publish_recipe)
-    yield lambda: (tmp_path / "log").read_text().split()
-    del sys.modules["fake_publishing"]
-
-
-def named(*names):
-    return [replace(RECIPE, name=f"i2p-{name}") for name in names]
-
-
-def test_killed_process_fails_its_recipe_and_no_other(fake_publishing, tmp_path):
-    names = ["a", "killed", "killed-once", *"bcde"]
-    outcomes = {o.name: o for o in publish(named(*names), tmp_path, "acme", push=True, processes=2)}
-    assert len(outcomes) == len(names)
-    assert {name for name, outcome in outcomes.items() if outcome.state == "failed"} == {"i2p-killed"}
-    assert "was killed twice" in outcomes["i2p-killed"].detail
-    assert fake_publishing().count("i2p-killed") == 2
-    assert all(fake_publishing().count(name) <= 2 for name in outcomes)
-
-
-def test_consumer_that_stops_stops_the_processes(fake_publishing, tmp_path):
-    outcomes = publish(named(*"abcdefghij"), tmp_path, "acme", push=True, processes=2)
-    next(outcomes)
-    outcomes.close()
-    assert len(fake_publishing()) <= 3
-
-
-def test_interrupt_stops_the_processes(fake_publishing, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path / "fake")])}
-    command = [sys.executable, str(script), str(tmp_path)]
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    try:
-        while not (tmp_path / "log").exists() or len(fake_publishing()) < 6:  # both processes are at work
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-        assert process.wait(10) != 0  # all forty take that long at least
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert len(fake_publishing()) < 12
+def test_process_that_is_killed_twice_fails_its_recipe(monkeypatch, tmp_path):
+    done = Outcome("i2p-b", "published", "")
+    monkeypatch.setattr(
+        publishing, "call_side_by_side", lambda function, recipes, n: iter(zip(recipes, [None, done], strict=True))
+    )
+    recipes = [replace(RECIPE, name=name) for name in ("i2p-a", "i2p-b")]
+    killed, published = publish(recipes, tmp_path, "acme", push=True, processes=2)
+    assert (killed.name, killed.state) == ("i2p-a", "failed")
+    assert "was killed twice" in killed.detail
+    assert published == done
 
 
 def test_command_chooses_shares_out_and_fails_with_the_names(monkeypatch, tmp_path):

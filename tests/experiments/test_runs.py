@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from click.testing import CliRunner
 from filelock import FileLock
 from PIL import Image
 
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, MissingExtraError
+from i2p_zoo.cli import main
 from i2p_zoo.data import hold_out
 from i2p_zoo.experiments import RunOptions, Setup, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
@@ -162,6 +164,16 @@ def finetune_command(network, npz, out, *more):
     return [*map(str, ["finetune", *data, "--out", out, *more])]
 
 
+def run_command(*command):
+    """Runs a command in this process, which has imported what a new one would have to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        AcceleratorState._reset_state(True)  # of earlier runs here; a process of its own begins without one
+        result = CliRunner().invoke(main, command)
+    AcceleratorState._reset_state(True)
+    assert result.exit_code == 0, result.output
+
+
 def call(*command):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -176,8 +188,7 @@ def figures_in(folder):
 def whole(network, npz, tmp_path_factory):
     """A run of the command that nothing happened to."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = call("-m", "i2p_zoo", *finetune_command(network, npz, out))
-    assert done.returncode == 0, done.stderr
+    run_command(*finetune_command(network, npz, out))
     return out
 
 
@@ -186,8 +197,7 @@ def test_command_that_was_killed_gives_the_same_history_when_resumed(network, np
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert len(json.loads((tmp_path / "run" / "training" / "training.json").read_text())["history"]["steps"]) == 4
-    again = call("-m", "i2p_zoo", *finetune_command(network, npz, tmp_path / "run", "--resume"))
-    assert again.returncode == 0, again.stderr
+    run_command(*finetune_command(network, npz, tmp_path / "run", "--resume"))
     assert figures_in(tmp_path / "run") == figures_in(whole)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 import i2p_zoo
 from i2p_zoo.data import load_data
 from i2p_zoo.finetune import freeze, train
+from tests.conftest import fingerprint, output
 from tests.finetune.conftest import assert_same_bits, figures, shapes, state_of
 
 # Architecture: arguments that make it small, and timm's names of what reads the image, tells positions and classifies.
@@ -81,14 +82,59 @@ def test_losses_fall_a_run_goes_on_exactly_and_a_folder_keeps_every_bit(tmp_path
         assert torch.equal(loaded(clouds), again(clouds))
 
 
+def small_swin():
+    """A network of windows that shift and merge, so small that a step takes milliseconds."""
+    small = {"depths": [1, 1, 2, 1], "embed_dim": 24, "num_heads": [1, 2, 4, 8]}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return i2p_zoo.create_model("swin_tiny_patch4_window7_224", num_classes=3, stem="point", voxel_size=0.4, **small)
+
+
+@pytest.mark.parametrize("make", [small_vit, small_swin])
+def test_finetuned_transformer_is_pushed_and_loaded_elsewhere_bit_for_bit(hub, client, tmp_path, make):
+    model = make()
+    freeze(model, "io+bn")
+    train(model, shapes(), **{**OPTIONS, "steps": 3})
+    folder = model.eval().save_pretrained(tmp_path / "model")
+    assert_pushed_and_loaded(client, model, folder)
+
+
+def assert_pushed_and_loaded(client, model, folder):
+    assert "a cloud passes for an image of" in (folder / "README.md").read_text()
+    pushed = client.push(folder, "acme/transformer", token="hf_test")
+    assert pushed.error is None, pushed.message
+    loaded = client.load("acme/transformer", run=True)
+    assert loaded.error is None, loaded.message
+    assert (loaded.fingerprint, loaded.output) == (fingerprint(model), output(model))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["all", "io+bn"])
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_real_transformers_learn_on_real_shapes(name, mode):
+def test_real_transformers_learn_real_shapes_go_on_exactly_and_are_pushed_and_loaded(hub, client, tmp_path, name, mode):
     clouds, _ = load_data("kicad-mini")
-    torch.manual_seed(0)
-    model = i2p_zoo.create_model(name, num_classes=len(clouds.classes), stem="point", voxel_size=0.2)
-    freeze(model, mode)
-    history = train(model, clouds, steps=30, batch_size=16, optimizer="adamw", learning_rate=0.0005)
-    losses = [step.loss for step in history.steps]
-    assert sum(losses[-8:]) < sum(losses[:8])
+    options = {"batch_size": 16, "optimizer": "adamw", "learning_rate": 0.0005, "steps": 20, "save_every": 10}
+
+    def run(**more):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = i2p_zoo.create_model(name, num_classes=len(clouds.classes), stem="point", voxel_size=0.2)
+        freeze(model, mode)
+        return model, train(model, clouds, **options, **more)
+
+    model, whole = run()
+    losses = [step.loss for step in whole.steps]
+    assert sum(losses[-6:]) < sum(losses[:6])
+
+    def stop(entry):
+        if getattr(entry, "step", 0) == 12:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(folder=tmp_path / "state", report=stop)
+    again, resumed = run(folder=tmp_path / "state", resume=True)
+    assert figures(resumed) == figures(whole)
+    assert_same_bits(again, state_of(model))
+    folder = again.eval().save_pretrained(tmp_path / "model")
+    assert_same_bits(i2p_zoo.from_pretrained(folder), state_of(model))
+    assert_pushed_and_loaded(client, again, folder)

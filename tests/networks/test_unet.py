@@ -14,6 +14,7 @@ from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, voxeli
 from i2p_zoo.finetune import freeze
 from i2p_zoo.networks.unet import UNet, find_levels
 from i2p_zoo.segmentation.pretrained_unet import create_unet
+from tests.helpers import randomise_norms_
 from tests.networks.conftest import make_papers_unet
 
 
@@ -215,3 +216,67 @@ def test_norms_that_have_no_images_statistics_learn_the_clouds(mode):
     assert unet.encoder.act1[1].training
     assert unet.encoder.maxpool[1].training
     assert not unet.encoder.bn1.training
+
+
+HIERARCHICAL = {
+    "swin_tiny_patch4_window7_224": {"depths": [1, 1, 2, 1], "embed_dim": 24, "num_heads": [1, 2, 4, 8]},
+    "mobilevit_xxs": {},
+    "pvt_v2_b0": {},
+    "test_coatnet": {},
+}
+ON_ONES = {"stem": "point", "skip_downsamples": 0, "features": "ones", "in_chans": 1}
+
+
+@pytest.mark.parametrize("mode", ["all", "io+bn"])
+@pytest.mark.parametrize("name", HIERARCHICAL)
+def test_a_gradient_reaches_every_trained_parameter_of_a_transformer(name, mode):
+    unet = make(name, **ON_ONES, **HIERARCHICAL[name])
+    randomise_norms_(unet)  # those of a branch's end begin with zeros, which let no gradient through
+    freeze(unet, mode)
+    unet.train()
+    unet(clouds()).square().sum().backward()
+    assert not [key for key, p in unet.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+@pytest.mark.parametrize("stem", ["point", "image"])
+@pytest.mark.parametrize("name", HIERARCHICAL)
+def test_transformers_tell_each_point_what_its_place_and_no_other_cloud_says(name, stem):
+    unet = make(name, **{**ON_ONES, "stem": stem, "inflation": "average"}, **HIERARCHICAL[name]).double().eval()
+    first, second = ((np.floor(cloud.astype(float) / 0.2) + 0.5) * 0.2 for cloud in clouds())  # the middles of voxels
+    with torch.no_grad():
+        logits = unet([first, second])
+        scale = logits.abs().max()
+        assert (unet([second]) - logits[150:]).abs().max() < 1e-9 * scale
+        assert (unet([first + 0.2 * np.array([3, 1, -2])]) - logits[:150]).abs().max() < 1e-9 * scale
+        unet.devoxelization = "nearest"
+        assert (unet([first, second]) - logits).abs().max() < 1e-9 * scale  # in its middle a point reads its voxel alone
+        voxels, index = unet.settings.voxelize([first, second])
+        out = unet(voxels)
+        assert torch.equal(out.coords, voxels.coords)
+        assert (out.features[index] - logits).abs().max() < 1e-9 * scale
+    assert logits.std(0).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", HIERARCHICAL)
+def test_saved_transformer_loads_again_bit_for_bit(tmp_path, name):
+    unet = make(name, **ON_ONES, **HIERARCHICAL[name]).eval()
+    again = i2p_zoo.from_pretrained(unet.save_pretrained(tmp_path))
+    assert (again.to_config(), again.settings) == (unet.to_config(), unet.settings)
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in unet.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(again(clouds()), unet(clouds()))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("test_vit", 16), ("levit_128s", 16), ("mixer_s32_224", 32)])
+def test_feature_maps_that_are_too_coarse_for_points_are_refused_with_what_helps(name, stride):
+    words = rf"{name}: .* stride {stride} back to stride 1 would have {stride**3:,} taps; .* stem='point' or stem='patch'"
+    with pytest.raises(UnsupportedError, match=words):
+        make(name, skip_downsamples=0)
+
+
+def test_plain_vit_is_served_where_a_token_is_a_voxel():
+    unet = make("test_vit", **ON_ONES).double().eval()
+    assert [(level.stride, level.maps) for level in unet.levels] == [((1, 1, 1), (0, 1, 2))]
+    first, second = clouds()
+    with torch.no_grad():
+        assert torch.allclose(unet([first, second])[150:], unet([second]), rtol=1e-9, atol=1e-12)
