@@ -33,6 +33,7 @@ class TokenTensor(NetworkTensor, Tokens):
         InvalidInputError: feature dimensions that are not the channels of `dims`.
 
     Example:
+        >>> import torch
         >>> from i2p_zoo import image_to_plane
         >>> x = image_to_plane(torch.ones(2, 8, 4, 6))
         >>> x.flatten(2).transpose(1, 2)
