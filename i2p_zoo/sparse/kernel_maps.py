@@ -37,6 +37,18 @@ class PairLists(NamedTuple):
     taps: NDArray[np.int32]
 
 
+class SortedMasks(NamedTuple):
+    """Which taps of a map each output reads, in an order that puts outputs of like taps together.
+
+    Attributes:
+        bits: (N_out,) int32, bit k for the k-th of the map's taps, rising; None for a map of more than 32 taps, or of one.
+        order: (N_out,) int32, the output that each belongs to.
+    """
+
+    bits: Tensor | None
+    order: Tensor | None
+
+
 @dataclass
 class KernelMap:
     """Which input site each tap of each output site reads.
@@ -103,6 +115,15 @@ class KernelMap:
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
         return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel, self.num_pairs)
+
+    @cached_property
+    def sorted_masks(self) -> SortedMasks:
+        """The taps that each output reads, as bits, sorted."""
+        if not 1 < len(self.table) <= 32:
+            return SortedMasks(None, None)
+        numbers = torch.arange(len(self.table), dtype=torch.int32, device=self.table.device)[:, None]
+        bits, order = ((self.table >= 0).int() << numbers).sum(0, dtype=torch.int32).sort()
+        return SortedMasks(bits, order.int())
 
     @cached_property
     def pair_table(self) -> tuple[Tensor, Tensor]:
