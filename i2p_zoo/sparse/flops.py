@@ -31,12 +31,13 @@ def _count(products: int, *args: Any, **kwargs: Any) -> int:
     return 2 * products
 
 
-def run_counted(compute: Computation, products: int, *, backward: bool = False) -> Sequence[Tensor]:
+def run_counted(compute: Computation, products: Callable[[], int], *, backward: bool = False) -> Sequence[Tensor]:
     """Returns what `compute` does; FLOP counters see one operator of so many products, and nothing inside it.
 
     Args:
         compute: gives new tensors.
-        products: multiplications, each with an addition.
+        products: tells the multiplications, each with an addition; asked only where a mode is on, since a GPU would be
+            waited for.
         backward: whether the operator is that of gradients.
     """
     if not is_in_torch_dispatch_mode():
@@ -45,7 +46,7 @@ def run_counted(compute: Computation, products: int, *, backward: bool = False) 
     number = next(_numbers)
     _computations[number] = compute
     try:
-        result: Sequence[Tensor] = operator(products, number)
+        result: Sequence[Tensor] = operator(products(), number)
     finally:
         del _computations[number]
     return result
