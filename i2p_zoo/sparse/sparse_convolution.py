@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.flops import run_counted
@@ -86,7 +87,7 @@ def convolve(
     On a CPU half precision is computed in float32 and rounded once, as torch's own convolutions do. FLOP counters see
     2 * pairs * C_in / groups * C_out, however an engine gets there, or nothing unless `counted`, as of torch's average pools.
     """
-    if features.device.type == "cpu" and features.dtype in (torch.float16, torch.bfloat16):
+    if not takes_device_path(features) and features.dtype in (torch.float16, torch.bfloat16):
         wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
         return convolve(*wide, counted=counted).to(features.dtype)
     products = kmap.num_pairs * weight.shape[0] * weight.shape[4] if counted else 0

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.device_path import runs_triton
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
-from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise, has_triton
+from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 ENGINES = ("auto", "torch", "spconv_triton", "spconv")
@@ -61,7 +62,7 @@ def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
     """Returns the engine that convolves (N, C) features with one filter a channel."""
     if numba_engine.has_kernel(features):
         return numba_engine.NumbaDepthwise(kmap)
-    return TritonDepthwise(kmap) if features.is_cuda and has_triton() else torch_engine.TorchDepthwise(kmap)
+    return TritonDepthwise(kmap) if runs_triton(features) else torch_engine.TorchDepthwise(kmap)
 
 
 def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | torch_engine.TorchMaximum]:
