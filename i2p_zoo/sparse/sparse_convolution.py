@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from i2p_zoo.sparse.flops import run_counted
 from i2p_zoo.sparse.geometry import Padding, Pair, Triple, Window, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor
+
+Products = Callable[[], int]
 
 
 def sparse_convolution(
@@ -90,12 +93,12 @@ def convolve(
     if not takes_device_path(features) and features.dtype in (torch.float16, torch.bfloat16):
         wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
         return convolve(*wide, counted=counted).to(features.dtype)
-    products = kmap.num_pairs * weight.shape[0] * weight.shape[4] if counted else 0
-    out = _sum_taps(features, weight, kmap, groups, products)
+    outputs, inputs = weight.shape[0], weight.shape[4]
+    out = _sum_taps(features, weight, kmap, groups, (lambda: kmap.num_pairs * outputs * inputs) if counted else _no_products)
     return out if bias is None else out + bias
 
 
-def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: int) -> Tensor:
+def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: Products) -> Tensor:
     taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
     if groups > 1 and taps.shape[2] == 1:
         multiplier = taps.shape[0] // groups
@@ -107,12 +110,16 @@ def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, pr
     if axis is not None:
         along, plane = kmap.split(axis)
         ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
-        features = _run(choose_depthwise(features, along), features, ones, products=0)
+        features = _run(choose_depthwise(features, along), features, ones, _no_products)
         engine = choose_convolution(features, plane, groups)
     return _run(engine, features, taps, products)
 
 
-def _run(engine: Engine, features: Tensor, weight: Tensor, products: int) -> Tensor:
+def _no_products() -> int:
+    return 0
+
+
+def _run(engine: Engine, features: Tensor, weight: Tensor, products: Products) -> Tensor:
     out: Tensor = _Convolution.apply(features, weight, engine, products)
     return out
 
@@ -121,7 +128,7 @@ class _Convolution(ReverseModeFunction):
     """A convolution by an engine, and those of its gradients that are asked for."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: int) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: Products) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.engine, ctx.products = engine, products
         (out,) = run_counted(lambda: (engine.forward(features.detach(), weight.detach()),), products)
@@ -134,7 +141,7 @@ class _Convolution(ReverseModeFunction):
         engine: Engine = ctx.engine
         of_input, of_weight, *_ = ctx.needs_input_grad
         if of_input and of_weight:
-            both = run_counted(lambda: engine.gradients(gradient, features, weight), 2 * ctx.products, backward=True)
+            both = run_counted(lambda: engine.gradients(gradient, features, weight), lambda: 2 * ctx.products(), backward=True)
             return both[0], both[1], None, None
         if of_input:
             (result,) = run_counted(lambda: (engine.input_gradient(gradient, weight),), ctx.products, backward=True)
