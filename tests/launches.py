@@ -21,10 +21,9 @@ from i2p_zoo.sparse.network_tensor import NetworkTensor
 
 # What only makes a view of memory or reserves it.
 _FREE = {
-    "alias", "as_strided", "chunk", "detach", "diagonal", "empty", "empty_like", "empty_strided", "expand", "is_same_size",
-    "lift_fresh", "new_empty", "new_empty_strided", "permute", "select", "set_data", "slice", "split", "split_with_sizes", "squeeze",
-    "stride", "sym_size", "t", "transpose", "unbind", "unfold", "unsafe_split", "unsqueeze", "view", "_reshape_alias", "_unsafe_view",
-    "_has_compatible_shallow_copy_type", "resize_", "set_",
+    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "diagonal", "empty", "empty_like", "empty_strided",
+    "expand", "lift_fresh", "new_empty", "new_empty_strided", "permute", "resize_", "select", "set_", "slice", "split",
+    "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsafe_split", "unsqueeze", "view",
 }  # fmt: skip
 # Their results' shapes, or their own checks, depend on values.
 _WAITS = {
@@ -101,8 +100,8 @@ def _has_list(index: Any) -> bool:
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     """Sends CPU tensors the device's way within a block and counts what they would cost there; their values mean nothing.
 
-    A kernel of Triton is one launch and is not run, nor is a convolution of dense channels, one likewise; an operation of torch's
-    is one.
+    A kernel of Triton is one launch and is not run, nor is a convolution of dense channels, one likewise. An operation of
+    torch's is one.
     """
     jit = pytest.importorskip("triton.runtime.jit")
     interpreter = pytest.importorskip("triton.runtime.interpreter")

@@ -258,7 +258,8 @@ def _move(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
         places = [c if s == 1 else torch.div(c, s, rounding_mode="floor") for c, s in zip(columns, stride, strict=True)]
         return torch.stack([batch, *(c if not d else c - d for c, d in zip(places, shift, strict=True))], dim=1)
     steps, shifts = (torch.tensor(step, dtype=coords.dtype) for step in ((1, *stride), (0, *shift)))
-    return torch.div(coords, steps, rounding_mode="floor") - shifts
+    moved: Tensor = torch.div(coords, steps, rounding_mode="floor") - shifts
+    return moved
 
 
 def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:

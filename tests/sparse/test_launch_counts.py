@@ -1,4 +1,4 @@
-"""How many kernels a network launches on a device, and how often it waits for one: few, and as many for any number of clouds."""
+"""How many kernels a network launches on a device and how often it waits for one: few, however many clouds there are."""
 
 from __future__ import annotations
 
