@@ -93,8 +93,8 @@ def convolve(
     if not takes_device_path(features) and features.dtype in (torch.float16, torch.bfloat16):
         wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
         return convolve(*wide, counted=counted).to(features.dtype)
-    channels = weight.shape[0] * weight.shape[4] if counted else 0
-    out = _sum_taps(features, weight, kmap, groups, lambda: channels and kmap.num_pairs * channels)
+    outputs, inputs = weight.shape[0], weight.shape[4]
+    out = _sum_taps(features, weight, kmap, groups, (lambda: kmap.num_pairs * outputs * inputs) if counted else _no_products)
     return out if bias is None else out + bias
 
 
@@ -110,9 +110,13 @@ def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, pr
     if axis is not None:
         along, plane = kmap.split(axis)
         ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
-        features = _run(choose_depthwise(features, along), features, ones, products=lambda: 0)
+        features = _run(choose_depthwise(features, along), features, ones, _no_products)
         engine = choose_convolution(features, plane, groups)
     return _run(engine, features, taps, products)
+
+
+def _no_products() -> int:
+    return 0
 
 
 def _run(engine: Engine, features: Tensor, weight: Tensor, products: Products) -> Tensor:

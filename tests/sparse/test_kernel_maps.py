@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from i2p_zoo.sparse import kernel_maps
 from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.kernel_maps import KernelMap, kernel_map, window_sites
-from tests.helpers import force_torch_path, make_window, property_test, random_cloud, strided_sites, window_rows
+from tests.helpers import force_torch_path, make_window, property_test, random_cloud, seeded, strided_sites, window_rows
 
 
 def sites_of(coords):
@@ -128,8 +128,9 @@ def test_two_distant_voxels_read_nothing_but_themselves(path, monkeypatch):
         force_torch_path(monkeypatch)
     coords = torch.tensor([[0, 0, 0, 0], [0, 2**29, -(2**29), 7]], dtype=torch.int32)
     kmap = kernel_map(SiteCache(), coords, coords, make_window((3, 3, 3)))
-    assert kmap.taps == [13]
-    assert kmap.table.tolist() == [[0, 1]]
+    taps = {tap: row for tap, row in zip(kmap.taps, kmap.table.tolist(), strict=True) if max(row) >= 0}
+    assert taps == {13: [0, 1]}
+    assert [tap for tap, inputs, _ in kmap.pairs if inputs is None or len(inputs)] == [13]
 
 
 @pytest.mark.parametrize("path", ["numba", "torch"])
@@ -150,8 +151,9 @@ def test_a_map_of_taps_that_all_miss_is_empty(path, monkeypatch):
     odd = torch.tensor([[0, 1, 1, 1]], dtype=torch.int32)
     out, _, kmap = window_sites(SiteCache(), odd, None, make_window((1, 1, 1), (2, 2, 2)))
     assert out.tolist() == [[0, 0, 0, 0]]
-    assert (kmap.taps, tuple(kmap.table.shape)) == ([], (0, 1))
-    assert (kmap.pairs, tuple(kmap.transposed.shape)) == ([], (0, 1))
+    assert (kmap.taps, kmap.table.tolist()) == (([0], [[-1]]) if path == "torch" else ([], []))
+    assert (kmap.transposed.tolist(), kmap.num_pairs) == (kmap.table.tolist(), 0)
+    assert all(len(inputs) == len(outputs) == 0 for _, inputs, outputs in kmap.pairs)
 
 
 def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
@@ -170,3 +172,20 @@ def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
     for other in others:
         assert whole_table(kernel_map(x.cache, x.coords, x.coords, other), other) == window_rows(x.coords, x.coords, other)
     assert len(built) == 4
+
+
+@pytest.mark.parametrize("taps", [2, 27, 32])
+def test_sorted_masks_tell_the_taps_of_each_output(taps):
+    table = torch.randint(-1, 3, (taps, 50), generator=seeded(), dtype=torch.int32)
+    table[:, 7] = -1
+    masks = KernelMap(list(range(taps)), table, 3, (1, 1, taps)).sorted_masks
+    assert torch.equal(masks.order.sort().values, torch.arange(50))
+    assert torch.equal(masks.bits, masks.bits.sort().values)
+    for bits, output in zip(masks.bits.tolist(), masks.order.tolist(), strict=True):
+        assert [bits >> tap & 1 for tap in range(taps)] == (table[:, output] >= 0).int().tolist()
+
+
+@pytest.mark.parametrize("taps", [0, 1, 33])
+def test_maps_of_one_tap_or_more_than_a_mask_has_bits_have_none(taps):
+    kmap = KernelMap(list(range(taps)), torch.zeros((taps, 4), dtype=torch.int32), 3, (1, 1, taps))
+    assert kmap.sorted_masks == (None, None)

@@ -14,6 +14,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
+from i2p_zoo.sparse.engines.device_maximum import TorchMaximum, TritonMaximum
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, require_package
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
@@ -73,9 +74,11 @@ def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
     return TritonDepthwise(kmap) if by_triton else torch_engine.TorchDepthwise(kmap)
 
 
-def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | torch_engine.TorchMaximum]:
+def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | TritonMaximum | TorchMaximum]:
     """Returns the engine that takes maxima of (N, C) features."""
-    return numba_engine.NumbaMaximum if numba_engine.has_kernel(features) else torch_engine.TorchMaximum
+    if numba_engine.has_kernel(features):
+        return numba_engine.NumbaMaximum
+    return TritonMaximum if runs_triton(features) else TorchMaximum
 
 
 def find_packaged(features: Tensor, kmap: KernelMap) -> Callable[[KernelMap], Engine] | None:
