@@ -201,7 +201,8 @@ def _unique_on_device(coords: Tensor) -> tuple[Tensor, Tensor]:
 def inside(coords: Tensor, spatial_shape: Triple) -> Tensor:
     """Returns (N,) bool: which coordinates lie in 0 <= c < spatial_shape."""
     z, y, x = ((column >= 0) & (column < extent) for column, extent in zip(coords.t()[1:], spatial_shape, strict=True))
-    return z & y & x
+    result: Tensor = z & y & x
+    return result
 
 
 def derive_sites(

@@ -96,14 +96,15 @@ def test_every_kernel_is_interpreted_and_compiled(interpreted):
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here, and compiles nothing")
 @pytest.mark.parametrize("name", COMPILED)
-def test_kernel_compiles_for_gpus_of_compute_capability_8_and_9(name):
+def test_kernel_compiles_for_gpus_of_nvidia_and_amd(name):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     module, function = name.split(".")
     kernel = getattr(importlib.import_module(f"i2p_zoo.sparse.kernels.{module}"), function)
-    for (types, constants), capability in itertools.product(COMPILED[name], (80, 90)):
+    targets = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+    for (types, constants), target in itertools.product(COMPILED[name], targets):
         source = ASTSource(kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-        assert f"sm_{capability}" in compiled.asm["ptx"]
+        compiled = triton.compile(source, target=GPUTarget(*targets[target]))
+        assert target in compiled.asm["amdgcn" if target.startswith("gfx") else "ptx"]
