@@ -22,8 +22,8 @@ from i2p_zoo.sparse.network_tensor import NetworkTensor
 # What only makes a view of memory or reserves it.
 _FREE = {
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "diagonal", "empty", "empty_like",
-    "empty_strided", "expand", "lift_fresh", "new_empty", "new_empty_strided", "permute", "resize_", "select", "set_", "slice", "split",
-    "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsafe_split", "unsqueeze", "view",
+    "empty_strided", "expand", "lift_fresh", "new_empty", "new_empty_strided", "permute", "resize_", "select", "set_",
+    "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsafe_split", "unsqueeze", "view",
 }  # fmt: skip
 # Their results' shapes, or their own checks, depend on values.
 _WAITS = {
