@@ -25,7 +25,8 @@ for module, name, types, constants, target in json.load(sys.stdin):
     constexprs = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
     try:
         compiled = triton.compile(ASTSource(kernel, signature, constexprs), target=targets[target])
-        results.append("" if compiled.asm else "nothing was compiled")
+        code = compiled.asm["amdgcn" if target == "gfx942" else "ptx"]
+        results.append("" if target in code else f"compiled for another target than {target}")
     except Exception as error:
         results.append(f"{type(error).__name__}: {error}")
 json.dump(results, sys.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.device_memory import explain_memory
 from i2p_zoo.sparse.geometry import unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -46,6 +48,7 @@ def predict(
         InvalidInputError: `max_voxels` or `margin` out of range.
         UnsupportedError: a network that strides or shifts sites by more than 64; or one that attends among tokens, for a
             cloud of more than `max_voxels`.
+        DeviceMemoryError: a GPU's memory does not suffice; also a `torch.OutOfMemoryError`.
 
     Example:
         >>> import i2p_zoo, torch
@@ -62,7 +65,11 @@ def predict(
         if max_voxels is not None and model.settings.canvas is not None:
             _check_whole(model, x, max_voxels)
             max_voxels = None
-        maps = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
+        if max_voxels is None:
+            with explain_memory(lambda: len(x.coords), "Run it in blocks by `max_voxels`."):
+                maps = model.forward_features(x)
+        else:
+            maps = _in_blocks(model, x, max_voxels, margin, progress)
         return maps if features else model.forward_head(maps)
 
 
@@ -87,7 +94,8 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 near = rows[_within(x.coords[rows, 1:], low - margin, high + margin)]
                 block = SparseTensor(x.features[near], x.coords[near], batch_size=x.batch_size, spatial_shape=x.spatial_shape)
                 plan = x.plan
-                out = model.forward_features(block.with_plan(axis=plan.axis, skip_downsamples=plan.skip_downsamples))
+                with explain_memory(partial(len, near), f"Take a `max_voxels` below {max_voxels}, or a smaller `margin`."):
+                    out = model.forward_features(block.with_plan(axis=plan.axis, skip_downsamples=plan.skip_downsamples))
                 stride = torch.tensor(unfold_stride(out.stride), device=near.device)
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")

@@ -58,6 +58,14 @@ class SiteCache:
             self.orders[key] = sorting_order(coords)
         return self.orders[key]
 
+    def start_anew(self, coords: Tensor, copy: Tensor) -> SiteCache:
+        """Returns a cache for a copy of (N, 4) coordinates, on any device, that knows their order where this one does."""
+        result, key = SiteCache(), self.key(coords)
+        if key in self.orders:
+            order = self.orders[key]
+            result.orders[result.key(copy)] = None if order is None else order.to(copy.device)
+        return result
+
 
 def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple | None) -> tuple[Tensor, int, Tensor | None]:
     """Checks a user's coordinates.
@@ -201,7 +209,8 @@ def _unique_on_device(coords: Tensor) -> tuple[Tensor, Tensor]:
 def inside(coords: Tensor, spatial_shape: Triple) -> Tensor:
     """Returns (N,) bool: which coordinates lie in 0 <= c < spatial_shape."""
     z, y, x = ((column >= 0) & (column < extent) for column, extent in zip(coords.t()[1:], spatial_shape, strict=True))
-    return z & y & x
+    result: Tensor = z & y & x
+    return result
 
 
 def derive_sites(

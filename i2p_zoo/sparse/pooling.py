@@ -125,11 +125,12 @@ def reduce_sites(x: SparseTensor, reduction: str) -> Tensor:
         total = single.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, single)
     if reduction == "mean":
         total = total / x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1)).to(total.dtype)
-    return total.to(features.dtype)
+    result: Tensor = total.to(features.dtype)
+    return result
 
 
 class _SampleSums(ReverseModeFunction):
-    """The sum (B, C) of each sample's rows of (N, C) values on a device, the same bits in each run: atomic sums would differ."""
+    """The sum (B, C) of each sample's rows of (N, C) values on a device, without atomic sums, which differ from run to run."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor, order: Tensor | None, counts: Tensor) -> Tensor:
@@ -137,9 +138,8 @@ class _SampleSums(ReverseModeFunction):
         values = values.detach()
         starts = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
         if runs_triton(values):
-            total: Tensor = require("i2p_zoo.sparse.kernels.sample_sums_triton", extra="triton").sum_samples(
-                values, order, starts
-            )
+            kernels = require("i2p_zoo.sparse.kernels.sample_sums_triton", extra="triton")
+            total: Tensor = kernels.sum_samples(values, order, starts)
             return total
         ordered = values if order is None else values[order]
         return torch.segment_reduce(ordered, "sum", offsets=starts, initial=0, unsafe=True)

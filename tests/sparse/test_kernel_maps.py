@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2p_zoo.sparse import kernel_maps
+from i2p_zoo.sparse import kernel_maps, site_search
 from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.kernel_maps import KernelMap, kernel_map, window_sites
 from tests.helpers import force_torch_path, make_window, property_test, random_cloud, seeded, strided_sites, window_rows
@@ -66,18 +66,32 @@ def test_pairs_are_listed_row_after_row_by_rising_tap(kernel, stride, seed):
         assert len(listed) == starts[-1] == kmap.num_pairs
 
 
+@pytest.mark.parametrize("path", ["numba", "torch"])
 @given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
 @property_test
-def test_pairs_and_transposed_say_what_the_table_says(kernel, stride, seed):
-    x = random_cloud(1, voxels=30, extent=4, seed=seed)
-    _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+def test_pairs_and_transposed_say_what_the_table_says(path, kernel, stride, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "torch":
+            force_torch_path(patch)
+        x = random_cloud(1, voxels=30, extent=4, seed=seed)
+        _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+        check_pairs(kmap, x, path)
+
+
+def check_pairs(kmap, x, path):
     table = kmap.table.tolist()
-    assert all(max(row) >= 0 for row in table), "a tap that reads nothing is left out"
+    assert path == "torch" or all(max(row) >= 0 for row in table), "a tap that reads nothing is left out"
+    assert kmap.num_pairs == sum(source >= 0 for row in table for source in row)
+    assert torch.equal(kmap.inverse.transposed, kmap.table)
+    (read_rows, written_rows), counts = kmap.pair_table
     for (tap, inputs, outputs), number, row in zip(kmap.pairs, kmap.taps, table, strict=True):
         assert tap == number
         read = zip(outputs.tolist(), inputs.tolist(), strict=True) if inputs is not None else enumerate(range(len(row)))
         found = dict(read)
         assert found == {output: source for output, source in enumerate(row) if source >= 0}
+        count = int(counts[tap])
+        assert dict(zip(written_rows[tap, :count].tolist(), read_rows[tap, :count].tolist(), strict=True)) == found
+        assert written_rows[tap, count:].tolist() == read_rows[tap, count:].tolist() == [-1] * (read_rows.shape[1] - count)
     for row, transposed in zip(table, kmap.transposed.tolist(), strict=True):
         expected = [-1] * len(x.coords)
         for output, source in enumerate(row):
@@ -111,6 +125,16 @@ def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilati
     used = {c for row in plane.table.tolist() for c in row if c >= 0}
     assert used == set(range(plane.num_inputs)), "every column is read"
     assert len(along.table.t().unique(dim=0)) == plane.num_inputs, "and stands once"
+
+
+@pytest.mark.parametrize("queries", [1, 100, 1000])
+def test_taps_that_do_not_fit_at_once_are_looked_up_in_turn(queries, monkeypatch):
+    x = random_cloud(1, voxels=60)
+    window = make_window((3, 5, 2), dilation=(2, 1, 1))
+    force_torch_path(monkeypatch)
+    monkeypatch.setattr(site_search, "_QUERIES", queries)
+    kmap = kernel_map(x.cache, x.coords, x.coords, window)
+    assert whole_table(kmap, window) == window_rows(x.coords, x.coords, window)
 
 
 def test_only_the_identity_is_written_as_none():
