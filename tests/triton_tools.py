@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 _COMPILE = """
 import importlib, json, sys
@@ -60,6 +61,16 @@ def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
         return multiply(self, *wide, *others)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+def interpret_spconv_triton(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets spconv-triton's operations, which it returns, run on CPU tensors: it refuses them, or asks a GPU about itself."""
+    require_interpreter()
+    gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")
+    multiply_bfloat16(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(gemm, "_multiprocessor_count", lambda device: 132)
+    return gemm
 
 
 def compile_kernels(cases: list[tuple[str, str, dict[str, str], dict[str, Any], str]]) -> list[str]:

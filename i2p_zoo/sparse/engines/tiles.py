@@ -26,14 +26,14 @@ def limit_tiles(kernel: Any, rows: str, columns: Sequence[str], shared: str) -> 
 
     def choose(configs: Sequence[Any], arguments: dict[str, Any], **options: Any) -> list[Any]:
         size = arguments["feats_ptr"].element_size()
-        wanted = {axis: min(max(arguments[f"{axis}_dim"], 16), _WIDTHS.get(size, 16)) for axis in columns}
-        wanted[rows] = _ROWS
+        extents = {axis: min(max(arguments[f"{axis}_dim"], 16), _WIDTHS.get(size, 16)) for axis in columns}
+        extents[rows] = _ROWS
 
         def misfit(config: Any) -> float:
-            return sum(abs(math.log2(config.kwargs[f"BLOCK_{axis}"] / extent)) for axis, extent in wanted.items())
+            return sum(abs(math.log2(config.kwargs[f"BLOCK_{axis}"] / extent)) for axis, extent in extents.items())
 
         def memory(config: Any) -> int:
-            first, *others = (config.kwargs[f"BLOCK_{axis}"] for axis in (shared, *wanted.keys() - {shared}))
+            first, *others = (config.kwargs[f"BLOCK_{axis}"] for axis in (shared, *extents.keys() - {shared}))
             return int(first * sum(others) * size * config.num_stages)
 
         return [min((config for config in configs if memory(config) <= _MEMORY), key=misfit, default=configs[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ def running(kind):
             stack.enter_context(use_engine("torch"))
         if kind is TritonDepthwise:
             require_interpreter()
+            stack.enter_context(patch("i2p_zoo.sparse.kernels.depthwise_triton._SPLITS", 1))  # fewer programs to interpret
         if kind not in (NumbaConvolution, NumbaDepthwise):
             stack.enter_context(force_device_path())
         yield

@@ -13,7 +13,7 @@ from i2p_zoo.sparse.engines.torch_engine import TorchConvolution
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution
 from tests.helpers import dense_convolution, make_window, random_cloud, relative_error, seeded
-from tests.triton_tools import compile_kernels, multiply_bfloat16, require_interpreter
+from tests.triton_tools import compile_kernels, interpret_spconv_triton
 
 TOLERANCES = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float64: 1e-13}
 MODULE = "spconv_triton.pytorch._impl.gemm"
@@ -29,12 +29,8 @@ CASES = [  # channels in and out, kernel, stride: odd and wide, one tap and many
 
 @pytest.fixture
 def gemm(monkeypatch):
-    """spconv-triton's operations on CPU tensors, which it refuses or asks a GPU about."""
-    require_interpreter()
-    gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")
-    multiply_bfloat16(monkeypatch)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(gemm, "_multiprocessor_count", lambda device: 132)
+    """spconv-triton's operations on CPU tensors."""
+    gemm = interpret_spconv_triton(monkeypatch)
     with force_device_path():
         yield gemm
 
