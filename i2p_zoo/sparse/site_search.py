@@ -69,16 +69,16 @@ def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) 
 def _search_taps(sites: SortedSites, out: Tensor, window: Window, taps: Tensor) -> Tensor:
     """The rows of `search_table` for some taps, given by number."""
     low, high, weights = sites.box
-    wanted, there = (out[:, 0] - low[0]) * weights[0], (out[:, 0] >= low[0]) & (out[:, 0] <= high[0])
+    query, there = (out[:, 0] - low[0]) * weights[0], (out[:, 0] >= low[0]) & (out[:, 0] <= high[0])
     step = 1
     for axis in (2, 1, 0):
         offsets = taps // step % window.kernel[axis] * window.dilation[axis] - window.before[axis]
         step *= window.kernel[axis]
         place = out[:, axis + 1] * window.stride[axis] + offsets[:, None]
-        wanted = wanted + (place - low[axis + 1]) * weights[axis + 1]
+        query = query + (place - low[axis + 1]) * weights[axis + 1]
         there = there & (place >= low[axis + 1]) & (place <= high[axis + 1])
-    position = torch.searchsorted(sites.keys, wanted).clamp_(max=len(sites.keys) - 1)
-    is_site = there & (sites.keys[position] == wanted)
+    position = torch.searchsorted(sites.keys, query).clamp_(max=len(sites.keys) - 1)
+    is_site = there & (sites.keys[position] == query)
     return torch.where(is_site, position if sites.order is None else sites.order[position], -1).int()
 
 

@@ -91,7 +91,8 @@ def find_rows(
         grid = (triton.cdiv(len(out), _ROWS), taps)
         counts = (len(out), len(keys), len(keys).bit_length(), kernel[1], kernel[2])
         arrays = (keys, keys if order is None else order, box, out.contiguous(), table)
-        _find_rows[grid](*arrays, *counts, *stride, *before, *dilation, HAS_ORDER=order is not None, ROWS=_ROWS)
+        with torch.cuda.device_of(table):  # Triton launches on the current device
+            _find_rows[grid](*arrays, *counts, *stride, *before, *dilation, HAS_ORDER=order is not None, ROWS=_ROWS)
     return table
 
 
@@ -100,5 +101,6 @@ def transpose(table: Tensor, inputs: int) -> Tensor:
     transposed = table.new_full((len(table), inputs), -1)
     if table.numel():
         grid = (triton.cdiv(table.shape[1], _ROWS), len(table))
-        _transpose[grid](table.contiguous(), transposed, inputs, table.shape[1], ROWS=_ROWS)
+        with torch.cuda.device_of(table):  # Triton launches on the current device
+            _transpose[grid](table.contiguous(), transposed, inputs, table.shape[1], ROWS=_ROWS)
     return transposed

@@ -65,7 +65,8 @@ def forward(features: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     source_of = torch.empty((rows, channels), dtype=torch.int32, device=features.device)
     if out.numel():
         arrays = (features.contiguous(), table.contiguous(), out, source_of)
-        _maximum[_grid(out)](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        with torch.cuda.device_of(out):  # Triton launches on the current device
+            _maximum[_grid(out)](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
     return out, source_of
 
 
@@ -75,7 +76,8 @@ def input_gradient(gradient: Tensor, transposed: Tensor, source_of: Tensor) -> T
     out = gradient.new_empty((rows, gradient.shape[1]))
     if out.numel():
         arrays = (gradient.contiguous(), transposed.contiguous(), source_of, out)
-        _pass_back[_grid(out)](*arrays, rows, out.shape[1], taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        with torch.cuda.device_of(out):  # Triton launches on the current device
+            _pass_back[_grid(out)](*arrays, rows, out.shape[1], taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
     return out
 
 

@@ -40,5 +40,6 @@ def sum_samples(values: Tensor, order: Tensor | None, starts: Tensor) -> Tensor:
     if partial.numel():
         grid = (samples, triton.cdiv(channels, _CHANNELS), _SPLITS)
         arrays = (values.contiguous(), starts if order is None else order, starts, partial)
-        _sum_rows[grid](*arrays, channels, HAS_ORDER=order is not None, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        with torch.cuda.device_of(partial):  # Triton launches on the current device
+            _sum_rows[grid](*arrays, channels, HAS_ORDER=order is not None, ROWS=_ROWS, CHANNELS=_CHANNELS)
     return partial.sum(0).to(values.dtype)
