@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from i2p_zoo import SparseConv3d, SparseTensor
 from i2p_zoo.sparse.engines import numba_engine, selection
+from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
@@ -92,5 +94,6 @@ def spconv_engine() -> Iterator[None]:
     import spconv
     import spconv.pytorch
 
-    with patch.object(selection, "find_package", lambda device: spconv), threadpool_limits(1, user_api="openmp"):
+    engine = partial(SpconvConvolution, spconv)
+    with patch.object(selection, "find_packaged", lambda features, kmap: engine), threadpool_limits(1, user_api="openmp"):
         yield

@@ -31,6 +31,10 @@ from tests.hub_server import Hub
 # make these small networks many times slower on a machine that does anything else. Tests of threads set their number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Where there is no NVIDIA or AMD GPU, Triton's kernels run in its interpreter; it reads this when it is imported.
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_collection_finish() -> None:
     """Keeps what is imported and collected, a million objects, out of the garbage that each full collection looks through."""

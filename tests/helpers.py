@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextvars import ContextVar
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -119,12 +120,11 @@ def randomise_norms_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def force_torch_path(monkeypatch) -> None:
-    """Runs what other devices run: no numba kernels, and kernel maps by binary search."""
-    from i2p_zoo.sparse import kernel_maps
-    from i2p_zoo.sparse.engines import numba_engine
+    """Runs what devices without Triton run: no numba kernels, and kernel maps by binary search."""
+    from i2p_zoo.sparse import device_path
 
-    monkeypatch.setattr(numba_engine, "has_kernel", lambda tensor: False)
-    monkeypatch.setattr(kernel_maps, "build_table", kernel_maps.search_table)
+    monkeypatch.setattr(device_path, "_forced", ContextVar("device_path", default=True))
+    monkeypatch.setattr(device_path, "has_triton", lambda: False)
 
 
 def random_images(*shape: int, seed: int = 0) -> Tensor:

@@ -13,6 +13,8 @@ from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
+from i2p_zoo.sparse.device_memory import explain_memory
+from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
 
@@ -53,13 +55,19 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
             f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
         )
     with eval_mode(model):
-        logits = torch.cat([model(x).cpu() for x in evaluation_batches(clouds, batch_size, model.settings)])
+        logits = torch.cat([_classify(model, x) for x in evaluation_batches(clouds, batch_size, model.settings)])
     broken = (~logits.isfinite().all(1)).nonzero().flatten()
     if len(broken):
         raise DivergedError(
             f"The network's outputs for {len(broken)} of {count_of(len(clouds), 'cloud')} are NaN or infinite: training "
             "diverged, by too high a learning rate, or the clouds' features are out of scale."
         )
+    return logits
+
+
+def _classify(model: Any, x: SparseTensor) -> torch.Tensor:
+    with explain_memory(lambda: len(x.coords), "Take a smaller batch_size, or a larger voxel size."):
+        logits: torch.Tensor = model(x).cpu()
     return logits
 
 

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.modules import count_classes, set_class_names_
 from i2p_zoo.sparse.batch_norm import synchronize_norms
+from i2p_zoo.sparse.device_memory import explain_memory
 from i2p_zoo.wording import count_of
+
+_LESS_AT_ONCE = (
+    "Go through each batch in more parts by `accumulate` (`--accumulate`), or take a larger voxel size or a smaller batch_size."
+)
 
 
 def train(
@@ -74,6 +80,7 @@ def train(
             target without clouds to monitor, clouds without a feature that the network reads, an accelerator of another
             precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
+        DeviceMemoryError: a GPU's memory does not suffice for a batch, or its part; also a `torch.OutOfMemoryError`.
         CheckpointError: a saved state is damaged.
         KeyboardInterrupt: by Ctrl-C; with a folder after the step at hand, whose state is saved, and at once by a second one.
         MissingExtraError: accelerate is not installed.
@@ -231,7 +238,8 @@ class _Run:
             seeds = np.random.SeedSequence((options.seed, number, part, self.accelerator.process_index))
             torch.manual_seed(int(seeds.generate_state(1)[0]))
             is_last = part + 1 == options.accumulate
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+            together = contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+            with together, explain_memory(partial(_count_voxels, self.model, share), _LESS_AT_ONCE):
                 with self.accelerator.autocast():
                     loss, top1 = self.task.measure(self.wrapped, share, options)
                 self.accelerator.backward(loss / options.accumulate)
@@ -298,6 +306,11 @@ class _Run:
             self.average.load_state_dict(state.tensors["average"])
         if "scaler" in state.scalars:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
+
+
+def _count_voxels(model: Any, samples: list[Any]) -> int:
+    """Counts the voxels of a batch's clouds."""
+    return len(model.settings.voxelize([cloud for cloud, _ in samples])[0].coords)
 
 
 def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.locality import find_global_layer
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.device_memory import explain_memory
 from i2p_zoo.sparse.geometry import unfold_stride
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
@@ -49,6 +51,7 @@ def predict(
         InvalidInputError: `max_voxels` or `margin` out of range.
         UnsupportedError: a network that strides or shifts sites by more than 64; or, for a cloud of more than `max_voxels`,
             a transformer that looks at whole clouds.
+        DeviceMemoryError: a GPU's memory does not suffice; also a `torch.OutOfMemoryError`.
 
     Example:
         >>> import i2p_zoo, torch
@@ -67,7 +70,11 @@ def predict(
                 _check_local(model, x, max_voxels)
             else:
                 max_voxels = None
-        maps = model.forward_features(x) if max_voxels is None else _in_blocks(model, x, max_voxels, margin, progress)
+        if max_voxels is None:
+            with explain_memory(lambda: len(x.coords), "Run it in blocks by `max_voxels`."):
+                maps = model.forward_features(x)
+        else:
+            maps = _in_blocks(model, x, max_voxels, margin, progress)
         return maps if features else model.forward_head(maps)
 
 
@@ -94,7 +101,9 @@ def _in_blocks(model: Any, x: SparseTensor, max_voxels: int, margin: int, progre
                 near = rows[_within(x.coords[rows, 1:], low - margin, high + margin)]
                 block = SparseTensor(x.features[near], x.coords[near], batch_size=x.batch_size, spatial_shape=x.spatial_shape)
                 # on the whole cloud's canvas, so that its windows begin where the cloud's do
-                out = model.forward_features(block.derive(block.features, plan=x.plan, canvas=x.canvas))
+                block = block.derive(block.features, plan=x.plan, canvas=x.canvas)
+                with explain_memory(partial(len, near), f"Take a `max_voxels` below {max_voxels}, or a smaller `margin`."):
+                    out = model.forward_features(block)
                 stride = torch.tensor(unfold_stride(out.stride), device=near.device)
                 if int(stride.max()) > _ALIGNMENT:
                     raise UnsupportedError(f"{type(model).__qualname__} strides by {out.stride}; blocks allow {_ALIGNMENT}.")

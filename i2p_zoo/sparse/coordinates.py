@@ -10,14 +10,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Triple
-from i2p_zoo.sparse.voxel_keys import Box, column_bounds, rank_keys
+from i2p_zoo.sparse.voxel_keys import Box, column_bounds, pack_on_device, rank_keys
 from i2p_zoo.wording import count_of
 
 MAX_COORDINATE = 2**30
@@ -57,6 +58,14 @@ class SiteCache:
             self.orders[key] = sorting_order(coords)
         return self.orders[key]
 
+    def start_anew(self, coords: Tensor, copy: Tensor) -> SiteCache:
+        """Returns a cache for a copy of (N, 4) coordinates, on any device, that knows their order where this one does."""
+        result, key = SiteCache(), self.key(coords)
+        if key in self.orders:
+            order = self.orders[key]
+            result.orders[result.key(copy)] = None if order is None else order.to(copy.device)
+        return result
+
 
 def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple | None) -> tuple[Tensor, int, Tensor | None]:
     """Checks a user's coordinates.
@@ -80,7 +89,8 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
         raise InvalidInputError(f"`coords` must be integers (int32); got {coords.dtype}. Use `voxelize` for points in metres.")
     if len(coords) == 0:
         raise InvalidInputError("`coords` has no rows: a sparse tensor needs at least one voxel.")
-    low, high = column_bounds(coords)
+    survey = _survey(coords) if takes_device_path(coords) else None
+    low, high = column_bounds(coords) if survey is None else (survey.low, survey.high)
     if min(low) < -MAX_COORDINATE or max(high) > MAX_COORDINATE:
         raise InvalidInputError(
             f"Coordinates must lie within +-2**30; got columns (batch, z, y, x) from {low} to {high}. "
@@ -102,18 +112,53 @@ def check_coords(coords: Tensor, batch_size: int | None, spatial_shape: Triple |
                     f"{spatial_shape}, which holds 0 to {spatial_shape[axis] - 1}."
                 )
     coords = coords.to(torch.int32).contiguous()
+    if survey is not None:
+        Box.around(low, high)
+        if survey.repeats:
+            _refuse_duplicates(coords, survey.keys, survey.order)
+        return coords, size, None if survey.is_sorted else survey.order
     keys = pack(coords)
     order = None
     if bool((keys[1:] <= keys[:-1]).any()):
         keys, order = keys.sort()
-        repeated = (keys[1:] == keys[:-1]).nonzero()
-        if len(repeated):
-            row = coords[order[repeated[0, 0]]].tolist()
-            raise InvalidInputError(
-                f"`coords` holds {count_of(len(repeated), 'duplicate voxel')}, the first (batch, z, y, x) = {row}. "
-                "Use `voxelize`, which merges the points of a voxel."
-            )
+        _refuse_duplicates(coords, keys, order)
     return coords, size, order
+
+
+class _Survey(NamedTuple):
+    """What there is to know of coordinates on a device, for one wait.
+
+    Attributes:
+        keys, order: (N,) int64, ascending, and the row of each.
+        low, high: the least and the largest batch, z, y, x.
+        is_sorted, repeats: whether rows stand in order, and whether any stands twice.
+    """
+
+    keys: Tensor
+    order: Tensor
+    low: list[int]
+    high: list[int]
+    is_sorted: bool
+    repeats: bool
+
+
+def _survey(coords: Tensor) -> _Survey:
+    keys, box = pack_on_device(coords)
+    ordered, order = keys.sort()
+    flags = torch.stack([(keys[1:] > keys[:-1]).all(), (ordered[1:] == ordered[:-1]).any()])
+    values = torch.cat([box[:2].flatten(), flags]).tolist()
+    return _Survey(ordered, order, values[:4], values[4:8], bool(values[8]), bool(values[9]))
+
+
+def _refuse_duplicates(coords: Tensor, keys: Tensor, order: Tensor) -> None:
+    """Raises InvalidInputError where a voxel of (N, 4) coordinates stands twice; keys ascend, `order` is the row of each."""
+    repeated = (keys[1:] == keys[:-1]).nonzero()
+    if len(repeated):
+        row = coords[order[repeated[0, 0]]].tolist()
+        raise InvalidInputError(
+            f"`coords` holds {count_of(len(repeated), 'duplicate voxel')}, the first (batch, z, y, x) = {row}. "
+            "Use `voxelize`, which merges the points of a voxel."
+        )
 
 
 def pack(coords: Tensor) -> Tensor:
@@ -122,17 +167,16 @@ def pack(coords: Tensor) -> Tensor:
     Raises:
         InvalidInputError: the box around the coordinates has more than 2**62 voxels.
     """
-    box = Box.around(*column_bounds(coords))
-    if coords.device.type == "cpu":
-        return torch.from_numpy(box.pack(coords))
-    wide = coords.long() - torch.tensor(box.low, device=coords.device)
-    keys: Tensor = ((wide[:, 0] * box.extents[1] + wide[:, 1]) * box.extents[2] + wide[:, 2]) * box.extents[3] + wide[:, 3]
-    return keys
+    if takes_device_path(coords):
+        keys, limits = pack_on_device(coords)
+        Box.around(*limits[:2].tolist())
+        return keys
+    return torch.from_numpy(Box.around(*column_bounds(coords)).pack(coords))
 
 
 def sorting_order(coords: Tensor) -> Tensor | None:
     """Returns the rows of (N, 4) coordinates in lexicographic order as (N,) int64, or None where they stand so already."""
-    keys = pack(coords)
+    keys = pack_on_device(coords)[0] if takes_device_path(coords) else pack(coords)
     if bool((keys[1:] > keys[:-1]).all()):
         return None
     return keys.argsort()
@@ -140,20 +184,33 @@ def sorting_order(coords: Tensor) -> Tensor | None:
 
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the sorted distinct rows (M, 4) of (N, 4) int32 coordinates, and for each row (N,) int64 which one it is."""
-    if coords.device.type == "cpu" and len(coords):
-        box = Box.around(*column_bounds(coords))
-        ranks = box.pack(coords, box.key_type)
-        return box.unpack(rank_keys(ranks, box.volume)), torch.from_numpy(ranks).long()
-    distinct, inverse = torch.unique(pack(coords), return_inverse=True)
-    unique = coords.new_empty((len(distinct), 4))
-    unique[inverse] = coords
+    if not len(coords):
+        return coords, coords.new_empty(0, dtype=torch.int64)
+    if takes_device_path(coords):
+        return _unique_on_device(coords)
+    box = Box.around(*column_bounds(coords))
+    ranks = box.pack(coords, box.key_type)
+    return box.unpack(rank_keys(ranks, box.volume)), torch.from_numpy(ranks).long()
+
+
+def _unique_on_device(coords: Tensor) -> tuple[Tensor, Tensor]:
+    """`unique_rows` for one wait, for the number of distinct rows and the bounds of all."""
+    keys, limits = pack_on_device(coords)
+    ordered, order = keys.sort()
+    ranks = torch.cat([torch.zeros_like(ordered[:1]), (ordered[1:] != ordered[:-1]).cumsum(0)])
+    *bounds, last = torch.cat([limits[:2].flatten(), ranks[-1:]]).tolist()
+    Box.around(bounds[:4], bounds[4:])
+    unique, inverse = coords.new_empty((last + 1, 4)), torch.empty_like(ranks)
+    unique[ranks] = coords[order]
+    inverse[order] = ranks
     return unique, inverse
 
 
 def inside(coords: Tensor, spatial_shape: Triple) -> Tensor:
     """Returns (N,) bool: which coordinates lie in 0 <= c < spatial_shape."""
-    limit = torch.tensor(spatial_shape, dtype=coords.dtype, device=coords.device)
-    return ((coords[:, 1:] >= 0) & (coords[:, 1:] < limit)).all(1)
+    z, y, x = ((column >= 0) & (column < extent) for column, extent in zip(coords.t()[1:], spatial_shape, strict=True))
+    result: Tensor = z & y & x
+    return result
 
 
 def derive_sites(
@@ -182,8 +239,7 @@ def derive_sites(
         return coords
     key = ("sites", cache.key(coords), stride, shift, shape, out_shape)
     if key not in cache.derived:
-        steps, shifts = (torch.tensor(step, dtype=coords.dtype, device=coords.device) for step in ((1, *stride), (0, *shift)))
-        moved = torch.div(coords, steps, rounding_mode="floor") - shifts
+        moved = _move(coords, stride, shift)
         if crop is not None:
             moved = moved[inside(moved, crop)]
             if len(moved) == 0:
@@ -198,8 +254,21 @@ def derive_sites(
         if stride != (1, 1, 1):
             cache.origins[cache.key(moved)] = Origin(coords, shape, stride)
             cache.orders[cache.key(moved)] = None  # distinct rows are sorted rows
+        elif len(moved) == len(coords) and cache.key(coords) in cache.orders:
+            cache.orders[cache.key(moved)] = cache.order(coords)
     result: Tensor = cache.derived[key]
     return result
+
+
+def _move(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
+    """(N, 4): floor(c / stride) - shift."""
+    if takes_device_path(coords):  # numbers of the host are arguments of a launch, tensors of it copies that wait
+        batch, *columns = coords.t()
+        places = [c if s == 1 else torch.div(c, s, rounding_mode="floor") for c, s in zip(columns, stride, strict=True)]
+        return torch.stack([batch, *(c if not d else c - d for c, d in zip(places, shift, strict=True))], dim=1)
+    steps, shifts = (torch.tensor(step, dtype=coords.dtype) for step in ((1, *stride), (0, *shift)))
+    moved: Tensor = torch.div(coords, steps, rounding_mode="floor") - shifts
+    return moved
 
 
 def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -207,6 +276,7 @@ def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Ten
     key = ("batch", cache.key(coords), batch_size)
     if key not in cache.derived:
         rows = coords[:, 0].long()
-        cache.derived[key] = (rows, torch.bincount(rows, minlength=batch_size))
+        counts = rows.new_zeros(batch_size)
+        cache.derived[key] = (rows, counts.scatter_add_(0, rows, torch.ones_like(rows)))  # bincount waits for the device
     result: tuple[Tensor, Tensor] = cache.derived[key]
     return result

@@ -31,12 +31,13 @@ def _count(products: int, *args: Any, **kwargs: Any) -> int:
     return 2 * products
 
 
-def run_counted(compute: Computation, products: int, *, backward: bool = False) -> Sequence[Tensor]:
+def run_counted(compute: Computation, count_products: Callable[[], int], *, backward: bool = False) -> Sequence[Tensor]:
     """Returns what `compute` does; FLOP counters see one operator of so many products, and nothing inside it.
 
     Args:
         compute: gives new tensors.
-        products: multiplications, each with an addition.
+        count_products: gives the number of multiplications, each with an addition; on a device it is waited for, so that it
+            is asked for only where a mode is on.
         backward: whether the operator is that of gradients.
     """
     if not is_in_torch_dispatch_mode():
@@ -45,7 +46,7 @@ def run_counted(compute: Computation, products: int, *, backward: bool = False) 
     number = next(_numbers)
     _computations[number] = compute
     try:
-        result: Sequence[Tensor] = operator(products, number)
+        result: Sequence[Tensor] = operator(count_products(), number)
     finally:
         del _computations[number]
     return result

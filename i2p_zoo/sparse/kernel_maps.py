@@ -6,6 +6,7 @@ one does (it lives in the input's `SiteCache`).
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2p_zoo.sparse.coordinates import SiteCache, derive_sites
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernels import columns, sites
+from i2p_zoo.sparse.site_search import list_pairs_first, search_table, transpose_table
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 _LONG_LINE = 4  # sites; lines that are so long on average are walked along once a row of taps, shorter ones once a plane
@@ -37,23 +40,50 @@ class PairLists(NamedTuple):
     taps: NDArray[np.int32]
 
 
+class SortedMasks(NamedTuple):
+    """Which taps of a map each output reads, in an order that puts outputs of like taps together.
+
+    Attributes:
+        bits: (N_out,) int32, bit k for the k-th of the map's taps, rising; None for a map of more than 32 taps, or of one.
+        order: (N_out,) int64, the output that each belongs to.
+    """
+
+    bits: Tensor | None
+    order: Tensor | None
+
+
+@functools.cache
+def _powers_of_two(count: int, device: torch.device) -> Tensor:
+    """(count, 1) int32."""
+    return (1 << torch.arange(count, dtype=torch.int32, device=device))[:, None]
+
+
 @dataclass
 class KernelMap:
     """Which input site each tap of each output site reads.
 
     Attributes:
-        taps: the K tap numbers, of all in the window, that read anything.
+        taps: the K tap numbers, of all in the window: on the CPU those that read anything, on a device, which would have to be
+            waited for to know them, all.
         table: (K, N_out) int32, the input row of each of those taps and outputs, -1 where there is none.
         num_inputs: number of input sites.
         kernel: extent (z, y, x) of the window.
-        num_pairs: number of pairs of an input and an output site, over all taps.
+        counted_pairs: `num_pairs`, where it is known.
+        is_mirrored: whether input and output are the same sites and an output that reads an input by one tap is read by it by
+            the tap as far from the end.
     """
 
     taps: list[int]
     table: Tensor
     num_inputs: int
     kernel: Triple
-    num_pairs: int
+    counted_pairs: int | None = None
+    is_mirrored: bool = False
+
+    @cached_property
+    def num_pairs(self) -> int:
+        """Number of pairs of an input and an output site, over all taps; on a device it is waited for."""
+        return int((self.table >= 0).sum()) if self.counted_pairs is None else self.counted_pairs
 
     @property
     def num_outputs(self) -> int:
@@ -63,9 +93,11 @@ class KernelMap:
     @cached_property
     def pairs(self) -> list[tuple[int, Tensor | None, Tensor | None]]:
         """For each tap its number, input rows (n,) and output rows (n,) int64; both None where they are all, in order."""
+        if takes_device_path(self.table):
+            return self._pairs_of_all_taps()
         result: list[tuple[int, Tensor | None, Tensor | None]] = []
         same = self.num_inputs == self.num_outputs
-        identity = torch.arange(self.num_outputs, dtype=torch.int32, device=self.table.device) if same else None
+        identity = torch.arange(self.num_outputs, dtype=torch.int32) if same else None
         for tap, row in zip(self.taps, self.table, strict=True):
             if identity is not None and torch.equal(row, identity):
                 result.append((tap, None, None))
@@ -74,19 +106,28 @@ class KernelMap:
             result.append((tap, row[outputs].long(), outputs))
         return result
 
+    def _pairs_of_all_taps(self) -> list[tuple[int, Tensor | None, Tensor | None]]:
+        """`pairs` for two waits."""
+        is_pair = self.table >= 0
+        rows = torch.arange(self.num_outputs, dtype=torch.int32, device=self.table.device)
+        numbers = [is_pair.sum(1), (self.table == rows).all(1)]
+        counts, is_identity = torch.stack(numbers).tolist()
+        places = is_pair.flatten().nonzero().squeeze(1)
+        sources = self.table.flatten()[places].long().split(counts)
+        outputs = (places % max(self.num_outputs, 1)).split(counts)
+        same = self.num_inputs == self.num_outputs
+        return [
+            (tap, None, None) if same and identity else (tap, source, output)
+            for tap, identity, source, output in zip(self.taps, is_identity, sources, outputs, strict=True)
+        ]
+
     @cached_property
     def transposed(self) -> Tensor:
         """(K, N_in) int32: for each tap and input row the output that reads it, -1 where there is none."""
+        if takes_device_path(self.table):
+            return self.table.flip(0) if self.is_mirrored else transpose_table(self.table, self.num_inputs)
         table = self.table.new_empty((len(self.taps), self.num_inputs))
-        if table.device.type == "cpu":
-            run_chunks(sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table, table)
-            return table
-        table.fill_(-1)
-        for number, (_, inputs, outputs) in enumerate(self.pairs):
-            if inputs is None or outputs is None:
-                table[number] = torch.arange(self.num_inputs, dtype=torch.int32, device=table.device)
-            else:
-                table[number, inputs] = outputs.int()
+        run_chunks(sites.transpose_taps, chunk_bounds(len(table), minimum=1), self.table, table)
         return table
 
     @cached_property
@@ -102,13 +143,25 @@ class KernelMap:
     @cached_property
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs, tap by tap."""
-        return KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel, self.num_pairs)
+        result = KernelMap(self.taps, self.transposed, self.num_outputs, self.kernel, self.counted_pairs)
+        result.__dict__["transposed"] = self.table
+        return result
+
+    @cached_property
+    def sorted_masks(self) -> SortedMasks:
+        """The taps that each output reads, as bits, sorted."""
+        if not 1 < len(self.table) <= 32:
+            return SortedMasks(None, None)
+        bits = ((self.table >= 0) * _powers_of_two(len(self.table), self.table.device)).sum(0, dtype=torch.int32)
+        return SortedMasks(*bits.sort())
 
     @cached_property
     def pair_table(self) -> tuple[Tensor, Tensor]:
         """Spconv's form: (2, taps, N) int32 input and output rows, -1 behind the last, and (taps,) int32 their numbers."""
-        taps = math.prod(self.kernel)
-        table = self.table.new_full((2, taps, max(self.num_inputs, self.num_outputs)), -1)
+        taps, length = math.prod(self.kernel), max(self.num_inputs, self.num_outputs)
+        if len(self.taps) == taps:
+            return list_pairs_first(self.table, length)
+        table = self.table.new_full((2, taps, length), -1)
         counts = torch.zeros(taps, dtype=torch.int32)
         for tap, row in zip(self.taps, self.table, strict=True):
             outputs = (row >= 0).nonzero().squeeze(1)
@@ -194,10 +247,17 @@ def kernel_map(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) ->
     """Returns the map of `window` from input sites `coords` (N, 4) to output sites `out` (M, 4), built once a cache."""
     key = ("map", cache.key(coords), cache.key(out), window.kernel, window.stride, window.before, window.dilation)
     if key not in cache.derived:
-        table, counts = build_table(cache, coords, out, window)
-        taps = counts.nonzero().squeeze(1)
-        table = table if len(taps) == len(table) else table[taps]
-        cache.derived[key] = KernelMap(taps.tolist(), table, len(coords), window.kernel, int(counts.sum()))
+        symmetric = all(ascending == [-offset for offset in ascending[::-1]] for ascending in window.axis_offsets)
+        mirrored = coords is out and window.stride == (1, 1, 1) and symmetric
+        if takes_device_path(coords):
+            table = search_table(cache, coords, out, window)
+            cache.derived[key] = KernelMap(list(range(len(table))), table, len(coords), window.kernel, None, mirrored)
+        else:
+            table, counts = build_table(cache, coords, out, window, mirrored)
+            taps = counts.nonzero().squeeze(1)
+            table = table if len(taps) == len(table) else table[taps]
+            pairs = int(counts.sum())
+            cache.derived[key] = KernelMap(taps.tolist(), table, len(coords), window.kernel, pairs, mirrored)
     result: KernelMap = cache.derived[key]
     return result
 
@@ -232,14 +292,12 @@ def lines_of(cache: SiteCache, coords: Tensor) -> Lines:
     return result
 
 
-def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Returns which input row each tap of each output reads, (taps, N_out) int32, -1 for none, and each tap's pairs."""
-    if coords.device.type != "cpu":
-        return search_table(cache, coords, out, window)
+def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window, mirrored: bool = False) -> tuple[Tensor, Tensor]:
+    """Returns which input row each tap of each output reads, (taps, N_out) int32, -1 for none, and each tap's pairs.
+
+    On the CPU. `mirrored` is `KernelMap.is_mirrored`, by which half the taps need no search.
+    """
     read, write = lines_of(cache, coords), lines_of(cache, out)
-    offsets = window.axis_offsets
-    symmetric = all(ascending == [-offset for offset in ascending[::-1]] for ascending in offsets)
-    mirrored = coords is out and window.stride == (1, 1, 1) and symmetric
     by_planes = len(read.x) < _LONG_LINE * len(read.keys) and window.dilation[1] <= 2
     table = torch.full((math.prod(window.kernel), len(out)), -1, dtype=torch.int32)
     bounds = chunk_bounds(len(write.keys))
@@ -250,32 +308,10 @@ def build_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -
         *read,
         *write,
         np.array(window.stride, dtype=np.int64),
-        *(np.array(ascending, dtype=np.int64) for ascending in offsets),
+        *(np.array(ascending, dtype=np.int64) for ascending in window.axis_offsets),
         window.kernel[1] if by_planes else 1,
         mirrored,
         table,
         counts,
     )
     return table, counts.sum(0)
-
-
-def search_table(cache: SiteCache, coords: Tensor, out: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Builds the same as `build_table` on any device, by a binary search in packed keys."""
-    wide = coords.long()
-    low, high = torch.aminmax(wide, dim=0)
-    extents = high - low + 1
-    weights = torch.stack([extents[1:].prod(), extents[2:].prod(), extents[3], torch.ones_like(extents[0])])
-    keys = ((wide - low) * weights).sum(1)
-    order = cache.order(coords)
-    rows = torch.arange(len(coords), device=coords.device) if order is None else order
-    keys = keys[rows]
-    stride = torch.tensor([1, *window.stride], device=out.device)
-    table = torch.empty((len(window.offsets), len(out)), dtype=torch.int32, device=out.device)
-    for tap, offset in enumerate(window.offsets):
-        targets = out.long() * stride + torch.tensor([0, *offset], device=out.device)
-        reachable = ((targets >= low) & (targets <= high)).all(1)
-        query = ((targets - low) * weights).sum(1)
-        position = torch.searchsorted(keys, query).clamp_(max=len(keys) - 1)
-        is_site = reachable & (keys[position] == query)
-        table[tap] = torch.where(is_site, rows[position], -1)
-    return table, (table >= 0).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.colors import full_brightness
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.wording import count_of
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -55,9 +57,30 @@ def refuse_masked(value: Any, place: str) -> None:
         )
 
 
+def as_float(tensor: Tensor) -> Tensor:
+    """Returns float64 as it is and any other type as float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def check_finite(arrays: Sequence[tuple[Tensor, str]]) -> None:
+    """Raises InvalidInputError for NaN and infinite values in any of several tensors, each with what it is.
+
+    On a device it waits once, and looks for the place only where there is such a value.
+    """
+    if arrays and takes_device_path(arrays[0][0]):
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor, _ in arrays:
+            by_type.setdefault(tensor.dtype, []).append(tensor.detach().flatten())
+        sums = [as_float(torch.cat(parts)).isfinite().all() for dtype, parts in by_type.items() if dtype.is_floating_point]
+        if not sums or bool(torch.stack(sums).all()):
+            return
+    for tensor, place in arrays:
+        as_finite(tensor, place)
+
+
 def as_finite(tensor: Tensor, place: str) -> Tensor:
     """Returns float64 as it is and any other type as float32; raises InvalidInputError for NaN and infinite values."""
-    values = tensor if tensor.dtype == torch.float64 else tensor.float()
+    values = as_float(tensor)
     if bool(values.detach().sum().isfinite()):  # one pass; a sum that overflows is looked into
         return values
     bad = (~torch.isfinite(values)).nonzero()
@@ -77,9 +100,9 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         InvalidInputError: NaN or infinite values, colours whose range is in doubt, or floats of different ranges in one batch:
             dark ones of 0 to 255 cannot be told from fractions.
     """
-    finite = [as_finite(values, f"`rgb` of cloud {number}") for number, values in colors]
-    scales = {number: _read_brightness(values, number) for number, values in colors}
-    floats = {number: scales[number] for number, values in colors if values.is_floating_point() and bool(values.any())}
+    surveys = _survey(colors)
+    scales = {number: _read_brightness(values, surveys[number], number) for number, values in colors}
+    floats = {number: scales[number] for number, values in colors if values.is_floating_point() and any(surveys[number][:2])}
     if len(set(floats.values())) > 1:
         fractions, bytes_ = ([number for number, scale in floats.items() if (scale == 1) == is_one] for is_one in (True, False))
         raise InvalidInputError(
@@ -87,9 +110,9 @@ def to_fractions(colors: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
             "fractions of 0 to 1, or dark colours of 0 to 255. Give uint8, or fractions for all clouds."
         )
     shares = []
-    for (number, _), values in zip(colors, finite, strict=True):
-        share: Tensor = values / scales[number]
-        is_over = float(share.detach().max()) > 1  # clamped only then, so that gradients reach full brightness too
+    for number, values in colors:
+        share: Tensor = as_float(values) / scales[number]
+        is_over = surveys[number][1] > scales[number]  # clamped only then, so that gradients reach full brightness too
         shares.append(share.clamp(max=1) if is_over else share)
     return shares
 
@@ -104,22 +127,36 @@ def fix_range(colors: Sequence[Any] | NDArray[Any]) -> list[NDArray[np.float32]]
     return [share.float().numpy() for share in to_fractions(tensors)]
 
 
-def _read_brightness(values: Tensor, number: int) -> float:
-    if values.dtype == torch.uint8:  # which needs no look
+def _survey(colors: Sequence[tuple[int, Tensor]]) -> dict[int, list[float]]:
+    """The least and the largest value of each array and whether all are whole, for one wait of a device; bytes need no look."""
+    surveys = {number: [0.0, 255.0, 1.0] for number, _ in colors}
+    numbers, parts = [], []
+    for number, values in colors:
+        if values.dtype != torch.uint8:
+            exact = values.detach().double()
+            numbers.append(number)
+            parts.append(torch.stack([*torch.aminmax(exact), (exact == exact.round()).all()]))
+    if parts:
+        surveys.update(zip(numbers, torch.stack(parts).tolist(), strict=True))
+    return surveys
+
+
+def _read_brightness(values: Tensor, survey: list[float], number: int) -> float:
+    if values.dtype == torch.uint8:
         return 255.0
-    exact = values.detach().double()
-    low, high = (side.item() for side in torch.aminmax(exact))
+    low, high, is_whole = survey
+    if not (math.isfinite(low) and math.isfinite(high)):
+        as_finite(values, f"`rgb` of cloud {number}")
     if not values.is_floating_point():
         low, high = int(low), int(high)
-    is_whole = bool((exact == exact.round()).all())
     try:
-        return full_brightness(str(values.dtype).removeprefix("torch."), low, high, is_whole)
+        return full_brightness(str(values.dtype).removeprefix("torch."), low, high, bool(is_whole))
     except InvalidInputError as error:
         raise InvalidInputError(f"`rgb` of cloud {number}: {error}") from error
 
 
 def to_unit_normals(normals: Tensor, number: int) -> Tensor:
-    """Returns directions of any length or signed type as unit vectors; zeros stay zeros.
+    """Returns finite directions of any length or signed type as unit vectors; zeros stay zeros.
 
     Raises:
         InvalidInputError: an unsigned type, which holds no direction below 0.
@@ -129,6 +166,6 @@ def to_unit_normals(normals: Tensor, number: int) -> Tensor:
             f"`normals` of cloud {number} are {normals.dtype}, which holds no direction below 0. Give floats, or int8 of 127 "
             "times a unit vector."
         )
-    values = as_finite(normals, f"`normals` of cloud {number}")
+    values = as_float(normals)
     unit: Tensor = torch.nn.functional.normalize(values, dim=1, eps=torch.finfo(values.dtype).tiny)
     return unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
 from i2p_zoo.sparse.flops import run_counted
 from i2p_zoo.sparse.geometry import Padding, Pair, Triple, Window, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
 from i2p_zoo.sparse.tensor import SparseTensor
+
+Products = Callable[[], int]
 
 
 def sparse_convolution(
@@ -86,15 +90,15 @@ def convolve(
     On a CPU half precision is computed in float32 and rounded once, as torch's own convolutions do. FLOP counters see
     2 * pairs * C_in / groups * C_out, however an engine gets there, or nothing unless `counted`, as of torch's average pools.
     """
-    if features.device.type == "cpu" and features.dtype in (torch.float16, torch.bfloat16):
+    if not takes_device_path(features) and features.dtype in (torch.float16, torch.bfloat16):
         wide = (features.float(), weight.float(), kmap, groups, None if bias is None else bias.float())
         return convolve(*wide, counted=counted).to(features.dtype)
-    products = kmap.num_pairs * weight.shape[0] * weight.shape[4] if counted else 0
-    out = _sum_taps(features, weight, kmap, groups, products)
+    outputs, inputs = weight.shape[0], weight.shape[4]
+    out = _sum_taps(features, weight, kmap, groups, (lambda: kmap.num_pairs * outputs * inputs) if counted else _no_products)
     return out if bias is None else out + bias
 
 
-def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: int) -> Tensor:
+def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: Products) -> Tensor:
     taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
     if groups > 1 and taps.shape[2] == 1:
         multiplier = taps.shape[0] // groups
@@ -106,12 +110,16 @@ def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, pr
     if axis is not None:
         along, plane = kmap.split(axis)
         ones = features.new_ones((1, 1)).expand(len(along.taps), features.shape[1])
-        features = _run(choose_depthwise(features, along), features, ones, products=0)
+        features = _run(choose_depthwise(features, along), features, ones, _no_products)
         engine = choose_convolution(features, plane, groups)
     return _run(engine, features, taps, products)
 
 
-def _run(engine: Engine, features: Tensor, weight: Tensor, products: int) -> Tensor:
+def _no_products() -> int:
+    return 0
+
+
+def _run(engine: Engine, features: Tensor, weight: Tensor, products: Products) -> Tensor:
     out: Tensor = _Convolution.apply(features, weight, engine, products)
     return out
 
@@ -120,8 +128,8 @@ class _Convolution(ReverseModeFunction):
     """A convolution by an engine, and those of its gradients that are asked for."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: int) -> Tensor:
-        ctx.save_for_backward(features, weight)
+    def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: Products) -> Tensor:
+        ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)  # read by the weight's gradient alone
         ctx.engine, ctx.products = engine, products
         (out,) = run_counted(lambda: (engine.forward(features.detach(), weight.detach()),), products)
         return out
@@ -129,17 +137,20 @@ class _Convolution(ReverseModeFunction):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        features, weight = (tensor.detach() for tensor in ctx.saved_tensors)
+        saved: list[Any] = [None if tensor is None else tensor.detach() for tensor in ctx.saved_tensors]
+        features, weight = saved
         engine: Engine = ctx.engine
+        products: Products = ctx.products
         of_input, of_weight, *_ = ctx.needs_input_grad
-        if of_input and of_weight:
-            both = run_counted(lambda: engine.gradients(gradient, features, weight), 2 * ctx.products, backward=True)
-            return both[0], both[1], None, None
-        if of_input:
-            (result,) = run_counted(lambda: (engine.input_gradient(gradient, weight),), ctx.products, backward=True)
-            return result, None, None, None
-        (result,) = run_counted(lambda: (engine.weight_gradient(gradient, features, weight),), ctx.products, backward=True)
-        return None, result, None, None
+        with torch.autocast(gradient.device.type, enabled=False):  # a backward pass inside a block of it too
+            if of_input and of_weight:
+                both = run_counted(lambda: engine.gradients(gradient, features, weight), lambda: 2 * products(), backward=True)
+                return both[0], both[1], None, None
+            if of_input:
+                (result,) = run_counted(lambda: (engine.input_gradient(gradient, weight),), products, backward=True)
+                return result, None, None, None
+            (result,) = run_counted(lambda: (engine.weight_gradient(gradient, features, weight),), products, backward=True)
+            return None, result, None, None
 
 
 def _autocast(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

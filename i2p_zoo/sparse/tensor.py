@@ -279,7 +279,8 @@ class SparseTensor(NetworkTensor):
         features = self.features.to(*args, **kwargs)
         if features.device == self.coords.device:
             return self if features is self.features else self.derive(features)
-        return self.derive(features, coords=self.coords.to(features.device), cache=SiteCache())
+        coords = self.coords.to(features.device)
+        return self.derive(features, coords=coords, cache=self.cache.start_anew(self.coords, coords))
 
     def cpu(self) -> SparseTensor:
         """Moves to the CPU."""

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
-from i2p_zoo.sparse.geometry import Triple, simplify_stride, unfold_stride
+from i2p_zoo.sparse.device_path import takes_device_path
+from i2p_zoo.sparse.geometry import Triple, Window, simplify_stride, unfold_stride
+from i2p_zoo.sparse.site_search import search_table
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -96,9 +98,9 @@ def _trace_back(x: SparseTensor) -> Iterator[_Sites]:
 
 def _parents(fine: _Sites) -> Tensor:
     """(N, 4): the voxel that each fine site lies in."""
-    coarse = fine.coords.clone()
-    coarse[:, 1:] = torch.div(fine.coords[:, 1:], fine.coords.new_tensor(fine.ratio), rounding_mode="floor")
-    return coarse
+    batch, *columns = fine.coords.t()
+    places = [torch.div(column, step, rounding_mode="floor") for column, step in zip(columns, fine.ratio, strict=True)]
+    return torch.stack([batch, *places], dim=1)
 
 
 def _spread(x: SparseTensor, fine: _Sites, coarse: Tensor) -> SparseTensor:
@@ -118,12 +120,21 @@ def _spread(x: SparseTensor, fine: _Sites, coarse: Tensor) -> SparseTensor:
 
 def _parent_rows(x: SparseTensor, fine: Tensor, coarse: Tensor) -> Tensor:
     """(N_fine,) int64: the row of `x` that stands at each coarse site."""
+    if takes_device_path(coarse):
+        parents = search_table(x.cache, x.coords, coarse, Window(kernel=(1, 1, 1)))[0].long()
+        if bool((parents < 0).any()):
+            _refuse_lost(parents, fine)
+        return parents
     unique, inverse = unique_rows(torch.cat([x.coords, coarse]))
     row_of = torch.full((len(unique),), -1, dtype=torch.int64, device=fine.device)
     row_of[inverse[: len(x.coords)]] = torch.arange(len(x.coords), device=fine.device)
     parents = row_of[inverse[len(x.coords) :]]
+    _refuse_lost(parents, fine)
+    return parents
+
+
+def _refuse_lost(parents: Tensor, fine: Tensor) -> None:
     lost = (parents < 0).nonzero()
     if len(lost):
         site = fine[lost[0, 0]].tolist()
         raise UnsupportedError(f"Nearest up-sampling: the fine voxel {site} was cropped by a strided layer and has no parent.")
-    return parents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.coordinates import MAX_COORDINATE, unique_rows
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.kernels import keys as key_kernels
 from i2p_zoo.sparse.kernels import voxel_means
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
@@ -33,18 +34,29 @@ class Positions(NamedTuple):
     precision: float
 
 
-def read_positions(points: Tensor, voxel_size: float, number: int = 0) -> Positions:
-    """Returns the first three columns of finite (N, 3 + K) points of any real type, the cloud of this number in a batch.
+def read_positions(clouds: list[Tensor], voxel_size: float) -> list[Positions]:
+    """Returns the first three columns of clouds of finite (N, 3 + K) points of any real type.
 
     Raises:
-        InvalidInputError: the cloud reaches beyond +-2**30 voxels, or to where its type has merged voxels.
+        InvalidInputError: a cloud reaches beyond +-2**30 voxels, or to where its type has merged voxels.
     """
-    columns = points[:, :3].detach()
-    rows = (columns if columns.dtype == torch.float32 else columns.double()).contiguous()  # large integers are no float32
-    low, high = (np.array(bound, np.float64) for bound in column_bounds(rows))
-    precision = torch.finfo(columns.dtype).eps if columns.dtype.is_floating_point else 0.0
-    _check_reach(float(np.maximum(-low, high).max()), columns.dtype, precision, voxel_size, number)
-    return Positions(rows, low, high, precision)
+    columns = [points[:, :3].detach() for points in clouds]
+    rows = [(part if part.dtype == torch.float32 else part.double()).contiguous() for part in columns]  # for large integers
+    positions = []
+    for number, (part, place, bounds) in enumerate(zip(columns, rows, _bounds(rows), strict=True)):
+        low, high = (np.array(bound, np.float64) for bound in bounds)
+        precision = torch.finfo(part.dtype).eps if part.dtype.is_floating_point else 0.0
+        _check_reach(float(np.maximum(-low, high).max()), part.dtype, precision, voxel_size, number)
+        positions.append(Positions(place, low, high, precision))
+    return positions
+
+
+def _bounds(clouds: list[Tensor]) -> list[Any]:
+    """The least and the largest value of each column of each cloud; a device is waited for once."""
+    if not takes_device_path(clouds[0]):
+        return [column_bounds(rows) for rows in clouds]
+    bounds: list[Any] = torch.stack([torch.stack(torch.aminmax(rows, dim=0)).double() for rows in clouds]).tolist()
+    return bounds
 
 
 def find_voxels(clouds: list[Positions], voxel_size: float) -> tuple[Tensor, Tensor]:
@@ -64,9 +76,8 @@ def find_voxels(clouds: list[Positions], voxel_size: float) -> tuple[Tensor, Ten
         InvalidInputError: the box around all has more than 2**62 voxels.
     """
     slacks = [max(cloud.precision, 2 * float(np.finfo(np.float64).eps)) for cloud in clouds]
-    if clouds[0].rows.device.type != "cpu":
-        rows = [_cells(cloud.rows, voxel_size, slacks[number], number) for number, cloud in enumerate(clouds)]
-        return unique_rows(torch.cat(rows))
+    if takes_device_path(clouds[0].rows):
+        return unique_rows(_cells(clouds, voxel_size, slacks))
     bounds = zip(clouds, slacks, strict=True)
     cells = [_floor(np.stack([cloud.low, cloud.high])[:, ::-1] / voxel_size, slack) for cloud, slack in bounds]  # z, y, x
     low, high = np.min(cells, 0)[0].astype(np.int64), np.max(cells, 0)[1].astype(np.int64)
@@ -101,21 +112,31 @@ def _floor(cells: NDArray[np.float64], slack: float) -> NDArray[np.float64]:
     return np.floor(cells + np.abs(cells) * slack)
 
 
-def _cells(rows: Tensor, voxel_size: float, slack: float, number: int) -> Tensor:
-    """The (N, 4) int32 number, z, y, x of a cloud's points, on any device."""
-    coords = torch.empty((len(rows), 4), dtype=torch.int32, device=rows.device)
-    coords[:, 0] = number
-    cells = rows.double() / voxel_size
-    coords[:, 1:] = torch.floor(cells + cells.abs() * slack).flip(1)
-    return coords
+def _cells(clouds: list[Positions], voxel_size: float, slacks: list[float]) -> Tensor:
+    """The (N, 4) int32 number, z, y, x of the points of all clouds on a device."""
+    if len(set(slacks)) == 1:  # of one type: as many launches for any number of clouds
+        parts = [(torch.cat([cloud.rows for cloud in clouds]), slacks[0])]
+    else:
+        parts = [(cloud.rows, slack) for cloud, slack in zip(clouds, slacks, strict=True)]
+    cells = [(rows.double() / voxel_size, slack) for rows, slack in parts]
+    floors = torch.cat([torch.floor(cell + cell.abs() * slack) for cell, slack in cells]).int()
+    each = torch.arange(len(clouds), dtype=torch.int32, device=floors.device)
+    numbers = torch.cat([number.expand(len(cloud.rows)) for number, cloud in zip(each, clouds, strict=True)])
+    return torch.cat([numbers[:, None], floors.flip(1)], dim=1)
 
 
 def average_voxels(values: Tensor, index: Tensor, voxels: int) -> Tensor:
     """Returns the mean (voxels, C) of the points' values (N, C), summed in float64, by each point's voxel (N,).
 
-    In float32 the mean of many points can leave their voxel.
+    In float32 the mean of many points can leave their voxel. A voxel's points are added in their order, so that runs give the
+    same bits.
     """
-    if values.device.type != "cpu" or (values.requires_grad and torch.is_grad_enabled()):
+    if takes_device_path(values):
+        places, order = index.sort(stable=True)
+        starts = torch.searchsorted(places, torch.arange(voxels + 1, device=index.device))
+        sums = torch.segment_reduce(values.double()[order], "sum", offsets=starts, initial=0, unsafe=True)
+        return (sums / starts.diff()[:, None]).to(values.dtype)
+    if values.requires_grad and torch.is_grad_enabled():
         rows = index.long()
         sums = values.new_zeros((voxels, values.shape[1]), dtype=torch.float64).index_add(0, rows, values.double())
         return (sums / torch.bincount(rows, minlength=voxels)[:, None]).to(values.dtype)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.kernels import keys as key_kernels
 from i2p_zoo.sparse.kernels import ranking
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
@@ -73,13 +74,28 @@ class Box(NamedTuple):
 
 def column_bounds(rows: Tensor) -> tuple[list[Any], list[Any]]:
     """Returns the least and the largest value of each column of (N, C) rows; NaN where a value is not finite."""
-    if rows.device.type != "cpu" or rows.dtype not in (torch.int32, torch.float32, torch.float64):
-        low, high = torch.aminmax(rows, dim=0)
-        return low.tolist(), high.tolist()
+    if takes_device_path(rows) or rows.dtype not in (torch.int32, torch.float32, torch.float64):
+        low, high = torch.stack(torch.aminmax(rows, dim=0)).tolist()
+        return low, high
     bounds = chunk_bounds(len(rows))
     least, most = (rows.new_empty((len(bounds), rows.shape[1])) for _ in range(2))
     run_chunks(key_kernels.bound_columns, bounds, rows.contiguous(), least, most)
     return least.amin(0).tolist(), most.amax(0).tolist()
+
+
+def pack_on_device(coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Packs each row of (N, 4) coordinates into one int64 whose order is the rows' lexicographic order, without a wait.
+
+    Keys of a box of more than 2**62 voxels wrap around: whoever has not checked the coordinates looks at the box.
+
+    Returns:
+        The (N,) keys; and the box, (3, 4) int64 by batch, z, y, x: the least and the largest coordinate, and the weight of
+        each in a key.
+    """
+    bounds = torch.stack(torch.aminmax(coords, dim=0)).long()
+    extents = bounds[1] - bounds[0] + 1
+    weights = torch.cat([extents[1:].flip(0).cumprod(0).flip(0), torch.ones_like(extents[:1])])
+    return ((coords - bounds[0]) * weights).sum(1), torch.cat([bounds, weights[None]])
 
 
 def rank_keys(keys: NDArray[Any], limit: int) -> NDArray[Any]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.sparse.geometry import check_axis, check_voxel_size, insert_axis
+from i2p_zoo.sparse.coordinates import SiteCache
+from i2p_zoo.sparse.geometry import Level, Plan, check_axis, check_voxel_size, insert_axis
 from i2p_zoo.sparse.point_features import FIELD, is_field, parse_features
-from i2p_zoo.sparse.point_values import as_finite, as_tensor, to_fractions, to_unit_normals
+from i2p_zoo.sparse.point_values import as_float, as_tensor, check_finite, to_fractions, to_unit_normals
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.voxel_grid import Positions, average_voxels, find_voxels, read_positions
 
@@ -97,7 +98,9 @@ def voxelize(
     parts = [_read_cloud(cloud, number) for number, cloud in enumerate(clouds)]
     is_named = isinstance(features, str) or (isinstance(features, list | tuple) and features and isinstance(features[0], str))
     names = parse_features(features) if is_named else ()
-    positions = [read_positions(part["points"], size, number) for number, part in enumerate(parts)]
+    fields = enumerate(parts)
+    check_finite([(values, f"`{name}` of cloud {number}") for number, part in fields for name, values in part.items()])
+    positions = read_positions([part["points"] for part in parts], size)
     if "xyz" in names:
         for number, cloud in enumerate(positions):
             _check_place(cloud, size, number)
@@ -114,7 +117,9 @@ def voxelize(
         first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
         first = first.scatter_reduce(0, index.long(), torch.arange(len(index), device=index.device), "amin")
         voxels = values[first]
-    x = SparseTensor(voxels, sites, batch_size=len(parts))
+    cache = SiteCache()
+    cache.orders[cache.key(sites)] = None
+    x = SparseTensor.on_level(Level(1, None, Plan(), None), voxels, sites, cache, len(parts))
     return (x, index.long()) if return_index else x
 
 
@@ -171,8 +176,6 @@ def _read_cloud(cloud: Any, number: int) -> dict[str, Tensor]:
             part[name] = part[name][:, None]
         if tuple(part[name].shape) != (shape[0], width):
             raise InvalidInputError(f"`{name}` of cloud {number} must be ({shape[0]}, {width}); got {tuple(part[name].shape)}.")
-    for name, values in part.items():
-        as_finite(values, f"`{name}` of cloud {number}")
     return part
 
 
@@ -220,11 +223,12 @@ def _given_features(parts: list[dict[str, Tensor]], features: Any) -> list[Tenso
     columns = []
     for number, (part, array) in enumerate(zip(parts, features if several else [features], strict=True)):
         place, count = f"`features` of cloud {number}", len(part["points"])
-        values = as_finite(as_tensor(array, place), place)
+        values = as_tensor(array, place)
         if values.ndim != 2 or len(values) != count:
             raise InvalidInputError(f"{place} must be ({count}, C); got {tuple(values.shape)}.")
         columns.append(values)
-    return columns
+    check_finite([(values, f"`features` of cloud {number}") for number, values in enumerate(columns)])
+    return [as_float(values) for values in columns]
 
 
 def _named_feature(part: dict[str, Tensor], name: str, number: int) -> Tensor:

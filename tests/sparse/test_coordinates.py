@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.sparse import coordinates
 from i2p_zoo.sparse.coordinates import (
     SiteCache,
     batch_counts,
@@ -23,7 +24,7 @@ from i2p_zoo.sparse.coordinates import (
     sorting_order,
     unique_rows,
 )
-from tests.helpers import property_test, random_cloud, strided_sites
+from tests.helpers import force_torch_path, property_test, random_cloud, strided_sites
 
 ROWS = st.lists(st.tuples(st.integers(0, 2), *[st.integers(-9, 9)] * 3), min_size=1, max_size=40)
 FAR = 2**30
@@ -253,3 +254,28 @@ def test_a_cache_pickles_as_an_empty_one():
     assert cache.orders
     copied = pickle.loads(pickle.dumps(cache))
     assert (copied.orders, copied.origins, copied.derived, copied.kept) == ({}, {}, {}, {})
+
+
+def test_a_cache_of_a_copy_knows_the_order_and_nothing_else(monkeypatch):
+    x = random_cloud(2, voxels=40)
+    x.cache.derived["something"] = 1
+    copy = x.coords.clone()
+    cache = x.cache.start_anew(x.coords, copy)
+    monkeypatch.setattr(coordinates, "sorting_order", lambda _: pytest.fail("it sorts again"))
+    assert cache.order(copy) is x.cache.order(x.coords)
+    assert not cache.derived
+    assert SiteCache().start_anew(x.coords, copy).orders == {}
+
+
+@pytest.mark.parametrize("path", ["numba", "torch"])
+@pytest.mark.parametrize("shape", [None, (6, 6, 6)])
+def test_shifted_sites_keep_their_order(shape, path, monkeypatch):
+    if path == "torch":
+        force_torch_path(monkeypatch)
+    x = random_cloud(2, voxels=40, low=0)
+    moved = derive_sites(x.cache, x.coords, shape, (1, 1, 1), (1, -2, 3), shape)
+    order = x.cache.order(moved)
+    found = moved if order is None else moved[order]
+    assert tuples(found) == sorted(tuples(moved))
+    kept = [(b, z - 1, y + 2, x - 3) for b, z, y, x in tuples(x.coords)]
+    assert tuples(moved) == [site for site in kept if shape is None or all(0 <= c < 6 for c in site[1:])]

@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError, SparseTensor, voxelize
 from i2p_zoo.sparse.devoxelization import devoxelize
-from tests.helpers import random_cloud, seeded
+from tests.helpers import force_torch_path, random_cloud, seeded
+
+
+@pytest.fixture(autouse=True, params=["numba", "torch"])
+def path(request, monkeypatch):
+    """The CPU's way and a device's."""
+    if request.param == "torch":
+        force_torch_path(monkeypatch)
 
 
 def dense_cloud(extent=4):

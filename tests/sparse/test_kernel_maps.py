@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2p_zoo.sparse import kernel_maps
+from i2p_zoo.sparse import kernel_maps, site_search
 from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.kernel_maps import KernelMap, kernel_map, window_sites
-from tests.helpers import force_torch_path, make_window, property_test, random_cloud, strided_sites, window_rows
+from tests.helpers import force_torch_path, make_window, property_test, random_cloud, seeded, strided_sites, window_rows
 
 
 def sites_of(coords):
@@ -66,18 +66,32 @@ def test_pairs_are_listed_row_after_row_by_rising_tap(kernel, stride, seed):
         assert len(listed) == starts[-1] == kmap.num_pairs
 
 
+@pytest.mark.parametrize("path", ["numba", "torch"])
 @given(kernel=st.tuples(*[st.integers(1, 3)] * 3), stride=st.sampled_from([1, 2]), seed=st.integers(0, 100))
 @property_test
-def test_pairs_and_transposed_say_what_the_table_says(kernel, stride, seed):
-    x = random_cloud(1, voxels=30, extent=4, seed=seed)
-    _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+def test_pairs_and_transposed_say_what_the_table_says(path, kernel, stride, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "torch":
+            force_torch_path(patch)
+        x = random_cloud(1, voxels=30, extent=4, seed=seed)
+        _, _, kmap = window_sites(x.cache, x.coords, None, make_window(kernel, (stride,) * 3))
+        check_pairs(kmap, x, path)
+
+
+def check_pairs(kmap, x, path):
     table = kmap.table.tolist()
-    assert all(max(row) >= 0 for row in table), "a tap that reads nothing is left out"
+    assert path == "torch" or all(max(row) >= 0 for row in table), "a tap that reads nothing is left out"
+    assert kmap.num_pairs == sum(source >= 0 for row in table for source in row)
+    assert torch.equal(kmap.inverse.transposed, kmap.table)
+    (read_rows, written_rows), counts = kmap.pair_table
     for (tap, inputs, outputs), number, row in zip(kmap.pairs, kmap.taps, table, strict=True):
         assert tap == number
         read = zip(outputs.tolist(), inputs.tolist(), strict=True) if inputs is not None else enumerate(range(len(row)))
         found = dict(read)
         assert found == {output: source for output, source in enumerate(row) if source >= 0}
+        count = int(counts[tap])
+        assert dict(zip(written_rows[tap, :count].tolist(), read_rows[tap, :count].tolist(), strict=True)) == found
+        assert written_rows[tap, count:].tolist() == read_rows[tap, count:].tolist() == [-1] * (read_rows.shape[1] - count)
     for row, transposed in zip(table, kmap.transposed.tolist(), strict=True):
         expected = [-1] * len(x.coords)
         for output, source in enumerate(row):
@@ -113,6 +127,16 @@ def test_split_maps_in_turn_read_what_the_whole_map_reads(kernel, stride, dilati
     assert len(along.table.t().unique(dim=0)) == plane.num_inputs, "and stands once"
 
 
+@pytest.mark.parametrize("queries", [1, 100, 1000])
+def test_taps_that_do_not_fit_at_once_are_looked_up_in_turn(queries, monkeypatch):
+    x = random_cloud(1, voxels=60)
+    window = make_window((3, 5, 2), dilation=(2, 1, 1))
+    force_torch_path(monkeypatch)
+    monkeypatch.setattr(site_search, "_QUERIES", queries)
+    kmap = kernel_map(x.cache, x.coords, x.coords, window)
+    assert whole_table(kmap, window) == window_rows(x.coords, x.coords, window)
+
+
 def test_only_the_identity_is_written_as_none():
     identity = KernelMap([0], torch.tensor([[0, 1, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
     swapped = KernelMap([0], torch.tensor([[1, 0, 2]], dtype=torch.int32), 3, (1, 1, 1), 3)
@@ -128,8 +152,9 @@ def test_two_distant_voxels_read_nothing_but_themselves(path, monkeypatch):
         force_torch_path(monkeypatch)
     coords = torch.tensor([[0, 0, 0, 0], [0, 2**29, -(2**29), 7]], dtype=torch.int32)
     kmap = kernel_map(SiteCache(), coords, coords, make_window((3, 3, 3)))
-    assert kmap.taps == [13]
-    assert kmap.table.tolist() == [[0, 1]]
+    taps = {tap: row for tap, row in zip(kmap.taps, kmap.table.tolist(), strict=True) if max(row) >= 0}
+    assert taps == {13: [0, 1]}
+    assert [tap for tap, inputs, _ in kmap.pairs if inputs is None or len(inputs)] == [13]
 
 
 @pytest.mark.parametrize("path", ["numba", "torch"])
@@ -150,8 +175,9 @@ def test_a_map_of_taps_that_all_miss_is_empty(path, monkeypatch):
     odd = torch.tensor([[0, 1, 1, 1]], dtype=torch.int32)
     out, _, kmap = window_sites(SiteCache(), odd, None, make_window((1, 1, 1), (2, 2, 2)))
     assert out.tolist() == [[0, 0, 0, 0]]
-    assert (kmap.taps, tuple(kmap.table.shape)) == ([], (0, 1))
-    assert (kmap.pairs, tuple(kmap.transposed.shape)) == ([], (0, 1))
+    assert (kmap.taps, kmap.table.tolist()) == (([0], [[-1]]) if path == "torch" else ([], []))
+    assert (kmap.transposed.tolist(), kmap.num_pairs) == (kmap.table.tolist(), 0)
+    assert all(len(inputs) == len(outputs) == 0 for _, inputs, outputs in kmap.pairs)
 
 
 def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
@@ -170,3 +196,20 @@ def test_maps_are_shared_by_windows_of_one_geometry_only(monkeypatch):
     for other in others:
         assert whole_table(kernel_map(x.cache, x.coords, x.coords, other), other) == window_rows(x.coords, x.coords, other)
     assert len(built) == 4
+
+
+@pytest.mark.parametrize("taps", [2, 27, 32])
+def test_sorted_masks_tell_the_taps_of_each_output(taps):
+    table = torch.randint(-1, 3, (taps, 50), generator=seeded(), dtype=torch.int32)
+    table[:, 7] = -1
+    masks = KernelMap(list(range(taps)), table, 3, (1, 1, taps)).sorted_masks
+    assert torch.equal(masks.order.sort().values, torch.arange(50))
+    assert torch.equal(masks.bits, masks.bits.sort().values)
+    for bits, output in zip(masks.bits.tolist(), masks.order.tolist(), strict=True):
+        assert [bits >> tap & 1 for tap in range(taps)] == (table[:, output] >= 0).int().tolist()
+
+
+@pytest.mark.parametrize("taps", [0, 1, 33])
+def test_maps_of_one_tap_or_more_than_a_mask_has_bits_have_none(taps):
+    kmap = KernelMap(list(range(taps)), torch.zeros((taps, 4), dtype=torch.int32), 3, (1, 1, taps))
+    assert kmap.sorted_masks == (None, None)

@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from i2p_zoo import InvalidInputError, UnsupportedError, image_to_plane
 from i2p_zoo.sparse.upsampling import upsample_nearest
-from tests.helpers import random_cloud, random_images
+from tests.helpers import force_torch_path, random_cloud, random_images
+
+
+@pytest.fixture(autouse=True, params=["numba", "torch"])
+def path(request, monkeypatch):
+    """The CPU's way and a device's."""
+    if request.param == "torch":
+        force_torch_path(monkeypatch)
 
 
 def halved(x, times=1):

@@ -40,7 +40,7 @@ def test_voxels_are_the_sorted_cells_at_any_extent(extent, dtype, threads):
     clouds = [(cloud * extent).astype(dtype) for cloud in clouds]
     clouds[0][700:] = clouds[0][:800]  # several points a voxel
     clouds[0][0] = clouds[0][1] * 4  # an outlier
-    sites, index = find_voxels([read_positions(torch.from_numpy(cloud), 0.5) for cloud in clouds], 0.5)
+    sites, index = find_voxels(read_positions([torch.from_numpy(cloud) for cloud in clouds], 0.5), 0.5)
     expected_sites, expected_index = numpy_voxels(clouds, 0.5)
     assert sites.dtype == torch.int32
     assert sites.tolist() == expected_sites.tolist()
@@ -51,7 +51,7 @@ def test_points_on_borders_and_their_neighbours_lie_on_the_border(threads):
     numbers = np.r_[-3000:0, 1:3000]  # a number next to 0 is not a rounding of it
     borders = numbers[:, None] * np.array([0.01, 0.1, 0.3])
     points = np.concatenate([borders, np.nextafter(borders, -np.inf), np.nextafter(borders, np.inf)])
-    sites, index = find_voxels([read_positions(torch.from_numpy(points), 0.1)], 0.1)
+    sites, index = find_voxels(read_positions([torch.from_numpy(points)], 0.1), 0.1)
     exact, below, above = index.long().split(len(numbers))
     assert torch.equal(exact, below)
     assert torch.equal(exact, above)
@@ -96,7 +96,7 @@ def test_a_gpu_finds_and_averages_the_same_voxels():
     clouds = [torch.from_numpy(normal(2000, seed=seed)) for seed in (1, 2)]
     results = []
     for device in ("cpu", "cuda"):
-        sites, index = find_voxels([read_positions(cloud.to(device), 0.3) for cloud in clouds], 0.3)
+        sites, index = find_voxels(read_positions([cloud.to(device) for cloud in clouds], 0.3), 0.3)
         means = average_voxels(torch.cat(clouds).to(device), index, len(sites))
         results.append([sites.cpu(), index.long().cpu(), means.cpu()])
     (sites, index, means), (sites_of_gpu, index_of_gpu, means_of_gpu) = results

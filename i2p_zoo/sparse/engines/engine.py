@@ -66,6 +66,8 @@ class DepthwiseEngine(Engine):
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (all taps, C) gradient of the weight."""
+        if len(self.kmap.taps) == len(weight):
+            return self.correlate(gradient, features)
         result = torch.zeros_like(weight)
         result[self.kmap.taps] = self.correlate(gradient, features)
         return result

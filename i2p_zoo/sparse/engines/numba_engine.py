@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.kernel_maps import KernelMap
 from i2p_zoo.sparse.kernels import columns, depthwise_numba, dot_products, matrix, max_pooling
@@ -21,7 +22,7 @@ _SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix 
 
 def has_kernel(tensor: Tensor) -> bool:
     """Whether the numba kernels take a tensor: float32 or float64 on the CPU."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return not takes_device_path(tensor) and tensor.dtype in (torch.float32, torch.float64)
 
 
 class NumbaConvolution(Engine):

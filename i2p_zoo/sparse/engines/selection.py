@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
+from i2p_zoo.sparse.engines.device_maximum import TorchMaximum, TritonMaximum
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
+from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, require_package
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
-from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise, has_triton
+from i2p_zoo.sparse.engines.spconv_triton_engine import SpconvTritonConvolution
+from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 ENGINES = ("auto", "torch", "spconv_triton", "spconv")
+_PACKAGED: dict[str, type[SpconvTritonConvolution | SpconvConvolution]] = {
+    "spconv_triton": SpconvTritonConvolution,
+    "spconv": SpconvConvolution,
+}
+_LARGEST_TABLE = 2**31 - 1  # elements of a kernel map's table; the packages' offsets in it are 32 bits long
 _chosen: ContextVar[str] = ContextVar("engine", default="auto")
 
 
@@ -30,8 +37,10 @@ def use_engine(name: str) -> Iterator[None]:
 
     Args:
         name: "torch" gathers, multiplies and adds with torch alone; "spconv_triton" and "spconv" call those packages;
-            "auto", the default outside any block, takes the first of the two that is installed, else "torch". On other
-            devices our own kernels run in any case: spconv's CPU convolution has a data race.
+            "auto", the default outside any block, takes the first of the two that is installed and works on CUDA, else
+            "torch". What a package cannot do (groups, other dtypes than float32, float16 and, but for spconv, bfloat16) our
+            own kernels do, and everything on other devices: spconv's CPU convolution has a data race. Where a package is
+            named that is installed and does not work on CUDA, convolutions there raise an UnsupportedError that says why.
 
     Raises:
         InvalidInputError: an unknown name.
@@ -39,8 +48,8 @@ def use_engine(name: str) -> Iterator[None]:
     """
     if name not in ENGINES:
         raise InvalidInputError(f"The engine must be one of {', '.join(ENGINES)}; got {name!r}.")
-    if name not in ("auto", "torch"):
-        require(f"{name}.pytorch.functional", extra="triton" if name == "spconv_triton" else "spconv")
+    if name in EXTRAS and importlib.util.find_spec(name) is None:
+        require(name, EXTRAS[name])
     token = _chosen.set(name)
     try:
         yield
@@ -50,9 +59,9 @@ def use_engine(name: str) -> Iterator[None]:
 
 def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine:
     """Returns the engine that convolves (N, C) features of dense or grouped channels."""
-    package = find_package(features.device) if groups == 1 else None
-    if package is not None:
-        return SpconvConvolution(package, kmap)
+    packaged = find_packaged(features, kmap) if groups == 1 else None
+    if packaged is not None:
+        return packaged(kmap)
     engine = numba_engine.NumbaConvolution if numba_engine.has_kernel(features) else torch_engine.TorchConvolution
     return engine(kmap, groups)
 
@@ -61,27 +70,27 @@ def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
     """Returns the engine that convolves (N, C) features with one filter a channel."""
     if numba_engine.has_kernel(features):
         return numba_engine.NumbaDepthwise(kmap)
-    return TritonDepthwise(kmap) if features.is_cuda and has_triton() else torch_engine.TorchDepthwise(kmap)
+    by_triton = runs_triton(features) and _chosen.get() != "torch"
+    return TritonDepthwise(kmap) if by_triton else torch_engine.TorchDepthwise(kmap)
 
 
-def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | torch_engine.TorchMaximum]:
+def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | TritonMaximum | TorchMaximum]:
     """Returns the engine that takes maxima of (N, C) features."""
-    return numba_engine.NumbaMaximum if numba_engine.has_kernel(features) else torch_engine.TorchMaximum
+    if numba_engine.has_kernel(features):
+        return numba_engine.NumbaMaximum
+    return TritonMaximum if runs_triton(features) else TorchMaximum
 
 
-def find_package(device: torch.device) -> Any:
-    """Returns the package that convolves dense channels on a device, or None for our own kernels."""
+def find_packaged(features: Tensor, kmap: KernelMap) -> Callable[[KernelMap], Engine] | None:
+    """Returns the engine of a package that convolves such features of dense channels, or None for our own kernels."""
+    if not takes_device_path(features):
+        return None
     name = _chosen.get()
-    if device.type != "cuda" or name == "torch":
-        return None
-    names = ENGINES[2:] if name == "auto" else (name,)
-    return next((package for package in map(_load, names) if package is not None), None)
-
-
-@functools.cache
-def _load(name: str) -> Any:
-    try:
-        importlib.import_module(f"{name}.pytorch.functional")
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+    for candidate, engine in _PACKAGED.items():
+        runs = runs_triton(features) if candidate == "spconv_triton" else features.is_cuda
+        can = features.dtype in engine.dtypes and kmap.table.numel() <= _LARGEST_TABLE
+        if runs and can and name in ("auto", candidate):
+            package = find_package(candidate) if name == "auto" else require_package(candidate)
+            if package is not None:
+                return functools.partial(engine, package)
+    return None

@@ -1,4 +1,4 @@
-"""Dense-channel convolution on CUDA by spconv or spconv-triton, whose functions are the same, on our kernel maps."""
+"""Dense-channel convolution on CUDA by spconv, on our kernel maps."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.sparse.engines.engine import Engine
+from i2p_zoo.sparse.engines.precision import allows_tf32
+from i2p_zoo.sparse.engines.torch_engine import TorchConvolution
 from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
 class SpconvConvolution(Engine):
-    """Dense channels. TF32 follows `torch.backends.cuda.matmul.allow_tf32`; bfloat16 runs as float16 where it is unknown.
+    """Dense channels, in the dtypes that spconv knows; TF32 by torch's switches.
 
     Args:
-        package: the package, its `pytorch.functional` loaded.
+        package: spconv, its `pytorch.functional` loaded.
         kmap: which input each tap of each output reads.
     """
+
+    dtypes = (torch.float32, torch.float16)
 
     def __init__(self, package: Any, kmap: KernelMap) -> None:
         super().__init__(kmap)
@@ -32,30 +36,25 @@ class SpconvConvolution(Engine):
         return self._convolve(gradient, weight.transpose(0, 2), self.kmap.num_inputs, inverse=True)
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
-        """Returns the (C_out, all taps, C_in) gradient of the weight, which the packages do not compute alone."""
-        return self.gradients(gradient, features, weight)[1]
+        """Returns the (C_out, all taps, C_in) gradient of the weight by torch: spconv gives no less than both."""
+        return TorchConvolution(self.kmap).weight_gradient(gradient, features, weight)
 
     def gradients(self, gradient: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both gradients."""
-        operands = (self._prepare(features), self._prepare(weight.unflatten(1, self.kmap.kernel)), self._prepare(gradient))
+        operands = (features.contiguous(), weight.unflatten(1, self.kmap.kernel).contiguous(), gradient.contiguous())
         of_input, of_weight = self._operations.indice_conv_backward(*operands, *self.kmap.pair_table, algo=self._native)
-        return of_input.to(features.dtype), of_weight.flatten(1, 3).to(weight.dtype)
+        return of_input, of_weight.flatten(1, 3)
 
     def _convolve(self, rows: Tensor, weight: Tensor, outputs: int, *, inverse: bool) -> Tensor:
-        operands = (self._prepare(rows), self._prepare(weight.unflatten(1, self.kmap.kernel)))
-        out = self._operations.indice_conv(*operands, *self.kmap.pair_table, outputs, inverse, algo=self._native)
-        result: Tensor = out.to(rows.dtype)
-        return result
+        operands = (rows.contiguous(), weight.unflatten(1, self.kmap.kernel).contiguous())
+        out: Tensor = self._operations.indice_conv(*operands, *self.kmap.pair_table, outputs, inverse, algo=self._native)
+        return out
 
     @property
     def _operations(self) -> Any:
-        self.package.constants.SPCONV_ALLOW_TF32 = torch.backends.cuda.matmul.allow_tf32
+        self.package.constants.SPCONV_ALLOW_TF32 = allows_tf32()
         return self.package.pytorch.ops
 
     @property
     def _native(self) -> Any:
         return self.package.core.ConvAlgo.Native
-
-    def _prepare(self, tensor: Tensor) -> Tensor:
-        is_unknown = tensor.dtype == torch.bfloat16 and self.package.__name__ == "spconv"
-        return (tensor.half() if is_unknown else tensor).contiguous()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
-from i2p_zoo.sparse.kernel_maps import KernelMap
 
 
 class TorchConvolution(Engine):
@@ -93,25 +92,3 @@ def _add_rows(out: Tensor, rows: Tensor | None, values: Tensor) -> None:
         out += values
     else:
         out.index_add_(0, rows, values.to(out.dtype))
-
-
-class TorchMaximum:
-    """The maximum over each window."""
-
-    @staticmethod
-    def forward(features: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor]:
-        """Returns the (N_out, C) maxima and the int32 rows they came from; 0 and -1 where a window is empty."""
-        best = features.new_zeros((kmap.num_outputs, features.shape[1]))
-        source = torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
-        for row in kmap.table:
-            value = features[row.clamp(min=0).long()]
-            better = (row >= 0)[:, None] & ((source < 0) | (value > best) | value.isnan())
-            best = torch.where(better, value, best)
-            source = torch.where(better, row[:, None], source)
-        return best, source
-
-    @staticmethod
-    def input_gradient(gradient: Tensor, source: Tensor, kmap: KernelMap) -> Tensor:
-        """Returns the (N_in, C) gradient of the features."""
-        out = gradient.new_zeros((kmap.num_inputs, gradient.shape[1]))
-        return out.scatter_add_(0, source.long().clamp(min=0), gradient * (source >= 0))

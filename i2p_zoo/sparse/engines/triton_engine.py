@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from typing import Any
 
 from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def _load_kernels() -> Any:

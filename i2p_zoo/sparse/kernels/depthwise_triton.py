@@ -1,4 +1,8 @@
-"""Depthwise convolution on a GPU: the numba kernels' two passes in Triton."""
+"""Depthwise convolution on a GPU: the numba kernels' two passes in Triton.
+
+Tables and features may hold more than 2^31 elements. What a tap does not read is not multiplied, so that a weight which is no
+number stays with the outputs that read it.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,19 @@ _ROWS, _CHANNELS, _SPLITS = 32, 64, 32
 
 @triton.jit
 def _forward(features, table, weight, out, rows, channels, taps, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros((ROWS, CHANNELS), dtype=tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32)
+    sources = table + row
     for tap in range(taps):
-        source = tl.load(table + tap * rows + row, mask=row < rows, other=-1).to(tl.int64)
+        source = tl.load(sources, mask=row < rows, other=-1).to(tl.int64)
+        sources += rows  # a pointer is 64 bits long, `tap * rows` would be 32
         there = (source >= 0)[:, None] & (channel < channels)[None, :]
         value = tl.load(features + source[:, None] * channels + channel[None, :], mask=there, other=0.0)
         factor = tl.load(weight + tap * channels + channel, mask=channel < channels, other=0.0)
-        total += value.to(total.dtype) * factor.to(total.dtype)[None, :]
+        total += tl.where(there, value.to(total.dtype) * factor.to(total.dtype)[None, :], 0.0)
     inside = (row < rows)[:, None] & (channel < channels)[None, :]
-    tl.store(out + row.to(tl.int64)[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -31,15 +37,16 @@ def _correlate(
 ):  # fmt: skip
     tap, split, splits = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros((CHANNELS,), dtype=partial.dtype.element_ty)
+    total = tl.zeros((ROWS, CHANNELS), dtype=partial.dtype.element_ty)  # whose rows are added up once, at the end
+    sources = table + tap.to(tl.int64) * rows
     for block in range(split, tl.cdiv(rows, ROWS), splits):
-        row = block * ROWS + tl.arange(0, ROWS)
-        source = tl.load(table + tap * rows + row, mask=row < rows, other=-1).to(tl.int64)
+        row = tl.arange(0, ROWS).to(tl.int64) + block * ROWS
+        source = tl.load(sources + row, mask=row < rows, other=-1).to(tl.int64)
         there = (source >= 0)[:, None] & (channel < channels)[None, :]
         value = tl.load(features + source[:, None] * channels + channel[None, :], mask=there, other=0.0)
-        upstream = tl.load(gradient + row.to(tl.int64)[:, None] * channels + channel[None, :], mask=there, other=0.0)
-        total += tl.sum(value.to(total.dtype) * upstream.to(total.dtype), axis=0)
-    tl.store(partial + (split * taps + tap) * channels + channel, total, mask=channel < channels)
+        upstream = tl.load(gradient + row[:, None] * channels + channel[None, :], mask=there, other=0.0)
+        total += value.to(total.dtype) * upstream.to(total.dtype)
+    tl.store(partial + (split * taps + tap) * channels + channel, tl.sum(total, axis=0), mask=channel < channels)
 
 
 def forward(features: Tensor, weight: Tensor, table: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -9,50 +10,100 @@ import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, MissingExtraError
+from i2p_zoo.sparse.device_path import force_device_path
 from i2p_zoo.sparse.engines import selection
 from i2p_zoo.sparse.engines.numba_engine import NumbaConvolution, NumbaDepthwise
-from i2p_zoo.sparse.engines.selection import ENGINES, choose_convolution, choose_depthwise, find_package, use_engine
+from i2p_zoo.sparse.engines.selection import ENGINES, choose_convolution, choose_depthwise, use_engine
 from i2p_zoo.sparse.engines.torch_engine import TorchConvolution, TorchDepthwise
+from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution
 from tests.helpers import make_window, random_cloud, relative_error, seeded
 
-CUDA = torch.device("cuda")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.fixture
 def packages(monkeypatch):
-    """Stands for what is installed: names in it, and no others, can be loaded."""
+    """Stands for what is installed and works: names in it, and no others, can be loaded."""
     present = {}
-    monkeypatch.setattr(selection, "_load", present.get)
+    monkeypatch.setattr(selection, "find_package", present.get)
+    monkeypatch.setattr(selection, "require_package", present.__getitem__)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     return present
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Has CPU tensors taken for CUDA's."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    with force_device_path():
+        yield
+
+
+def chosen(dtype=torch.float32, groups=1):
+    """The package of the engine that convolves features of a dtype, or the engine's type."""
+    x = random_cloud(4, dtype=dtype)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window((3, 3, 3)))
+    engine = choose_convolution(x.features, kmap, groups)
+    return getattr(engine, "package", type(engine))
 
 
 def test_cpu_runs_our_own_kernels_whatever_is_installed(packages):
     packages.update(spconv="one", spconv_triton="other")
-    assert find_package(torch.device("cpu")) is None
+    assert chosen() is NumbaConvolution
 
 
+@pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize(
-    ("present", "expected"), [((), None), (("spconv",), "spconv"), (("spconv", "spconv_triton"), "spconv_triton")]
+    ("present", "expected"), [((), TorchConvolution), (("spconv",), "spconv"), (("spconv", "spconv_triton"), "spconv_triton")]
 )
 def test_gpu_runs_what_is_installed_spconv_triton_first(packages, present, expected):
     packages.update({name: name for name in present})
-    assert find_package(CUDA) == expected
+    assert chosen() == expected
 
 
-def test_choice_holds_within_its_block(packages, monkeypatch):
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize(
+    ("engine", "dtype", "groups", "expected"),
+    [
+        ("auto", torch.bfloat16, 1, "spconv_triton"),
+        ("auto", torch.float64, 1, TorchConvolution),
+        ("auto", torch.float32, 2, TorchConvolution),
+        ("spconv", torch.float16, 1, "spconv"),
+        ("spconv", torch.bfloat16, 1, TorchConvolution),
+        ("spconv", torch.float64, 1, TorchConvolution),
+        ("spconv_triton", torch.float64, 1, TorchConvolution),
+        ("torch", torch.float32, 1, TorchConvolution),
+    ],
+)
+def test_engines_are_asked_what_they_can_do_before_they_are_chosen(packages, engine, dtype, groups, expected):
     packages.update(spconv="spconv", spconv_triton="spconv_triton")
-    monkeypatch.setattr(selection, "require", lambda name, extra: None)
+    with use_engine(engine):
+        assert chosen(dtype, groups) == expected
+
+
+@pytest.mark.usefixtures("on_device")
+def test_choice_holds_within_its_block(packages):
+    packages.update(spconv="spconv", spconv_triton="spconv_triton")
     with use_engine("spconv"):
-        assert find_package(CUDA) == "spconv"
+        assert chosen() == "spconv"
         with use_engine("torch"):
-            assert find_package(CUDA) is None
-        assert find_package(CUDA) == "spconv"
+            assert chosen() is TorchConvolution
+        assert chosen() == "spconv"
     with pytest.raises(ArithmeticError), use_engine("torch"):
         raise ArithmeticError
-    assert find_package(CUDA) == "spconv_triton"
+    assert chosen() == "spconv_triton"
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize(("engine", "expected"), [("auto", TritonDepthwise), ("torch", TorchDepthwise)])
+def test_depthwise_convolution_is_triton_s_unless_torch_alone_is_asked_for(engine, expected):
+    pytest.importorskip("triton")
+    x = random_cloud(4, dtype=torch.float32)
+    _, _, kmap = window_sites(x.cache, x.coords, None, make_window((3, 3, 3)))
+    with use_engine(engine):
+        assert type(choose_depthwise(x.features, kmap)) is expected
 
 
 def test_unknown_engine_is_quoted_with_the_known_ones():

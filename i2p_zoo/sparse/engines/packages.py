@@ -1,0 +1,59 @@
+"""The packages that convolve on CUDA: whether they are installed, and whether they work there."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from typing import Any
+
+from i2p_zoo._extras import require
+from i2p_zoo.errors import UnsupportedError
+
+EXTRAS = {"spconv_triton": "triton", "spconv": "spconv"}
+
+
+def require_package(name: str) -> Any:
+    """Returns a package, its operations loaded.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        UnsupportedError: it is installed and cannot be used on CUDA.
+    """
+    if importlib.util.find_spec(name) is None:
+        require(name, EXTRAS[name])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what the package calls, which is no fault
+            package = importlib.import_module(name)
+            importlib.import_module(f"{name}.pytorch.functional")
+            fault = _find_fault(package)
+    except Exception as error:  # whatever a package raises that was built for another torch or CUDA
+        raise UnsupportedError(f"{name} is installed and cannot be imported: {type(error).__name__}: {error}") from error
+    if fault:
+        raise UnsupportedError(f"{name} is installed and cannot be used: {fault}")
+    return package
+
+
+def _find_fault(package: Any) -> str:
+    """What keeps a loaded package from convolving on CUDA, or ""."""
+    if package.__name__ == "spconv" and importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
+        return "it is the build for CPUs only. Install spconv-cu12x in its place, or `pip install 'i2p-zoo[triton]'`."
+    if package.__name__ == "spconv_triton":
+        operations = importlib.import_module("spconv_triton.pytorch._impl.gemm")
+        names = ("conv_forward", "conv_backward_input", "conv_backward_weight")
+        missing = [name for name in names if not hasattr(operations, name)]
+        return f"it has no {', '.join(missing)}; version 1.0 has." if missing else ""
+    return ""
+
+
+@functools.cache
+def find_package(name: str) -> Any:
+    """Returns a package, or None where it is not installed; one that is and cannot be used is passed over with a warning."""
+    if importlib.util.find_spec(name) is None:
+        return None
+    try:
+        return require_package(name)
+    except UnsupportedError as error:
+        warnings.warn(f"{error} Convolutions on CUDA run without it.", stacklevel=1)
+        return None

@@ -1,0 +1,87 @@
+"""Triton without a GPU: its kernels in the interpreter, which tests/conftest.py asks for, and compiled for other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+_COMPILE = """
+import importlib, json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+targets = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
+results = []
+for module, name, types, constants, target in json.load(sys.stdin):
+    kernel = getattr(importlib.import_module(module), name)
+    kernel = getattr(kernel, "fn", kernel) if hasattr(kernel, "configs") else kernel
+    signature = {argument: types.get(argument, "constexpr") for argument in kernel.arg_names}
+    constexprs = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+    try:
+        compiled = triton.compile(ASTSource(kernel, signature, constexprs), target=targets[target])
+        code = compiled.asm["amdgcn" if target == "gfx942" else "ptx"]
+        results.append("" if target in code else f"compiled for another target than {target}")
+    except Exception as error:
+        results.append(f"{type(error).__name__}: {error}")
+json.dump(results, sys.stdout)
+"""
+
+
+def require_interpreter() -> None:
+    """Skips a test where Triton is not interpreted: on a machine with a GPU, or where its interpreter cannot count.
+
+    Up to 3.6 it turns arrays of one element into integers, which NumPy refuses since 2.4.
+    """
+    triton = pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton's kernels are compiled here.")
+    import numpy as np
+
+    versions = tuple(int(part) for module in (triton, np) for part in module.__version__.split(".")[:2])
+    if versions[:2] <= (3, 6) and versions[2:] >= (2, 4):
+        pytest.skip(f"Triton {triton.__version__}'s interpreter does not run under NumPy {np.__version__}.")
+
+
+def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the interpreter multiply matrices of bfloat16 by their values: it keeps them as integers, and multiplies those."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self, a, b, *others):
+        wide = [self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)]
+        return multiply(self, *wide, *others)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+def interpret_spconv_triton(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets spconv-triton's operations, which it returns, run on CPU tensors: it refuses them, or asks a GPU about itself."""
+    require_interpreter()
+    gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")
+    multiply_bfloat16(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(gemm, "_multiprocessor_count", lambda device: 132)
+    return gemm
+
+
+def compile_kernels(cases: list[tuple[str, str, dict[str, str], dict[str, Any], str]]) -> list[str]:
+    """Compiles kernels for GPUs in another process; returns the error of each, or "".
+
+    Args:
+        cases: of each the module, the kernel's name, the types of its arguments as in "*fp32", the values of those that are
+            constants, and the GPU: "sm_80", "sm_90" or "gfx942".
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-c", _COMPILE]
+    run = subprocess.run(command, env=environment, input=json.dumps(cases), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
