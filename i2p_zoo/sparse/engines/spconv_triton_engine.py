@@ -37,9 +37,9 @@ class SpconvTritonConvolution(Engine):
         if not kmap.num_outputs or not len(kmap.taps):
             return features.new_zeros((kmap.num_outputs, len(weight)))
         masks = kmap.sorted_masks
-        out: Tensor = self._operations.conv_forward(
-            features, weight, kmap.table, kmap.num_outputs, pair_mask=masks.bits, mask_argsort=masks.order, fp32_accum=True
-        )
+        options = {"pair_mask": masks.bits, "mask_argsort": masks.order, "fp32_accum": True}
+        with torch.cuda.device_of(features):  # which need not be the current one
+            out: Tensor = self._operations.conv_forward(features, weight, kmap.table, kmap.num_outputs, **options)
         return out
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
@@ -48,16 +48,17 @@ class SpconvTritonConvolution(Engine):
         if not kmap.num_outputs or not len(kmap.taps):
             return gradient.new_zeros((kmap.num_outputs, weight.shape[2]))
         masks = kmap.sorted_masks
-        out: Tensor = self._operations.conv_backward_input(
-            gradient, weight, kmap.table, kmap.num_outputs, pair_mask=masks.bits, mask_argsort=masks.order, fp32_accum=True
-        )
+        options = {"pair_mask": masks.bits, "mask_argsort": masks.order, "fp32_accum": True}
+        with torch.cuda.device_of(gradient):
+            out: Tensor = self._operations.conv_backward_input(gradient, weight, kmap.table, kmap.num_outputs, **options)
         return out
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (C_out, all taps, C_in) gradient of the weight."""
         taps = self.kmap.taps
         shape = (len(weight), len(taps), weight.shape[2])
-        part: Tensor = self._operations.conv_backward_weight(features, gradient, self.kmap.table, shape, fp32_accum=True)
+        with torch.cuda.device_of(gradient):
+            part: Tensor = self._operations.conv_backward_weight(features, gradient, self.kmap.table, shape, fp32_accum=True)
         if len(taps) == weight.shape[1]:
             return part
         result = torch.zeros_like(weight)

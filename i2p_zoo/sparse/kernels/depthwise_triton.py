@@ -56,7 +56,8 @@ def forward(features: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     out = features.new_empty((rows, channels))
     grid = (triton.cdiv(rows, _ROWS), triton.cdiv(channels, _CHANNELS))
     arrays = (features.contiguous(), table.contiguous(), weight.contiguous(), out)
-    _forward[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+    with torch.cuda.device_of(features):  # which need not be the current one
+        _forward[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
     return out
 
 
@@ -68,5 +69,6 @@ def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor) -> Tensor
     partial = torch.empty((_SPLITS, taps, channels), dtype=wide, device=features.device)
     grid = (taps, triton.cdiv(channels, _CHANNELS), _SPLITS)
     arrays = (features.contiguous(), table.contiguous(), gradient.contiguous(), partial)
-    _correlate[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+    with torch.cuda.device_of(features):
+        _correlate[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
     return partial.sum(0).to(features.dtype)
