@@ -43,7 +43,7 @@ class Arithmetic(NamedTuple):
         return cls(compute, plain, reflected, methods(*(f"{name}_" for name in names), *(f"__i{name}__" for name in names)))
 
 
-ARITHMETIC = [
+_ARITHMETIC = [
     Arithmetic.of(torch.add, "add"),
     Arithmetic.of(torch.sub, "sub"),
     Arithmetic.of(torch.mul, "mul"),
@@ -51,3 +51,17 @@ ARITHMETIC = [
     Arithmetic.of(torch.maximum, "maximum"),
     Arithmetic.of(torch.minimum, "minimum"),
 ]
+
+
+def register_arithmetic(binary: Callable[..., None], in_place: Callable[[Any, Any], None]) -> None:
+    """Registers handlers of arithmetic of two tensors under all of torch's names.
+
+    Args:
+        binary: registers one for `(compute, function, reflected=)`, where `compute` is of two of torch's tensors.
+        in_place: registers one for `(compute, function)`, whose function writes into the first.
+    """
+    for compute, plain, reflected, written in _ARITHMETIC:
+        for function in plain + reflected:
+            binary(compute, function, reflected=function in reflected)
+        for function in written:
+            in_place(compute, function)

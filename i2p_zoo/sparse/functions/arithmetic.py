@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op, token_op
-from i2p_zoo.sparse.function_lists import ARITHMETIC
+from i2p_zoo.sparse.function_lists import register_arithmetic
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -84,11 +84,7 @@ def _in_place(compute: Any, function: Any) -> None:
     in_place.__qualname__ = name
 
 
-for _compute, _plain, _reflected, _written in ARITHMETIC:
-    for _function in _plain + _reflected:
-        _binary(_compute, _function, reflected=_function in _reflected)
-    for _function in _written:
-        _in_place(_compute, _function)
+register_arithmetic(_binary, _in_place)
 
 
 @token_op(*methods("addcmul"))
