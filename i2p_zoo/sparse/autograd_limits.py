@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.recording import is_recorded
 
 F = TypeVar("F")
 
@@ -19,6 +20,8 @@ def run_uncompiled(method: F) -> F:
 
 def check_transforms() -> None:
     """Raises UnsupportedError inside a transform of `torch.func` or a recorded graph, which have no numbers of sites."""
+    if is_recorded():
+        return
     refuse_graphs(torch._C._get_tracing_state() is not None or torch.compiler.is_exporting())
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise UnsupportedError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Triple
+from i2p_zoo.sparse.recording import is_recorded
 from i2p_zoo.sparse.voxel_keys import Box, column_bounds, pack_on_device, rank_keys
 from i2p_zoo.wording import count_of
 
@@ -273,7 +274,7 @@ def _move(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
 
 def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Returns each site's batch row (N,) int64 and the number of sites of each sample (batch_size,) int64."""
-    key = ("batch", cache.key(coords), batch_size)
+    key = ("batch", cache.key(coords), None if is_recorded() else batch_size)  # a symbol there, which has no hash
     if key not in cache.derived:
         rows = coords[:, 0].long()
         counts = rows.new_zeros(batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines.selection import choose_maximum
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
+from i2p_zoo.sparse.recording import is_recorded, note_used_taps
 from i2p_zoo.sparse.sparse_convolution import convolve, with_window
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -29,7 +31,11 @@ def max_pool(x: SparseTensor, window: Window, level: int) -> SparseTensor:
         level: `Plan.level` of the result.
     """
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
-    out: Tensor = _MaxPool.apply(x.features.flatten(1), kmap)
+    note_used_taps(kmap, x.features.new_ones(1, math.prod(window.kernel), 1))
+    if is_recorded():
+        out: Tensor = choose_maximum(x.features).forward(x.features.flatten(1), kmap)[0]
+    else:
+        out = _MaxPool.apply(x.features.flatten(1), kmap)
     if window.zeros and x.spatial_shape is not None:
         inside = _count_positions(coords, x.spatial_shape, window, (0, 0, 0), (0, 0, 0))
         padded = _count_positions(coords, x.spatial_shape, window, window.given_before, window.given_after)
@@ -118,7 +124,10 @@ def reduce_sites(x: SparseTensor, reduction: str) -> Tensor:
         out = out.scatter_reduce(0, index, features, "amax")
         return out.masked_fill((x.sample_counts == 0).view(-1, *[1] * (features.ndim - 1)), 0)
     single = in_single(x).features
-    if takes_device_path(single):
+    if is_recorded():  # sums by index are a race in onnxruntime, or slow
+        samples = torch.arange(x.batch_size, device=rows.device)[:, None] == rows
+        total = (samples.to(single.dtype) @ single.flatten(1)).unflatten(1, features.shape[1:])
+    elif takes_device_path(single):
         sums: Tensor = _SampleSums.apply(single.flatten(1), rows, x.cache.order(x.coords), x.sample_counts)
         total = sums.unflatten(1, features.shape[1:])
     else:

@@ -18,6 +18,7 @@ from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwis
 from i2p_zoo.sparse.flops import run_counted
 from i2p_zoo.sparse.geometry import Padding, Pair, Triple, Window, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
+from i2p_zoo.sparse.recording import is_recorded, note_used_taps
 from i2p_zoo.sparse.tensor import SparseTensor
 
 Products = Callable[[], int]
@@ -100,6 +101,7 @@ def convolve(
 
 def _sum_taps(features: Tensor, weight: Tensor, kmap: KernelMap, groups: int, products: Products) -> Tensor:
     taps = weight.flatten(1, 3)  # (C_out, K, C_in / groups)
+    note_used_taps(kmap, taps)
     if groups > 1 and taps.shape[2] == 1:
         multiplier = taps.shape[0] // groups
         if multiplier > 1:
@@ -120,6 +122,8 @@ def _no_products() -> int:
 
 
 def _run(engine: Engine, features: Tensor, weight: Tensor, products: Products) -> Tensor:
+    if is_recorded():
+        return engine.forward(features, weight)
     out: Tensor = _Convolution.apply(features, weight, engine, products)
     return out
 

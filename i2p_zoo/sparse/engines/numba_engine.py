@@ -14,6 +14,7 @@ from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.kernel_maps import KernelMap
 from i2p_zoo.sparse.kernels import columns, depthwise_numba, dot_products, matrix, max_pooling
+from i2p_zoo.sparse.recording import is_recorded
 from i2p_zoo.sparse.threads import chunk_bounds, run_chunks
 
 _ROWS_A_CHANNEL = 2  # fewer rows a tap than this times their channels are few
@@ -21,8 +22,8 @@ _SUM_COST = 16  # adding one row costs as much as this many outputs of a matrix 
 
 
 def has_kernel(tensor: Tensor) -> bool:
-    """Whether the numba kernels take a tensor: float32 or float64 on the CPU."""
-    return not takes_device_path(tensor) and tensor.dtype in (torch.float32, torch.float64)
+    """Whether the numba kernels take a tensor: float32 or float64 on the CPU, where no forward is recorded."""
+    return not (takes_device_path(tensor) or is_recorded()) and tensor.dtype in (torch.float32, torch.float64)
 
 
 class NumbaConvolution(Engine):

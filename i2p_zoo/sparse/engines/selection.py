@@ -19,8 +19,10 @@ from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, require_package
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.spconv_triton_engine import SpconvTritonConvolution
+from i2p_zoo.sparse.engines.table_engine import TableConvolution, TableDepthwise, TableMaximum
 from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
 from i2p_zoo.sparse.kernel_maps import KernelMap
+from i2p_zoo.sparse.recording import is_recorded
 
 ENGINES = ("auto", "torch", "spconv_triton", "spconv")
 _PACKAGED: dict[str, type[SpconvTritonConvolution | SpconvConvolution]] = {
@@ -59,6 +61,8 @@ def use_engine(name: str) -> Iterator[None]:
 
 def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine:
     """Returns the engine that convolves (N, C) features of dense or grouped channels."""
+    if is_recorded():
+        return TableConvolution(kmap, groups)
     packaged = find_packaged(features, kmap) if groups == 1 else None
     if packaged is not None:
         return packaged(kmap)
@@ -68,14 +72,18 @@ def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine
 
 def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
     """Returns the engine that convolves (N, C) features with one filter a channel."""
+    if is_recorded():
+        return TableDepthwise(kmap)
     if numba_engine.has_kernel(features):
         return numba_engine.NumbaDepthwise(kmap)
     by_triton = runs_triton(features) and _chosen.get() != "torch"
     return TritonDepthwise(kmap) if by_triton else torch_engine.TorchDepthwise(kmap)
 
 
-def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | TritonMaximum | TorchMaximum]:
+def choose_maximum(features: Tensor) -> type[numba_engine.NumbaMaximum | TritonMaximum | TorchMaximum | TableMaximum]:
     """Returns the engine that takes maxima of (N, C) features."""
+    if is_recorded():
+        return TableMaximum
     if numba_engine.has_kernel(features):
         return numba_engine.NumbaMaximum
     return TritonMaximum if runs_triton(features) else TorchMaximum
