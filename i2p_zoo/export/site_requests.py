@@ -28,6 +28,11 @@ class Sites:
     stride: Triple = (1, 1, 1)
     shift: Triple = (0, 0, 0)
 
+    @property
+    def is_strided(self) -> bool:
+        """Whether they are fewer than the parent's."""
+        return self.stride != (1, 1, 1)
+
 
 @dataclass(frozen=True)
 class MapRequest:
@@ -72,8 +77,8 @@ class SiteRequests:
     parents: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, cache: SiteCache, coords: Tensor, used_taps: UsedTaps) -> SiteRequests:
-        """Reads what a cache remembers of a forward in `record_forward`.
+    def read(cls, cache: SiteCache, coords: Tensor, used_taps: UsedTaps) -> tuple[SiteRequests, dict[int, int]]:
+        """Reads what a cache remembers of a forward; also gives the number of each set of sites by its identity.
 
         Args:
             cache: of the forward's input.
@@ -101,7 +106,7 @@ class SiteRequests:
                 requests.parents.append((numbers[arguments[0]], numbers[arguments[1]]))
             elif sort != "lines":
                 raise UnsupportedError(f"What the network asks of its sites, {sort!r}, cannot be exported.")
-        return requests
+        return requests, numbers
 
 
 def _read_map(kmap: Any, request: tuple[Any, ...], used_taps: UsedTaps) -> Iterator[MapRequest]:
@@ -163,7 +168,7 @@ def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> 
         if sites.parent is not None:
             parent = coords[sites.parent]
             cache.derived["sites", id(parent), sites.stride, sites.shift, None, None] = coords[number]
-            if sites.stride != (1, 1, 1):
+            if sites.is_strided:
                 cache.origins[id(coords[number])] = Origin(parent, None, sites.stride)
     for request, table in zip(requests.maps, inputs.tables, strict=True):
         key = ("map", id(coords[request.inputs]), id(coords[request.outputs]), *request.window)

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.export.site_requests import SiteInputs, SiteRequests, fill_cache
+from i2p_zoo.modules import eval_mode
+from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import Level, Plan
-from i2p_zoo.sparse.recording import record_operations
+from i2p_zoo.sparse.recording import collect_used_taps, record_operations
 from i2p_zoo.sparse.tensor import SparseTensor
+
+_VOXELS, _REACH = (211, 97, 150), 60  # of the example: three clouds, and how far they reach from the origin
+_ATTEMPTS = 50
+
+
+@dataclass
+class Recording:
+    """What an example's forward asked for.
+
+    Attributes:
+        requests: of its sites.
+        x: the example.
+        maps: of each sparse output the number of its sites and its stride; none where the output is dense.
+    """
+
+    requests: SiteRequests
+    x: SparseTensor
+    maps: list[tuple[int, Any]]
 
 
 class TracedNetwork(nn.Module):
-    """A network whose sites and kernel maps are inputs.
+    """A classifier or an encoder whose sites and kernel maps are inputs.
 
     Args:
-        network: a classifier or an encoder, in eval mode.
+        network: in eval mode.
         requests: what its forward asks of its sites.
     """
 
@@ -38,11 +61,97 @@ class TracedNetwork(nn.Module):
         batch_size: Any = counts[0].shape[0] if counts else 1
         x = SparseTensor.on_level(Level(1, None, Plan(), None), features, coords, cache, batch_size)
         with record_operations():
-            out = self.network(x)
-        return _strip(out)
+            return _dense(self.network(x))
 
 
-def _strip(out: Any) -> Any:
+class TracedUNet(TracedNetwork):
+    """A U-Net that gives points their logits."""
+
+    def forward(  # type: ignore[override]
+        self,
+        features: Tensor,
+        tables: list[Tensor],
+        rows: list[Tensor],
+        counts: list[Tensor],
+        parents: list[Tensor],
+        index: Tensor,
+        corners: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Returns (P, num_classes) logits of the points.
+
+        Args:
+            features, tables, rows, counts, parents: as of a `TracedNetwork`.
+            index: (P,) int64, the voxel of each point.
+            corners: (P, 8) int32, one more than the rows of the voxels around each point, 0 for none.
+            weights: (P, 8), of each of these.
+        """
+        logits: Tensor = super().forward(features, tables, rows, counts, parents)
+        nearest = F.embedding(index, logits)
+        if self.network.devoxelization == "nearest":
+            return nearest
+        weights = weights * (corners > 0)
+        total = weights.sum(1, keepdim=True)
+        around = F.embedding(corners, F.pad(logits, (0, 0, 1, 0)))
+        mean = (around * weights[..., None]).sum(1) / total.clamp(min=1e-6)
+        return torch.where(total < 1e-6, nearest, mean)
+
+
+def _dense(out: Any) -> Any:
     if isinstance(out, SparseTensor):
         return out.features
-    return [_strip(part) for part in out] if isinstance(out, list | tuple) else out
+    return [_dense(part) for part in out] if isinstance(out, list | tuple) else out
+
+
+def record(network: Any) -> Recording:
+    """Runs a network in eval mode on an example of three clouds, on the CPU.
+
+    The sets of sites it makes differ in size, since what is of one size by chance would become one size in a trace.
+
+    Raises:
+        UnsupportedError: it asks of its sites what cannot be exported.
+    """
+    for seed in range(_ATTEMPTS):
+        x = _make_example(network, seed)
+        with eval_mode(network), torch.no_grad(), collect_used_taps() as used:
+            out = network(x)
+        requests, numbers = SiteRequests.read(x.cache, x.coords, used)
+        sizes = [len(x.cache.kept[identity]) for identity, number in numbers.items() if requests.sites[number].is_strided]
+        if len(set(sizes)) == len(sizes) and not {len(x.coords), len(_VOXELS), 1} & set(sizes):
+            break
+    maps = [part for part in (out if isinstance(out, list | tuple) else [out]) if isinstance(part, SparseTensor)]
+    return Recording(requests, x, [(numbers[id(part.coords)], part.stride) for part in maps])
+
+
+def _make_example(network: Any, seed: int) -> SparseTensor:
+    generator = torch.Generator().manual_seed(seed)
+    clouds = [
+        torch.cat([torch.full((n, 1), cloud), torch.randint(-_REACH, _REACH, (n, 3), generator=generator)], 1)
+        for cloud, n in enumerate(_VOXELS)
+    ]
+    coords = torch.unique(torch.cat(clouds), dim=0).int()
+    return SparseTensor(torch.randn(len(coords), network.in_chans, generator=generator), coords)
+
+
+def trace(network: Any, recording: Recording, inputs: SiteInputs, *point_inputs: Tensor) -> torch.export.ExportedProgram:
+    """Records the operations of a network's tensor part.
+
+    Args:
+        network: on the CPU, of float32 weights.
+        recording: of its example.
+        inputs: what answers the example's requests.
+        *point_inputs: of a U-Net, the index, corners and weights of the points.
+
+    Raises:
+        UnsupportedError: an operation cannot be recorded; torch's own words say which.
+    """
+    traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests)
+    lists = (list(inputs.tables), list(inputs.rows), list(inputs.counts), list(inputs.parents))
+    arguments = (recording.x.features, *lists, *point_inputs)
+    first = {0: torch.export.Dim.AUTO}
+    shapes = (first, *([first] * len(values) for values in lists), *(first for _ in point_inputs))
+    with eval_mode(network), torch.no_grad():
+        try:
+            return torch.export.export(traced, arguments, dynamic_shapes=shapes, strict=False)
+        except (torch._dynamo.exc.UserError, RuntimeError, ValueError) as error:
+            raise UnsupportedError(f"{type(network).__name__} cannot be exported: {error}") from error
