@@ -55,6 +55,16 @@ class GraphBuilder:
 
     def loop(self, rounds: Any, states: Sequence[Any], step: Callable[..., Sequence[Any]]) -> list[Any]:
         """Runs `step` on int64 values a number of times, each on what the last one returned; returns the last."""
+        body = self._record_body(len(states), lambda number, *values: step(*values))
+        ended = self.Loop(rounds, np.array(True), *states, body=body, outputs=len(states))
+        return [ended] if len(states) == 1 else list(ended)
+
+    def collect(self, rounds: Any, compute: Callable[[Any], Any]) -> Any:
+        """Runs `compute` on 0, 1, ... and returns its results, which are float32 and of one shape, stacked."""
+        return self.Loop(rounds, np.array(True), body=self._record_body(0, lambda number: [compute(number)]))
+
+    def _record_body(self, states: int, compute: Callable[..., Sequence[Any]]) -> Any:
+        """Returns the graph of a loop's body, of the round's number and so many int64 states."""
         ir, outer = self.ir, self.nodes
         self.nodes = []
 
@@ -63,15 +73,15 @@ class GraphBuilder:
 
         scalar = ir.Shape([])
         inputs = [value("round", ir.DataType.INT64, scalar), value("condition", ir.DataType.BOOL, scalar)]
-        inputs += [value(f"state_{number}", ir.DataType.INT64) for number in range(len(states))]
-        condition = self.Identity(inputs[1])
-        results = [condition, *step(*inputs[2:])]
-        for result, given in zip(results, inputs[1:], strict=True):
-            result.type, result.shape = given.type, given.shape
+        inputs += [value("state", ir.DataType.INT64) for _ in range(states)]
+        results = [self.Identity(inputs[1]), *compute(inputs[0], *inputs[2:])]
+        types = [ir.DataType.BOOL, *([ir.DataType.INT64] * states), *([ir.DataType.FLOAT] * (len(results) - 1 - states))]
+        for result, dtype in zip(results, types, strict=True):
+            result.type = ir.TensorType(dtype)
+        results[0].shape = scalar
         body = ir.Graph(inputs, results, nodes=self.nodes, name=f"loop_{next(self._numbers)}")
         self.nodes = outer
-        ended = self.Loop(rounds, np.array(True), *states, body=body, outputs=len(states))
-        return [ended] if len(states) == 1 else ended
+        return body
 
     def cast(self, value: Any, dtype: str) -> Any:
         """Returns a value as another type, by numpy's name for it."""

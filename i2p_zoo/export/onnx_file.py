@@ -15,6 +15,7 @@ from i2p_zoo._version import __version__
 from i2p_zoo.checkpoints.saving import clean_state, describe_model, note_certified
 from i2p_zoo.checkpoints.weight_files import sha256_of_state
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.export.depthwise_graph import expand_depthwise, keep_operations
 from i2p_zoo.export.graph_builder import GraphBuilder
 from i2p_zoo.export.map_graph import MapOutputs, PointInputs, build_maps
 from i2p_zoo.export.metadata import Metadata
@@ -116,6 +117,8 @@ def build_model(network: Any, recording: Recording, metadata: Metadata) -> Any:
     graph.inputs.clear()
     graph.inputs.extend([*given, batch])
     graph.insert_before(graph[0], op.nodes)
+    op.nodes = []
+    expand_depthwise(op, graph)
     for constant in [*op.initializers, batch]:
         graph.initializers[constant.name] = constant
     _name_outputs(ir, op, graph, recording, maps, metadata)
@@ -133,10 +136,12 @@ def _convert(network: Any, recording: Recording) -> Any:
         index = torch.arange(count) % len(x.coords)
         corners = torch.randint(0, len(x.coords) + 1, (count, 8), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
         of_points = (index, corners, torch.ones(count, 8))
-    program = trace(network, recording, inputs, *of_points)
+    program = trace(network, recording, inputs, *of_points, keep_depthwise=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converter's own making
-        model = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET).model
+        model = torch.onnx.export(
+            program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET, custom_translation_table=keep_operations()
+        ).model
     optimizer = require("onnxscript.optimizer", extra="onnx")
     optimizer.optimize_ir(model, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED)
     return model

@@ -42,11 +42,12 @@ class TracedNetwork(nn.Module):
     Args:
         network: in eval mode.
         requests: what its forward asks of its sites.
+        keep_depthwise: as `record_operations`.
     """
 
-    def __init__(self, network: nn.Module, requests: SiteRequests) -> None:
+    def __init__(self, network: nn.Module, requests: SiteRequests, keep_depthwise: bool = False) -> None:
         super().__init__()
-        self.network, self.requests = network, requests
+        self.network, self.requests, self.keep_depthwise = network, requests, keep_depthwise
 
     def forward(
         self, features: Tensor, tables: list[Tensor], rows: list[Tensor], counts: list[Tensor], parents: list[Tensor]
@@ -60,7 +61,7 @@ class TracedNetwork(nn.Module):
         cache, coords = fill_cache(self.requests, SiteInputs(tables, rows, counts, parents), features)
         batch_size: Any = counts[0].shape[0] if counts else 1
         x = SparseTensor.on_level(Level(1, None, Plan(), None), features, coords, cache, batch_size)
-        with record_operations():
+        with record_operations(self.keep_depthwise):
             return _dense(self.network(x))
 
 
@@ -133,7 +134,9 @@ def _make_example(network: Any, seed: int) -> SparseTensor:
     return SparseTensor(torch.randn(len(coords), network.in_chans, generator=generator), coords)
 
 
-def trace(network: Any, recording: Recording, inputs: SiteInputs, *point_inputs: Tensor) -> torch.export.ExportedProgram:
+def trace(
+    network: Any, recording: Recording, inputs: SiteInputs, *point_inputs: Tensor, keep_depthwise: bool = False
+) -> torch.export.ExportedProgram:
     """Records the operations of a network's tensor part.
 
     Args:
@@ -141,11 +144,12 @@ def trace(network: Any, recording: Recording, inputs: SiteInputs, *point_inputs:
         recording: of its example.
         inputs: what answers the example's requests.
         *point_inputs: of a U-Net, the index, corners and weights of the points.
+        keep_depthwise: as `record_operations`.
 
     Raises:
         UnsupportedError: an operation cannot be recorded; torch's own words say which.
     """
-    traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests)
+    traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests, keep_depthwise)
     lists = (list(inputs.tables), list(inputs.rows), list(inputs.counts), list(inputs.parents))
     arguments = (recording.x.features, *lists, *point_inputs)
     first = {0: torch.export.Dim.AUTO}

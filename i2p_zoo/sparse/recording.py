@@ -30,7 +30,7 @@ class UsedTaps:
 
 
 _used_taps: ContextVar[UsedTaps | None] = ContextVar("used_taps", default=None)
-_is_recorded: ContextVar[bool] = ContextVar("recorded", default=False)
+_is_recorded: ContextVar[bool | None] = ContextVar("recorded", default=None)  # whether depthwise convolutions are kept
 
 
 @contextmanager
@@ -52,13 +52,22 @@ def note_used_taps(kmap: Any, weight: Tensor) -> None:
 
 def is_recorded() -> bool:
     """Whether torch records the operations of a forward: none may read a value back, and none may be a kernel of ours."""
-    return _is_recorded.get()
+    return _is_recorded.get() is not None
+
+
+def keeps_depthwise() -> bool:
+    """Whether the recorded graph holds depthwise convolutions as one operation, `torch.ops.i2p_zoo.depthwise`."""
+    return _is_recorded.get() is True
 
 
 @contextmanager
-def record_operations() -> Iterator[None]:
-    """Has forwards in a `with` block run by operations of torch that can be exported."""
-    token = _is_recorded.set(True)
+def record_operations(keep_depthwise: bool = False) -> Iterator[None]:
+    """Has forwards in a `with` block run by operations that can be exported.
+
+    Args:
+        keep_depthwise: whether depthwise convolutions become one operation, for a graph that computes them in its own way.
+    """
+    token = _is_recorded.set(keep_depthwise)
     try:
         with torch.no_grad():
             yield

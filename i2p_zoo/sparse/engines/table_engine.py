@@ -5,11 +5,26 @@ A table is (N_out, K): for each output and each of the map's taps one more than 
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
 from i2p_zoo.sparse.kernel_maps import KernelMap
+from i2p_zoo.sparse.recording import keeps_depthwise
+
+
+def _weigh(features: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+    """(N_out, C): the sum over a table's taps (N_out, K) of their rows of (N_in, C) features times their weights (K, C)."""
+    return (F.embedding(table, _with_absent(features)) * weight).sum(1)
+
+
+torch.library.custom_op("i2p_zoo::depthwise", _weigh, mutates_args=())
+torch.library.register_fake(
+    "i2p_zoo::depthwise", lambda features, table, weight: features.new_empty((table.shape[0], features.shape[1]))
+)
 
 
 class TableConvolution(Engine):
@@ -42,7 +57,9 @@ class TableDepthwise(DepthwiseEngine):
 
     def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
         """Returns the weighted sums."""
-        return (F.embedding(self.kmap.rows, _with_absent(rows)) * weight).sum(1)
+        compute: Any = torch.ops.i2p_zoo.depthwise if keeps_depthwise() else _weigh
+        result: Tensor = compute(rows, self.kmap.rows, weight)
+        return result
 
     def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Is not asked for: recorded forwards have no gradients."""
