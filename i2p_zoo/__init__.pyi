@@ -19,6 +19,8 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingMethodError as MissingMethodError
 from .errors import NotFoundError as NotFoundError
 from .errors import UnsupportedError as UnsupportedError
+from .export.onnx_file import export_onnx as export_onnx
+from .export.program import export_program as export_program
 from .inflation.report import InflationReport as InflationReport
 from .layers.convolution import SparseConv3d as SparseConv3d
 from .layers.kernel_inflation import inflate_weight as inflate_weight

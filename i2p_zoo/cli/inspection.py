@@ -8,6 +8,7 @@ import click
 
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
+from i2p_zoo.cli.deployment import load_classifier
 from i2p_zoo.cli.error_lines import BatchErrors
 
 
@@ -22,7 +23,7 @@ from i2p_zoo.cli.error_lines import BatchErrors
 def predict(
     model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, columns: str | None, as_json: bool
 ) -> None:
-    """Classify FILES of meshes or clouds by MODEL, a folder or a name.
+    """Classify FILES of meshes or clouds by MODEL, a folder, a name or an exported .onnx file.
 
     FILES are ply off obj stl glb gltf pcd las laz e57 bin npy npz txt xyz xyzn xyzrgb pts csv asc.
 
@@ -31,14 +32,13 @@ def predict(
     from tqdm import tqdm
 
     from i2p_zoo.data.files.cloud_files import read_cloud
-    from i2p_zoo.experiments.classification import check_classifier, classify, normalize
+    from i2p_zoo.experiments.classification import normalize
     from i2p_zoo.pictures import check_picture, draw_clouds
 
     if picture is not None:
         check_picture(picture)
-    network = load_network(model)
-    check_classifier(network)
-    if not as_is and network.settings.normalization != "unit_sphere":
+    classifier = load_classifier(model)
+    if not as_is and classifier.normalization != "unit_sphere":
         click.echo(
             f"{model} notes no normalisation: files are centred and scaled to the unit sphere, without --as-is.", err=True
         )
@@ -47,7 +47,7 @@ def predict(
         with errors.held(file):
             cloud = read_cloud(file, columns=columns)
             cloud = cloud if as_is else normalize(cloud)
-            classes_of_file[str(file)] = classes = classify(network, cloud, top)
+            classes_of_file[str(file)] = classes = classifier.classify(cloud, top)
             if picture is not None:
                 clouds.append(cloud["points"])
             if not as_json:

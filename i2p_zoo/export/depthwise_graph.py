@@ -80,7 +80,7 @@ def _front(op: GraphBuilder, table: Any) -> FrontedTable:
     count = op.length(table)
     chunks = op.Div(op.Add(count, _CHUNK - 1), _CHUNK)
     padded = op.Mul(chunks, _CHUNK)
-    empty = op.Expand(np.int32([0]), op.Mul(padded, most))
+    empty = op.Expand(np.zeros(1, np.int32), op.Mul(padded, most))
     places = op.Add(op.Mul(outputs, most), number)
     shape = op.Concat(padded, most, axis=0)
     width = op.Shape(table, start=1, end=2)

@@ -14,8 +14,8 @@ from i2p_zoo._extras import require
 class GraphBuilder:
     """Makes nodes of ONNX's standard operators by their names, in the order of the calls.
 
-    Inputs are values of the graph or numbers and arrays, which become constants: integers int64, floats float64. Keywords are the
-    operator's attributes. A call returns its output, or a list where `outputs` asks for several.
+    Inputs are values of the graph, or numbers and arrays, which become constants: integers int64, floats float64. Keywords are
+    the operator's attributes. A call returns its output, or a list where `outputs` asks for several.
     """
 
     def __init__(self) -> None:

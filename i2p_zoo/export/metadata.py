@@ -62,8 +62,8 @@ class Metadata:
             raise CheckpointError(f"{path} was not written by `i2p-zoo export`: it has no entry {_PREFIX}format_version.")
         if version != str(FORMAT_VERSION):
             raise CheckpointError(
-                f"{path} is of format {version}, written by i2p-zoo {entries.get(f'{_PREFIX}package_version', '?')}; this version "
-                f"reads format {FORMAT_VERSION}. Export the network again, or install the version that wrote it."
+                f"{path} is of format {version}, written by i2p-zoo {entries.get(f'{_PREFIX}package_version', '?')}; this "
+                f"version reads format {FORMAT_VERSION}. Export the network again, or install the version that wrote it."
             )
         try:
             return cls(**{field.name: json.loads(entries[_PREFIX + field.name]) for field in fields(cls)})

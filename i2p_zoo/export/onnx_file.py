@@ -36,8 +36,8 @@ def export_onnx(network: Any, path: str | os.PathLike[str]) -> Path:
     """Writes a network as an ONNX file that runs in any onnxruntime, without torch and without this package.
 
     Its inputs are `points` (N, 3) float32, x, y, z in the network's units; `features` (N, C) float32, where the network reads
-    more than coordinates (`columns` of its metadata, colours as fractions of 0 to 1); and `batch` (N,) int64, the number of each
-    point's cloud, which may be left out for a single one. A classifier gives `logits` (clouds, classes), a U-Net `logits`
+    more than coordinates (`columns` of its metadata, colours as fractions of 0 to 1); and `batch` (N,) int64, the number of
+    each point's cloud, which may be left out for a single one. A classifier gives `logits` (clouds, classes), a U-Net `logits`
     (N, classes), an encoder `features_0`, ... (voxels, channels) and `sites_0`, ... (voxels, 4), columns batch, z, y, x.
 
     Args:
@@ -104,18 +104,18 @@ def build_model(network: Any, recording: Recording, metadata: Metadata) -> Any:
     points = _input(ir, "points", "FLOAT", ["points", 3])
     batch = _input(ir, "batch", "INT64", ["batch_entries"])
     batch.const_value = ir.tensor(np.zeros(1, np.int64), name="batch")
-    given = [points]
+    inputs = [points]
     if metadata.columns:
         width = network.in_chans - sum(CHANNELS[name] for name in parse_features(metadata.features) if name in ("xyz", "ones"))
-        given.append(_input(ir, "features", "FLOAT", ["points", width]))
+        inputs.append(_input(ir, "features", "FLOAT", ["points", width]))
     batch_of_points = op.Expand(batch, op.length(points))
-    values = _read_values(op, network.settings, network.in_chans, *given)
-    inputs = PointInputs(points, batch_of_points, values, metadata.voxel_size)
-    maps = build_maps(op, recording.requests, inputs, with_corners=isinstance(network, UNet))
+    values = _read_values(op, network.settings, network.in_chans, *inputs)
+    cloud = PointInputs(points, batch_of_points, values, metadata.voxel_size)
+    maps = build_maps(op, recording.requests, cloud, with_corners=isinstance(network, UNet))
     for old, new in zip(list(graph.inputs), _flatten(maps), strict=True):
         ir.convenience.replace_all_uses_with(old, new)
     graph.inputs.clear()
-    graph.inputs.extend([*given, batch])
+    graph.inputs.extend([*inputs, batch])
     graph.insert_before(graph[0], op.nodes)
     op.nodes = []
     expand_depthwise(op, graph)
@@ -130,7 +130,7 @@ def _convert(network: Any, recording: Recording) -> Any:
     """Returns the tensor part as an `onnx_ir.Model` whose constants are computed."""
     x = recording.x
     inputs = answer_requests(recording.requests, x)
-    of_points = ()
+    of_points: tuple[torch.Tensor, ...] = ()
     if isinstance(network, UNet):
         count = 2 * len(x.coords) + 1
         index = torch.arange(count) % len(x.coords)
@@ -139,12 +139,17 @@ def _convert(network: Any, recording: Recording) -> Any:
     program = trace(network, recording, inputs, *of_points, keep_depthwise=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converter's own making
-        model = torch.onnx.export(
-            program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET, custom_translation_table=keep_operations()
-        ).model
+        converted: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=_OPSET,
+            custom_translation_table=keep_operations(),
+        )
     optimizer = require("onnxscript.optimizer", extra="onnx")
-    optimizer.optimize_ir(model, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED)
-    return model
+    optimizer.optimize_ir(converted.model, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED)
+    return converted.model
 
 
 def _input(ir: Any, name: str, dtype: str, shape: list[Any]) -> Any:
@@ -160,15 +165,15 @@ def _read_values(op: GraphBuilder, settings: Settings, channels: int, points: An
         if name == "xyz":
             parts.append(points)
         elif name == "ones":
-            parts.append(op.Expand(np.float32([[1]]), op.Concat(op.length(points), np.array([1]), axis=0)))
+            parts.append(op.Expand(np.ones((1, 1), np.float32), op.Concat(op.length(points), np.array([1]), axis=0)))
         else:
             width = extra if name == "extra" else CHANNELS.get(name, 1)
             part = op.Slice(features, np.array([first]), np.array([first + width]), np.array([1]))
             first += width
             if name == "rgb" and settings.rgb_mean is not None:
-                part = op.Sub(part, np.float32(settings.rgb_mean))
+                part = op.Sub(part, np.array(settings.rgb_mean, np.float32))
             if name == "rgb" and settings.rgb_std is not None:
-                part = op.Div(part, np.float32(settings.rgb_std))
+                part = op.Div(part, np.array(settings.rgb_std, np.float32))
             parts.append(part)
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=1)
 

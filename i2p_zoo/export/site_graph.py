@@ -1,8 +1,8 @@
 """Sites, voxels and kernel maps as a graph of ONNX's standard operators.
 
-Voxels have keys, numbers in a box around all of them that sort as their coordinates do. The box has margins as wide as windows
-reach, so that a voxel's neighbour has its key plus a constant, and no other voxel has that. Sums by index are `ScatterElements`:
-onnxruntime's `ScatterND` adds from several threads at once and loses some.
+Voxels have keys, numbers in a box around all of them that sort as their coordinates do. The box has margins as wide as
+windows reach, so that a voxel's neighbour has its key plus a constant, and no other voxel has that. Sums by index are
+`ScatterElements`: onnxruntime's `ScatterND` adds from several threads at once and loses some.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def average_rows(op: GraphBuilder, values: Any, sites: SiteSet) -> Any:
     """Returns the float32 means of (M, C) values over the rows of each site, summed in float64 in the order of the rows."""
     index = op.Unsqueeze(sites.ranks, np.array([1]))
     wide = op.cast(values, "float64")
-    ones = op.Expand(np.float64([[1]]), op.Shape(index))
+    ones = op.Expand(np.ones((1, 1)), op.Shape(index))
     rows = op.Concat(wide, ones, axis=1)
     width = op.Shape(rows, start=1, end=2)
-    zeros = op.Expand(np.float64([[0]]), op.Concat(op.length(sites.coords), width, axis=0))
+    zeros = op.Expand(np.zeros((1, 1)), op.Concat(op.length(sites.coords), width, axis=0))
     sums = op.ScatterElements(zeros, op.Expand(index, op.Shape(rows)), rows, axis=0, reduction="add")
     total = op.Slice(sums, np.array([-1]), np.array([2**62]), np.array([1]))
     return op.cast(op.Div(op.Slice(sums, np.array([0]), np.array([-1]), np.array([1])), total), "float32")

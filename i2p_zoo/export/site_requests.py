@@ -12,6 +12,7 @@ from torch import Tensor
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import Origin, SiteCache
 from i2p_zoo.sparse.geometry import Triple
+from i2p_zoo.sparse.kernel_maps import TableMap
 from i2p_zoo.sparse.recording import UsedTaps
 
 
@@ -90,7 +91,8 @@ class SiteRequests:
         """
         requests, numbers = cls(), {id(coords): 0}
         for key, value in cache.derived.items():
-            sort, *arguments = key  # type: ignore[misc]
+            parts: Any = key
+            sort, arguments = parts[0], parts[1:]
             if sort == "sites":
                 parent, stride, shift, shape, out_shape = arguments
                 if shape is not None or out_shape is not None:
@@ -109,11 +111,13 @@ class SiteRequests:
         return requests, numbers
 
 
-def _read_map(kmap: Any, request: tuple[Any, ...], used_taps: UsedTaps) -> Iterator[MapRequest]:
+def _read_map(kmap: Any, request: Sequence[Any], used_taps: UsedTaps) -> Iterator[MapRequest]:
+    """Gives the map and its inverse, each where some weight uses it."""
+    inputs, outputs, kernel, stride, before, dilation = request
     for candidate, is_inverse in ((kmap, False), (kmap.__dict__.get("inverse"), True)):
         taps = used_taps.find(candidate)
         if candidate is not None and taps is not None:
-            yield MapRequest(*request, taps=tuple(taps) or (0,), is_inverse=is_inverse)
+            yield MapRequest(inputs, outputs, kernel, stride, before, dilation, tuple(taps) or (0,), is_inverse)
 
 
 @dataclass
@@ -134,28 +138,8 @@ class SiteInputs:
     parents: Sequence[Tensor]
 
 
-class TracedMap:
-    """A kernel map whose tables are tensors of a recorded graph; see `i2p_zoo.sparse.kernel_maps.KernelMap`."""
-
-    def __init__(self, request: MapRequest, table: Tensor, num_inputs: Any) -> None:
-        self.taps, self.num_inputs, self.kernel = list(request.taps), num_inputs, request.kernel
-        self.reads_one = request.is_inverse
-        self.rows = self.places = table
-        self.inverse: Any = None
-
-    @property
-    def num_outputs(self) -> Any:
-        """Number of output sites."""
-        return self.rows.shape[0]
-
-    @property
-    def table(self) -> Tensor:
-        """(taps, N_out) int32, the row that each tap reads, -1 for none."""
-        return (self.rows - 1).t()
-
-
 def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> tuple[SiteCache, Tensor]:
-    """Returns a cache that answers a forward's requests, and the sites (N, 4) of its (N, C) input, whose values nothing reads."""
+    """Returns a cache that answers a forward's requests, and the sites (N, 4), of no values, of its (N, C) input."""
     sizes: dict[int, Any] = {0: features.shape[0]}
     for request, table in zip(requests.maps, inputs.tables, strict=True):
         sizes.setdefault(request.inputs if request.is_inverse else request.outputs, table.shape[0])
@@ -172,11 +156,9 @@ def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> 
                 cache.origins[id(coords[number])] = Origin(parent, None, sites.stride)
     for request, table in zip(requests.maps, inputs.tables, strict=True):
         key = ("map", id(coords[request.inputs]), id(coords[request.outputs]), *request.window)
-        kmap = TracedMap(request, table, sizes[request.outputs if request.is_inverse else request.inputs])
+        kmap = cache.derived.setdefault(key, TableMap(list(request.taps), table, sizes.get(request.inputs, 1), request.kernel))
         if request.is_inverse:
-            cache.derived.setdefault(key, TracedMap(request, table, 0)).inverse = kmap
-        else:
-            cache.derived[key] = kmap
+            kmap.inverse = TableMap(list(request.taps), table, sizes.get(request.outputs, 1), request.kernel)
     for number, rows, counts in zip(requests.samples, inputs.rows, inputs.counts, strict=True):
         cache.derived["batch", id(coords[number]), None] = (rows, counts)
     for (fine, coarse), rows in zip(requests.parents, inputs.parents, strict=True):

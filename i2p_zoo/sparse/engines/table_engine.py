@@ -1,18 +1,18 @@
 """The engine of recorded forwards: rows gathered by a table, and one product, in operations that every runtime has.
 
-A table is (N_out, K): for each output and each of the map's taps one more than the row that it reads, 0 for none.
+Tables are those of `TableMap`: one more than the row that is read, 0 for none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
-from i2p_zoo.sparse.kernel_maps import KernelMap
+from i2p_zoo.sparse.kernel_maps import KernelMap, TableMap
 from i2p_zoo.sparse.recording import keeps_depthwise
 
 
@@ -32,16 +32,16 @@ class TableConvolution(Engine):
 
     def forward(self, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (N_out, C_out) output."""
-        blocks = weight[:, self.kmap.taps].unflatten(0, (self.groups, -1))  # (groups, C_out / groups, K, C_in / groups)
-        blocks = blocks.permute(0, 2, 3, 1).flatten(1, 2)
-        if self.kmap.reads_one:
-            products = features @ weight[:, self.kmap.taps].permute(2, 1, 0).flatten(1)  # (N_in, K * C_out)
-            return F.embedding(self.kmap.places, _with_absent(products.unflatten(1, (-1, len(weight))).flatten(0, 1)))
-        rows = F.embedding(self.kmap.rows, _with_absent(features))  # (N_out, K, C_in)
+        table, used = _table(self.kmap), weight[:, self.kmap.taps]  # (C_out, K, C_in / groups)
+        if table.ndim == 1:
+            products = features @ used.permute(2, 1, 0).flatten(1)  # (N_in, K * C_out)
+            return F.embedding(table, _with_absent(products.unflatten(1, (-1, len(used))).flatten(0, 1)))
+        rows = F.embedding(table, _with_absent(features))  # (N_out, K, C_in)
+        blocks = used.unflatten(0, (self.groups, -1)).permute(0, 2, 3, 1).flatten(1, 2)
         if self.groups == 1:
-            return rows.flatten(1) @ blocks[0]
+            return torch.mm(rows.flatten(1), blocks[0])
         grouped = rows.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(2)  # (groups, N_out, K * C_in / groups)
-        return (grouped @ blocks).transpose(0, 1).flatten(1)
+        return torch.bmm(grouped, blocks).transpose(0, 1).flatten(1)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Is not asked for: recorded forwards have no gradients."""
@@ -58,7 +58,7 @@ class TableDepthwise(DepthwiseEngine):
     def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
         """Returns the weighted sums."""
         compute: Any = torch.ops.i2p_zoo.depthwise if keeps_depthwise() else _weigh
-        result: Tensor = compute(rows, self.kmap.rows, weight)
+        result: Tensor = compute(rows, _table(self.kmap), weight)
         return result
 
     def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
@@ -72,8 +72,13 @@ class TableMaximum:
     @staticmethod
     def forward(features: Tensor, kmap: KernelMap) -> tuple[Tensor, None]:
         """Returns the (N_out, C) maxima, 0 where a window is empty."""
-        best = F.embedding(kmap.rows, _with_absent(features, float("-inf"))).amax(1)
-        return best.masked_fill((kmap.rows == 0).all(1, keepdim=True), 0), None
+        table = _table(kmap)
+        best = F.embedding(table, _with_absent(features, float("-inf"))).amax(1)
+        return best.masked_fill((table == 0).all(1, keepdim=True), 0), None
+
+
+def _table(kmap: KernelMap) -> Tensor:
+    return cast(TableMap, kmap).rows
 
 
 def _with_absent(values: Tensor, value: float = 0.0) -> Tensor:

@@ -1,0 +1,57 @@
+"""Networks that leave the laboratory: export, and what `predict` does with an exported one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from i2p_zoo.cli import shared_options as shared
+from i2p_zoo.cli.checkpoint_folders import load_network
+
+_SUFFIX = ".onnx"
+
+
+@click.command()
+@click.argument("model")
+@click.option("--out", required=True, type=shared.FILE, help="File to write, such as model.onnx.")
+def export(model: str, out: Path) -> None:
+    """Write MODEL, a folder or a name, as an ONNX file: points in, logits out, for onnxruntime without torch.
+
+    Example: i2p-zoo export run/model --out model.onnx
+    """
+    from i2p_zoo.export.onnx_file import export_onnx
+
+    export_onnx(load_network(model).cpu(), out)
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@dataclass
+class Classifier:
+    """What `predict` asks of a network, exported or not.
+
+    Attributes:
+        normalization: of the clouds that it was trained on.
+        classify: returns the likeliest classes of a cloud with their probabilities.
+    """
+
+    normalization: str
+    classify: Callable[[Mapping[str, Any], int], dict[str, float]]
+
+
+def load_classifier(model: str) -> Classifier:
+    """Loads a classifier from an exported file, a checkpoint's folder or by name; raises as each."""
+    from i2p_zoo.experiments import classification
+
+    if model.endswith(_SUFFIX):
+        from i2p_zoo.experiments.exported import classify_exported
+        from i2p_zoo.export.runtime import OnnxNetwork
+
+        exported = OnnxNetwork(model)
+        return Classifier(exported.metadata.normalization, lambda cloud, top: classify_exported(exported, cloud, top))
+    network = load_network(model)
+    classification.check_classifier(network)
+    return Classifier(network.settings.normalization, lambda cloud, top: classification.classify(network, cloud, top))
