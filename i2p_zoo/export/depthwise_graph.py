@@ -69,6 +69,7 @@ def expand_depthwise(op: GraphBuilder, graph: Any) -> None:
         graph.insert_before(node, op.nodes)
         op.ir.convenience.replace_all_uses_with(node.outputs[0], result)
         graph.remove(node, safe=True)
+    graph.opset_imports.pop(_DOMAIN, None)
 
 
 def _front(op: GraphBuilder, table: Any) -> FrontedTable:
@@ -76,7 +77,7 @@ def _front(op: GraphBuilder, table: Any) -> FrontedTable:
     outputs, taps = op.Gather(pairs, 0), op.Gather(pairs, 1)
     counts = op.ReduceSum(op.cast(op.Greater(table, np.int32(0)), "int64"), np.array([1]), keepdims=0)
     number = op.Sub(op.Range(0, op.Squeeze(op.length(outputs)), 1), op.Gather(op.CumSum(counts, 0, exclusive=1), outputs))
-    most = op.ReduceMax(counts, keepdims=1)
+    most = op.Max(op.ReduceMax(counts, keepdims=1), np.array([1]))
     count = op.length(table)
     chunks = op.Div(op.Add(count, _CHUNK - 1), _CHUNK)
     padded = op.Mul(chunks, _CHUNK)
