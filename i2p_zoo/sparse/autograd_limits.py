@@ -35,7 +35,7 @@ def refuse_graphs(is_recorded: bool) -> None:
     if is_recorded:
         raise UnsupportedError(
             "`torch.jit`, `torch.export`, ONNX and TensorBoard's graph cannot record a network whose sites depend on the "
-            "clouds: save it with `save_pretrained` and run it with i2p_zoo."
+            "clouds: save it with `save_pretrained` and run it with i2p_zoo, or export it with `i2p_zoo.export_onnx`."
         )
 
 

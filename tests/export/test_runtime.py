@@ -42,7 +42,7 @@ BAD = {
     "infinite": ([np.array([[0, np.inf, 0]])], "NaN or infinite"),
     "beyond 2**30 voxels": ([np.array([[0, 0, 0], [2e8, 0, 0]])], r"\+-2\*\*30 voxels of 0.1"),
     "where float32 merges voxels": ([np.array([[0, 0, 0], [4e6, 0, 0]])], "merges points of different voxels"),
-    "of a map": ([sphere(100) + [5e5, 5e5, 0]], "are no features"),
+    "of a map": ([sphere(100) + np.array([5e5, 5e5, 0])], "are no features"),
     "a box beyond the keys": ([np.array([[-1, -1, -1], [1, 1, 1]]) * 5e5], "more than 2\\*\\*61"),
 }
 
