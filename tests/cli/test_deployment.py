@@ -3,8 +3,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
+import torch
 
 import i2p_zoo
+from i2p_zoo.data import load_data
+from i2p_zoo.export.runtime import OnnxNetwork
 from tests.cli.conftest import fail, succeed
 
 
@@ -30,3 +34,19 @@ def test_errors_are_one_line_that_says_what_to_do(network, tmp_path):
     (tmp_path / "foreign.onnx").write_bytes(b"text")
     assert "no file that onnxruntime" in fail("predict", "foreign.onnx", "cloud.xyz")
     assert "no such folder" in fail("export", "./none", "--out", "model.onnx")
+
+
+@pytest.mark.long
+def test_a_finetuned_network_gives_every_test_cloud_its_class():
+    """EfficientNet-Lite0 with real weights, finetuned on kicad-mini for a few steps, on all 199 test clouds."""
+    succeed("finetune", "--model", "tf_efficientnet_lite0", "--data", "kicad-mini", "--steps", "20", "--out", "run")
+    succeed("export", "run/model", "--out", "model.onnx")
+    network, exported = i2p_zoo.from_pretrained("run/model").eval(), OnnxNetwork("model.onnx")
+    points = load_data("kicad-mini")[1].points
+    assert len(points) == 199
+    for cloud in points:
+        with torch.no_grad():
+            expected = network([cloud]).numpy()
+        logits = exported([cloud])["logits"]
+        assert logits.argmax() == expected.argmax()
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
