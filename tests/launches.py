@@ -115,7 +115,7 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
         patch.setattr(flops, "is_in_torch_dispatch_mode", lambda: False)  # engines run as without a counter
         patch.setattr(jit.JITFunction, "run", count_kernel)
         patch.setattr(interpreter.InterpretedFunction, "run", count_kernel)
-        patch.setattr(Tensor, "is_cuda", True)  # which the package asks for
+        patch.setattr(Tensor, "is_cuda", property(lambda tensor: True))  # which the package asks for
         patch.setattr(gemm, "_dweight_splits", lambda *_: 2)
         with force_device_path(), _Operations(counts), _Calls(counts):
             yield counts

@@ -68,7 +68,7 @@ def interpret_spconv_triton(monkeypatch: pytest.MonkeyPatch) -> Any:
     require_interpreter()
     gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")
     multiply_bfloat16(monkeypatch)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(gemm, "_multiprocessor_count", lambda device: 132)
     return gemm
 

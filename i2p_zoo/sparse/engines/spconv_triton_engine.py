@@ -86,8 +86,12 @@ def _list_pairs_(table: Tensor) -> None:
 
 @functools.cache
 def load_operations() -> Any:
-    """Returns the package's matrix products, which then take one tile shape a layer shape."""
+    """Returns the package's matrix products, which then take one tile shape a layer shape.
+
+    Forward passes and input gradients of as many channels each way run the same kernel, and read the weight along its rows or
+    across them, as its stride tells.
+    """
     gemm = importlib.import_module("spconv_triton.pytorch._impl.gemm")
-    limit_tiles(gemm._gather_gemm_kernel, rows="M", columns="NR", shared="R")
+    limit_tiles(gemm._gather_gemm_kernel, rows="M", columns="NR", shared="R", also_by=["s_wr"])
     limit_tiles(gemm._dweight_masked_kernel, rows="P", columns="KC", shared="P")
     return gemm
