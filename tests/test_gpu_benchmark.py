@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cases, clock, first_batch, goals, parity, rivals
 from i2p_zoo import SparseConv3d
 from i2p_zoo.sparse.device_path import force_device_path
+from i2p_zoo.sparse.engines.spconv_triton_engine import load_operations
 from tests.triton_tools import interpret_spconv_triton
 
 CPU = torch.device("cpu")
@@ -157,10 +159,17 @@ def test_spconv_triton_s_network_has_resnet18_s_shape_and_runs_on_its_own_maps(m
     taken = [tuple(m.convolution.weight.shape[::4]) for m in network.modules() if isinstance(m, rivals._SparseUnit)]
     expected = [tuple(m.weight.shape[::4]) for m in ours.modules() if isinstance(m, SparseConv3d)]
     assert sorted(taken) == sorted(expected)
+    pairs = importlib.import_module("spconv_triton.pytorch._impl.pair_kernels")
+    for kernel in (value for value in vars(pairs).values() if hasattr(value, "configs")):
+        monkeypatch.setattr(kernel, "configs", kernel.configs[:1])  # it would time them on a GPU
+    load_operations()
     monkeypatch.setattr(rivals, "_CHANNELS", (64, 80))
     batch, network = batch_of(6), rivals.make_spconv_network(10).eval()
+    x = rivals.make_spconv_input(batch, torch.float32)
+    halved = {tuple(site) for site in torch.cat([x.indices[:, :1], x.indices[:, 1:] // 2], 1).tolist()}
     with force_device_path(), torch.no_grad():
-        logits = network(rivals.make_spconv_input(batch, torch.float32))
+        logits = network(x)
+        assert {tuple(site) for site in network.layers(x).indices.tolist()} == halved
     assert logits.shape == (2, 10)
     assert logits.isfinite().all()
 

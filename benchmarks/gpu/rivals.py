@@ -88,7 +88,7 @@ def make_dense_network(classes: int) -> nn.Module:
     for channels in _CHANNELS:
         layers += [_DenseBlock(before, channels, 1 if channels == 64 else 2), _DenseBlock(channels, channels, 1)]
         before = channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(512, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(before, classes))
 
 
 class _SparseUnit(nn.Module):
@@ -139,7 +139,7 @@ class _SparseNetwork(nn.Module):
         for level, channels in enumerate(_CHANNELS):
             layers += [_SparseBlock(before, channels, level), _SparseBlock(channels, channels, level)]
             before = channels
-        self.layers, self.head = nn.Sequential(*layers), nn.Linear(512, classes)
+        self.layers, self.head = nn.Sequential(*layers), nn.Linear(before, classes)
 
     def forward(self, x: Any) -> Tensor:
         out = self.layers(x)

@@ -60,12 +60,18 @@ def limit_tiles(kernel: Any, rows: str, columns: Sequence[str], shared: str, als
             first, *others = (config.kwargs[f"BLOCK_{axis}"] for axis in (shared, *extents.keys() - {shared}))
             return int(first * sum(others) * size * config.num_stages)
 
+        def extent_of(config: Any) -> tuple[int, ...]:
+            return tuple(config.kwargs[f"BLOCK_{axis}"] for axis in extents)
+
         ranked = sorted(configs, key=misfit)
         by_rule = next((config for config in ranked if memory(config) <= _MEMORY), configs[0])
         layer = _describe_layer(kernel, {**arguments, **options})
         if trial is not None:
-            others = [config for config in ranked if memory(config) <= _MOST_MEMORY and config is not by_rule]
-            return trial.list_configs(layer, kernel, [by_rule, *others[: _CANDIDATES - 1]])
+            others: dict[tuple[int, ...], Any] = {extent_of(by_rule): by_rule}
+            for config in ranked:
+                if memory(config) <= _MOST_MEMORY:
+                    others.setdefault(extent_of(config), config)
+            return trial.list_configs(layer, kernel, list(others.values())[:_CANDIDATES])
         tuned = load_shapes(features.get_device()).get(layer)
         return [_pick(layer, {config: to_shape(config) for config in ranked}, tuned, by_rule)]
 

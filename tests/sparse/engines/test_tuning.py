@@ -17,7 +17,7 @@ from i2p_zoo.sparse.engines.selection import use_engine
 from i2p_zoo.sparse.engines.spconv_triton_engine import load_operations
 from i2p_zoo.sparse.engines.tile_cache import cache_path, load_shapes
 from tests.helpers import random_cloud, relative_error
-from tests.triton_tools import interpret_spconv_triton
+from tests.triton_tools import compile_kernels, interpret_spconv_triton
 
 KERNELS = ("_gather_gemm_kernel", "_dweight_masked_kernel")
 
@@ -182,6 +182,52 @@ def test_a_kept_shape_that_is_no_candidate_is_passed_over_with_a_warning(monkeyp
     monkeypatch.setattr(tiles, "load_shapes", lambda index: {"depthwise taps=3 channels=8 torch.float32": {"ROWS": 7}})
     with pytest.warns(UserWarning, match=r"\{'ROWS': 7\} is no tile shape for 'depthwise taps=3"):
         assert tiles.choose_block("depthwise", torch.zeros(1, 8), 3, None) == tiles.BLOCKS[0]
+
+
+def list_candidates(name, axes, dtype):
+    """What a trial has of a kernel, over layers of all widths, and a width of each."""
+    kernel, candidates = getattr(load_operations(), name), {}
+
+    class Trial:
+        def list_configs(self, layer, kernel, configs):
+            candidates.update({str(tiles.to_shape(config)): (config, width) for config in configs})
+            return configs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "trial", Trial())
+        for width in (16, 64, 512):
+            arguments = {"feats_ptr": torch.zeros(1, dtype=dtype), **{f"{axis}_dim": width for axis in axes}}
+            kernel.early_config_prune(kernel.configs, arguments)
+    return candidates.values()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_every_candidate_compiles(kind, target):
+    sizes = dict.fromkeys(("M", "s_fr", "s_fc", "s_wkv", "s_wr", "s_wn", "s_pk", "s_pm", "s_or", "s_oc"), "i32")
+    pointers = dict.fromkeys(("pairs_ptr", "pmask_ptr", "argsort_ptr"), "*i32")
+    values = dict.fromkeys(("feats_ptr", "weight_ptr", "out_ptr", "bias_ptr"), f"*{kind}")
+    steps = dict.fromkeys(("splits", "s_fr", "s_fc", "s_gr", "s_gc", "s_dk", "s_dkv", "s_dc", "s_ds"), "i32")
+    lists = dict.fromkeys(("sig_i_ptr", "sig_o_ptr", "seg_ptr"), "*i32")
+    types = {
+        KERNELS[0]: {**values, **pointers, **sizes},
+        KERNELS[1]: {"feats_ptr": f"*{kind}", "gout_ptr": f"*{kind}", "dw_ptr": "*fp32", **lists, **steps},
+    }
+    constants = {"kv": 27, "FP16_ACC": False, "IEEE": kind == "fp32", "ALLOW_TF32": False}
+    cases, dtype = [], {"bf16": torch.bfloat16, "fp32": torch.float32}[kind]
+    for name, axes, more in ((KERNELS[0], "NR", {"HAS_BIAS": False, "USE_MASK": True}), (KERNELS[1], "KC", {})):
+        for config, width in list_candidates(name, axes, dtype):
+            values = {**constants, **more, **tiles.to_shape(config), **{f"{axis}_dim": width for axis in axes}}
+            cases.append(("spconv_triton.pytorch._impl.gemm", name, types[name], values, target))
+    assert len(cases) > 12
+    arrays = {"features": f"*{kind}", "table": "*i32", "rows": "i32", "channels": "i32", "taps": "i32"}
+    for rows, channels in tiles.BLOCKS:
+        block, module = {"ROWS": rows, "CHANNELS": channels}, "i2p_zoo.sparse.kernels.depthwise_triton"
+        cases.append((module, "_forward", {**arrays, "weight": f"*{kind}", "out": f"*{kind}"}, block, target))
+        cases.append((module, "_correlate", {**arrays, "gradient": f"*{kind}", "partial": "*fp32"}, block, target))
+    faults = compile_kernels(cases)
+    assert not {str(case): fault for case, fault in zip(cases, faults, strict=True) if fault}
 
 
 def test_a_network_with_no_layer_to_tune_is_an_error(gpu):
