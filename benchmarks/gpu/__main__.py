@@ -86,19 +86,18 @@ def main(
     clock = Clock(torch.device(device), *((1, 0.0) if quick else ()))
     page.add(_describe(clock, clouds), "", "| | |", "|---|--:|")
     only = "gpu_gives or on_a_gpu" if quick else ""
-    page.begin_or_tell("parity tests", lambda: f"| parity tests | {run_parity_tests(150, only=only)} |")
+    page.begin_or_tell("parity tests", lambda: f"| parity tests | {run_parity_tests(120, only=only)} |")
     page.begin_or_tell("peaks", lambda: "\n".join(f"| {name} | {value} |" for name, value in _find_peaks(clock)))
     figures, batch = goals.Figures(), Batch(clouds, clock.device)
     names = networks or NETWORKS
     with i2p_zoo.use_engine(engine):
         page.begin_or_tell("first batch", lambda: _measure_first(figures, names[0], clouds, device, page.left))
-        page.add("", *cases.HEAD.splitlines())
         for precision in precisions:
+            page.add("", *cases.HEAD.splitlines())
             for name in names:
                 run = functools.partial(_measure_case, figures, clock, batch, name, precision)
                 page.begin_or_tell(f"{name} | {precision}", run)
-        page.add("", *rivals.HEAD.splitlines())
-        for precision in precisions:
+            page.add("", *rivals.HEAD.splitlines())
             for name in (name for name in names if name in NETWORKS[:2]):
                 for rival in rivals.list_rivals(name):
                     run = functools.partial(_measure_rival, figures, clock, batch, rival, precision)

@@ -78,7 +78,7 @@ class SpconvTritonConvolution(Engine):
 
 
 def _list_pairs_(table: Tensor) -> None:
-    """Lists a table's pairs where the package looks for them, once for all layers of the map; it would wait three times."""
+    """Lists a table's pairs where the package looks for them, once for all layers of the map; it would wait for them."""
     if not hasattr(table, "_spconv_triton_dw_sig"):
         kernels: Any = require("i2p_zoo.sparse.kernels.pairs_triton", extra="triton")
         table._spconv_triton_dw_sig = kernels.list_pairs(table)  # type: ignore[attr-defined]
