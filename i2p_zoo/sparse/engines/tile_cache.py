@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.staging import replacing
 
 Shape = dict[str, int]
@@ -88,15 +89,15 @@ def keep_shapes(index: int, shapes: Shapes) -> None:
 
 
 def _read(path: Path) -> dict[str, Shapes]:
-    """The file's shapes by machine and layer; raises ValueError where it is no such file."""
+    """The file's shapes by machine and layer; raises InvalidInputError where it is no such file."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"it is damaged ({error})") from None
+        raise InvalidInputError(f"it is damaged ({error})") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not _maps_to(content.get("machines"), _are_shapes):
-        raise ValueError(f"it is no file of {_FORMAT!r}")
+        raise InvalidInputError(f"it is no file of {_FORMAT!r}")
     machines: dict[str, Shapes] = content["machines"]
     return machines
 
