@@ -17,6 +17,7 @@ from i2p_zoo.sparse.engines.selection import use_engine
 from i2p_zoo.sparse.engines.spconv_triton_engine import load_operations
 from i2p_zoo.sparse.engines.tile_cache import cache_path, load_shapes
 from tests.helpers import random_cloud, relative_error
+from tests.launches import count_launches
 from tests.triton_tools import compile_kernels, interpret_spconv_triton
 
 KERNELS = ("_gather_gemm_kernel", "_dweight_masked_kernel")
@@ -145,6 +146,17 @@ def test_the_network_and_what_ran_before_stay_as_they_are(launched, monkeypatch)
     launched.clear()
     gradients(model, x)  # the rule's shape was the fastest
     assert {name: shapes[0] for name, shapes in launched.items()} == usual
+
+
+@pytest.mark.parametrize(("name", "dense"), [("resnet18", 2 + 3 + 3 * 9), ("tf_efficientnet_lite0", 2)])
+def test_each_layer_shape_of_a_network_is_tuned_in_the_precision_at_hand(name, dense, monkeypatch):
+    monkeypatch.setattr(tuning, "measure", lambda call: 1.0)
+    model = i2p_zoo.create_model(name, num_classes=4, stem="point", skip_downsamples=2)
+    with count_launches(monkeypatch), torch.autocast("cpu", torch.bfloat16):  # which runs no kernel
+        shapes = i2p_zoo.tune(model, [torch.rand(100, 3)], progress=False)
+    assert all("bfloat16" in layer for layer in shapes)
+    assert sum(layer.split()[0] in KERNELS for layer in shapes) == dense
+    assert all(module.training for module in model.modules())
 
 
 def test_an_interrupted_trial_leaves_the_rule_and_no_file(launched, monkeypatch):
