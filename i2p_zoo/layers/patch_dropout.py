@@ -49,7 +49,7 @@ def _drop(x: Any, prob: float) -> Any:
     rows = x.rows
     first = rows.batch_size * rows.prefix  # rows of extra tokens stand before those of sites
     batch = rows.batch[first:]
-    counts = torch.bincount(batch, minlength=rows.batch_size)
+    counts = batch.new_zeros(rows.batch_size).scatter_add_(0, batch, torch.ones_like(batch))  # bincount waits for a device
     order = torch.rand(len(batch), device=batch.device).argsort()
     order = order[batch[order].argsort(stable=True)]  # sample after sample, in a random order within each
     rank = torch.arange(len(order), device=batch.device) - (counts.cumsum(0) - counts)[batch[order]]

@@ -56,6 +56,6 @@ class SparseSpaceToDepth(nn.Module):
         target, source = torch.cat(targets), torch.cat(sources)
         single = in_single(x).features
         total = single.new_zeros((len(coords) * size**2, single.shape[1])).index_add(0, target, single.index_select(0, source))
-        count = torch.bincount(target, minlength=len(total)).clamp(min=1)
+        count = target.new_zeros(len(total)).scatter_add_(0, target, torch.ones_like(target)).clamp(min=1)  # bincount waits
         features = (total / count[:, None].to(total.dtype)).to(x.dtype).view(len(coords), -1)
         return with_window(x, features, coords, shape, window, level)

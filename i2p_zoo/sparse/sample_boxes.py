@@ -28,7 +28,7 @@ def sample_boxes(samples: Tensor, column: Tensor, batch_size: int) -> tuple[Tens
     if not len(column):
         return column.new_zeros(batch_size), column.new_zeros(batch_size)
     ordered = ((samples << 33) + column).sort().values  # 33 bits hold any int32 with its sign
-    counts = torch.bincount(samples, minlength=batch_size)
+    counts = samples.new_zeros(batch_size).scatter_add_(0, samples, torch.ones_like(samples))  # bincount waits for a device
     starts = counts.cumsum(0) - counts
     strays = (counts.double() * STRAYS).long()
     ends = []

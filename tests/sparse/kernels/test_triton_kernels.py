@@ -40,6 +40,10 @@ COMPILED = {
         for has_order in (False, True)
     ],
     "maps_triton._transpose": [(typed("table transposed inputs outputs", ["*i32", "*i32", "i32", "i32"]), {"ROWS": 128})],
+    "pairs_triton._count_pairs": [(typed("table counts rows blocks", ["*i32", "*i32", "i32", "i32"]), {"ROWS": 512})],
+    "pairs_triton._list_pairs": [
+        (typed("table ends inputs outputs starts rows blocks", [*["*i32"] * 5, "i32", "i32"]), {"ROWS": 512})
+    ],
     "maxima_triton._maximum": [
         (typed("features table out source_of rows channels taps", [f"*{d}", "*i32", f"*{d}", "*i32", *["i32"] * 3]), ROWS)
         for d in FLOATS
