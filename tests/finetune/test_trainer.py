@@ -22,7 +22,7 @@ from i2p_zoo.errors import DivergedError
 from i2p_zoo.finetune import Classification, Options, evaluate, freeze, trainer, training_state
 from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.evaluation import predict_logits
-from i2p_zoo.finetune.trainer import make_accelerator
+from i2p_zoo.finetune.devices import make_accelerator
 from i2p_zoo.modules import class_names
 from tests.finetune.conftest import assert_same_bits, figures, no_clouds, resnet, shapes, state_of, tiny, train, without_norms
 
@@ -265,7 +265,7 @@ def test_refused_run_leaves_the_model_as_it_was(tmp_path):
 
 def test_accelerator_of_another_precision_is_refused():
     with pytest.raises(InvalidInputError, match=r"precision is 'bf16', the accelerator's mixed_precision 'no'"):
-        train(tiny(), shapes(), precision="bf16", accelerator=make_accelerator("no"))
+        train(tiny(), shapes(), precision="bf16", accelerator=make_accelerator("no", torch.device("cpu")))
 
 
 def test_classes_to_judge_by_are_those_to_train():
