@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 
 from i2p_zoo.data.batches import VoxelBatch
-from i2p_zoo.errors import I2PError
+from i2p_zoo.errors import I2PError, InvalidInputError
 from i2p_zoo.finetune.held_signals import ignore_interrupts
+from i2p_zoo.wording import count_of
 
 
 class Batches(Protocol):
@@ -51,6 +53,7 @@ def prefetch(
         is_pinned: whether tensors stand in page-locked memory, from which a GPU copies while the processor goes on.
 
     Raises:
+        InvalidInputError: what cannot be pickled for the workers.
         I2PError, OSError: as the samples and their voxelizing, in a worker too.
     """
     loader = torch.utils.data.DataLoader(
@@ -63,7 +66,14 @@ def prefetch(
         multiprocessing_context="spawn" if workers else None,  # a fork would hang in OpenMP
         worker_init_fn=ignore_interrupts,
     )
-    for share in loader:
+    try:
+        shares = iter(loader)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InvalidInputError(
+            f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module in "
+            "place of lambdas and of functions in others."
+        ) from error
+    for share in shares:
         if isinstance(share, Exception):
             raise share
         yield share
