@@ -44,4 +44,5 @@ def load_network(name: str, device: str) -> Any:
     from i2p_zoo.finetune.devices import find_device
 
     check_place(name)
-    return from_pretrained(name).to(find_device(device))
+    place = find_device(device)
+    return from_pretrained(name).to(place)

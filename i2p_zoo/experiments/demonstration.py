@@ -51,7 +51,12 @@ def run_demo(
 
     Returns:
         For each kind of run its accuracies and parameter counts, as in metrics.json.
+
+    Raises:
+        InvalidInputError: a device that is not here.
+        I2PError, OSError: as `i2p_zoo.zoo.conversion.convert` and `i2p_zoo.experiments.run`.
     """
+    find_device(device)  # before anything is converted
     train_set, test_set = load_npz(data_file)
     out.mkdir(parents=True, exist_ok=True)
     folder = out / f"i2p-{ARCHITECTURE}"

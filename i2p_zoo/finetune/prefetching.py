@@ -70,8 +70,8 @@ def prefetch(
         shares = iter(loader)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise InvalidInputError(
-            f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module in "
-            "place of lambdas and of functions in others."
+            f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module "
+            "in place of lambdas and of functions in others."
         ) from error
     for share in shares:
         if isinstance(share, Exception):
