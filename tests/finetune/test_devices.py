@@ -22,7 +22,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr("torch.cuda.device_count", lambda: count)
         monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "NVIDIA X1")
         monkeypatch.setattr("torch.cuda.device", lambda device: torch.autograd.profiler.record_function("none"))
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation)
 
     return set_up
 
