@@ -33,7 +33,7 @@ from tests.finetune.conftest import (
     state_of,
     tiny,
     train,
-    train_in_many_ways,
+    train_in_ways,
     without_norms,
 )
 
@@ -219,19 +219,19 @@ TOGETHER = """
 import os, sys
 import torch
 sys.path.insert(0, {root!r})
-from tests.finetune.conftest import train_in_many_ways
+from tests.finetune.conftest import train_in_ways
 if __name__ == "__main__":
-    results = train_in_many_ways()
+    results = train_in_ways({ways})
     if int(os.environ["RANK"]) == 0:
         torch.save(results, sys.argv[1])
     torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.long
-def test_two_processes_train_as_one_does(tmp_path):
+@pytest.mark.parametrize("ways", [[(2, 0)], pytest.param([(1, 0), (2, 1)], marks=pytest.mark.long)], ids=str)
+def test_two_processes_train_as_one_does(tmp_path, ways):
     """Every step's loss, to the last digits of float64: parts of batches, statistics and points are those of all processes."""
-    (tmp_path / "run.py").write_text(TOGETHER.format(root=str(ROOT)))
+    (tmp_path / "run.py").write_text(TOGETHER.format(root=str(ROOT), ways=ways))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -239,7 +239,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     together = torch.load(tmp_path / "together.pt")
-    for name, ((steps, evaluations), state) in train_in_many_ways().items():
+    for name, ((steps, evaluations), state) in train_in_ways(ways).items():
         (other_steps, other_evaluations), other_state = together[name]
         assert [s[1] for s in other_steps] == pytest.approx([s[1] for s in steps], rel=1e-11), name
         assert [s[2] for s in other_steps] == pytest.approx([s[2] for s in steps]), name
