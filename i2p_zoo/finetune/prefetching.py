@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,10 @@ class Batches(Protocol):
 
     def draw(self, step: int, part: slice) -> list[Any]:
         """Returns some samples of a batch."""
+
+
+class WorkerError(I2PError, RuntimeError):
+    """A process that prepares batches has ended, killed or for want of memory."""
 
 
 class _VoxelizedShares(torch.utils.data.Dataset[list[VoxelBatch] | Exception]):
@@ -54,6 +59,7 @@ def prefetch(
 
     Raises:
         InvalidInputError: what cannot be pickled for the workers.
+        WorkerError: a worker was killed.
         I2PError, OSError: as the samples and their voxelizing, in a worker too.
     """
     loader = torch.utils.data.DataLoader(
@@ -73,10 +79,26 @@ def prefetch(
             f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module "
             "in place of lambdas and of functions in others."
         ) from error
-    for share in shares:
-        if isinstance(share, Exception):
-            raise share
-        yield share
+    with _explain_killed_workers(workers):
+        for share in shares:
+            if isinstance(share, Exception):
+                raise share
+            yield share
+
+
+@contextmanager
+def _explain_killed_workers(workers: int) -> Iterator[None]:
+    """Says what to do where a worker was killed, of which torch knows the signal alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, I2PError) or not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerError(
+            f"One of {count_of(workers, 'worker')} ended before its work was done ({str(error).rstrip('. ')}). If memory did not "
+            "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
+            "more, as by `docker run --shm-size=4g`."
+        ) from error
 
 
 def _keep(share: Any) -> Any:

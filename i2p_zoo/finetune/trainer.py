@@ -86,6 +86,7 @@ def train(
             accelerator of another device or precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         DeviceMemoryError: a GPU's memory does not suffice for a batch, or its part; also a `torch.OutOfMemoryError`.
+        WorkerError: one of `workers` was killed.
         CheckpointError: a saved state is damaged.
         KeyboardInterrupt: by Ctrl-C; with a folder after the step at hand, whose state is saved, and at once by a second one.
         MissingExtraError: accelerate is not installed.

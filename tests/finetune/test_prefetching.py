@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
-from i2p_zoo import InvalidInputError
+from i2p_zoo import I2PError, InvalidInputError
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import NotFoundError
 from i2p_zoo.finetune import Classification, Options
-from i2p_zoo.finetune.prefetching import prefetch
+from i2p_zoo.finetune.prefetching import WorkerError, prefetch
 from i2p_zoo.inflation.settings import Settings
 from tests.finetune.conftest import assert_same_bits, figures, shapes, tiny, train
 
@@ -37,7 +39,7 @@ def load(parts, workers, task=None, steps=range(3)):
 
 def test_workers_voxelize_to_the_same_bits_as_the_process_itself():
     parts = [slice(2, 3), slice(3, 4)]
-    here, there = load(parts, 0), load(parts, 2)
+    here, there = load(parts, 0), load(parts, 1)
     assert [len(share) for share in there] == [2, 2, 2]
     for mine, theirs in zip(here, there, strict=True):
         for batch, other in zip(mine, theirs, strict=True):
@@ -57,8 +59,8 @@ def test_a_batch_is_what_the_settings_make_of_its_clouds_and_makes_only_its_own(
     assert batch.voxels.cache.order(batch.voxels.coords) is None, "sorted, as `voxelize` leaves them"
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_run_with_workers_goes_on_to_the_bits_of_one_without(tmp_path, accumulate):
+def test_a_run_with_workers_goes_on_to_the_bits_of_one_without(tmp_path):
+    accumulate = 2
     whole, halted = tiny(dropout=0.5), tiny(dropout=0.5)
     expected = train(whole, shapes(), accumulate=accumulate)
 
@@ -83,11 +85,6 @@ class Broken:
         return [({"points": np.zeros((1, 3), np.float32)}, 0)][part]
 
 
-class Raging(Broken):
-    def draw(self, step, part):
-        raise OSError(5, "Input/output error", "shapes/3.off")
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_is_told_as_it_is_without_one(workers):
     gather = functools.partial(Classification.gather, settings=Settings(voxel_size=0.2))
@@ -96,8 +93,22 @@ def test_an_error_in_a_worker_is_told_as_it_is_without_one(workers):
     with pytest.raises(NotFoundError) as caught:
         next(loaded)
     assert str(caught.value) == "shapes/3.off: no such file."
-    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: 'shapes/3.off'$"):
-        next(prefetch(Raging(), gather, [slice(0, 1)], range(4), workers, is_pinned=False))
+
+
+class Fatal(Broken):
+    def draw(self, step, part):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(step, part)
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_is_told_with_what_to_do():
+    gather = functools.partial(Classification.gather, settings=Settings(voxel_size=0.2))
+    with pytest.raises(WorkerError, match=r"^One of 1 worker ended .*\)\. If memory .*--shm-size") as caught:
+        list(prefetch(Fatal(), gather, [slice(0, 1)], range(9), 1, is_pinned=False))
+    assert isinstance(caught.value, I2PError)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:Got pickle error")

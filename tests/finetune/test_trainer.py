@@ -213,6 +213,27 @@ def test_model_is_the_one_that_was_given_afterwards():
     copy.deepcopy(model)
 
 
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_network", [lambda model: torch.compile(model, backend="eager"), compile_in_place])
+def test_compiled_networks_train_as_they_are(compile_network):
+    """`torch.compile` leaves them alone: to the same bits, what is frozen stays, and what a run notes, the network notes."""
+    torch._dynamo.reset()
+    plain, model = resnet(), resnet()
+    compiled = compile_network(model)
+    histories = []
+    for network in (plain, compiled):
+        freeze(network, "io")
+        histories.append(figures(train(network, shapes(), steps=3)))
+    assert histories[0] == histories[1]
+    assert_same_bits(model, plain.state_dict())
+    assert class_names(model) == shapes().classes
+    assert evaluate(compiled, shapes(9)).top1 == evaluate(plain, shapes(9)).top1
+
+
 # --- Several processes ---
 
 TOGETHER = """
