@@ -79,26 +79,40 @@ def prefetch(
             f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module "
             "in place of lambdas and of functions in others."
         ) from error
-    with _explain_killed_workers(workers):
-        for share in shares:
+    with explain_killed_workers(workers):
+        while True:
+            try:
+                share = next(shares, None)
+            except (OSError, EOFError) as error:  # what a worker sent is fetched from it
+                raise WorkerError(_describe_killed_worker(workers, error)) from error
+            if share is None:
+                return
             if isinstance(share, Exception):
                 raise share
             yield share
 
 
 @contextmanager
-def _explain_killed_workers(workers: int) -> Iterator[None]:
-    """Says what to do where a worker was killed, of which torch knows the signal alone."""
+def explain_killed_workers(workers: int) -> Iterator[None]:
+    """Says what to do where one of so many workers was killed, which torch raises in the midst of whatever runs then.
+
+    Raises:
+        WorkerError: in place of torch's error, which is its cause.
+    """
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, I2PError) or not str(error).startswith("DataLoader worker"):
+        if not str(error).startswith("DataLoader worker"):
             raise
-        raise WorkerError(
-            f"One of {count_of(workers, 'worker')} ended before its work was done ({str(error).rstrip('. ')}). If memory did not "
-            "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
-            "more, as by `docker run --shm-size=4g`."
-        ) from error
+        raise WorkerError(_describe_killed_worker(workers, error)) from error
+
+
+def _describe_killed_worker(workers: int, error: Exception) -> str:
+    return (
+        f"One of {count_of(workers, 'worker')} ended before its work was done ({str(error).rstrip('. ')}). If memory did not "
+        "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
+        "more, as by `docker run --shm-size=4g`."
+    )
 
 
 def _keep(share: Any) -> Any:

@@ -28,7 +28,7 @@ from i2p_zoo.finetune.devices import find_device, find_launched, make_accelerato
 from i2p_zoo.finetune.held_signals import HeldSignals
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.prefetching import prefetch
+from i2p_zoo.finetune.prefetching import explain_killed_workers, prefetch
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.modules import count_classes, set_class_names_
@@ -199,7 +199,8 @@ class _Run:
         self.model.settings = _settings_after(self.model, self.task)
         # Several processes would stop at different steps, and wait for each other.
         signals = HeldSignals(folder is not None and self.accelerator.num_processes == 1)
-        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals:
+        explained = explain_killed_workers(options.workers)
+        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals, explained:
             self.model.train()
             start = time.perf_counter()
             for number, share in zip(bar, self.load_batches(todo), strict=True):

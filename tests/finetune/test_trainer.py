@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -24,6 +25,8 @@ from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.devices import make_accelerator
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.modules import class_names
+from i2p_zoo.sparse.device_path import force_device_path
+from i2p_zoo.sparse.engines.selection import use_engine
 from tests.finetune.conftest import (
     assert_same_bits,
     figures,
@@ -232,6 +235,18 @@ def test_compiled_networks_train_as_they_are(compile_network):
     assert_same_bits(model, plain.state_dict())
     assert class_names(model) == shapes().classes
     assert evaluate(compiled, shapes(9)).top1 == evaluate(plain, shapes(9)).top1
+
+
+@pytest.mark.long  # Triton's interpreter
+def test_steps_on_the_device_s_way_are_those_on_the_cpu_s():
+    """Batches are voxelized, and their points classified, as on a GPU; both sum in orders of their own."""
+    losses = []
+    for path in (contextlib.nullcontext, force_device_path):
+        with path(), use_engine("torch"):
+            results = train_in_ways([(2, 0)])
+            losses.append({name: [step[1] for step in steps] for name, ((steps, _), _) in results.items()})
+    for name, expected in losses[0].items():
+        assert losses[1][name] == pytest.approx(expected, rel=1e-9), name
 
 
 # --- Several processes ---
