@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from i2p_zoo.data.batches import VoxelBatch
-from i2p_zoo.errors import I2PError, InvalidInputError
+from i2p_zoo.errors import I2PError, InvalidInputError, WorkerError
 from i2p_zoo.finetune.held_signals import ignore_interrupts
 from i2p_zoo.wording import count_of
 
@@ -20,10 +20,6 @@ class Batches(Protocol):
 
     def draw(self, step: int, part: slice) -> list[Any]:
         """Returns some samples of a batch."""
-
-
-class WorkerError(I2PError, RuntimeError):
-    """A process that prepares batches has ended, killed or for want of memory."""
 
 
 class _VoxelizedShares(torch.utils.data.Dataset[list[VoxelBatch] | Exception]):
