@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -80,6 +81,7 @@ def prefetch(
             try:
                 share = next(shares, None)
             except (OSError, EOFError) as error:  # what a worker sent is fetched from it
+                time.sleep(1)  # in which torch raises, as the signal of its end arrives, and says more
                 raise WorkerError(_describe_killed_worker(workers, error)) from error
             if share is None:
                 return
@@ -104,8 +106,9 @@ def explain_killed_workers(workers: int) -> Iterator[None]:
 
 
 def _describe_killed_worker(workers: int, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     return (
-        f"One of {count_of(workers, 'worker')} ended before its work was done ({str(error).rstrip('. ')}). If memory did not "
+        f"One of {count_of(workers, 'worker')} ended before its work was done ({reason}). If memory did not "
         "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
         "more, as by `docker run --shm-size=4g`."
     )
