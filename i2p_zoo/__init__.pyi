@@ -19,6 +19,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingMethodError as MissingMethodError
 from .errors import NotFoundError as NotFoundError
 from .errors import UnsupportedError as UnsupportedError
+from .errors import WorkerError as WorkerError
 from .inflation.report import InflationReport as InflationReport
 from .layers.convolution import SparseConv3d as SparseConv3d
 from .layers.kernel_inflation import inflate_weight as inflate_weight
