@@ -35,7 +35,7 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
     values = other.reshape(shape).squeeze(x.site_dims)  # (B or 1, C1, ...)
     if values.shape[0] not in (1, x.batch_size):
         raise InvalidInputError(f"`{name}`: a gate of {values.shape[0]} samples does not fit a batch of {x.batch_size}.")
-    return values if values.shape[0] == 1 else values.index_select(0, x.batch_rows)
+    return values if values.shape[0] == 1 else x.batch_index.take(values)
 
 
 def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:

@@ -12,6 +12,7 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.dispatch import token_op
 from i2p_zoo.sparse.geometry import as_pair
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.densification import spread_on_canvas
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens
@@ -90,16 +91,16 @@ def avg_pool1d(
             f"`avg_pool1d` of {x!r} by {size} at stride {step} with padding {around}: expected runs that divide the image's "
             "tokens."
         )
-    coords, inverse = rows.remember(("runs", size, x.dims[-1]), lambda: _runs(rows, x.dims[-1], size))
+    coords, index = rows.remember(("runs", size, x.dims[-1]), lambda: _runs(rows, x.dims[-1], size))
     coarse = TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis)
     dims = (*x.dims[:-1], (Atom("y", x.shape[-1] // size),))
-    return TokenTensor(coarse, [segment(x.values, inverse, len(coarse), "mean")], dims)
+    return TokenTensor(coarse, [segment(x.values, index, "mean")], dims)
 
 
-def _runs(rows: TokenRows, dim: tuple[Atom, ...], size: int) -> tuple[Tensor, Tensor]:
+def _runs(rows: TokenRows, dim: tuple[Atom, ...], size: int) -> tuple[Tensor, RowIndex]:
     coords = torch.zeros_like(rows.coords)
     coords[:, 0] = rows.coords[:, 0]
     coords[:, 1 + rows.axis] = torch.div(rows.coords[:, 1 + rows.axis], round(size**0.5), rounding_mode="floor")
     coords[:, rows.column("y")] = torch.div(rows.number(dim), size, rounding_mode="floor").int()
     unique, inverse = unique_rows(coords)
-    return unique.contiguous(), inverse
+    return unique.contiguous(), RowIndex(inverse, len(unique))
