@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.dispatch import token_op
 from i2p_zoo.sparse.geometry import as_pair
 from i2p_zoo.sparse.row_index import RowIndex
@@ -29,8 +30,18 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     sizes = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
     rows, columns = (old if new is None else int(new) for old, new in zip((height, width), sizes, strict=True))
     if height % rows or width % columns:
-        return F.adaptive_avg_pool2d(spread_on_canvas(x), (rows, columns))
+        canvas = spread_on_canvas(x)
+        if takes_device_path(canvas):
+            return _pool_side(_pool_side(canvas, rows, 2), columns, 3)
+        return F.adaptive_avg_pool2d(canvas, (rows, columns))
     return x.view(batch, channels, rows, height // rows, columns, width // columns).mean((3, 5))
+
+
+def _pool_side(canvas: Tensor, size: int, dim: int) -> Tensor:
+    """The means over windows of one side, with no atomic sums in the gradient, as torch's have on a GPU."""
+    extent = canvas.shape[dim]
+    bounds = [(i * extent // size, -(-(i + 1) * extent // size)) for i in range(size)]
+    return torch.cat([canvas.narrow(dim, start, stop - start).mean(dim, keepdim=True) for start, stop in bounds], dim)
 
 
 def _pool_blocks(x: Any, kernel_size: Any, stride: Any, options: dict[str, Any], reduction: str) -> Any:
