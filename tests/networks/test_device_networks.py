@@ -105,7 +105,9 @@ def check_both_ways(model, make_input, monkeypatch):
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     expected = step(model, make_input)
     model.load_state_dict({**model.state_dict(), **{name: b for name, b in statistics.items() if name in model.state_dict()}})
-    monkeypatch.setattr(device_path, "has_triton", lambda: False)  # layers are tried with its kernels, which interpreted are slow
+    monkeypatch.setattr(
+        device_path, "has_triton", lambda: False
+    )  # layers are tried with its kernels, which interpreted are slow
     with force_device_path(), AtomicSums() as sums:
         found = step(model, make_input)
     assert found.keys() == expected.keys()
