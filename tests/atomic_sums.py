@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Kernels of CUDA that add up by atomics whatever their arguments; torch.use_deterministic_algorithms lists them. That of an index
-# by tensors, `index_put` with accumulate=True, sorts first.
+# Kernels of CUDA that add up by atomics whatever their arguments; torch.use_deterministic_algorithms lists them. That of an
+# index by tensors, `index_put` with accumulate=True, sorts first.
 _ALWAYS = {
     "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "_embedding_bag_dense_backward",
     "_upsample_bicubic2d_aa_backward", "_upsample_bilinear2d_aa_backward", "adaptive_max_pool2d_backward",

@@ -62,6 +62,10 @@ def sequence(x):
     return x.flatten(2).transpose(1, 2)
 
 
+def rows(x):
+    return x.permute(0, 2, 3, 1).flatten(0, 1)
+
+
 LAYERS = {
     "dense": lambda: nn.Conv2d(6, 5, 3, padding=1),
     "dense, strided": lambda: nn.Conv2d(6, 5, 3, 2, 1),
@@ -99,7 +103,7 @@ LAYERS = {
     "linear": lambda: Shaped(nn.Linear(6, 5), sequence),
     "timm's linear": lambda: Shaped(Linear(6, 5), sequence),
     "of sequences": lambda: Shaped(nn.Conv1d(6, 5, 1), lambda x: x.flatten(2)),
-    "recurrent": lambda: Shaped(nn.LSTM(6, 3, batch_first=True, bidirectional=True), lambda x: x.permute(0, 2, 3, 1).flatten(0, 1)),
+    "recurrent": lambda: Shaped(nn.LSTM(6, 3, batch_first=True, bidirectional=True), rows),
     "all places at once": lambda: BottleneckAttn(6, feat_size=(8, 8), num_heads=2, dim_head=4),
     "halos": lambda: HaloAttn(6, num_heads=2, dim_head=4, block_size=2, halo_size=1),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from tests.helpers import seeded
 
 DENSE = {"stem": "point", "skip_downsamples": 2}
 SWIN = {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)}
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2}
 NETWORKS = {
     "residual": ("resnet18", DENSE),
     "depthwise": ("tf_efficientnet_lite0", DENSE),
@@ -32,8 +33,8 @@ NETWORKS = {
     "tokens": ("test_vit", {}),
     "tokens of a point stem": ("vit_tiny_patch16_224", {"stem": "point", "depth": 2}),
     "relative positions": ("test_vit_relpos", {}),
-    "rotations": ("vit_tiny_patch16_dinov3_qkvb", {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2}),
-    "decomposed positions": ("samvit_base_patch16", {"img_size": 128, "embed_dim": 48, "depth": 2, "num_heads": 2}),
+    "rotations": ("vit_tiny_patch16_dinov3_qkvb", {**SMALL, "img_size": 64, "patch_size": 8}),
+    "decomposed positions": ("samvit_base_patch16", {**SMALL, "img_size": 128}),
     "windows that shift": ("swin_tiny_patch4_window7_224", SWIN),
     "windows and grids": ("test_maxvit", {}),
     "convolutions and attention": ("test_coatnet", {}),
@@ -42,7 +43,7 @@ NETWORKS = {
     "windows with halos": ("halonet26t", {}),
     "outlooks": ("volo_d1_224", {}),
     "mixed places": ("mixer_s32_224", {"img_size": 64}),
-    "along rows and columns": ("sequencer2d_s", {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 32, 32), "hidden_sizes": (8,) * 4}),
+    "along rows and columns": ("sequencer2d_s", {"layers": (1,) * 4, "embed_dims": (16, 32, 32, 32), "hidden_sizes": (8,) * 4}),
     "channels that attend": ("xcit_nano_12_p16_224", {"embed_dim": 32, "depth": 2, "num_heads": 2}),
     "reduced keys": ("pvt_v2_b0", {}),
     "parts of tokens": ("crossvit_tiny_240", {}),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op, token_op
-from i2p_zoo.sparse.function_lists import register_arithmetic
+from i2p_zoo.sparse.function_lists import as_operand, register_arithmetic
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -62,7 +62,7 @@ def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
         a, b = (x.features, value) if first else (value, x.features)
         extra = {} if alpha == 1 else {"alpha": alpha}
         if not isinstance(a, Tensor):
-            a = x.features.new_tensor(a)
+            a = as_operand(a, x.features)
         result: SparseTensor = x.derive(compute(a, b, **extra))
         return result
 
