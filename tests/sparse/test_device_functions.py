@@ -176,7 +176,8 @@ ON_TOKENS = {name: (lambda x, f=function: f(sequence(x).transpose(1, 2))) for na
     "detach": lambda x: sequence(x) * sequence(x).detach(),
 }
 ARGUMENTS = {"threshold": (0.1, 0.0), "_threshold": (0.1, 0.0), "clamp": (-0.5, 0.5), "clamp_": (-0.5, 0.5),
-             "clamp_min": (0.1,), "clamp_max": (0.1,), "pow": (2,), "dropout": (0.5, True), "alpha_dropout": (0.5, True)}  # fmt: skip
+             "clamp_min": (0.1,), "clamp_max": (0.1,), "pow": (2,), "dropout": (0.5, True),
+             "alpha_dropout": (0.5, True)}  # fmt: skip
 POSITIVE = {"log", "sqrt", "rsqrt", "reciprocal"}
 
 
