@@ -78,7 +78,7 @@ def run_first(engine: Engine, features: Tensor, weight: Tensor) -> tuple[Tensor,
     Raises:
         UnsupportedError: it was asked for by name.
     """
-    name = next((name for name, kind in _PACKAGED.items() if isinstance(engine, kind)), None)
+    name = next((name for name, packaged in _PACKAGED.items() if isinstance(engine, packaged)), None)
     if name is None or name in _proven:
         return engine.forward(features, weight), engine
     try:
