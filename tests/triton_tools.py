@@ -36,13 +36,19 @@ json.dump(results, sys.stdout)
 
 
 def require_interpreter() -> None:
-    """Skips a test where Triton is not interpreted: on a machine with a GPU, or where its interpreter cannot count.
-
-    Up to 3.6 it turns arrays of one element into integers, which NumPy refuses since 2.4.
-    """
-    triton = pytest.importorskip("triton")
+    """Skips a test where Triton is not interpreted: on a machine with a GPU, or where its interpreter cannot count."""
+    pytest.importorskip("triton")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton's kernels are compiled here.")
+    require_numpy_of_the_interpreter()
+
+
+def require_numpy_of_the_interpreter() -> None:
+    """Skips a test where Triton's interpreter cannot count: up to 3.6 it turns arrays of one element into integers.
+
+    NumPy refuses that since 2.4.
+    """
+    triton = pytest.importorskip("triton")
     import numpy as np
 
     versions = tuple(int(part) for module in (triton, np) for part in module.__version__.split(".")[:2])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from i2p_zoo._extras import require
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
 from i2p_zoo.sparse.engines.device_maximum import TorchMaximum, TritonMaximum
@@ -29,6 +31,8 @@ _PACKAGED: dict[str, type[SpconvTritonConvolution | SpconvConvolution]] = {
 }
 _LARGEST_TABLE = 2**31 - 1  # elements of a kernel map's table; the packages' offsets in it are 32 bits long
 _chosen: ContextVar[str] = ContextVar("engine", default="auto")
+_proven: set[str] = set()  # packages that have convolved in this process
+_broken: set[str] = set()  # and those that failed when they were first to
 
 
 @contextmanager
@@ -66,6 +70,34 @@ def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine
     return engine(kmap, groups)
 
 
+def run_first(engine: Engine, features: Tensor, weight: Tensor) -> tuple[Tensor, Engine]:
+    """Returns an engine's output, and the engine for its gradients: our own where a package's fails when it is first used.
+
+    A package may be imported and yet lack kernels for this GPU, or its compiler; "auto" then passes it over with one warning.
+
+    Raises:
+        UnsupportedError: it was asked for by name.
+    """
+    name = next((name for name, packaged in _PACKAGED.items() if isinstance(engine, packaged)), None)
+    if name is None or name in _proven:
+        return engine.forward(features, weight), engine
+    try:
+        out = engine.forward(features, weight)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = f"{name} is installed and cannot be used: {type(error).__name__}: {error}"
+        if _chosen.get() == name:
+            raise UnsupportedError(reason) from error
+        if name not in _broken:
+            warnings.warn(f"{reason} Convolutions on CUDA run without it.", stacklevel=1)
+        _broken.add(name)
+        other = choose_convolution(features, engine.kmap, 1)
+        return run_first(other, features, weight)
+    _proven.add(name)
+    return out, engine
+
+
 def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:
     """Returns the engine that convolves (N, C) features with one filter a channel."""
     if numba_engine.has_kernel(features):
@@ -89,7 +121,7 @@ def find_packaged(features: Tensor, kmap: KernelMap) -> Callable[[KernelMap], En
     for candidate, engine in _PACKAGED.items():
         runs = runs_triton(features) if candidate == "spconv_triton" else features.is_cuda
         can = features.dtype in engine.dtypes and kmap.table.numel() <= _LARGEST_TABLE
-        if runs and can and name in ("auto", candidate):
+        if runs and can and name in ("auto", candidate) and (name != "auto" or candidate not in _broken):
             package = find_package(candidate) if name == "auto" else require_package(candidate)
             if package is not None:
                 return functools.partial(engine, package)
