@@ -47,7 +47,7 @@ LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that a convolutional network's certificate is measured on; others see their own size."""
 
-LEAST_RESPONSE = 1e-4
+LEAST_RESPONSE = 2e-4
 """A convolutional network whose outputs other images move by less forgets them: its statistics are drawn centered."""
 
 MEMORY = 20 * 2**30
