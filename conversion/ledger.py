@@ -48,7 +48,7 @@ LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that a convolutional network's certificate is measured on; others see their own size."""
 
 LEAST_RESPONSE = 2e-4
-"""A convolutional network whose outputs other images move by less forgets them: its statistics are drawn centered."""
+"""A convolutional network whose outputs other images move by less forgets them: its statistics are drawn centred."""
 
 MEMORY = 20 * 2**30
 """Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
@@ -100,7 +100,7 @@ def _measure_pair(source: nn.Module) -> Record:
         if measure_responses(source, images)["response"] < LEAST_RESPONSE:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                randomize_statistics_(source, images, centered=True)
+                randomize_statistics_(source, images, centred=True)
             network = inflate(source)
     else:  # it computes on tokens
         del network

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import cases, clock, first_batch, goals, parity, rivals
+from benchmarks.gpu import cases, clock, first_batch, goals, parity, peers
 from i2p_zoo import SparseConv3d
 from i2p_zoo.sparse.device_path import force_device_path
 from i2p_zoo.sparse.engines.spconv_triton_engine import load_operations
@@ -155,17 +155,17 @@ def batch_of(voxels):
 def test_spconv_triton_s_network_has_resnet18_s_shape_and_runs_on_its_own_maps(monkeypatch):
     interpret_spconv_triton(monkeypatch)
     ours = cases.Case("resnet18", cases.Batch(1, CPU)).model
-    network = rivals.make_spconv_network(10)
-    taken = [tuple(m.convolution.weight.shape[::4]) for m in network.modules() if isinstance(m, rivals._SparseUnit)]
+    network = peers.make_spconv_network(10)
+    taken = [tuple(m.convolution.weight.shape[::4]) for m in network.modules() if isinstance(m, peers._SparseUnit)]
     expected = [tuple(m.weight.shape[::4]) for m in ours.modules() if isinstance(m, SparseConv3d)]
     assert sorted(taken) == sorted(expected)
     pairs = importlib.import_module("spconv_triton.pytorch._impl.pair_kernels")
     for kernel in (value for value in vars(pairs).values() if hasattr(value, "configs")):
         monkeypatch.setattr(kernel, "configs", kernel.configs[:1])  # it would time them on a GPU
     load_operations()
-    monkeypatch.setattr(rivals, "_CHANNELS", (64, 80))
-    batch, network = batch_of(6), rivals.make_spconv_network(10).eval()
-    x = rivals.make_spconv_input(batch, torch.float32)
+    monkeypatch.setattr(peers, "_CHANNELS", (64, 80))
+    batch, network = batch_of(6), peers.make_spconv_network(10).eval()
+    x = peers.make_spconv_input(batch, torch.float32)
     halved = {tuple(site) for site in torch.cat([x.indices[:, :1], x.indices[:, 1:] // 2], 1).tolist()}
     with force_device_path(), torch.no_grad():
         logits = network(x)
@@ -180,14 +180,14 @@ def test_image_peer_shrinks_a_quarter_as_often_as_timm_s(name):
 
     images = torch.randn(1, 3, 64, 64)
     sides = [
-        network.forward_features(images).shape[-1] for network in (timm.create_model(name), rivals.make_image_network(name))
+        network.forward_features(images).shape[-1] for network in (timm.create_model(name), peers.make_image_network(name))
     ]
     assert sides == [2, 8]
 
 
 def test_dense_peer_has_resnet18_s_weights(monkeypatch):
     ours = cases.Case("resnet18", cases.Batch(1, CPU)).model
-    counts = [sum(weight.numel() for weight in model.parameters()) for model in (ours, rivals.make_dense_network(10))]
+    counts = [sum(weight.numel() for weight in model.parameters()) for model in (ours, peers.make_dense_network(10))]
     assert counts[0] == counts[1]
-    assert rivals.make_dense_network(10)(torch.randn(2, 3, 8, 8, 8)).shape == (2, 10)
-    assert [len(rivals.list_rivals(name)) for name in itertools.islice(cases.NETWORKS, 2)] == [3, 1]
+    assert peers.make_dense_network(10)(torch.randn(2, 3, 8, 8, 8)).shape == (2, 10)
+    assert [len(peers.list_peers(name)) for name in itertools.islice(cases.NETWORKS, 2)] == [3, 1]

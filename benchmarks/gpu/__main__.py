@@ -12,7 +12,7 @@ import click
 import torch
 
 import i2p_zoo
-from benchmarks.gpu import cases, goals, rivals
+from benchmarks.gpu import cases, goals, peers
 from benchmarks.gpu.cases import NETWORKS, Batch, Case
 from benchmarks.gpu.clock import PRECISIONS, Clock, measure_peaks
 from benchmarks.gpu.first_batch import run_first_batch
@@ -97,10 +97,10 @@ def main(
             for name in names:
                 run = functools.partial(_measure_case, figures, clock, batch, name, precision)
                 page.begin_or_tell(f"{name} | {precision}", run)
-            page.add("", *rivals.HEAD.splitlines())
+            page.add("", *peers.HEAD.splitlines())
             for name in (name for name in names if name in NETWORKS[:2]):
-                for rival in rivals.list_rivals(name):
-                    run = functools.partial(_measure_rival, figures, clock, batch, rival, precision)
+                for peer in peers.list_peers(name):
+                    run = functools.partial(_measure_peer, figures, clock, batch, peer, precision)
                     page.begin_or_tell(f"a peer of {name} | {precision}", run)
     page.add("", *goals.judge_goals(figures, on_gpu=clock.on_gpu, clouds=clouds))
 
@@ -135,9 +135,9 @@ def _measure_case(figures: goals.Figures, clock: Clock, batch: Batch, name: str,
     return row
 
 
-def _measure_rival(figures: goals.Figures, clock: Clock, batch: Batch, rival: rivals.Rival, precision: str) -> str:
-    row, times = rival(clock, batch, precision)
-    if rival is rivals.measure_spconv:
+def _measure_peer(figures: goals.Figures, clock: Clock, batch: Batch, peer: peers.Peer, precision: str) -> str:
+    row, times = peer(clock, batch, precision)
+    if peer is peers.measure_spconv:
         figures.times["spconv-triton", precision] = times
     return row
 

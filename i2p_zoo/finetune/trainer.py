@@ -101,14 +101,14 @@ def train(
     goes_on = state_folder is not None and training_state.count_steps(state_folder) > 0  # else it failed before its first step
     if goes_on and not resume:
         raise InvalidInputError(f"{state_folder} holds the state of a training run: resume it, or use another folder.")
-    place = _choose_device(model, device, accelerator)
-    options = dataclasses.replace(options, precision=_choose_precision(options.precision, place, accelerator))
-    run = _Run(model, task, options, accelerator or make_accelerator(options.precision, place), report)
+    run_device = _choose_device(model, device, accelerator)
+    options = dataclasses.replace(options, precision=_choose_precision(options.precision, run_device, accelerator))
+    run = _Run(model, task, options, accelerator or make_accelerator(options.precision, run_device), report)
     saved = None
     if state_folder is not None and goes_on:
         saved = training_state.load_training_state(state_folder, options, run.fingerprint)
     try:
-        run.prepare(place)
+        run.prepare(run_device)
         if saved is not None:
             run.restore(saved)
         elif state_folder is not None:
@@ -133,8 +133,8 @@ def _choose_device(model: Any, name: str | None, accelerator: Any) -> torch.devi
         return device
     parameter = next(model.parameters(), None)
     if name is None and parameter is not None and parameter.device.type != "cpu" and find_launched() is None:
-        placed: torch.device = parameter.device
-        return placed
+        present: torch.device = parameter.device
+        return present
     return find_device(name or "auto")
 
 

@@ -134,7 +134,7 @@ def test_statistics_are_about_the_power_of_what_each_norm_reads():
         assert float(model[last].running_mean.std()) == pytest.approx(0.1 * power**0.5, rel=0.5)
 
 
-def test_centered_statistics_leave_out_what_all_images_have_in_common():
+def test_centred_statistics_leave_out_what_all_images_have_in_common():
     torch.manual_seed(0)
     layers = ((nn.Conv2d(32 if i else 3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()) for i in range(20))
     model = nn.Sequential(*itertools.chain.from_iterable(layers))
@@ -147,7 +147,7 @@ def test_centered_statistics_leave_out_what_all_images_have_in_common():
 
     randomize_statistics_(model.eval(), images)
     forgets = difference()
-    randomize_statistics_(model, images, centered=True)
+    randomize_statistics_(model, images, centred=True)
     assert difference() > 20 * forgets
 
 

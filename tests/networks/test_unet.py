@@ -69,6 +69,9 @@ def test_points_of_voxels_that_were_made_elsewhere_get_the_logits_of_the_clouds(
     with torch.no_grad():
         assert torch.equal(unet(x, points, index), unet(mixed))
         assert len(unet(x).features) == len(x.coords), "without points, of the voxels"
+    for arguments in ((x, points), (x, None, index), (mixed, points, index)):
+        with pytest.raises(InvalidInputError, match="go together, beside the SparseTensor"):
+            unet(*arguments)
 
 
 def test_mappings_and_single_clouds_are_read_as_everywhere():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +17,7 @@ from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
 from i2p_zoo.sparse.engines.device_maximum import TorchMaximum, TritonMaximum
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
-from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, require_package
+from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, pass_over, require_package
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.spconv_triton_engine import SpconvTritonConvolution
 from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
@@ -32,7 +31,6 @@ _PACKAGED: dict[str, type[SpconvTritonConvolution | SpconvConvolution]] = {
 _LARGEST_TABLE = 2**31 - 1  # elements of a kernel map's table; the packages' offsets in it are 32 bits long
 _chosen: ContextVar[str] = ContextVar("engine", default="auto")
 _proven: set[str] = set()  # packages that have convolved in this process
-_broken: set[str] = set()  # and those that failed when they were first to
 
 
 @contextmanager
@@ -71,14 +69,19 @@ def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine
 
 
 def run_first(engine: Engine, features: Tensor, weight: Tensor) -> tuple[Tensor, Engine]:
-    """Returns an engine's output, and the engine for its gradients: our own where a package's fails when it is first used.
+    """Returns an engine's (N_out, C_out) output and the engine for its gradients: our own where a package's fails at first use.
 
     A package may be imported and yet lack kernels for this GPU, or its compiler; "auto" then passes it over with one warning.
 
+    Args:
+        engine: of a convolution of dense or grouped channels, or of one filter a channel.
+        features, weight: as its `forward` takes them.
+
     Raises:
-        UnsupportedError: it was asked for by name.
+        UnsupportedError: the package was asked for by name.
+        torch.OutOfMemoryError: memory does not suffice, which is no fault of the package.
     """
-    name = next((name for name, packaged in _PACKAGED.items() if isinstance(engine, packaged)), None)
+    name = engine.package_name
     if name is None or name in _proven:
         return engine.forward(features, weight), engine
     try:
@@ -86,14 +89,11 @@ def run_first(engine: Engine, features: Tensor, weight: Tensor) -> tuple[Tensor,
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = f"{name} is installed and cannot be used: {type(error).__name__}: {error}"
+        fault = UnsupportedError(f"{name} is installed and cannot be used: {type(error).__name__}: {error}")
         if _chosen.get() == name:
-            raise UnsupportedError(reason) from error
-        if name not in _broken:
-            warnings.warn(f"{reason} Convolutions on CUDA run without it.", stacklevel=1)
-        _broken.add(name)
-        other = choose_convolution(features, engine.kmap, 1)
-        return run_first(other, features, weight)
+            raise fault from error
+        pass_over(name, fault)
+        return run_first(choose_convolution(features, engine.kmap, 1), features, weight)
     _proven.add(name)
     return out, engine
 
@@ -121,7 +121,7 @@ def find_packaged(features: Tensor, kmap: KernelMap) -> Callable[[KernelMap], En
     for candidate, engine in _PACKAGED.items():
         runs = runs_triton(features) if candidate == "spconv_triton" else features.is_cuda
         can = features.dtype in engine.dtypes and kmap.table.numel() <= _LARGEST_TABLE
-        if runs and can and name in ("auto", candidate) and (name != "auto" or candidate not in _broken):
+        if runs and can and name in ("auto", candidate):
             package = find_package(candidate) if name == "auto" else require_package(candidate)
             if package is not None:
                 return functools.partial(engine, package)

@@ -26,6 +26,7 @@ class SpconvTritonConvolution(Engine):
         kmap: which input each tap of each output reads.
     """
 
+    package_name = "spconv_triton"
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
 
     def __init__(self, package: Any, kmap: KernelMap) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from huggingface_hub import constants
 
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.staging import replacing
+from i2p_zoo.staging import cache_folder, replacing
 
 Shape = dict[str, int]
 Shapes = dict[str, Shape]
@@ -25,8 +23,8 @@ _FORMAT = "i2p-zoo tile shapes, 1"
 
 
 def cache_path() -> Path:
-    """Returns the file, `tiles.json` in I2P_ZOO_CACHE or, where that is not set, in i2p-zoo's folder beside the Hub's cache."""
-    return Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo") / "tiles.json"
+    """Returns the file, `tiles.json` in the cache's folder."""
+    return cache_folder() / "tiles.json"
 
 
 def describe_machine(index: int) -> str:

@@ -27,9 +27,9 @@ def tune(model: nn.Module, clouds: Any, *, progress: bool = True) -> Shapes:
 
     A forward and a backward pass meet the layers' forwards, input gradients and weight gradients in the precision at hand: call
     it inside `torch.autocast` where the network trains so. Each layer shape takes up to six shapes of spconv-triton, 2 to 17 s
-    each to compile, or four of the depthwise kernels. The shapes are kept in `tiles.json` in I2P_ZOO_CACHE (by default the
-    Hub's cache folder), for this GPU and these versions of torch, Triton and spconv-triton, and are taken from there by every
-    later process. The network stays as it is, its gradients and running statistics too.
+    each to compile, or four of the depthwise kernels. The shapes are kept in `tiles.json` in I2P_ZOO_CACHE, by default
+    `i2p-zoo` beside the Hub's cache, for this GPU and these versions of torch, Triton and spconv-triton, and are taken from
+    there by every later process. The network stays as it is, its gradients and running statistics too.
 
     Args:
         model: a network on a GPU.

@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 _SPLITS = 32
-_BLOCK = (32, 64)  # rows and channels
 
 
 @triton.jit
@@ -50,7 +49,7 @@ def _correlate(
     tl.store(partial + (split * taps + tap) * channels + channel, tl.sum(total, axis=0), mask=channel < channels)
 
 
-def forward(features: Tensor, weight: Tensor, table: Tensor, block: tuple[int, int] = _BLOCK) -> Tensor:
+def forward(features: Tensor, weight: Tensor, table: Tensor, block: tuple[int, int]) -> Tensor:
     """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C).
 
     `block` is how many rows and channels a program computes, powers of 2.
@@ -65,7 +64,7 @@ def forward(features: Tensor, weight: Tensor, table: Tensor, block: tuple[int, i
     return out
 
 
-def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor, block: tuple[int, int] = _BLOCK) -> Tensor:
+def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor, block: tuple[int, int]) -> Tensor:
     """The (K, C) weight gradient of `forward`; partial sums are added in order, so that runs give the same bits."""
     taps, rows = table.shape
     channels = features.shape[1]

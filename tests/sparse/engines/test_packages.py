@@ -22,11 +22,16 @@ WRONG_CUDA = "raise OSError('libcudart.so.11.0: cannot open shared object file')
 CPU_ONLY = "CPU_ONLY_BUILD = True"
 
 
+def forget_packages(monkeypatch):
+    """Begins as a process does, which has looked for none."""
+    monkeypatch.setattr(packages, "_passed_over", set())
+    packages._load_package.cache_clear()
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Puts a package in the place of an installed one: its files by their paths."""
-    monkeypatch.setattr(packages, "find_package", find_package)
-    find_package.cache_clear()
+    forget_packages(monkeypatch)
 
     def write(name, **files):
         for module in [module for module in sys.modules if module.split(".")[0] == name]:
@@ -38,7 +43,7 @@ def install(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
 
     yield write
-    find_package.cache_clear()
+    packages._load_package.cache_clear()
     for module in [module for module in sys.modules if module.split(".")[0] in packages.EXTRAS]:
         if str(tmp_path) in str(getattr(sys.modules[module], "__file__", "")):
             del sys.modules[module]
@@ -101,8 +106,7 @@ def broken_at_first(monkeypatch):
     """Lets spconv-triton be imported, and fail when it is to convolve."""
     interpret_spconv_triton(monkeypatch)
     monkeypatch.setattr(selection, "_proven", set())
-    monkeypatch.setattr(selection, "_broken", set())
-    find_package.cache_clear()
+    forget_packages(monkeypatch)
 
     def fail(*_, **__):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
@@ -144,11 +148,11 @@ def test_running_out_of_memory_is_no_fault_of_a_package(broken_at_first, monkeyp
 
 def test_a_package_that_is_not_installed_is_no_fault(monkeypatch):
     monkeypatch.setitem(sys.modules, "spconv_triton", None)
-    find_package.cache_clear()
+    forget_packages(monkeypatch)
     assert find_package("spconv_triton") is None
     with pytest.raises(MissingExtraError, match=r"i2p-zoo\[triton\]"):
         require_package("spconv_triton")
-    find_package.cache_clear()
+    packages._load_package.cache_clear()
 
 
 def test_spconv_s_wheel_for_cpus_is_not_taken_for_a_gpu_s():

@@ -18,7 +18,7 @@ from i2p_zoo.sparse.engines.spconv_triton_engine import load_operations
 HEAD = "| peer | precision | forward | step | waits of a forward | memory of a step |\n|---|---|--:|--:|--:|--:|"
 _CHANNELS = (64, 128, 256, 512)  # of ResNet-18's stages, whose blocks behind the first stage's begin with a stride of 2
 _EXTENT = 64
-Rival = Callable[[Clock, Batch, str], tuple[str, dict[str, float]]]
+Peer = Callable[[Clock, Batch, str], tuple[str, dict[str, float]]]
 
 
 def measure_spconv(clock: Clock, batch: Batch, precision: str) -> tuple[str, dict[str, float]]:
@@ -184,7 +184,7 @@ def _measure(
     return make_row([name, precision, f"{times['forward']:.2f} ms", last, waits, memory]), times
 
 
-def list_rivals(network: str) -> list[Rival]:
+def list_peers(network: str) -> list[Peer]:
     """Returns the peers of a network of ours."""
     measure_2d = functools.partial(measure_images, name=network)
     return [measure_spconv, measure_dense, measure_2d] if network == "resnet18" else [measure_2d]
