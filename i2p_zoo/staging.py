@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import constants
 
 _LOCK, _STAGE, _SAVED = ".lock", ".saving-", ".saved"
 
 
 def cache_folder() -> Path:
     """Returns the user's folder of what can be made again: I2P_ZOO_CACHE or, without that, `i2p-zoo` beside the Hub's cache."""
+    from huggingface_hub import constants  # `i2p-zoo list` and `info` answer without it
+
     return Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo")
 
 
