@@ -19,6 +19,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingMethodError as MissingMethodError
 from .errors import NotFoundError as NotFoundError
 from .errors import UnsupportedError as UnsupportedError
+from .errors import WorkerError as WorkerError
 from .export.onnx_file import export_onnx as export_onnx
 from .export.program import export_program as export_program
 from .inflation.report import InflationReport as InflationReport
@@ -32,6 +33,7 @@ from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
 from .sparse.dispatch import token_op as token_op
 from .sparse.engines.selection import use_engine as use_engine
+from .sparse.engines.tuning import tune as tune
 from .sparse.tensor import SparseTensor as SparseTensor
 from .sparse.tokens.token_tensor import TokenTensor as TokenTensor
 from .sparse.voxelization import image_to_plane as image_to_plane

@@ -11,6 +11,7 @@ import click
 
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
+from i2p_zoo.errors import InvalidInputError
 
 _SUFFIX = ".onnx"
 
@@ -25,7 +26,7 @@ def export(model: str, out: Path) -> None:
     """
     from i2p_zoo.export.onnx_file import export_onnx
 
-    export_onnx(load_network(model).cpu(), out)
+    export_onnx(load_network(model, "cpu"), out)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -42,16 +43,22 @@ class Classifier:
     classify: Callable[[Mapping[str, Any], int], dict[str, float]]
 
 
-def load_classifier(model: str) -> Classifier:
-    """Loads a classifier from an exported file, a checkpoint's folder or by name; raises as each."""
+def load_classifier(model: str, device: str) -> Classifier:
+    """Loads a classifier from an exported file, which runs on the CPU, a checkpoint's folder or by name.
+
+    Raises:
+        InvalidInputError: an exported file is to run on another device; or as `load_network` and `OnnxNetwork`.
+    """
     from i2p_zoo.experiments import classification
 
     if model.endswith(_SUFFIX):
         from i2p_zoo.experiments.exported import classify_exported
         from i2p_zoo.export.runtime import OnnxNetwork
 
+        if device not in ("auto", "cpu"):
+            raise InvalidInputError(f"--device {device}: exported files run on the CPU; leave the option out.")
         exported = OnnxNetwork(model)
         return Classifier(exported.metadata.normalization, lambda cloud, top: classify_exported(exported, cloud, top))
-    network = load_network(model)
+    network = load_network(model, device)
     classification.check_classifier(network)
     return Classifier(network.settings.normalization, lambda cloud, top: classification.classify(network, cloud, top))

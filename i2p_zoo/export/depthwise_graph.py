@@ -14,9 +14,15 @@ import torch
 
 from i2p_zoo._extras import require
 from i2p_zoo.export.graph_builder import GraphBuilder
+from i2p_zoo.sparse.engines.table_engine import weigh_taps
 
 _DOMAIN = "i2p_zoo"
 _CHUNK = 32  # outputs
+
+torch.library.custom_op("i2p_zoo::depthwise", weigh_taps, mutates_args=())
+torch.library.register_fake(
+    "i2p_zoo::depthwise", lambda features, table, weight: features.new_empty((table.shape[0], features.shape[1]))
+)
 
 
 class FrontedTable(NamedTuple):

@@ -136,7 +136,7 @@ def _convert(network: Any, recording: Recording) -> Any:
         index = torch.arange(count) % len(x.coords)
         corners = torch.randint(0, len(x.coords) + 1, (count, 8), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
         of_points = (index, corners, torch.ones(count, 8))
-    program = trace(network, recording, inputs, *of_points, keep_depthwise=True)
+    program = trace(network, recording, inputs, *of_points, depthwise=torch.ops.i2p_zoo.depthwise)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converter's own making
         converted: Any = torch.onnx.export(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.export.site_requests import MapRequest, SiteInputs, SiteRequests
-from i2p_zoo.sparse.coordinates import batch_counts, derive_sites
+from i2p_zoo.sparse.coordinates import batch_index, derive_sites
 from i2p_zoo.sparse.geometry import Window
 from i2p_zoo.sparse.kernel_maps import kernel_map
 from i2p_zoo.sparse.tensor import SparseTensor
@@ -19,11 +19,11 @@ def answer_requests(requests: SiteRequests, x: SparseTensor) -> SiteInputs:
     coords = [x.coords]
     for sites in requests.sites[1:]:
         coords.append(derive_sites(x.cache, coords[sites.parent or 0], None, sites.stride, sites.shift, None))
-    samples = [batch_counts(x.cache, coords[number], x.batch_size) for number in requests.samples]
+    samples = [batch_index(x.cache, coords[number], x.batch_size) for number in requests.samples]
     return SiteInputs(
         tables=[_find_table(request, x, coords[request.inputs], coords[request.outputs]) for request in requests.maps],
-        rows=[rows for rows, _ in samples],
-        counts=[counts for _, counts in samples],
+        rows=[sample.rows for sample in samples],
+        counts=[sample.counts for sample in samples],
         parents=[_find_rows(x, requests, coords, fine, coarse) for fine, coarse in requests.parents],
     )
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import Origin, SiteCache
+from i2p_zoo.sparse.engines.table_engine import TableMap
 from i2p_zoo.sparse.geometry import Triple
-from i2p_zoo.sparse.kernel_maps import TableMap
 from i2p_zoo.sparse.recording import UsedTaps
+from i2p_zoo.sparse.row_index import RowIndex
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,20 @@ class SiteInputs:
     parents: Sequence[Tensor]
 
 
+class _SampleRows(RowIndex):
+    """The sample of each site, and how many each has, as inputs of a recorded forward."""
+
+    def __init__(self, rows: Tensor, counts: Tensor) -> None:
+        super().__init__(rows, counts.shape[0])
+        self.__dict__["counts"] = counts
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns (samples, ...) sums, by a product: sums by index are a race in onnxruntime, or slow."""
+        samples = torch.arange(self.count, device=self.rows.device)[:, None] == self.rows
+        total: Tensor = (samples.to(values.dtype) @ values.flatten(1)).unflatten(1, values.shape[1:])
+        return total
+
+
 def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> tuple[SiteCache, Tensor]:
     """Returns a cache that answers a forward's requests, and the sites (N, 4), of no values, of its (N, C) input."""
     sizes: dict[int, Any] = {0: features.shape[0]}
@@ -160,7 +175,7 @@ def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> 
         if request.is_inverse:
             kmap.inverse = TableMap(list(request.taps), table, sizes.get(request.outputs, 1), request.kernel)
     for number, rows, counts in zip(requests.samples, inputs.rows, inputs.counts, strict=True):
-        cache.derived["batch", id(coords[number]), None] = (rows, counts)
+        cache.derived["batch", id(coords[number])] = _SampleRows(rows, counts)
     for (fine, coarse), rows in zip(requests.parents, inputs.parents, strict=True):
-        cache.derived["parents", id(coords[fine]), id(coords[coarse]), None, None] = rows
+        cache.derived["parents", id(coords[fine]), id(coords[coarse]), None, None] = RowIndex(rows, sizes.get(coarse, 1))
     return cache, coords[0]

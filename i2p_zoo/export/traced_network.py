@@ -13,8 +13,9 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.export.site_requests import SiteInputs, SiteRequests, fill_cache
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.unet import UNet
+from i2p_zoo.sparse.engines.table_engine import weigh_taps
 from i2p_zoo.sparse.geometry import Level, Plan
-from i2p_zoo.sparse.recording import collect_used_taps, record_operations
+from i2p_zoo.sparse.recording import Depthwise, collect_used_taps, record_operations
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _VOXELS, _REACH = (211, 97, 150), 60  # of the example: three clouds, and how far they reach from the origin
@@ -42,12 +43,12 @@ class TracedNetwork(nn.Module):
     Args:
         network: in eval mode.
         requests: what its forward asks of its sites.
-        keep_depthwise: as `record_operations`.
+        depthwise: as `record_operations` takes it.
     """
 
-    def __init__(self, network: nn.Module, requests: SiteRequests, keep_depthwise: bool = False) -> None:
+    def __init__(self, network: nn.Module, requests: SiteRequests, depthwise: Depthwise = weigh_taps) -> None:
         super().__init__()
-        self.network, self.requests, self.keep_depthwise = network, requests, keep_depthwise
+        self.network, self.requests, self.depthwise = network, requests, depthwise
 
     def forward(
         self, features: Tensor, tables: list[Tensor], rows: list[Tensor], counts: list[Tensor], parents: list[Tensor]
@@ -61,7 +62,7 @@ class TracedNetwork(nn.Module):
         cache, coords = fill_cache(self.requests, SiteInputs(tables, rows, counts, parents), features)
         batch_size: Any = counts[0].shape[0] if counts else 1
         x = SparseTensor.on_level(Level(1, None, Plan(), None), features, coords, cache, batch_size)
-        with record_operations(self.keep_depthwise):
+        with record_operations(self.depthwise):
             return _dense(self.network(x))
 
 
@@ -135,7 +136,7 @@ def _make_example(network: Any, seed: int) -> SparseTensor:
 
 
 def trace(
-    network: Any, recording: Recording, inputs: SiteInputs, *point_inputs: Tensor, keep_depthwise: bool = False
+    network: Any, recording: Recording, inputs: SiteInputs, *point_inputs: Tensor, depthwise: Depthwise = weigh_taps
 ) -> torch.export.ExportedProgram:
     """Records the operations of a network's tensor part.
 
@@ -144,12 +145,12 @@ def trace(
         recording: of its example.
         inputs: what answers the example's requests.
         *point_inputs: of a U-Net, the index, corners and weights of the points.
-        keep_depthwise: as `record_operations`.
+        depthwise: as `record_operations` takes it.
 
     Raises:
         UnsupportedError: an operation cannot be recorded; torch's own words say which.
     """
-    traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests, keep_depthwise)
+    traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests, depthwise)
     lists = (list(inputs.tables), list(inputs.rows), list(inputs.counts), list(inputs.parents))
     arguments = (recording.x.features, *lists, *point_inputs)
     first = {0: torch.export.Dim.AUTO}

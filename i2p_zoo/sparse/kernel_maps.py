@@ -194,31 +194,6 @@ class KernelMap:
         return {}
 
 
-class TableMap(KernelMap):
-    """A map of a recorded forward: its table is an input of the graph, and holds the taps that some weight uses.
-
-    Args:
-        taps: their numbers.
-        rows: (N_out, taps) int32, one more than the row that each reads, 0 for none; or of an inverse map, each output of which
-            reads one row by one tap, (N_out,) int32, one more than row * len(taps) + the tap's place among them.
-        num_inputs: number of input sites.
-        kernel: extent (z, y, x) of the window.
-    """
-
-    def __init__(self, taps: list[int], rows: Tensor, num_inputs: int, kernel: Triple) -> None:
-        self.taps, self.rows, self.num_inputs, self.kernel = taps, rows, num_inputs, kernel
-
-    @property
-    def table(self) -> Tensor:  # type: ignore[override]
-        """(taps, N_out) int32, the row that each tap reads, -1 for none."""
-        return (self.rows - 1).t()
-
-    @property
-    def num_outputs(self) -> int:
-        """Number of output sites."""
-        return self.rows.shape[0]
-
-
 def _list_pairs(table: Tensor) -> PairLists:
     counts = np.empty(table.shape[1], np.int64)
     run_chunks(sites.count_pairs, chunk_bounds(len(counts)), table, counts)

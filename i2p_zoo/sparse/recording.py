@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +19,11 @@ class UsedTaps:
         self._taps: dict[int, set[int]] = {}
         self._maps: list[Any] = []  # kept, so that their identities stay their own
 
-    def note(self, kmap: Any, weight: Tensor) -> None:
-        """Notes the taps of a weight (C_out, all taps, C_in / groups) that are not all zero."""
+    def note(self, kmap: Any, weight: Tensor | None) -> None:
+        """Notes the taps of a weight (C_out, all taps, C_in / groups) that are not all zero; all of the window without one."""
         self._maps.append(kmap)
-        self._taps.setdefault(id(kmap), set()).update((weight != 0).any(2).any(0).nonzero().flatten().tolist())
+        used = range(math.prod(kmap.kernel)) if weight is None else (weight != 0).any(2).any(0).nonzero().flatten().tolist()
+        self._taps.setdefault(id(kmap), set()).update(used)
 
     def find(self, kmap: Any) -> list[int] | None:
         """Returns the taps of a map, rising; None for one that was not used."""
@@ -29,8 +31,10 @@ class UsedTaps:
         return None if taps is None else sorted(taps)
 
 
+Depthwise = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 _used_taps: ContextVar[UsedTaps | None] = ContextVar("used_taps", default=None)
-_is_recorded: ContextVar[bool | None] = ContextVar("recorded", default=None)  # whether depthwise convolutions are kept
+_depthwise: ContextVar[Depthwise | None] = ContextVar("depthwise", default=None)  # set where a forward is recorded
 
 
 @contextmanager
@@ -44,32 +48,28 @@ def collect_used_taps() -> Iterator[UsedTaps]:
         _used_taps.reset(token)
 
 
-def note_used_taps(kmap: Any, weight: Tensor) -> None:
-    """Notes, inside `collect_used_taps`, the taps of a map that a weight (C_out, all taps, C_in / groups) uses."""
+def note_used_taps(kmap: Any, weight: Tensor | None = None) -> None:
+    """Notes, inside `collect_used_taps`, the taps of a map that a weight (C_out, all taps, C_in / groups) uses, or all."""
     if (used := _used_taps.get()) is not None:
-        used.note(kmap, weight.detach())
+        used.note(kmap, None if weight is None else weight.detach())
 
 
 def is_recorded() -> bool:
     """Whether torch records the operations of a forward: none may read a value back, and none may be a kernel of ours."""
-    return _is_recorded.get() is not None
+    return _depthwise.get() is not None
 
 
-def keeps_depthwise() -> bool:
-    """Whether the recorded graph holds depthwise convolutions as one operation, `torch.ops.i2p_zoo.depthwise`."""
-    return _is_recorded.get() is True
+def recorded_depthwise() -> Depthwise:
+    """Returns what convolves (N_in, C) features by a table (N_out, K) and a weight (K, C) in a forward that is recorded."""
+    return cast(Depthwise, _depthwise.get())
 
 
 @contextmanager
-def record_operations(keep_depthwise: bool = False) -> Iterator[None]:
-    """Has forwards in a `with` block run by operations that can be exported.
-
-    Args:
-        keep_depthwise: whether depthwise convolutions become one operation, for a graph that computes them in its own way.
-    """
-    token = _is_recorded.set(keep_depthwise)
+def record_operations(depthwise: Depthwise) -> Iterator[None]:
+    """Has forwards in a `with` block run by operations that can be exported, depthwise convolutions by a function."""
+    token = _depthwise.set(depthwise)
     try:
         with torch.no_grad():
             yield
     finally:
-        _is_recorded.reset(token)
+        _depthwise.reset(token)

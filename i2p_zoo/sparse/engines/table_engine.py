@@ -5,26 +5,41 @@ Tables are those of `TableMap`: one more than the row that is read, 0 for none.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
-from i2p_zoo.sparse.kernel_maps import KernelMap, TableMap
-from i2p_zoo.sparse.recording import keeps_depthwise
+from i2p_zoo.sparse.geometry import Triple
+from i2p_zoo.sparse.kernel_maps import KernelMap
+from i2p_zoo.sparse.recording import recorded_depthwise
 
 
-def _weigh(features: Tensor, table: Tensor, weight: Tensor) -> Tensor:
-    """(N_out, C): the sum over a table's taps (N_out, K) of their rows of (N_in, C) features times their weights (K, C)."""
-    return (F.embedding(table, _with_absent(features)) * weight).sum(1)
+class TableMap(KernelMap):
+    """A map of a recorded forward: its table is an input of the graph, and holds the taps that some weight uses.
 
+    Args:
+        taps: their numbers.
+        rows: (N_out, taps) int32, one more than the row that each reads, 0 for none; or of an inverse map, each output of which
+            reads one row by one tap, (N_out,) int32, one more than row * len(taps) + the tap's place among them.
+        num_inputs: number of input sites.
+        kernel: extent (z, y, x) of the window.
+    """
 
-torch.library.custom_op("i2p_zoo::depthwise", _weigh, mutates_args=())
-torch.library.register_fake(
-    "i2p_zoo::depthwise", lambda features, table, weight: features.new_empty((table.shape[0], features.shape[1]))
-)
+    def __init__(self, taps: list[int], rows: Tensor, num_inputs: int, kernel: Triple) -> None:
+        self.taps, self.rows, self.num_inputs, self.kernel = taps, rows, num_inputs, kernel
+
+    @property
+    def table(self) -> Tensor:  # type: ignore[override]
+        """(taps, N_out) int32, the row that each tap reads, -1 for none."""
+        return (self.rows - 1).t()
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of output sites."""
+        return self.rows.shape[0]
 
 
 class TableConvolution(Engine):
@@ -57,9 +72,7 @@ class TableDepthwise(DepthwiseEngine):
 
     def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
         """Returns the weighted sums."""
-        compute: Any = torch.ops.i2p_zoo.depthwise if keeps_depthwise() else _weigh
-        result: Tensor = compute(rows, _table(self.kmap), weight)
-        return result
+        return recorded_depthwise()(rows, _table(self.kmap), weight)
 
     def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Is not asked for: recorded forwards have no gradients."""
@@ -75,6 +88,11 @@ class TableMaximum:
         table = _table(kmap)
         best = F.embedding(table, _with_absent(features, float("-inf"))).amax(1)
         return best.masked_fill((table == 0).all(1, keepdim=True), 0), None
+
+
+def weigh_taps(features: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+    """Returns (N_out, C): over a table's taps (N_out, K) the sum of their rows of (N_in, C) features times weights (K, C)."""
+    return (F.embedding(table, _with_absent(features)) * weight).sum(1)
 
 
 def _table(kmap: KernelMap) -> Tensor:
