@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from i2p_zoo.export.depthwise_graph import _convolve, _front
 from i2p_zoo.export.site_graph import Margins, average_rows, find_cells, search_rows, stride_rows, unique_sites
 from tests.export.conftest import run_graph
 from tests.helpers import property_test
@@ -110,20 +109,3 @@ def test_means_of_voxels_are_those_of_numpy(points):
     np.add.at(sums, inverse.ravel(), values.astype(np.float64))
     expected = (sums / np.bincount(inverse.ravel())[:, None]).astype(np.float32)
     np.testing.assert_array_equal(run_graph(build, coords=coords, values=values), expected)
-
-
-@property_test
-@given(st.integers(1, 80), st.integers(1, 27), st.integers(0, 1000))
-def test_depthwise_sums_are_those_of_all_taps(outputs, taps, seed):
-    random = np.random.default_rng(seed)
-    table = (random.integers(0, 31, (outputs, taps)) * (random.random((outputs, taps)) < 0.4)).astype(np.int32)
-    features = random.standard_normal((30, 8)).astype(np.float32)
-    weight = random.standard_normal((taps, 8)).astype(np.float32)
-
-    def build(op, features, table, weight):
-        return _convolve(op, features, _front(op, table), weight)
-
-    padded = np.concatenate([np.zeros((1, 8)), features])
-    expected = (padded[table] * weight).sum(1)
-    sums = run_graph(build, features=features, table=table, weight=weight)
-    np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-4)
