@@ -168,4 +168,4 @@ def _find_corners(op: GraphBuilder, sites: SiteSet, batch: Any, places: Any) -> 
     flat = op.Reshape(sides, np.array([-1, 6]))  # 1 - z, z, 1 - y, y, 1 - x, x
     factors = [op.Gather(flat, np.array([2 * axis + offset[axis] for offset in offsets]), axis=1) for axis in range(3)]
     weights = op.Mul(op.Mul(factors[0], factors[1]), factors[2])
-    return search_rows(op, sites, starts, offsets), op.cast(weights, "float32")
+    return search_rows(op, sites, starts, offsets, is_sorted=False), op.cast(weights, "float32")

@@ -17,6 +17,9 @@ import numpy as np
 from i2p_zoo.export.graph_builder import GraphBuilder
 from i2p_zoo.sparse.geometry import Triple
 
+_BEYOND = 2**63 - 1  # no key
+_STRIDE = 16  # of the queries that are searched for among all keys
+
 
 @dataclass
 class Margins:
@@ -107,7 +110,7 @@ def average_rows(op: GraphBuilder, values: Any, sites: SiteSet) -> Any:
     return op.cast(op.Div(op.Slice(sums, np.array([0]), np.array([-1]), np.array([1])), total), "float32")
 
 
-def search_rows(op: GraphBuilder, sites: SiteSet, starts: Any, offsets: Sequence[Triple]) -> Any:
+def search_rows(op: GraphBuilder, sites: SiteSet, starts: Any, offsets: Sequence[Triple], *, is_sorted: bool = True) -> Any:
     """Returns (Q, taps) int32, one more than the row of the site at each place, 0 where there is none.
 
     Sites along x have keys one after the other: only the first of a line is searched for, and each later one stands where that
@@ -118,19 +121,20 @@ def search_rows(op: GraphBuilder, sites: SiteSet, starts: Any, offsets: Sequence
         sites: that are searched.
         starts: (Q, 4) int64 places, at most a margin away from some site.
         offsets: (z, y, x) of the taps from there, x fastest.
+        is_sorted: whether places ascend as sites do.
     """
     lines = sorted({(z, y) for z, y, _ in offsets})
     along = sorted({x for _, _, x in offsets})
     first = np.array([[0, z, y, along[0]] for z, y in lines])
     shifts = _pack(op, first, np.zeros(4, np.int64), sites.weights)
     keys = op.Add(op.Unsqueeze(_pack(op, starts, sites.low, sites.weights), np.array([1])), shifts)  # (Q, lines)
-    padded = op.Concat(np.array([-1]), sites.keys, np.array([2**63 - 1]), axis=0)
-    place = op.Add(_count_less(op, sites.keys, keys), 1)  # in the padded keys
+    padded = op.Concat(np.array([-1]), sites.keys, np.array([_BEYOND]), axis=0)
+    place = op.Add((_count_less_sorted if is_sorted else _count_less)(op, sites.keys, keys), 1)  # in the padded keys
     columns = {}
     for x in range(along[0], along[-1] + 1):
-        is_site = op.Equal(op.Gather(padded, place), op.Add(keys, x - along[0]))
-        columns[x] = op.Where(is_site, place, 0)
-        place = op.Add(place, op.cast(is_site, "int64"))
+        is_site = op.cast(op.Equal(op.Gather(padded, place), op.Add(keys, x - along[0])), "int64")
+        columns[x] = op.Mul(place, is_site)
+        place = op.Add(place, is_site)
     stacked = op.Concat(*(op.Unsqueeze(columns[x], np.array([2])) for x in along), axis=2)  # (Q, lines, along)
     rows = op.cast(op.Reshape(stacked, np.array([-1, len(lines) * len(along)])), "int32")
     places = {offset: number for number, offset in enumerate((z, y, x) for (z, y), x in itertools.product(lines, along))}
@@ -138,18 +142,38 @@ def search_rows(op: GraphBuilder, sites: SiteSet, starts: Any, offsets: Sequence
     return rows if chosen == list(range(len(places))) else op.Gather(rows, np.array(chosen), axis=1)
 
 
-def _count_less(op: GraphBuilder, keys: Any, queries: Any) -> Any:
-    """Returns how many of the ascending (N,) keys are less than each query: a binary search, all queries at once."""
+def _count_less_sorted(op: GraphBuilder, keys: Any, queries: Any) -> Any:
+    """`_count_less` of (Q, lines) queries whose columns ascend: of every 16th first, between which the others' counts lie."""
     count = op.length(keys)
-    padded = op.Concat(np.array([-1]), keys, axis=0)
+    bounds = _count_less(op, keys, op.Slice(queries, np.array([0]), np.array([2**62]), np.array([0]), np.array([_STRIDE])))
+    last = op.Expand(count, op.Concat(np.array([1]), op.Shape(queries, start=1, end=2), axis=0))
+    bounds = op.Concat(bounds, last, axis=0)
+    span = op.ReduceMax(
+        op.Sub(op.Slice(bounds, np.array([1]), np.array([2**62])), op.Slice(bounds, np.array([0]), np.array([-1]))), keepdims=0
+    )
+    numbers = op.Div(op.Range(0, op.Squeeze(op.length(queries)), 1), _STRIDE)
+    return _count_less(op, keys, queries, op.Gather(bounds, numbers), op.Reshape(span, np.array([1])))
+
+
+def _count_less(op: GraphBuilder, keys: Any, queries: Any, less: Any = None, span: Any = None) -> Any:
+    """Returns how many of the ascending (N,) keys are less than each query: a binary search, all queries at once.
+
+    Args:
+        op: of the graph.
+        keys, queries: int64.
+        less: of each query a lower bound of its count, by default 0.
+        span: (1,), how much more than that counts may be, by default N.
+    """
+    span = op.length(keys) if span is None else span
+    less = op.Expand(np.int64(0), op.Shape(queries)) if less is None else less
     digits = np.int64(2) ** np.arange(31)
-    rounds = op.ReduceSum(op.cast(op.LessOrEqual(digits, count), "int64"), np.array([0]), keepdims=0)
+    rounds = op.ReduceSum(op.cast(op.LessOrEqual(digits, span), "int64"), np.array([0]), keepdims=0)
     step = op.Gather(np.append(digits, digits[-1]), rounds)
-    nothing = op.Expand(np.int64(0), op.Shape(queries))
+    padded = op.Concat(np.array([-1]), keys, op.Expand(np.array([_BEYOND]), op.Reshape(step, np.array([1]))), axis=0)
 
     def search(less: Any, step: Any) -> tuple[Any, Any]:
         half = op.Div(step, 2)
-        further = op.Min(op.Add(less, half), count)
-        return op.Where(op.Less(op.Gather(padded, further), queries), further, less), half
+        is_less = op.Less(op.Gather(padded, op.Add(less, half)), queries)
+        return op.Add(less, op.Mul(op.cast(is_less, "int64"), half)), half
 
-    return op.loop(rounds, [nothing, step], search)[0]
+    return op.loop(rounds, [less, step], search)[0]
