@@ -5,9 +5,26 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+import pytest
 import torch
 
+import i2p_zoo
 from i2p_zoo.export.graph_builder import GraphBuilder
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A classifier whose labels and normalisation are noted."""
+    network = i2p_zoo.create_model("test_resnet", num_classes=5, stem="point", voxel_size=0.1).eval()
+    network.provenance = network.provenance.with_settings(normalization="unit_sphere")
+    network.pretrained_cfg["label_names"] = ("bed", "chair", "desk", "lamp", "sofa")
+    return network
+
+
+@pytest.fixture(scope="session")
+def path(network, tmp_path_factory):
+    """Of its file."""
+    return i2p_zoo.export_onnx(network, tmp_path_factory.mktemp("exported") / "model.onnx")
 
 
 def run_graph(build, **arrays):

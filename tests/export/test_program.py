@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import i2p_zoo
 from i2p_zoo import UnsupportedError
@@ -12,18 +13,41 @@ from i2p_zoo.segmentation import create_unet
 from tests.export.conftest import compute, hostile_clouds, live_norms_
 
 
-@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet", "test_byobnet"])
-def test_a_program_gives_the_networks_logits(architecture, tmp_path):
+LONG = pytest.mark.long
+
+
+def export(architecture, **options):
     torch.manual_seed(0)
-    network = live_norms_(i2p_zoo.create_model(architecture, num_classes=5)).eval()
-    program, prepare = i2p_zoo.export_program(network)
-    torch.export.save(program, tmp_path / "network.pt2")
-    run = torch.export.load(tmp_path / "network.pt2").module()
+    network = live_norms_(i2p_zoo.create_model(architecture, num_classes=5, **options)).eval()
+    return network, *i2p_zoo.export_program(network)
+
+
+def run_on_hostile_clouds(network, run, prepare, largest=1e-4):
     clouds = [cloud[:1500] for cloud in hostile_clouds(network.settings.voxel_size)]
-    for batch in ([clouds[1]], [clouds[5]], clouds):
+    for batch in (*([cloud] for cloud in clouds), clouds):
         with torch.no_grad():
             logits = run(*prepare([torch.from_numpy(cloud) for cloud in batch])).numpy()
-        np.testing.assert_allclose(logits, compute(network, batch), rtol=0, atol=1e-4 * np.abs(logits).max())
+        np.testing.assert_allclose(logits, compute(network, batch), rtol=0, atol=largest * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", pytest.param("test_resnet", marks=LONG)])
+def test_a_program_gives_the_networks_logits_as_loaded_and_as_compiled(architecture, tmp_path):
+    """Compiled once for all sizes but one: torch compiles anew where a level has a single voxel."""
+    network, program, prepare = export(architecture)
+    torch.export.save(program, tmp_path / "network.pt2")
+    run_on_hostile_clouds(network, torch.export.load(tmp_path / "network.pt2").module(), prepare)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(program.module(), backend=counter, dynamic=True)
+    run_on_hostile_clouds(network, compiled, prepare, 1e-5)
+    assert counter.frame_count <= 3  # two recompilations
+
+
+@LONG
+def test_inductor_compiles_a_program():
+    network, program, prepare = export("test_efficientnet")
+    torch._dynamo.reset()
+    run_on_hostile_clouds(network, torch.compile(program.module(), dynamic=True), prepare, 1e-5)
 
 
 def test_what_a_program_cannot_hold_says_so():
