@@ -51,7 +51,7 @@ def load_classifier(model: str, device: str) -> Classifier:
     """
     from i2p_zoo.experiments import classification
 
-    if model.endswith(_SUFFIX):
+    if model.lower().endswith(_SUFFIX):
         from i2p_zoo.experiments.exported import classify_exported
         from i2p_zoo.export.runtime import OnnxNetwork
 

@@ -19,7 +19,7 @@ class Metadata:
     """What an exported file says of its network.
 
     Attributes:
-        task: "classification" of clouds, "segmentation" of points, or "features" of voxels.
+        task: "classification" of clouds, "segmentation" of points, or "features" of voxels or clouds.
         architecture: timm's name.
         labels: names of the classes; empty where none are noted.
         voxel_size: edge of a voxel, in the clouds' units.

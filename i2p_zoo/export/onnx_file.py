@@ -20,7 +20,7 @@ from i2p_zoo.export.graph_builder import GraphBuilder
 from i2p_zoo.export.map_graph import MapOutputs, PointInputs, build_maps
 from i2p_zoo.export.metadata import Metadata
 from i2p_zoo.export.site_answers import answer_requests
-from i2p_zoo.export.traced_network import Recording, record, trace
+from i2p_zoo.export.traced_network import Recording, check_exportable, record, trace
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.modules import class_names, count_classes
@@ -38,7 +38,8 @@ def export_onnx(network: Any, path: str | os.PathLike[str]) -> Path:
     Its inputs are `points` (N, 3) float32, x, y, z in the network's units; `features` (N, C) float32, where the network reads
     more than coordinates (`columns` of its metadata, colours as fractions of 0 to 1); and `batch` (N,) int64, the number of
     each point's cloud, which may be left out for a single one. A classifier gives `logits` (clouds, classes), a U-Net `logits`
-    (N, classes), an encoder `features_0`, ... (voxels, channels) and `sites_0`, ... (voxels, 4), columns batch, z, y, x.
+    (N, classes), an encoder `features_0`, ... (voxels, channels) and `sites_0`, ... (voxels, 4), columns batch, z, y, x, and
+    a network without classes `embeddings` (clouds, channels).
 
     Args:
         network: a classifier, a U-Net or an encoder of this package; it is left as it is.
@@ -50,12 +51,15 @@ def export_onnx(network: Any, path: str | os.PathLike[str]) -> Path:
     Raises:
         MissingExtraError: the extra `onnx` is not installed.
         UnsupportedError: the network cannot be exported; the message says why.
-        InvalidInputError: no network of this package, or a path whose folder does not exist.
+        InvalidInputError: no network of this package, or a path that does not end in .onnx or whose folder does not exist.
     """
     require("onnxscript", extra="onnx")
     path = Path(path)
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        raise InvalidInputError(f"The path must be that of a file such as model.onnx; got {os.fspath(path)!r}.")
     if not path.parent.is_dir():
         raise InvalidInputError(f"{path}: {path.parent} is no folder.")
+    check_exportable(network)
     metadata = _describe(network)
     recording = record(network)
     metadata.strides = [stride for _, stride in recording.maps] if metadata.task == "features" else []
@@ -72,10 +76,6 @@ def _describe(network: Any) -> Metadata:
     dtype = next(network.parameters()).dtype
     if dtype != torch.float32:
         raise UnsupportedError(f"Only networks in float32 can be exported; this one is {dtype}. Call `.float()` on it.")
-    if network.settings.canvas is not None:
-        raise UnsupportedError(
-            f"{network.architecture} takes voxels for tokens of an image; only convolutional networks can be exported."
-        )
     state = deflate_state(network, clean_state(network))
     note_certified(config, state)
     settings: Settings = network.settings
@@ -185,8 +185,8 @@ def _flatten(maps: MapOutputs) -> list[Any]:
 
 
 def _name_outputs(ir: Any, op: GraphBuilder, graph: Any, recording: Recording, maps: MapOutputs, metadata: Metadata) -> None:
-    if metadata.task != "features":
-        graph.outputs[0].name = "logits"
+    if not recording.maps or metadata.task != "features":
+        graph.outputs[0].name = "embeddings" if metadata.task == "features" else "logits"
         return
     for number, (sites, _) in enumerate(recording.maps):
         graph.outputs[number].name = f"features_{number}"

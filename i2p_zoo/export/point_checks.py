@@ -13,6 +13,8 @@ from i2p_zoo.errors import InvalidInputError
 
 _MOST_VOXELS = 2**30  # from the origin
 _LARGEST_BOX = 2**61  # voxels, margins left out
+_WIDTHS = {"rgb": 3, "normals": 3}  # others have one column
+_ROUNDED = 1e-2  # of a unit vector's length
 _FAR = 2**16  # voxels from the origin, from where on coordinates are no features
 
 
@@ -68,3 +70,43 @@ def _check_cloud(cloud: NDArray[Any], number: int, voxel_size: float, reads_xyz:
             "no features. Subtract the mean of each cloud, as float64: `points - points.mean(0)`."
         )
     return points.astype(np.float32)
+
+
+def check_features(features: Any, shape: tuple[int, int], columns: str, number: int) -> NDArray[np.float32]:
+    """Returns a cloud's features as the float32 that an exported graph takes.
+
+    Args:
+        features: of the cloud's points.
+        shape: that they must have.
+        columns: their names, joined by commas.
+        number: of the cloud, for messages.
+
+    Raises:
+        InvalidInputError: another shape; values that are no numbers, NaN or infinite; colours beyond 0 to 1; or normals that
+            are not of length 1, or 0.
+    """
+    values = np.asarray(features)
+    if values.shape != shape or values.dtype.kind not in "iuf":
+        raise InvalidInputError(
+            f"Features of cloud {number} must be numbers {shape}, columns {columns}; got {values.dtype} {values.shape}."
+        )
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InvalidInputError(f"Features of cloud {number} have NaN or infinite values; remove those points.")
+    names = columns.split(",")
+    extra = shape[1] - sum(_WIDTHS.get(name, 1) for name in names if name != "extra")
+    first = 0
+    for name in names:
+        part = values[:, first : (first := first + (extra if name == "extra" else _WIDTHS.get(name, 1)))]
+        if name == "rgb" and (part.min() < 0 or part.max() > 1):
+            raise InvalidInputError(
+                f"Colours of cloud {number} run from {part.min():g} to {part.max():g}; expected fractions of 0 to 1. "
+                "Divide them by the range of their type, 255 or 65535."
+            )
+        lengths = np.linalg.norm(part, axis=1)
+        if name == "normals" and (np.abs(lengths[lengths > 0] - 1) > _ROUNDED).any():
+            raise InvalidInputError(
+                f"Normals of cloud {number} are up to {lengths.max():g} long; expected unit vectors. Divide them by their "
+                "length."
+            )
+    return values

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.export.site_answers import answer_requests
-from i2p_zoo.export.traced_network import record, trace
+from i2p_zoo.export.traced_network import check_exportable, record, trace
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -29,6 +29,7 @@ def export_program(network: Any) -> tuple[torch.export.ExportedProgram, Callable
         site and the sites of each sample, where the network asks for them; and rows of coarser sites.
 
     Raises:
+        InvalidInputError: no network of this package.
         UnsupportedError: the network cannot be exported; the message says why.
 
     Example:
@@ -39,12 +40,11 @@ def export_program(network: Any) -> tuple[torch.export.ExportedProgram, Callable
         >>> tuple(logits.shape)
         (1, 4)
     """
+    check_exportable(network)
     if isinstance(network, UNet):
         raise UnsupportedError(
             "Export a U-Net's encoder and decoder in one by `export_onnx`; as a program only encoders can be."
         )
-    if network.settings.canvas is not None:
-        raise UnsupportedError(f"{network.architecture} takes voxels for tokens; only convolutional networks can be exported.")
     recording = record(network)
 
     def prepare(clouds: Any) -> ProgramInputs:

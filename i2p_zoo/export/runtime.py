@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from i2p_zoo._extras import require
 from i2p_zoo.errors import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.export.metadata import Metadata
-from i2p_zoo.export.point_checks import check_clouds
+from i2p_zoo.export.point_checks import check_clouds, check_features
 
 
 class OnnxNetwork:
@@ -58,7 +58,7 @@ class OnnxNetwork:
             The outputs by name, as `export_onnx` has them.
 
         Raises:
-            InvalidInputError: as `check_clouds`; or features that are missing, not finite or not as many as the points.
+            InvalidInputError: as `check_clouds` and `check_features`; or features that are missing.
         """
         points = check_clouds(clouds, self.metadata.voxel_size, reads_xyz="xyz" in self.metadata.features)
         numbers = np.repeat(np.arange(len(points)), [len(cloud) for cloud in points])
@@ -74,12 +74,7 @@ class OnnxNetwork:
         if features is None or len(features) != len(points):
             count = "none" if features is None else len(features)
             raise InvalidInputError(f"The network reads {columns} of each point: expected {len(points)} arrays; got {count}.")
-        arrays = [np.asarray(values, np.float32) for values in features]
-        for number, (values, cloud) in enumerate(zip(arrays, points, strict=True)):
-            if values.shape != (len(cloud), width):
-                raise InvalidInputError(
-                    f"Features of cloud {number} must be ({len(cloud)}, {width}), columns {columns}; got {values.shape}."
-                )
-            if not np.isfinite(values).all():
-                raise InvalidInputError(f"Features of cloud {number} have NaN or infinite values; remove those points.")
-        return np.concatenate(arrays)
+        pairs = enumerate(zip(features, points, strict=True))
+        return np.concatenate(
+            [check_features(values, (len(cloud), width), columns, number) for number, (values, cloud) in pairs]
+        )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.export.site_requests import SiteInputs, SiteRequests, fill_cache
 from i2p_zoo.modules import eval_mode
+from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.engines.table_engine import weigh_taps
 from i2p_zoo.sparse.geometry import Level, Plan
@@ -103,6 +104,24 @@ def _dense(out: Any) -> Any:
     if isinstance(out, SparseTensor):
         return out.features
     return [_dense(part) for part in out] if isinstance(out, list | tuple) else out
+
+
+def check_exportable(network: Any) -> None:
+    """Raises where a network is none of this package, stands on another device than the CPU or takes voxels for tokens.
+
+    Raises:
+        InvalidInputError: the first of these.
+        UnsupportedError: the others.
+    """
+    if not isinstance(network, PointCloudModel | UNet):
+        raise InvalidInputError(f"Only networks made by i2p_zoo can be exported; got {type(network).__name__}.")
+    device = next(network.parameters()).device  # type: ignore[union-attr]
+    if device.type != "cpu":
+        raise UnsupportedError(f"Only networks on the CPU can be exported; this one is on {device}. Call `.cpu()` on it.")
+    if network.settings.canvas is not None:
+        raise UnsupportedError(
+            f"{network.architecture} takes voxels for tokens of an image; only convolutional networks can be exported."
+        )
 
 
 def record(network: Any) -> Recording:

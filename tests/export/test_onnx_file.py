@@ -97,7 +97,12 @@ def test_a_network_of_colours_takes_them_as_fractions_and_is_left_as_it_is(tmp_p
     assert relative(logits, expected) < 1e-4
     exported = OnnxNetwork(path)
     np.testing.assert_array_equal(exported([points], [colors])["logits"], logits)
-    for features, message in ((None, "rgb.*none"), ([colors[:4]], r"\(500, 3\).*\(4, 3\)"), ([colors * np.nan], "NaN")):
+    for features, message in (
+        (None, "rgb.*none"),
+        ([colors[:4]], r"\(500, 3\).*\(4, 3\)"),
+        ([colors * np.nan], "NaN"),
+        ([colors * 255], "from .* to 25.*0 to 1.*255"),
+    ):
         with pytest.raises(InvalidInputError, match=message):
             exported([points], features)
 
@@ -132,6 +137,51 @@ def test_an_encoder_gives_voxels_their_features_and_places(tmp_path):
     assert json.loads(entries["i2p_zoo.strides"]) == [features.stride for features in maps]
 
 
+def test_clouds_are_told_apart_by_any_numbers_in_any_order(network, path):
+    """Numbers that no point has are clouds without voxels; points of several clouds may stand among each other."""
+    session, clouds = open_session(str(path)), [sphere(300, seed) for seed in range(3)]
+    points, batch = np.concatenate(clouds), np.repeat([0, 2, 5], 300)
+    (logits,) = session.run(None, {"points": points, "batch": batch})
+    x = network.prepare([torch.from_numpy(cloud) for cloud in clouds])
+    coords = x.coords.clone()
+    coords[:, 0] = torch.tensor([0, 2, 5])[coords[:, 0].long()]
+    with torch.no_grad():
+        expected = network(i2p_zoo.SparseTensor(x.features, coords, batch_size=6)).numpy()
+    assert relative(logits, expected) < 1e-5
+    order = np.random.default_rng(0).permutation(len(points))
+    (shuffled,) = session.run(None, {"points": points[order], "batch": batch[order]})
+    assert relative(shuffled, logits) < 1e-5
+
+
+def test_points_that_the_graph_cannot_refuse_do_no_harm(network, path):
+    """NaN, or too far out: logits without meaning, of the right shape."""
+    session = open_session(str(path))
+    for points in (sphere(100) * np.float32(1e30), sphere(100) * np.float32(np.nan), sphere(100) * np.float32(1e11)):
+        assert session.run(None, {"points": points})[0].shape == (1, 5)
+
+
+def test_a_process_that_is_stopped_while_writing_leaves_the_old_file(network, path, monkeypatch):
+    before = path.read_bytes()
+
+    def stop(model, file):
+        file.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnx_ir.save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        i2p_zoo.export_onnx(network, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.glob("*onnx*")] == ["model.onnx"]
+
+
+@LONG
+def test_a_network_without_classes_gives_embeddings(tmp_path):
+    network = i2p_zoo.create_model("test_resnet", num_classes=0).eval()
+    session, _ = export(network, tmp_path)
+    (embeddings,) = session.run(["embeddings"], {"points": sphere(200)})
+    assert relative(embeddings, compute(network, [sphere(200)])) < 1e-4
+
+
 def test_the_file_says_what_it_is(path):
     entries = open_session(str(path)).get_modelmeta().custom_metadata_map
     values = {key.removeprefix("i2p_zoo."): json.loads(value) for key, value in entries.items()}
@@ -154,6 +204,11 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
         i2p_zoo.export_onnx(network.float(), tmp_path / "none" / "model.onnx")
     with pytest.raises(InvalidInputError, match="Only networks made by i2p_zoo"):
         i2p_zoo.export_onnx(torch.nn.Linear(2, 2), path)
+    with pytest.raises(UnsupportedError, match=r"on meta.*`\.cpu\(\)`"):
+        i2p_zoo.export_onnx(i2p_zoo.create_model("test_resnet", num_classes=2).to("meta"), path)
+    for name in (tmp_path, tmp_path / "model", ""):
+        with pytest.raises(InvalidInputError, match=r"such as model\.onnx; got"):
+            i2p_zoo.export_onnx(network, name)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"i2p-zoo\[onnx\]"):
         i2p_zoo.export_onnx(network, path)

@@ -8,10 +8,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import i2p_zoo
-from i2p_zoo import UnsupportedError
+from i2p_zoo import InvalidInputError, UnsupportedError
 from i2p_zoo.segmentation import create_unet
 from tests.export.conftest import compute, hostile_clouds, live_norms_
-
 
 LONG = pytest.mark.long
 
@@ -53,6 +52,8 @@ def test_inductor_compiles_a_program():
 def test_what_a_program_cannot_hold_says_so():
     with pytest.raises(UnsupportedError, match="only convolutional"):
         i2p_zoo.export_program(i2p_zoo.create_model("test_vit", num_classes=2))
+    with pytest.raises(InvalidInputError, match=r"made by i2p_zoo.*Linear"):
+        i2p_zoo.export_program(torch.nn.Linear(2, 2))
     with pytest.raises(UnsupportedError, match="export_onnx"):
         i2p_zoo.export_program(create_unet("test_efficientnet", num_classes=5, pretrained=False))
 
