@@ -164,7 +164,8 @@ def _compile_program(network: Any, backend: str) -> Iterator[str]:
         yield str(counter.frame_count - 1)
         last = [_ten_clouds()[-1]]
         seconds = []
-        for call in (lambda: run(*prepare(last)), lambda: network(last)):
+        calls: list[Callable[[], Any]] = [lambda: run(*prepare(last)), lambda: network(last)]
+        for call in calls:
             start = time.process_time()
             for _ in range(5):
                 call()

@@ -71,12 +71,14 @@ class SiteRequests:
         maps: the kernel maps.
         samples: the sets of which each site's sample and each sample's number of sites are asked for.
         parents: pairs (fine, coarse) of sets, where each fine site's row of the coarse one over it is asked for.
+        copies: the sets of which a copy is asked for.
     """
 
     sites: list[Sites] = field(default_factory=lambda: [Sites()])
     maps: list[MapRequest] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     parents: list[tuple[int, int]] = field(default_factory=list)
+    copies: list[int] = field(default_factory=list)
 
     @classmethod
     def read(cls, cache: SiteCache, coords: Tensor, used_taps: UsedTaps) -> tuple[SiteRequests, dict[int, int]]:
@@ -100,6 +102,9 @@ class SiteRequests:
                     raise UnsupportedError("Sites with a border cannot be exported: only clouds can.")
                 numbers[id(value)] = len(requests.sites)
                 requests.sites.append(Sites(numbers[parent], stride, shift))
+            elif sort == "copy":
+                numbers[id(value)] = numbers[arguments[0]]
+                requests.copies.append(numbers[arguments[0]])
             elif sort == "map":
                 inputs, outputs, *window = arguments
                 requests.maps += _read_map(value, (numbers[inputs], numbers[outputs], *window), used_taps)
@@ -169,6 +174,7 @@ def fill_cache(requests: SiteRequests, inputs: SiteInputs, features: Tensor) -> 
             cache.derived["sites", id(parent), sites.stride, sites.shift, None, None] = coords[number]
             if sites.is_strided:
                 cache.origins[id(coords[number])] = Origin(parent, None, sites.stride)
+    cache.derived.update({("copy", id(coords[number])): coords[number] for number in requests.copies})
     for request, table in zip(requests.maps, inputs.tables, strict=True):
         key = ("map", id(coords[request.inputs]), id(coords[request.outputs]), *request.window)
         kmap = cache.derived.setdefault(key, TableMap(list(request.taps), table, sizes.get(request.inputs, 1), request.kernel))

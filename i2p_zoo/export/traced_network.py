@@ -172,10 +172,14 @@ def trace(
     traced = (TracedUNet if isinstance(network, UNet) else TracedNetwork)(network, recording.requests, depthwise)
     lists = (list(inputs.tables), list(inputs.rows), list(inputs.counts), list(inputs.parents))
     arguments = (recording.x.features, *lists, *point_inputs)
-    first = {0: torch.export.Dim.AUTO}
+    first = {0: torch.export.Dim.DYNAMIC}  # an error where a forward takes the example's number for a constant
     shapes = (first, *([first] * len(values) for values in lists), *(first for _ in point_inputs))
     with eval_mode(network), torch.no_grad():
         try:
             return torch.export.export(traced, arguments, dynamic_shapes=shapes, strict=False)
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError) as error:
-            raise UnsupportedError(f"{type(network).__name__} cannot be exported: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise UnsupportedError(
+                f"{network.architecture} cannot be exported: its forward computes sites of its own, or takes their number for a "
+                f"constant (torch: {reason})."
+            ) from error

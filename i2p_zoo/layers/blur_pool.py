@@ -61,7 +61,7 @@ class SparseBlurPool3d(nn.Module):
         if x.spatial_shape is None:
             coords, shape, kmap = window_sites(x.cache, x.coords, None, window)
             total = convolve(x.features, weight, kmap, channels)
-            norm = convolve(x.features.new_ones(len(x.coords), 1), weight[:1], kmap, 1, counted=False)
+            norm = convolve(torch.ones_like(x.features[:, :1]), weight[:1], kmap, 1, counted=False)
             mean = total / norm.clamp(min=torch.finfo(x.dtype).tiny)
             return with_window(x, mean.to(dtype), coords, shape, window, level)
         if self.pad_mode == "constant":

@@ -272,6 +272,15 @@ def move_sites(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
     return moved
 
 
+def copy_sites(cache: SiteCache, coords: Tensor) -> Tensor:
+    """Returns sites (N, 4) as another object, the same for the same sites: up-sampling does not trace it back."""
+    key = ("copy", cache.key(coords))
+    if key not in cache.derived:
+        cache.derived[key] = coords.clone()
+    result: Tensor = cache.derived[key]
+    return result
+
+
 def batch_index(cache: SiteCache, coords: Tensor, batch_size: int) -> RowIndex:
     """Returns which sample each site belongs to."""
     key = ("batch", cache.key(coords))  # a cache is of one input, and so of one number of samples

@@ -60,7 +60,7 @@ def average_pool(
     ones = flat.new_ones((flat.shape[1], *window.kernel, 1))
     total = convolve(flat, ones, kmap, groups=flat.shape[1], counted=False)
     if divisor is not None:
-        count = flat.new_full((len(coords),), float(divisor))
+        count = flat.new_full((coords.shape[0],), float(divisor))
     elif x.spatial_shape is None:
         count = (kmap.table >= 0).sum(0).to(flat.dtype).clamp(min=1)
     else:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
+from i2p_zoo.sparse.coordinates import copy_sites
 from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise, run_first
@@ -67,7 +68,7 @@ def with_window(
     old = unfold_stride(x.stride)
     stride = simplify_stride((old[0] * window.stride[0], old[1] * window.stride[1], old[2] * window.stride[2]))
     if x.padding != Padding() and window.stride != (1, 1, 1):
-        coords = coords.clone()  # not the object that up-sampling traces back: what was padded has no finer sites
+        coords = copy_sites(x.cache, coords)  # what was padded has no finer sites to go back to
     canvas = None if x.canvas is None else _shrink_canvas(x, window, level)
     out = x.derive(features, coords=coords, spatial_shape=shape, stride=stride, padding=Padding(), canvas=canvas)
     return out if level is None else out.with_plan(level=level)

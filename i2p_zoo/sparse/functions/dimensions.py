@@ -99,7 +99,7 @@ def reshape(x: SparseTensor, *shape: Any) -> SparseTensor:
     if len(sizes) < 4 or sizes[0] not in (x.batch_size, -1) or tuple(sizes[sites]) != tuple(x.shape[i] for i in x.site_dims):
         raise UnsupportedError(f"`reshape` of {x!r}, shape {x.shape}, to {tuple(sizes)}: only channels can be reshaped.")
     del sizes[sites]
-    return x.derive(x.features.reshape(len(x.features), *sizes[1:]))
+    return x.derive(x.features.reshape(x.features.shape[0], *sizes[1:]))
 
 
 @sparse_op(*methods("permute"))
