@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import timm
+
+from conversion.ledger import LARGEST_IMAGE
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 
@@ -24,6 +28,27 @@ over the channels of a voxel.
 | architecture | class | parameters | inflated | copied | image | float32 | float64 | response | shift | seconds | |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|
 """
+
+
+_EXPORT = """
+## Export
+
+`i2p-zoo export` ([deployment](deployment.md)) takes the convolutional networks, {exported} of these {all}; `pytest -m long
+tests/export/test_architectures.py` exports the smallest of each class and compares (up to 30 million parameters; 20 minutes on
+one core). A network that cannot be exported says so in one line before anything is written. Those are:
+
+- Networks that take voxels for tokens, {tokens}: their windows and tables follow from each cloud's box, which a graph of fixed
+  operations does not know. All of the classes
+{classes}.
+  And of other classes
+{others}.
+"""
+NOT_EXPORTED = {
+    "bat_resnext26ts": "Bilinear attention joins blocks of each cloud's bounding box",
+    "tresnet_*": "Its first layer moves voxels to channels by lists of pairs, whose number follows from the cloud",
+}
+"""Convolutional networks that cannot be exported: a pattern of their names and the reason."""
+_OF_ONE_SIZE = ("bat_resnext26ts", "vgg*")
 
 
 def write_table(ledger: dict[str, Any], path: Path = PAGE) -> None:
@@ -54,6 +79,7 @@ def format_table(ledger: dict[str, Any]) -> str:
         f"{r['seconds']} | {'two blocks a stage' if r.get('cut') else ''} |"
         for name, r in certified.items()
     ]
+    lines += _list_exports(certified)
     for title, rows in (("Failed", failed), ("Refused", refused)):
         if rows:
             lines += ["", f"## {title}", ""]
@@ -61,6 +87,28 @@ def format_table(ledger: dict[str, Any]) -> str:
             names = ", ".join(name for name, r in rows.items() if _reason(r) == reason)
             lines.append(f"- {reason} ({count}): {names}")
     return "\n".join(lines) + "\n"
+
+
+def _list_exports(certified: dict[str, Any]) -> list[str]:
+    """The section of what can be exported: networks of tokens are measured at their own size, others only where they must be."""
+    fixed = {name for pattern in _OF_ONE_SIZE for name in fnmatch.filter(certified, pattern)}
+    tokens = {name for name, record in certified.items() if record["images"][-1] > LARGEST_IMAGE} - fixed
+    refused = {name for pattern in NOT_EXPORTED for name in fnmatch.filter(certified, pattern)}
+    convolutional = {certified[name]["class"] for name in certified.keys() - tokens}
+    of_tokens = {certified[name]["class"] for name in tokens} - convolutional
+    text = _EXPORT.format(
+        exported=len(certified.keys() - tokens - refused),
+        all=len(certified),
+        tokens=len(tokens),
+        classes=_wrap(of_tokens),
+        others=_wrap({name for name in tokens if certified[name]["class"] in convolutional}),
+    )
+    reasons = [(f"- {reason}: ", sorted(fnmatch.filter(certified, pattern))) for pattern, reason in NOT_EXPORTED.items()]
+    return [*text.rstrip().split("\n"), *(reason + ", ".join(names) + "." for reason, names in reasons if names)]
+
+
+def _wrap(names: set[str]) -> str:
+    return textwrap.fill(", ".join(sorted(names)) or "none", 126, initial_indent="  ", subsequent_indent="  ")
 
 
 def _figure(value: float | None) -> str:

@@ -180,6 +180,6 @@ def trace(
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedError(
-                f"{network.architecture} cannot be exported: its forward computes sites of its own, or takes their number for a "
-                f"constant (torch: {reason})."
+                f"{network.architecture} cannot be exported: its forward computes sites of its own, or takes their number "
+                f"for a constant (torch: {reason})."
             ) from error
