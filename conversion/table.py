@@ -90,7 +90,7 @@ def format_table(ledger: dict[str, Any]) -> str:
 
 
 def _list_exports(certified: dict[str, Any]) -> list[str]:
-    """The section of what can be exported: networks of tokens are measured at their own size, others only where they must be."""
+    """What can be exported: networks of tokens are those measured at their own size, but for a few that must be."""
     fixed = {name for pattern in _OF_ONE_SIZE for name in fnmatch.filter(certified, pattern)}
     tokens = {name for name, record in certified.items() if record["images"][-1] > LARGEST_IMAGE} - fixed
     refused = {name for pattern in NOT_EXPORTED for name in fnmatch.filter(certified, pattern)}
