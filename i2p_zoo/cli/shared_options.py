@@ -130,7 +130,7 @@ def network_options(
 
 run_options = decorate(
     [
-        click.option("--scratch", is_flag=True, help="Random weights instead of the image's."),
+        click.option("--scratch", is_flag=True, help="Random weights, drawn in 3D, in place of the image's."),
         click.option(
             "--hold-out", "held_out", type=FRACTION, help="Fraction of the training split to monitor, not to train on."
         ),

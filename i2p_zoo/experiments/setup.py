@@ -15,6 +15,7 @@ from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.choices import AXES, INFLATIONS, MODES, STEMS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import ParameterCount, freeze
+from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import create_model
@@ -38,7 +39,7 @@ class Setup:
         model: a name or folder, as `i2p_zoo.from_pretrained` takes it. A folder's classifier is kept where its noted classes
             are those of the clouds.
         mode: of `i2p_zoo.finetune.freeze`.
-        scratch: the same network with random weights.
+        scratch: the same network with random weights, drawn in three dimensions (`draw_volumes_`).
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
         stem: "point", "patch" or "image".
@@ -165,6 +166,7 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
         torch.manual_seed(seed)
         if setup.scratch:
             model = create_model(architecture_of(setup.model), **structure_of(setup), **arguments)
+            draw_volumes_(model)
         elif config is None:
             model = from_pretrained(setup.model, **structure_of(setup), **arguments)
         else:
