@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalization import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
 from i2p_zoo.pictures import COLORS, make_figure, save_figure
+from i2p_zoo.sparse.device_memory import explain_memory
+from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
 Floats = NDArray[np.float64]
@@ -239,6 +242,13 @@ def _check_images(batch: Any) -> Tensor:
     return batch
 
 
+def _explain_batch(batch: Any) -> AbstractContextManager[None]:
+    """Says of clouds, where a device's memory does not suffice, how many voxels they are."""
+    if not isinstance(batch, SparseTensor):
+        return nullcontext()
+    return explain_memory(lambda: len(batch.coords), "Take a smaller batch_size, or a larger voxel size.")
+
+
 @torch.no_grad()
 def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
     """The classifier's inputs, (M, D), seen by a hook: some networks do more after timm's `pre_logits`, or ignore it."""
@@ -251,7 +261,8 @@ def _classifier_inputs(model: Any, batches: Iterable[Any]) -> Tensor:
         with eval_mode(model):
             for batch in batches:
                 seen.clear()
-                model(batch.to(device=parameter.device, dtype=parameter.dtype))
+                with _explain_batch(batch):
+                    model(batch.to(device=parameter.device, dtype=parameter.dtype))
                 if len(seen) != 1:
                     raise InvalidInputError(
                         f"{name} ran its classifier {count_of(len(seen), 'time')} for one batch; once was expected."

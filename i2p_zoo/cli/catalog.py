@@ -195,11 +195,12 @@ def push(
 @shared.default_option("--out", type=shared.FOLDER, default="out/demo")
 @shared.default_option("--steps", type=shared.COUNT, default=60, help="Training steps a run.")
 @shared.default_option("--seeds", type=shared.COUNT, default=1, help="Runs of each kind.")
-def demo(data_file: Path, out: Path, steps: int, seeds: int) -> None:
+@shared.device_option
+def demo(data_file: Path, out: Path, steps: int, seeds: int, device: str) -> None:
     """Convert a real network, prove it on photographs, finetune it on real shapes, and draw pictures.
 
     Example: i2p-zoo demo --out demo --seeds 3
     """
     from i2p_zoo.experiments.demonstration import run_demo
 
-    run_demo(data_file, out, steps, seeds, say=click.echo)
+    run_demo(data_file, out, steps, seeds, say=click.echo, device=device)

@@ -38,11 +38,11 @@ def check_place(name: str | os.PathLike[str]) -> None:
             raise NotFoundError(f"{name} holds no checkpoint itself (it has no {CONFIG}); did you mean {below[0]}?")
 
 
-def load_network(name: str) -> Any:
-    """Loads a network onto the GPU, where there is one; raises as `check_place` and `i2p_zoo.from_pretrained`."""
-    import torch
-
+def load_network(name: str, device: str) -> Any:
+    """Loads a network onto a device; raises as `check_place`, `find_device` and `i2p_zoo.from_pretrained`."""
     from i2p_zoo import from_pretrained
+    from i2p_zoo.finetune.devices import find_device
 
     check_place(name)
-    return from_pretrained(name).to("cuda" if torch.cuda.is_available() else "cpu")
+    place = find_device(device)
+    return from_pretrained(name).to(place)

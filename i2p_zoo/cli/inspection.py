@@ -18,9 +18,17 @@ from i2p_zoo.cli.error_lines import BatchErrors
 @click.option("--picture", type=shared.FILE, help="Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
 @shared.columns_option
+@shared.device_option
 @shared.json_option
 def predict(
-    model: str, files: tuple[Path, ...], top: int, picture: Path | None, as_is: bool, columns: str | None, as_json: bool
+    model: str,
+    files: tuple[Path, ...],
+    top: int,
+    picture: Path | None,
+    as_is: bool,
+    columns: str | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Classify FILES of meshes or clouds by MODEL, a folder or a name.
 
@@ -36,7 +44,7 @@ def predict(
 
     if picture is not None:
         check_picture(picture)
-    network = load_network(model)
+    network = load_network(model, device)
     check_classifier(network)
     if not as_is and network.settings.normalization != "unit_sphere":
         click.echo(
@@ -68,8 +76,9 @@ def predict(
 @click.option("--data", required=True, metavar="SPEC", help="Labelled clouds: see `i2p-zoo finetune --help`.")
 @shared.default_option("--split", type=click.Choice(["train", "test"]), default="train")
 @click.option("--picture", type=shared.FILE, help="Draw the figures, as PNG.")
+@shared.device_option
 @shared.json_option
-def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, as_json: bool) -> None:
+def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | None, device: str, as_json: bool) -> None:
     """Measure neural collapse of MODELS, folders or names, on labelled clouds: NC1 to NC4 of Papyan and others, 2020.
 
     Example: i2p-zoo collapse run/model --data kicad-mini --picture collapse.png
@@ -83,7 +92,7 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
     for name in models:
         check_place(name)
     clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
-    metrics = {name: measure_collapse(load_network(name), clouds) for name in models}
+    metrics = {name: measure_collapse(load_network(name, device), clouds) for name in models}
     if picture is not None:
         draw_collapse(picture, metrics)
     if as_json:

@@ -121,8 +121,9 @@ def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> No
 @click.argument("model")
 @click.option("--data", required=True, metavar="SPEC", help="Labelled scenes: see `i2p-zoo segment train --help`.")
 @_block_options
+@shared.device_option
 @shared.json_option
-def eval_command(model: str, data: str, block: float | None, overlap: float, as_json: bool) -> None:
+def eval_command(model: str, data: str, block: float | None, overlap: float, device: str, as_json: bool) -> None:
     """Measure MODEL, a folder or a name, on the test scenes.
 
     Example: i2p-zoo segment eval run/model --data scenes:boards.npz
@@ -130,7 +131,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
     from i2p_zoo.data.specs import load_scenes
     from i2p_zoo.segmentation.task import score
 
-    network = _require_unet(load_network(model), model)
+    network = _require_unet(load_network(model, device), model)
     _, test_set = load_scenes(data, network.settings.features)
     scores = score(network, test_set, block, overlap, progress="scene").to_dict()
     _print_scores(scores, as_json, {key: value for key, value in scores.items() if key != "confusion"})
@@ -142,8 +143,9 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, as_
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
 @_block_options
 @shared.columns_option
+@shared.device_option
 def predict_command(
-    model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float, columns: str | None
+    model: str, files: tuple[Path, ...], out: Path, block: float | None, overlap: float, columns: str | None, device: str
 ) -> None:
     """Give each point of FILES, or vertex of a mesh, a class by MODEL.
 
@@ -157,7 +159,7 @@ def predict_command(
 
     from i2p_zoo.experiments.classification import name_classes
 
-    network = _require_unet(load_network(model), model)
+    network = _require_unet(load_network(model, device), model)
     names, errors = name_classes(network), BatchErrors(files, "file")
     stems = [file.stem for file in files]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):

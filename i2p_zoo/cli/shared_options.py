@@ -65,6 +65,9 @@ default_option = functools.partial(click.option, show_default=True)
 columns_option = click.option(
     "--columns", help="Of .bin, .npy and text files: how many columns a point has, or their names, such as x,y,z,nx,ny,nz."
 )
+device_option = default_option(
+    "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where networks run; auto is the GPU, where there is one."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 inflation_option = default_option("--inflation", type=click.Choice(INFLATIONS), default="center")
 axis_option = default_option("--axis", type=click.Choice(AXES), default="z")
@@ -121,7 +124,13 @@ def network_options(
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
             default_option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd"),
             default_option("--label-smoothing", type=SHARE, default=0.0),
-            default_option("--precision", type=click.Choice(PRECISIONS), default="no"),
+            default_option(
+                "--precision",
+                type=click.Choice(PRECISIONS),
+                default="auto",
+                help="Of autocast; auto is bf16 on a GPU that has it, and no elsewhere.",
+            ),
+            device_option,
             click.option("--out", required=True, type=FOLDER, help="Folder to write."),
             json_option,
         ]
@@ -142,7 +151,9 @@ run_options = decorate(
         ),
         click.option("--ema", type=SHARE, help="Decay of an average of the weights, which is kept instead."),
         default_option("--accumulate", type=COUNT, default=1, help="Parts of a batch."),
-        default_option("--workers", type=_NATURAL, default=0, help="Processes that make batches."),
+        default_option(
+            "--workers", type=_NATURAL, default=0, help="Processes that draw and voxelize batches ahead: 2 to 4 for scenes."
+        ),
         default_option("--seed", type=click.IntRange(0, 2**32 - 1), default=0),
         click.option("--adapter", is_flag=True, help="Save only what was trained."),
         click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
@@ -209,19 +220,21 @@ def read_run_options(values: dict[str, Any], progress: str) -> Any:
     """Returns what a command's values say of its run, with the label of its progress bar."""
     from i2p_zoo.experiments import RunOptions
 
-    fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard")}
-    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress, place=True)
+    fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard", "device")}
+    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress)
 
 
 def check_network(values: dict[str, Any]) -> None:
-    """Makes sure, before any data are read, that there is such a network, and that its options are in range.
+    """Makes sure, before any data are read, that there are such a network and device, and that its options are in range.
 
     Raises:
         NotFoundError: a name that is none of timm's.
-        InvalidInputError: as `check_place` and `read_options`.
+        InvalidInputError: as `check_place`, `find_device` and `read_options`.
     """
+    from i2p_zoo.finetune.devices import find_device
     from i2p_zoo.names import split_name
 
+    find_device(values["device"])
     name = values["model"]
     check_place(name)
     if "/" not in name and not Path(name).is_dir():

@@ -56,7 +56,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     if shots is not None:
         train_set = choose_shots(train_set, shots, values["seed"])
     if teacher is not None:
-        network = load_network(str(teacher))
+        network = load_network(str(teacher), values["device"])
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
     setup, options = shared.read_options(values, len(train_set))
     with shared.resumable(out):
@@ -91,7 +91,7 @@ def _load_series(values: dict[str, Any], folder: Path) -> Any:
     shared.check_network(values)
     train_set, test_set = load_data(values["data"])
     setup, options = shared.read_options(values, len(train_set))
-    return Series(setup, train_set, test_set, options, folder, progress=True, place=True)
+    return Series(setup, train_set, test_set, options, folder, progress=True, device=values["device"])
 
 
 @click.command()

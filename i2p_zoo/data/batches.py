@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.sparse.voxelization import make_voxels
 from i2p_zoo.wording import count_of
 
 Sample = tuple[Arrays, Any]
@@ -48,8 +49,12 @@ class TrainingBatches(torch.utils.data.Dataset[list[Sample]]):
         self.clouds, self.batch_size, self.seed, self.augmented = clouds, batch_size, seed, augmented
 
     def __getitem__(self, step: int) -> list[Sample]:
+        return self.draw(step)
+
+    def draw(self, step: int, part: slice = slice(None)) -> list[Sample]:
+        """Returns some samples of a batch; the others are not made."""
         samples = []
-        for row, random in draw_rows(len(self.clouds), self.batch_size, self.seed, step):
+        for row, random in draw_rows(len(self.clouds), self.batch_size, self.seed, step)[part]:
             cloud = self.clouds.cloud(row)
             samples.append((augment(cloud, random) if self.augmented else cloud, self.clouds.labels[row]))
         return samples
@@ -107,6 +112,36 @@ class Voxelizer(Protocol):
 
     def voxelize(self, clouds: Any) -> tuple[SparseTensor, torch.Tensor]:
         """Gathers clouds into voxels as the model reads them."""
+
+
+class VoxelBatch(NamedTuple):
+    """Clouds that a network reads at once, with their labels: tensors alone, which go from one process to another.
+
+    Attributes:
+        coords: (N, 4) int32, as `voxelize` sorts them.
+        features: (N, C).
+        batch_size: number of clouds.
+        labels: (B,) int64 classes of the clouds, (B, K) float32 probabilities of them, or (P,) int64 classes of the points.
+        points: (P, 3), one cloud after the other, where points are classified.
+        rows: (P,) int64, of each point the row of its voxel.
+    """
+
+    coords: torch.Tensor
+    features: torch.Tensor
+    batch_size: int
+    labels: torch.Tensor
+    points: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+
+    @property
+    def voxels(self) -> SparseTensor:
+        """The clouds as a sparse tensor."""
+        return make_voxels(self.coords, self.features, self.batch_size)
+
+    def to(self, device: torch.device) -> VoxelBatch:
+        """Moves it to a device, from pinned memory without waiting for it."""
+        moved = [part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part for part in self]
+        return VoxelBatch(*moved)  # type: ignore[arg-type]
 
 
 def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Voxelizer) -> Iterator[SparseTensor]:

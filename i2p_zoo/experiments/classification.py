@@ -13,6 +13,7 @@ from i2p_zoo.data.unit_sphere import to_unit_sphere
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import class_names, count_classes
 from i2p_zoo.networks.unet import UNet
+from i2p_zoo.sparse.device_memory import explain_memory
 from i2p_zoo.sparse.point_features import parse_features
 
 
@@ -40,12 +41,15 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
     Raises:
         InvalidInputError: the network has no classifier or is a U-Net, or reads features that the cloud does not have.
         DivergedError: its outputs are not finite.
+        DeviceMemoryError: a GPU's memory does not suffice for the cloud; also a `torch.OutOfMemoryError`.
     """
     check_classifier(model)
     selected = select_features("The cloud", dict(cloud), parse_features(model.settings.features))
     model.eval()
     with torch.no_grad():
-        shares = model([selected])[0].double().softmax(0)
+        x = model.prepare([selected])
+        with explain_memory(lambda: len(x.coords), "Take a larger voxel size, or in Python blocks: `predict(max_voxels=)`."):
+            shares = model(x)[0].double().softmax(0)
     if not shares.isfinite().all():
         raise DivergedError("The network's outputs are NaN or infinite: training diverged, or the features are out of scale.")
     names = name_classes(model)

@@ -18,6 +18,7 @@ from i2p_zoo.experiments import RunOptions, Setup, run
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options
+from i2p_zoo.finetune.devices import find_device
 from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.wording import count_of
@@ -35,7 +36,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_demo(
+    data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[str], None] = print, device: str = "auto"
+) -> dict[str, Any]:
     """Runs the demonstration.
 
     Args:
@@ -44,10 +47,16 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[
         steps: of each training run.
         seeds: runs of each kind.
         say: prints a line.
+        device: where to train, as `RunOptions`; the proof runs on the CPU.
 
     Returns:
         For each kind of run its accuracies and parameter counts, as in metrics.json.
+
+    Raises:
+        InvalidInputError: a device that is not here.
+        I2PError, OSError: as `i2p_zoo.zoo.conversion.convert` and `i2p_zoo.experiments.run`.
     """
+    find_device(device)  # before anything is converted
     train_set, test_set = load_npz(data_file)
     out.mkdir(parents=True, exist_ok=True)
     folder = out / f"i2p-{ARCHITECTURE}"
@@ -59,7 +68,7 @@ def run_demo(data_file: Path, out: Path, steps: int, seeds: int, say: Callable[[
     show_photographs(folder, out, say)
     shapes = f"{count_of(len(train_set), 'real shape')} of {count_of(len(train_set.classes), 'class')}"
     say(f"3. Finetune on {shapes}, {count_of(steps, 'step')}, {count_of(seeds, 'seed')}")
-    metrics, best = compare_runs(folder, train_set, test_set, steps, seeds, out)
+    metrics, best = compare_runs(folder, train_set, test_set, steps, seeds, out, device)
     for name, figures in metrics.items():
         top1, mean_class = (100 * np.mean(figures[key]) for key in ("top1", "mean_class"))
         spread = f" +- {100 * np.std(figures['top1']):.1f}" if seeds > 1 else ""
@@ -93,7 +102,7 @@ def show_photographs(folder: Path, out: Path, say: Callable[[str], None]) -> Non
 
 
 def compare_runs(
-    folder: Path, train_set: CloudSet, test_set: CloudSet, steps: int, seeds: int, out: Path
+    folder: Path, train_set: CloudSet, test_set: CloudSet, steps: int, seeds: int, out: Path, device: str = "auto"
 ) -> tuple[dict[str, Any], Any]:
     """Trains each kind of run with each seed; returns the figures and the first network from image weights."""
     metrics: dict[str, Any] = {}
@@ -107,13 +116,13 @@ def compare_runs(
             folders.append(run_folder)
             shutil.rmtree(run_folder, ignore_errors=True)  # of an earlier demonstration
             options = Options(steps=steps, learning_rate=setup.learning_rate, seed=seed)
-            run_options = RunOptions(progress=f"{name}, seed {seed}")
+            run_options = RunOptions(progress=f"{name}, seed {seed}", device=device)
             runs.append(run(setup, train_set, test_set, options, run_folder, run_options))
         metrics[name] = {key: [figures["test"][key] for figures in runs] for key in ("top1", "mean_class")}
         metrics[name] |= {key: runs[-1][key] for key in ("trained", "total")}
         curves[name] = [[step["loss"] for step in figures["history"]] for figures in runs]
     pictures.draw_curves(out / "curves.png", curves)
-    return metrics, from_pretrained(folders[0] / "model")
+    return metrics, from_pretrained(folders[0] / "model").to(find_device(device))
 
 
 def show_clouds(model: Any, test_set: CloudSet, out: Path, count: int = 15) -> None:

@@ -20,7 +20,7 @@ from i2p_zoo.checkpoints.saving import save_adapter, save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
-from i2p_zoo.finetune.trainer import make_accelerator
+from i2p_zoo.finetune.devices import find_device, make_accelerator
 from i2p_zoo.finetune.training_state import FREE, count_steps
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import describe_value, format_json
@@ -58,7 +58,7 @@ def execute(
         MissingExtraError: what trains or draws is not installed.
         I2PError, OSError: as `i2p_zoo.finetune.train`, and as the functions that are passed.
     """
-    accelerator = make_accelerator(options.precision, run_options.place)
+    accelerator = make_accelerator(options.precision, find_device(run_options.device))
     with _lock(folder) if accelerator.is_main_process else contextlib.nullcontext():
         if (finished := _find_finished(folder, described, run_options.resume)) is not None:
             return finished
@@ -93,7 +93,7 @@ def execute(
             name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
             pictures.draw_curves(folder / "curves.png", {name: [[step["loss"] for step in metrics["history"]]]})
             pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
-            draw(model)
+            draw(model.to(accelerator.device))
             shutil.rmtree(folder / TRAINING, ignore_errors=True)  # until then, resuming measures and draws again
         accelerator.wait_for_everyone()
         return metrics
@@ -102,7 +102,7 @@ def execute(
 def _gather_figures(
     described: dict[str, Any], count: ParameterCount, history: History, scores: dict[str, Any], accelerator: Any
 ) -> dict[str, Any]:
-    """What metrics.json holds; the environment's precision may come from `accelerate launch`."""
+    """What metrics.json holds."""
     entries = history.to_dict()
     metrics: dict[str, Any] = {
         "test": scores,

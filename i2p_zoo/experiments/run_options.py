@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.setup import Setup, check_folder, read_folder_config
 from i2p_zoo.finetune import Options
+from i2p_zoo.finetune.devices import find_device, resolve_precision
 from i2p_zoo.finetune.tasks import check_classes
 
 
@@ -23,7 +24,7 @@ class RunOptions:
         save: "model"; "adapter", for image weights; or None for figures alone.
         tensorboard: write its event files too.
         progress: label of a progress bar.
-        place: move the network to this process's device.
+        device: where to run, as `i2p_zoo.finetune.devices.find_device` takes it.
 
     Raises:
         InvalidInputError: a fraction outside 0 to 1, an unknown `save`, or both splits are to be monitored.
@@ -35,7 +36,7 @@ class RunOptions:
     save: str | None = "model"
     tensorboard: bool = False
     progress: str | None = None
-    place: bool = False
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.held_out is not None and not 0 < self.held_out < 1:
@@ -47,6 +48,10 @@ class RunOptions:
                 "Weights are chosen on what is held out of training, never on the test split: give `held_out` or "
                 "`monitor_test`, not both."
             )
+
+    def settle_precision(self, options: Options) -> Options:
+        """Returns the options with the precision that "auto" is on the device; raises as `find_device`."""
+        return replace(options, precision=resolve_precision(options.precision, find_device(self.device)))
 
     def divide(self, train_set: Any, test_set: Any, hold_out: Callable[..., tuple[Any, Any]], seed: int) -> tuple[Any, Any]:
         """Returns what is trained on and what is monitored, or None for that."""

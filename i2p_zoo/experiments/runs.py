@@ -36,10 +36,11 @@ def run(
         `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
-        InvalidInputError: a feature that the clouds do not have, or as `describe_run` and `execute`.
+        InvalidInputError: a device that is not here, a feature that the clouds do not have, or as `describe_run` and `execute`.
         I2PError, OSError: as the parts.
     """
     run_options = run_options or RunOptions()
+    options = run_options.settle_precision(options)
     for clouds in (train_set, test_set):
         clouds.require_features(setup.features)
     described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)

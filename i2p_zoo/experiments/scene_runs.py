@@ -125,10 +125,11 @@ def run_segmentation(
         `evaluations` on the way, `trained` and `total` parameters, and the settings of the run.
 
     Raises:
-        InvalidInputError: as `describe_run`, `check_scenes` and `execute`.
+        InvalidInputError: a device that is not here, or as `describe_run`, `check_scenes` and `execute`.
         I2PError, OSError: as the parts.
     """
     folder, blocks, run_options = Path(folder), blocks or Blocks(), run_options or RunOptions()
+    options = run_options.settle_precision(options)
     settings = {"blocks": dataclasses.asdict(blocks), "loss": loss, "dropout": dropout}
     described = describe_run(setup, train_set, test_set, options, run_options, "scenes", _fingerprint, **settings)
     train_set, test_set = train_set.reading(setup.features), test_set.reading(setup.features)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from i2p_zoo.data import CloudSet, TrainingBatches
+from i2p_zoo.data.batches import Sample, VoxelBatch, Voxelizer
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.evaluation import evaluate
 from i2p_zoo.finetune.options import Options
+from i2p_zoo.finetune.prefetching import Batches
 from i2p_zoo.wording import count_of
 
 
@@ -32,11 +34,18 @@ class Task(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, which a network of as many notes; empty where the task has none."""
 
-    def batches(self, options: Options) -> torch.utils.data.Dataset[Any]:
-        """Batches by their number; each is a list of samples."""
+    def batches(self, options: Options) -> Batches:
+        """Returns the batches by their number, as they go to the processes that draw them."""
 
-    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
-        """Runs a network on some of a batch; returns their mean loss and, without gradient, their accuracy."""
+    @staticmethod
+    def gather(samples: list[Any], settings: Voxelizer) -> VoxelBatch:
+        """Voxelizes some samples as a network of these settings reads them, in the process that drew them."""
+
+    def measure(self, model: Any, batch: VoxelBatch, options: Options) -> tuple[Tensor, Tensor]:
+        """Runs a network on a part of a batch; returns its mean loss and, without gradient, its accuracy.
+
+        Of several processes each has as many samples; the mean of their losses is what the step follows.
+        """
 
     def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
         """Scores of the monitored samples, as fractions, the one that counts first; the same in every process."""
@@ -83,18 +92,24 @@ class Classification:
         """Returns batches by their number; a sample is a cloud and its label."""
         return TrainingBatches(self.clouds, options.batch_size, options.seed, options.augmented)
 
-    def measure(self, model: Any, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def gather(samples: list[Sample], settings: Voxelizer) -> VoxelBatch:
+        """Voxelizes clouds, with a label for each."""
+        x, _ = settings.voxelize([cloud for cloud, _ in samples])
+        labels = torch.from_numpy(np.stack([label for _, label in samples]))
+        return VoxelBatch(x.coords, x.features, x.batch_size, labels)
+
+    def measure(self, model: Any, batch: VoxelBatch, options: Options) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy with hard or soft labels, and top-1 accuracy.
 
         Raises:
             InvalidInputError: a network of fewer outputs than classes.
         """
-        logits = model([cloud for cloud, _ in samples])
+        logits, target = model(batch.voxels), batch.labels
         if logits.shape[1] < len(self.clouds.classes):
             raise InvalidInputError(
                 f"The network has {count_of(logits.shape[1], 'output')} for {count_of(len(self.clouds.classes), 'class')}."
             )
-        target = torch.from_numpy(np.stack([label for _, label in samples])).to(logits.device)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         soft = target.ndim == 2
         scaled, labels = logits / options.temperature, target.to(logits.dtype) if soft else target

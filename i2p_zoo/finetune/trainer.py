@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet
+from i2p_zoo.data.batches import VoxelBatch
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
-from i2p_zoo.finetune.held_signals import HeldSignals, ignore_interrupts
+from i2p_zoo.finetune.devices import find_device, find_launched, make_accelerator, resolve_precision
+from i2p_zoo.finetune.held_signals import HeldSignals
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
+from i2p_zoo.finetune.prefetching import prefetch
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.modules import count_classes, set_class_names_
@@ -47,6 +49,7 @@ def train(
     monitor: CloudSet | None = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    device: str | None = None,
     accelerator: Any = None,
     progress: str | None = None,
     report: Callable[[Step | Evaluation], None] | None = None,
@@ -67,7 +70,9 @@ def train(
             the training split (`i2p_zoo.data.hold_out`), never on test clouds.
         folder: where to save the state of the run every `save_every` steps and at the end; None for nowhere.
         resume: go on from the state in `folder`, where there is one.
-        accelerator: by default one of this process, which leaves the model where it is.
+        device: where to train, as `i2p_zoo.finetune.devices.find_device` takes it; the network moves there before the first
+            step, and stays. By default the GPU that it is on, else "auto": the GPU, where there is one.
+        accelerator: by default one of this process; else its device and precision are the run's.
         progress: label of a progress bar; None for no bar.
         report: called with each step and evaluation, on the first process.
         **changes: fields of `Options`, such as `steps=300`.
@@ -77,8 +82,8 @@ def train(
 
     Raises:
         InvalidInputError: options out of range, nothing to train, a batch that does not divide among processes, "best" or a
-            target without clouds to monitor, clouds without a feature that the network reads, an accelerator of another
-            precision, or a folder that holds another run.
+            target without clouds to monitor, clouds without a feature that the network reads, a device that is not here, an
+            accelerator of another device or precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         DeviceMemoryError: a GPU's memory does not suffice for a batch, or its part; also a `torch.OutOfMemoryError`.
         CheckpointError: a saved state is damaged.
@@ -91,24 +96,25 @@ def train(
     for judged in (clouds, monitor):
         if isinstance(judged, CloudSet):
             judged.require_features(model.settings.features)
-    place = None if folder is None else Path(folder)
-    goes_on = place is not None and training_state.count_steps(place) > 0  # else a run that failed before its first step
+    state_folder = None if folder is None else Path(folder)
+    goes_on = state_folder is not None and training_state.count_steps(state_folder) > 0  # else it failed before its first step
     if goes_on and not resume:
-        raise InvalidInputError(f"{place} holds the state of a training run: resume it, or use another folder.")
-    if accelerator is not None and options.precision not in ("no", accelerator.mixed_precision):
-        raise InvalidInputError(
-            f"The options' precision is {options.precision!r}, the accelerator's mixed_precision "
-            f"{accelerator.mixed_precision!r}; they must be the same."
-        )
-    run = _Run(model, task, options, accelerator or make_accelerator(options.precision), report)
+        raise InvalidInputError(f"{state_folder} holds the state of a training run: resume it, or use another folder.")
+    place = _choose_device(model, device, accelerator)
+    options = dataclasses.replace(options, precision=_choose_precision(options.precision, place, accelerator))
+    run = _Run(model, task, options, accelerator or make_accelerator(options.precision, place), report)
+    saved = None
+    if state_folder is not None and goes_on:
+        saved = training_state.load_training_state(state_folder, options, run.fingerprint)
     try:
-        if place is not None and goes_on:
-            run.restore(training_state.load_training_state(place, options, run.fingerprint))
-        elif place is not None:
-            run.save(place)
+        run.prepare(place)
+        if saved is not None:
+            run.restore(saved)
+        elif state_folder is not None:
+            run.save(state_folder)
         if task.classes and count_classes(model) in (None, len(task.classes)):
             set_class_names_(model, task.classes)
-        run.go(place, progress)
+        run.go(state_folder, progress)
     finally:
         run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # so that the model is as it was given
         model.eval()
@@ -117,27 +123,29 @@ def train(
     return run.history
 
 
-def make_accelerator(precision: str = "no", place: bool = False) -> Any:
-    """Returns an `accelerate.Accelerator` of this process, as `accelerate launch` or torchrun set it up.
+def _choose_device(model: Any, name: str | None, accelerator: Any) -> torch.device:
+    """Returns where a run trains; raises as `find_device`, or where an accelerator has another device."""
+    if accelerator is not None:
+        device: torch.device = accelerator.device
+        if name is not None and find_device(name).type != device.type:
+            raise InvalidInputError(f"The device is {name}, the accelerator's {device}; give one of them.")
+        return device
+    parameter = next(model.parameters(), None)
+    if name is None and parameter is not None and parameter.device.type != "cpu" and find_launched() is None:
+        placed: torch.device = parameter.device
+        return placed
+    return find_device(name or "auto")
 
-    Args:
-        precision: "no" leaves it to `accelerate launch`.
-        place: whether networks move to the process's device when training begins.
 
-    Raises:
-        InvalidInputError: "fp16" without a GPU.
-        MissingExtraError: accelerate is not installed.
-    """
-    accelerate = require("accelerate", "finetune")
-    chosen = None if precision == "no" else precision
-    state = accelerate.state.AcceleratorState
-    if state._shared_state and state().mixed_precision != (chosen or "no"):
-        state._reset_state()  # the precision of an earlier run in this process
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = accelerate.Accelerator(device_placement=place, mixed_precision=chosen, kwargs_handlers=[unused])
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate passes over it
-        raise InvalidInputError("precision='fp16' needs a GPU; on a CPU there is 'bf16'.")
-    return accelerator
+def _choose_precision(precision: str, device: torch.device, accelerator: Any) -> str:
+    if accelerator is None:
+        return resolve_precision(precision, device)
+    if precision not in ("auto", accelerator.mixed_precision):
+        raise InvalidInputError(
+            f"The options' precision is {precision!r}, the accelerator's mixed_precision {accelerator.mixed_precision!r}; they "
+            "must be the same."
+        )
+    return str(accelerator.mixed_precision)
 
 
 class _Run:
@@ -155,23 +163,29 @@ class _Run:
         self.model, self.task, self.options, self.names = model, task, options, names
         self.accelerator, self.history = accelerator, History()
         self.report = report if report is not None and accelerator.is_main_process else lambda entry: None
-        self.share, rest = divmod(options.batch_size, accelerator.num_processes * options.accumulate)
+        self.part_size, rest = divmod(options.batch_size, accelerator.num_processes * options.accumulate)
         if rest:
             raise InvalidInputError(
                 f"A batch_size of {options.batch_size} does not divide evenly among "
                 f"{count_of(accelerator.num_processes, 'process')} with accumulate={options.accumulate}."
             )
-        optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
-        momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
-        self.raw_optimizer = optimizer(list(names), lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
         self.fingerprint = _hash_run(model, task, names)
-        self.wrapped, self.optimizer = accelerator.prepare(model, self.raw_optimizer)
-        self.device = next(iter(names)).device
+        self.wrapped = model
         self.average: Any = None
-        if options.ema is not None:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
+
+    def prepare(self, device: torch.device) -> None:
+        """Moves the network to where it trains, and makes what trains it."""
+        options, model = self.options, self.model.to(device)
+        self.device = next(iter(self.names)).device
+        optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
+        parameters = list(self.names)
+        self.raw_optimizer = optimizer(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, self.raw_optimizer)
+        if options.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
 
     def go(self, folder: Path | None, progress: str | None) -> None:
         """Runs the steps that are left."""
@@ -187,9 +201,9 @@ class _Run:
         with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals:
             self.model.train()
             start = time.perf_counter()
-            for number, samples in zip(bar, self.load_batches(todo), strict=True):
+            for number, share in zip(bar, self.load_batches(todo), strict=True):
                 self.history.waited += time.perf_counter() - start
-                loss, top1 = self.update(number, samples)
+                loss, top1 = self.update(number, share)
                 self.seconds += time.perf_counter() - start
                 done = number + 1
                 self.note(Step(done, loss, top1, options.learning_rate_at(number), self.seconds))
@@ -212,49 +226,45 @@ class _Run:
         elif self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
 
-    def load_batches(self, steps: range) -> Iterator[list[Any]]:
-        """Yields this process's share of each batch."""
-        loader = torch.utils.data.DataLoader(
-            self.task.batches(self.options),
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.options.workers,
-            collate_fn=list,
-            multiprocessing_context="spawn" if self.options.workers else None,  # a fork would hang in OpenMP
-            worker_init_fn=ignore_interrupts,
-        )
-        size = self.share * self.options.accumulate
-        part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        for samples in loader:
-            yield samples[part]
+    def load_batches(self, steps: range) -> Iterator[list[VoxelBatch]]:
+        """Yields this process's share of each batch in its parts: a part of all processes is a part of one process alone."""
+        options, rank = self.options, self.accelerator.process_index
+        starts = [(part * self.accelerator.num_processes + rank) * self.part_size for part in range(options.accumulate)]
+        gather = partial(self.task.gather, settings=self.model.settings)
+        parts = [slice(start, start + self.part_size) for start in starts]
+        return prefetch(self.task.batches(options), gather, parts, steps, options.workers, self.device.type == "cuda")
 
-    def update(self, number: int, samples: list[Any]) -> tuple[float, float]:
+    def update(self, number: int, share: list[VoxelBatch]) -> tuple[float, float]:
         """Does one step; returns the batch's loss and accuracy before it."""
+        with explain_memory(lambda: max(len(batch.coords) for batch in share), _LESS_AT_ONCE):
+            loss, top1 = self.add_gradients(number, share)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"The loss is {loss} at step {number + 1}: the learning rate (={self.options.learning_rate}) is too high "
+                    "for this network, or the clouds' features are out of scale."
+                )
+            for group in self.raw_optimizer.param_groups:
+                group["lr"] = self.options.learning_rate_at(number)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        return loss, top1
+
+    def add_gradients(self, number: int, share: list[VoxelBatch]) -> tuple[float, float]:
+        """Adds up the gradients of a batch's parts; returns its loss and accuracy."""
         options = self.options
-        figures = torch.zeros(2, device=self.device)
+        figures = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        for part in range(options.accumulate):
-            share = samples[part * self.share : (part + 1) * self.share]
+        for part, batch in enumerate(share):
             seeds = np.random.SeedSequence((options.seed, number, part, self.accelerator.process_index))
             torch.manual_seed(int(seeds.generate_state(1)[0]))
             is_last = part + 1 == options.accumulate
-            together = contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
-            with together, explain_memory(partial(_count_voxels, self.model, share), _LESS_AT_ONCE):
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
-                    loss, top1 = self.task.measure(self.wrapped, share, options)
+                    loss, top1 = self.task.measure(self.wrapped, batch.to(self.device), options)
                 self.accelerator.backward(loss / options.accumulate)
-            figures += torch.stack([loss.detach().double(), top1]).to(figures.dtype) / options.accumulate
+            figures += torch.stack([loss.detach().double(), top1.double()]) / options.accumulate
         loss_value, top1_value = self.accelerator.reduce(figures, reduction="mean").tolist()
-        if not math.isfinite(loss_value):
-            raise DivergedError(
-                f"The loss is {loss_value} at step {number + 1}: the learning rate (={options.learning_rate}) is too high for "
-                "this network, or the clouds' features are out of scale."
-            )
-        for group in self.raw_optimizer.param_groups:
-            group["lr"] = options.learning_rate_at(number)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return loss_value, top1_value
 
     def note(self, entry: Step | Evaluation) -> None:
@@ -306,11 +316,6 @@ class _Run:
             self.average.load_state_dict(state.tensors["average"])
         if "scaler" in state.scalars:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
-
-
-def _count_voxels(model: Any, samples: list[Any]) -> int:
-    """Counts the voxels of a batch's clouds."""
-    return len(model.settings.voxelize([cloud for cloud, _ in samples])[0].coords)
 
 
 def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:

@@ -122,25 +122,31 @@ class UNet(Network, nn.Module):
         return nn.ModuleList([self.decoder, *new]) if new else self.decoder
 
     @run_uncompiled
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, points: Tensor | None = None, index: Tensor | None = None) -> Any:
         """Classifies voxels or points.
 
         Args:
             x: a SparseTensor; or clouds, as `i2p_zoo.voxelize` takes them.
+            points: (P, 3) of which a SparseTensor was voxelized, one cloud after the other, to classify them and not voxels.
+            index: (P,) the row of each point's voxel, as `i2p_zoo.voxelize` returns it.
 
         Returns:
-            A SparseTensor of (N, num_classes) logits on the sites of `x`; for clouds (P, num_classes) logits of all points,
-            one cloud after the other.
+            A SparseTensor of (N, num_classes) logits on the sites of `x`; for clouds, or with `points`, (P, num_classes)
+            logits of all points, one cloud after the other.
 
         Raises:
             UnsupportedError: torch records a graph, or this runs inside a transform of `torch.func`.
         """
         check_transforms()
-        if isinstance(x, SparseTensor):
-            return self._classify(x)
-        voxels, index = self.settings.voxelize(x)
-        logits = self._classify(voxels)
-        positions = _positions(x, self.settings.voxel_size).to(logits.device)
+        if not isinstance(x, SparseTensor):
+            clouds = x
+            x, index = self.settings.voxelize(clouds)
+            points = join_points(clouds)
+        logits = self._classify(x)
+        if points is None or index is None:
+            return logits
+        cells = points[:, :3].double().flip(1) / self.settings.voxel_size
+        positions = torch.cat([x.coords[index, :1].double(), cells], dim=1).to(logits.device)
         return devoxelize(logits, positions, index.to(logits.device), self.devoxelization)
 
     def _classify(self, x: SparseTensor) -> SparseTensor:
@@ -152,14 +158,14 @@ class UNet(Network, nn.Module):
         return logits.derive(logits.features, coords=coords, cache=SiteCache(), canvas=x.canvas)
 
 
-def _positions(clouds: Any, voxel_size: float) -> Tensor:
-    """(P, 4) float64: the number of each point's cloud and its z, y, x in voxels."""
+def join_points(clouds: Any) -> Tensor:
+    """Returns the points of clouds, as `i2p_zoo.voxelize` takes them, one cloud after the other: (P, 3)."""
     parts = []
-    for number, cloud in enumerate(split_clouds(clouds)):
+    for cloud in split_clouds(clouds):
         points = cloud["points"] if isinstance(cloud, Mapping) else cloud
-        points = torch.as_tensor(points if isinstance(points, Tensor) else np.array(points))[:, :3].double()
-        parts.append(torch.cat([points.new_full((len(points), 1), number), points.flip(1) / voxel_size], dim=1))
-    return torch.cat(parts)
+        parts.append(torch.as_tensor(points if isinstance(points, Tensor) else np.array(points))[:, :3])
+    alike = len({part.dtype for part in parts}) == 1
+    return torch.cat(parts if alike else [part.double() for part in parts])
 
 
 def _check_steps(name: str | None, levels: Sequence[Level]) -> None:

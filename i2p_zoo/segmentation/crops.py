@@ -60,7 +60,11 @@ class SceneBatches(torch.utils.data.Dataset[list[Sample]]):
         self._kept: dict[int, Scene] = {}
 
     def __getitem__(self, step: int) -> list[Sample]:
-        rows = draw_rows(len(self.scenes), self.batch_size, self.seed, step)
+        return self.draw(step)
+
+    def draw(self, step: int, part: slice = slice(None)) -> list[Sample]:
+        """Returns some samples of a batch; the others are not made, nor their scenes read."""
+        rows = draw_rows(len(self.scenes), self.batch_size, self.seed, step)[part]
         return [self._draw(self._read(row), random) for row, random in rows]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from i2p_zoo._extras import require
+from i2p_zoo.data.batches import Sample, VoxelBatch, Voxelizer
 from i2p_zoo.data.scenes import IGNORED, SceneSet
 from i2p_zoo.data.unit_sphere import CENTRED
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune import Options
 from i2p_zoo.modules import class_names, has_other_classes
-from i2p_zoo.networks.unet import UNet
+from i2p_zoo.networks.unet import UNet, join_points
 from i2p_zoo.segmentation.crops import Cropping, SceneBatches
+from i2p_zoo.segmentation.gathering import gather_rows
 from i2p_zoo.segmentation.losses import segmentation_loss
 from i2p_zoo.segmentation.metrics import ConfusionCounter, Scores
 from i2p_zoo.segmentation.voting import segment
@@ -69,19 +71,27 @@ class Segmentation:
         """Returns batches by their number; a sample is a crop and its labels."""
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)
 
-    def measure(self, model: UNet, samples: list[Any], options: Options) -> tuple[Tensor, Tensor]:
-        """Returns the loss over the points of some crops, and the accuracy on them.
+    @staticmethod
+    def gather(samples: list[Sample], settings: Voxelizer) -> VoxelBatch:
+        """Voxelizes crops, with their points and a label for each."""
+        clouds = [cloud for cloud, _ in samples]
+        x, index = settings.voxelize(clouds)
+        labels = torch.from_numpy(np.concatenate([labels for _, labels in samples]))
+        return VoxelBatch(x.coords, x.features, x.batch_size, labels, join_points(clouds), index)
+
+    def measure(self, model: UNet, batch: VoxelBatch, options: Options) -> tuple[Tensor, Tensor]:
+        """Returns the loss over the points of some crops, and the accuracy on them; of several processes over those of all.
 
         Raises:
             InvalidInputError: a network of another number of classes.
         """
-        logits = model([cloud for cloud, _ in samples])
+        logits = model(batch.voxels, batch.points, batch.rows)
         if logits.shape[1] != len(self.scenes.classes):
             raise InvalidInputError(
                 f"The network has {count_of(logits.shape[1], 'class')}, the scenes {len(self.scenes.classes)}."
             )
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        labels = torch.from_numpy(np.concatenate([labels for _, labels in samples])).to(logits.device)
+        logits, labels = gather_rows(logits), gather_rows(batch.labels)
         loss = segmentation_loss(logits, labels, self.loss, self.class_weights, options.label_smoothing)
         right = (logits.argmax(1) == labels)[labels != IGNORED].double()
         return loss, right.mean() if len(right) else right.sum()

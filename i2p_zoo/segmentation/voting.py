@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.scenes import Scene, select_features
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.segmentation.crops import as_cloud, center, edge_lengths
+from i2p_zoo.sparse.device_memory import explain_memory
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.sparse.point_values import fix_range
 
 _MOST_BLOCKS = 1_000_000  # along an axis
+_SMALLER_BLOCKS = "Divide the scene into smaller blocks by `extent` (`--block`), or take a larger voxel size."
 
 
 @torch.no_grad()
@@ -41,6 +45,7 @@ def segment(
     Raises:
         InvalidInputError: no points, an extent or overlap out of range, or the scene lacks what the network reads.
         DivergedError: logits that are not finite.
+        DeviceMemoryError: a GPU's memory does not suffice for a block; also a `torch.OutOfMemoryError`.
     """
     points = scene["points"]
     blocks = overlapping_blocks(points, extent, overlap)
@@ -51,16 +56,23 @@ def segment(
     bar = tqdm(total=len(points), unit="point", unit_scale=True, desc=progress, disable=progress is None)
     with eval_mode(model), bar:
         for rows in blocks:
-            logits = model([center({name: values[rows] for name, values in cloud.items()})])
+            block = center({name: values[rows] for name, values in cloud.items()})
+            with explain_memory(partial(_count_voxels, model, block), _SMALLER_BLOCKS):
+                logits = model([block])
+                shares = logits.softmax(1).float().cpu().numpy()
             if not logits.isfinite().all():
                 raise DivergedError(
                     "The network's outputs are NaN or infinite: its training diverged, or features are out of scale."
                 )
             bar.update(int((~seen[rows]).sum()))
             seen[rows] = True
-            votes[rows] += logits.softmax(1).float().cpu().numpy()
-    shares: NDArray[np.float32] = votes / votes.sum(1, keepdims=True)
-    return shares
+            votes[rows] += shares
+    result: NDArray[np.float32] = votes / votes.sum(1, keepdims=True)
+    return result
+
+
+def _count_voxels(model: UNet, block: Arrays) -> int:
+    return len(model.settings.voxelize([block])[0].coords)
 
 
 def overlapping_blocks(points: NDArray[Any], extent: ArrayLike | None, overlap: float = 0.5) -> Iterator[NDArray[np.int64]]:

@@ -117,10 +117,21 @@ def voxelize(
         first = torch.full((len(sites),), len(index), device=index.device, dtype=torch.int64)
         first = first.scatter_reduce(0, index.long(), torch.arange(len(index), device=index.device), "amin")
         voxels = values[first]
-    cache = SiteCache()
-    cache.orders[cache.key(sites)] = None
-    x = SparseTensor.on_level(Level(1, None, Plan(), None), voxels, sites, cache, len(parts))
+    x = make_voxels(sites, voxels, len(parts))
     return (x, index.long()) if return_index else x
+
+
+def make_voxels(coords: Tensor, features: Tensor, batch_size: int) -> SparseTensor:
+    """Returns a sparse tensor of what `voxelize` made in another process, or on another device; it trusts its arguments.
+
+    Args:
+        coords: (N, 4) int32, sorted by batch, z, y, x, no row twice.
+        features: (N, C).
+        batch_size: number of clouds.
+    """
+    cache = SiteCache()
+    cache.orders[cache.key(coords)] = None
+    return SparseTensor.on_level(Level(1, None, Plan(), None), features, coords, cache, batch_size)
 
 
 def split_clouds(points: Any) -> list[Any]:

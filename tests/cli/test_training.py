@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -521,8 +522,37 @@ def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):
     moved = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.nn.Module.to", lambda module, device=None, **others: moved.append(device) or module)
-    loaded = load_network(str(network))
-    assert (loaded.architecture, moved[-1]) == ("test_resnet", "cuda")
+    loaded = load_network(str(network), "auto")
+    assert (loaded.architecture, moved[-1]) == ("test_resnet", torch.device("cuda"))
+
+
+def test_every_command_that_trains_or_runs_a_network_takes_the_device(network, data, tmp_path):
+    np.save("cloud.npy", np.zeros((8, 3), np.float32))
+    training = ["--model", network, "--data", data, *FAST, "--out", "run"]
+    commands = {name: [name, *training] for name in ("finetune", "fewshot", "speedup", "ablate")}
+    commands["predict"] = ["predict", network, "cloud.npy"]
+    commands["collapse"] = ["collapse", network, "--data", data]
+    commands["segment predict"] = ["segment", "predict", network, "cloud.npy"]
+    commands["segment eval"] = ["segment", "eval", network, "--data", "scenes:none.npz"]
+    commands["segment train"] = ["segment", "train", "--model", network, "--data", "scenes:none.npz", "--out", "run"]
+    commands["demo"] = ["demo", "--out", "run"]
+    for name, command in commands.items():
+        for device, words in (
+            ("cuda:99", "There is no device cuda:99: torch has cpu"),
+            ("gpu", "must be 'auto', 'cpu', 'cuda'"),
+        ):
+            message = fail(*command, "--device", device)
+            assert words in message, (name, message)
+            assert "\n" not in message
+    assert not (tmp_path / "run").exists()
+    assert succeed("predict", network, "cloud.npy", "--as-is", "--device", "cpu").stdout.startswith("cloud.npy: ")
+
+
+def test_a_run_notes_the_device_and_the_precision_that_it_had(network, data, tmp_path):
+    succeed("finetune", "--model", network, "--data", data, *FAST, "--device", "cpu", "--out", "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["environment"]["device"], metrics["environment"]["precision"]) == ("cpu", "no")
+    assert metrics["options"]["precision"] == "no"
 
 
 def test_collapse_prints_and_draws_the_four_figures(finished, data, tmp_path):

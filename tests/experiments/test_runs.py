@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from click.testing import CliRunner
 from filelock import FileLock
 from PIL import Image
@@ -58,11 +57,10 @@ def test_metrics_are_those_of_the_saved_network(finished, splits):
 
 def test_precision_that_accelerate_sets_is_noted(network, splits, monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    AcceleratorState._reset_state()  # of earlier runs here; a launched process begins without one
     options = replace(OPTIONS, steps=1)
     metrics = run(setup_of(network, mode="io"), *splits, options, tmp_path, RunOptions(save=None))
     environment = metrics["environment"]
-    assert (metrics["options"]["precision"], environment["precision"]) == ("no", "bf16")
+    assert (metrics["options"]["precision"], environment["precision"]) == ("bf16", "bf16")
     assert (environment["processes"], environment["threads"]) == (1, torch.get_num_threads())
 
 
@@ -168,9 +166,7 @@ def run_command(*command):
     """Runs a command in this process, which has imported what a new one would have to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        AcceleratorState._reset_state(True)  # of earlier runs here; a process of its own begins without one
         result = CliRunner().invoke(main, command)
-    AcceleratorState._reset_state(True)
     assert result.exit_code == 0, result.output
 
 

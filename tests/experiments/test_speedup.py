@@ -88,15 +88,15 @@ def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
     seen = []
 
     def run(setup, train_set, test_set, options, folder, run_options):
-        seen.append((options.optimizer, options.learning_rate, run_options.place))
+        seen.append((options.optimizer, options.learning_rate, run_options.device))
         points = [{"step": 2, "seconds": 2.0, "top1": 0.5}]
         return {"evaluations": points, "test": {"top1": 0.5, "mean_class": 0.5}}
 
     monkeypatch.setattr(series, "run", run)
     options = Options(steps=6, evaluate_every=2, optimizer="adamw")
     arguments = {"seeds": 1, "budgets": (2,)}
-    run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path, place=True), learning_rate=0.001, **arguments)
-    assert seen == [("adamw", 0.001, True)] * 3
+    run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path, device="cpu"), learning_rate=0.001, **arguments)
+    assert seen == [("adamw", 0.001, "cpu")] * 3
     with pytest.raises(InvalidInputError, match="Give a learning rate"):
         run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), **arguments)
     with pytest.raises(InvalidInputError, match="not among the options"):

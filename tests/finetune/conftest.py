@@ -9,6 +9,9 @@ from torch import nn
 import i2p_zoo
 from i2p_zoo.data import CloudSet
 from i2p_zoo.finetune import train as train_for_real
+from i2p_zoo.segmentation.crops import Cropping
+from i2p_zoo.segmentation.task import Segmentation
+from tests.segmentation.conftest import make_set, make_unet
 
 
 def resnet():
@@ -73,3 +76,17 @@ def without_norms():
         model = i2p_zoo.inflate(nn.Sequential(*layers))
     model.settings = model.settings.changed(voxel_size=0.2)
     return model
+
+
+def train_in_many_ways():
+    """Histories and weights of short runs in float64, by what they try: clouds and scenes, in parts, with workers."""
+    scenes, judged = make_set(4), make_set(2, first=100)
+    task = Segmentation(scenes, judged, Cropping(extent=3.0), loss="both", class_weights=(1.0, 2.0, 0.5))
+    results = {}
+    for accumulate, workers in ((1, 0), (2, 0), (2, 1)):
+        options = {"accumulate": accumulate, "workers": workers}
+        model, unet = tiny().double(), make_unet().double()
+        history = train(model, shapes(23), batch_size=8, steps=12, monitor=shapes(7), evaluate_every=4, **options)
+        results[f"clouds, {options}"] = figures(history), model.state_dict()
+        results[f"scenes, {options}"] = figures(train(unet, task, batch_size=4, steps=4, **options)), unet.state_dict()
+    return results

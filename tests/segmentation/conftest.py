@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import laspy
 import numpy as np
 import pytest
@@ -23,8 +25,12 @@ def make_scene(number, points=300):
     return {"points": places.astype(np.float32), "labels": labels.astype(np.int64)}
 
 
+def make_scene_behind(first, number):
+    return make_scene(first + number)
+
+
 def make_set(count, first=0):
-    return SceneSet(tuple(f"scene {n}" for n in range(count)), CLASSES, lambda number: make_scene(first + number))
+    return SceneSet(tuple(f"scene {n}" for n in range(count)), CLASSES, functools.partial(make_scene_behind, first))
 
 
 def make_unet(**kwargs):

@@ -34,7 +34,7 @@ def test_loss_and_accuracy_are_those_of_the_points(scene_sets):
     unet = make_unet().eval()
     task = Segmentation(scene_sets[0], loss="both", class_weights=(1.0, 2.0, 0.5))
     samples = task.batches(Options(batch_size=3))[0]
-    loss, top1 = task.measure(unet, samples, Options())
+    loss, top1 = task.measure(unet, task.gather(samples, unet.settings), Options())
     logits = unet([cloud for cloud, _ in samples])
     labels = torch.from_numpy(np.concatenate([labels for _, labels in samples]))
     assert loss.item() == pytest.approx(segmentation_loss(logits, labels, "both", (1.0, 2.0, 0.5)).item(), rel=1e-6)
