@@ -29,7 +29,13 @@ from i2p_zoo.errors import I2PError, InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.networks.point_cloud_model import inflate
-from i2p_zoo.networks.timm_models import create_random_model, create_timm_model, example_images, widen_weights_
+from i2p_zoo.networks.timm_models import (
+    create_random_model,
+    create_timm_model,
+    example_images,
+    randomize_statistics_,
+    widen_weights_,
+)
 from i2p_zoo.sparse.tokens.site_tokens import became_tokens
 from i2p_zoo.sparse.voxelization import image_to_plane
 from i2p_zoo.staging import replacing
@@ -40,6 +46,9 @@ from i2p_zoo.zoo.measurement import outputs_of
 LEDGER = Path(i2p_zoo.__file__).parent / "zoo" / "ledger.json"
 LARGEST_IMAGE = 128
 """Edge in pixels of the largest image that a convolutional network's certificate is measured on; others see their own size."""
+
+LEAST_RESPONSE = 2e-4
+"""A convolutional network whose outputs other images move by less forgets them: its statistics are drawn centred."""
 
 MEMORY = 20 * 2**30
 """Bytes that the networks being measured may take, all processes together; activations and libraries come on top."""
@@ -88,6 +97,11 @@ def _measure_pair(source: nn.Module) -> Record:
     images = example_images(source)
     if network.settings.canvas is None:
         images = _crop(source, network, images)
+        if measure_responses(source, images)["response"] < LEAST_RESPONSE:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                randomize_statistics_(source, images, centred=True)
+            network = inflate(source)
     else:  # it computes on tokens
         del network
         widen_weights_(source, images)

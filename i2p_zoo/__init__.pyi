@@ -19,6 +19,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingMethodError as MissingMethodError
 from .errors import NotFoundError as NotFoundError
 from .errors import UnsupportedError as UnsupportedError
+from .errors import WorkerError as WorkerError
 from .inflation.report import InflationReport as InflationReport
 from .layers.convolution import SparseConv3d as SparseConv3d
 from .layers.kernel_inflation import inflate_weight as inflate_weight
@@ -30,6 +31,7 @@ from .networks.point_cloud_model import inflate as inflate
 from .sparse.dispatch import sparse_op as sparse_op
 from .sparse.dispatch import token_op as token_op
 from .sparse.engines.selection import use_engine as use_engine
+from .sparse.engines.tuning import tune as tune
 from .sparse.tensor import SparseTensor as SparseTensor
 from .sparse.tokens.token_tensor import TokenTensor as TokenTensor
 from .sparse.voxelization import image_to_plane as image_to_plane

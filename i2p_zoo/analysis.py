@@ -18,7 +18,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.normalization import NormalizedLinear
 from i2p_zoo.modules import eval_mode, find_classifier, has_other_classes
 from i2p_zoo.pictures import COLORS, make_figure, save_figure
-from i2p_zoo.sparse.device_memory import explain_memory
+from i2p_zoo.sparse.device_memory import SMALLER_BATCH, explain_memory
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
@@ -246,7 +246,7 @@ def _explain_batch(batch: Any) -> AbstractContextManager[None]:
     """Says of clouds, where a device's memory does not suffice, how many voxels they are."""
     if not isinstance(batch, SparseTensor):
         return nullcontext()
-    return explain_memory(lambda: len(batch.coords), "Take a smaller batch_size, or a larger voxel size.")
+    return explain_memory(lambda: len(batch.coords), SMALLER_BATCH)
 
 
 @torch.no_grad()

@@ -47,5 +47,9 @@ class DivergedError(I2PError, ArithmeticError):
     """A training run's loss is no longer a finite number."""
 
 
+class WorkerError(I2PError, RuntimeError):
+    """A process that prepares batches has ended, killed or for want of memory."""
+
+
 class MissingExtraError(I2PError, ImportError):
     """An optional dependency is not installed; the message names the extra."""

@@ -2,6 +2,8 @@
 
 New files are written into a hidden folder beside the old ones. Renaming it to `.saved` is the moment of change: from then
 on readers find the new files there, and what a killed process did not move to its place, the next writer moves.
+
+`cache_folder` is where such folders and files stand that can be made again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,13 @@ from pathlib import Path
 from filelock import FileLock
 
 _LOCK, _STAGE, _SAVED = ".lock", ".saving-", ".saved"
+
+
+def cache_folder() -> Path:
+    """Returns the user's folder of what can be made again: I2P_ZOO_CACHE or, without that, `i2p-zoo` beside the Hub's cache."""
+    from huggingface_hub import constants  # `i2p-zoo list` and `info` answer without it
+
+    return Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo")
 
 
 @contextlib.contextmanager

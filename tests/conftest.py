@@ -31,6 +31,9 @@ from tests.hub_server import Hub
 # make these small networks many times slower on a machine that does anything else. Tests of threads set their number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Runs are compared bit for bit with others on the CPU, where they are sent on a machine with a GPU too.
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
 # Where there is no NVIDIA or AMD GPU, Triton's kernels run in its interpreter; it reads this when it is imported.
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -33,6 +33,7 @@ ERRORS = {  # each with the builtin that a caller may catch instead
     "CheckpointError": ValueError,
     "CertificateError": ArithmeticError,
     "MissingExtraError": ImportError,
+    "WorkerError": RuntimeError,
 }
 PROMISED = """
     SparseTensor voxelize image_to_plane inflate certify create_model list_models from_pretrained save_pretrained I2PError

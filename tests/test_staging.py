@@ -22,7 +22,7 @@ from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, is_weights_name
-from i2p_zoo.staging import locate, staged_folder
+from i2p_zoo.staging import cache_folder, locate, staged_folder
 from i2p_zoo.zoo.pretrained import build_network
 from tests.conftest import fingerprint
 from tests.helpers import randomise_norms_
@@ -443,3 +443,12 @@ def test_card_edited_while_a_process_saves_is_kept(two, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "write_card", write_card)
     save_pretrained(model, folder)
     assert (folder / CARD).read_text() == "# Mine\n"
+
+
+def test_the_cache_stands_where_it_was_told_or_beside_the_hub_s(monkeypatch, tmp_path):
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    for unset in ("", None):
+        monkeypatch.setenv("I2P_ZOO_CACHE", unset) if unset is not None else monkeypatch.delenv("I2P_ZOO_CACHE")
+        assert cache_folder() == tmp_path / "hub" / "i2p-zoo"

@@ -22,10 +22,11 @@ results = []
 for module, name, types, constants, target in json.load(sys.stdin):
     kernel = getattr(importlib.import_module(module), name)
     kernel = getattr(kernel, "fn", kernel) if hasattr(kernel, "configs") else kernel
+    options = {key: constants.pop(key) for key in ("num_warps", "num_stages") if key in constants}
     signature = {argument: types.get(argument, "constexpr") for argument in kernel.arg_names}
     constexprs = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
     try:
-        compiled = triton.compile(ASTSource(kernel, signature, constexprs), target=targets[target])
+        compiled = triton.compile(ASTSource(kernel, signature, constexprs), target=targets[target], options=options)
         code = compiled.asm["amdgcn" if target == "gfx942" else "ptx"]
         results.append("" if target in code else f"compiled for another target than {target}")
     except Exception as error:
@@ -35,13 +36,19 @@ json.dump(results, sys.stdout)
 
 
 def require_interpreter() -> None:
-    """Skips a test where Triton is not interpreted: on a machine with a GPU, or where its interpreter cannot count.
-
-    Up to 3.6 it turns arrays of one element into integers, which NumPy refuses since 2.4.
-    """
-    triton = pytest.importorskip("triton")
+    """Skips a test where Triton is not interpreted: on a machine with a GPU, or where its interpreter cannot count."""
+    pytest.importorskip("triton")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton's kernels are compiled here.")
+    require_numpy_of_the_interpreter()
+
+
+def require_numpy_of_the_interpreter() -> None:
+    """Skips a test where Triton's interpreter cannot count: up to 3.6 it turns arrays of one element into integers.
+
+    NumPy refuses that since 2.4.
+    """
+    triton = pytest.importorskip("triton")
     import numpy as np
 
     versions = tuple(int(part) for module in (triton, np) for part in module.__version__.split(".")[:2])
@@ -68,7 +75,7 @@ def interpret_spconv_triton(monkeypatch: pytest.MonkeyPatch) -> Any:
     require_interpreter()
     gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")
     multiply_bfloat16(monkeypatch)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(gemm, "_multiprocessor_count", lambda device: 132)
     return gemm
 
@@ -78,7 +85,8 @@ def compile_kernels(cases: list[tuple[str, str, dict[str, str], dict[str, Any], 
 
     Args:
         cases: of each the module, the kernel's name, the types of its arguments as in "*fp32", the values of those that are
-            constants, and the GPU: "sm_80", "sm_90" or "gfx942".
+            constants, `num_warps` and `num_stages` among them where they are to be others than Triton's, and the GPU: "sm_80",
+            "sm_90" or "gfx942".
     """
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-c", _COMPILE]

@@ -44,5 +44,5 @@ def load_network(name: str, device: str) -> Any:
     from i2p_zoo.finetune.devices import find_device
 
     check_place(name)
-    place = find_device(device)
-    return from_pretrained(name).to(place)
+    target = find_device(device)  # told before anything is loaded
+    return from_pretrained(name).to(target)

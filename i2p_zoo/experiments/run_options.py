@@ -49,7 +49,7 @@ class RunOptions:
                 "`monitor_test`, not both."
             )
 
-    def settle_precision(self, options: Options) -> Options:
+    def resolve_precision(self, options: Options) -> Options:
         """Returns the options with the precision that "auto" is on the device; raises as `find_device`."""
         return replace(options, precision=resolve_precision(options.precision, find_device(self.device)))
 

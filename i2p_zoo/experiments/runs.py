@@ -40,7 +40,7 @@ def run(
         I2PError, OSError: as the parts.
     """
     run_options = run_options or RunOptions()
-    options = run_options.settle_precision(options)
+    options = run_options.resolve_precision(options)
     for clouds in (train_set, test_set):
         clouds.require_features(setup.features)
     described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)

@@ -129,7 +129,7 @@ def run_segmentation(
         I2PError, OSError: as the parts.
     """
     folder, blocks, run_options = Path(folder), blocks or Blocks(), run_options or RunOptions()
-    options = run_options.settle_precision(options)
+    options = run_options.resolve_precision(options)
     settings = {"blocks": dataclasses.asdict(blocks), "loss": loss, "dropout": dropout}
     described = describe_run(setup, train_set, test_set, options, run_options, "scenes", _fingerprint, **settings)
     train_set, test_set = train_set.reading(setup.features), test_set.reading(setup.features)

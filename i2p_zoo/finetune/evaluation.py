@@ -13,7 +13,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.modules import eval_mode
-from i2p_zoo.sparse.device_memory import explain_memory
+from i2p_zoo.sparse.device_memory import SMALLER_BATCH, explain_memory
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.wording import count_of
 
@@ -66,7 +66,7 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
 
 
 def _classify(model: Any, x: SparseTensor) -> torch.Tensor:
-    with explain_memory(lambda: len(x.coords), "Take a smaller batch_size, or a larger voxel size."):
+    with explain_memory(lambda: len(x.coords), SMALLER_BATCH):
         logits: torch.Tensor = model(x).cpu()
     return logits
 

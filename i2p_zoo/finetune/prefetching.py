@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from i2p_zoo.data.batches import VoxelBatch
-from i2p_zoo.errors import I2PError, InvalidInputError
+from i2p_zoo.errors import I2PError, InvalidInputError, WorkerError
 from i2p_zoo.finetune.held_signals import ignore_interrupts
 from i2p_zoo.wording import count_of
 
@@ -54,6 +56,7 @@ def prefetch(
 
     Raises:
         InvalidInputError: what cannot be pickled for the workers.
+        WorkerError: a worker was killed.
         I2PError, OSError: as the samples and their voxelizing, in a worker too.
     """
     loader = torch.utils.data.DataLoader(
@@ -73,10 +76,42 @@ def prefetch(
             f"The batches cannot be sent to {count_of(workers, 'worker')} ({error}): take workers=0, or functions of a module "
             "in place of lambdas and of functions in others."
         ) from error
-    for share in shares:
-        if isinstance(share, Exception):
-            raise share
-        yield share
+    with explain_killed_workers(workers):
+        while True:
+            try:
+                share = next(shares, None)
+            except (OSError, EOFError) as error:  # what a worker sent is fetched from it
+                time.sleep(1)  # in which torch raises, as the signal of its end arrives, and says more
+                raise WorkerError(_describe_killed_worker(workers, error)) from error
+            if share is None:
+                return
+            if isinstance(share, Exception):
+                raise share
+            yield share
+
+
+@contextmanager
+def explain_killed_workers(workers: int) -> Iterator[None]:
+    """Says what to do where one of so many workers was killed, which torch raises in the midst of whatever runs then.
+
+    Raises:
+        WorkerError: in place of torch's error, which is its cause.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerError(_describe_killed_worker(workers, error)) from error
+
+
+def _describe_killed_worker(workers: int, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
+    return (
+        f"One of {count_of(workers, 'worker')} ended before its work was done ({reason}). If memory did not "
+        "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
+        "more, as by `docker run --shm-size=4g`."
+    )
 
 
 def _keep(share: Any) -> Any:

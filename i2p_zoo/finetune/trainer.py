@@ -28,7 +28,7 @@ from i2p_zoo.finetune.devices import find_device, find_launched, make_accelerato
 from i2p_zoo.finetune.held_signals import HeldSignals
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
-from i2p_zoo.finetune.prefetching import prefetch
+from i2p_zoo.finetune.prefetching import explain_killed_workers, prefetch
 from i2p_zoo.finetune.tasks import Classification, Task
 from i2p_zoo.finetune.training_state import TrainingState
 from i2p_zoo.modules import count_classes, set_class_names_
@@ -86,6 +86,7 @@ def train(
             accelerator of another device or precision, or a folder that holds another run.
         DivergedError: the loss is no longer finite.
         DeviceMemoryError: a GPU's memory does not suffice for a batch, or its part; also a `torch.OutOfMemoryError`.
+        WorkerError: one of `workers` was killed.
         CheckpointError: a saved state is damaged.
         KeyboardInterrupt: by Ctrl-C; with a folder after the step at hand, whose state is saved, and at once by a second one.
         MissingExtraError: accelerate is not installed.
@@ -100,14 +101,14 @@ def train(
     goes_on = state_folder is not None and training_state.count_steps(state_folder) > 0  # else it failed before its first step
     if goes_on and not resume:
         raise InvalidInputError(f"{state_folder} holds the state of a training run: resume it, or use another folder.")
-    place = _choose_device(model, device, accelerator)
-    options = dataclasses.replace(options, precision=_choose_precision(options.precision, place, accelerator))
-    run = _Run(model, task, options, accelerator or make_accelerator(options.precision, place), report)
+    run_device = _choose_device(model, device, accelerator)
+    options = dataclasses.replace(options, precision=_choose_precision(options.precision, run_device, accelerator))
+    run = _Run(model, task, options, accelerator or make_accelerator(options.precision, run_device), report)
     saved = None
     if state_folder is not None and goes_on:
         saved = training_state.load_training_state(state_folder, options, run.fingerprint)
     try:
-        run.prepare(place)
+        run.prepare(run_device)
         if saved is not None:
             run.restore(saved)
         elif state_folder is not None:
@@ -132,8 +133,8 @@ def _choose_device(model: Any, name: str | None, accelerator: Any) -> torch.devi
         return device
     parameter = next(model.parameters(), None)
     if name is None and parameter is not None and parameter.device.type != "cpu" and find_launched() is None:
-        placed: torch.device = parameter.device
-        return placed
+        present: torch.device = parameter.device
+        return present
     return find_device(name or "auto")
 
 
@@ -198,7 +199,8 @@ class _Run:
         self.model.settings = _settings_after(self.model, self.task)
         # Several processes would stop at different steps, and wait for each other.
         signals = HeldSignals(folder is not None and self.accelerator.num_processes == 1)
-        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals:
+        explained = explain_killed_workers(options.workers)
+        with torch.random.fork_rng(devices=devices), together, contextlib.closing(bar), signals, explained:
             self.model.train()
             start = time.perf_counter()
             for number, share in zip(bar, self.load_batches(todo), strict=True):

@@ -12,6 +12,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.registry import replaces, take_over
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.geometry import AXES
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -45,16 +46,14 @@ class SparseBilinearAttention(nn.Module):
         columns = (columns / columns.sum(2, keepdim=True)).repeat_interleave(channels // groups, 1)
         cells, cell = unique_rows(places)
         grid = x.features.new_zeros((len(cells), size, size, channels)).index_put((cell, *blocks), x.features)
-        batch = cells[:, 0].long()
-        mixed = rows[batch] @ grid.permute(0, 3, 1, 2) @ columns[batch]
+        batch = RowIndex(cells[:, 0].long(), x.batch_size, is_sorted=True)
+        mixed = batch.take(rows) @ grid.permute(0, 3, 1, 2) @ batch.take(columns)
         return parts.conv2(x.derive(mixed.permute(0, 2, 3, 1)[cell, blocks[0], blocks[1]]))
 
     def _mixing(self, convolution: Any, scores: Tensor, block: Tensor, batch_size: int) -> Tensor:
         """(B, groups, size, size) weights from the largest score of each block; the kernel spans all blocks."""
         size: int = self.block_size  # type: ignore[assignment]
-        index = block[:, None].expand_as(scores)
-        largest = scores.new_full((batch_size * size, scores.shape[1]), -torch.inf)
-        largest = largest.scatter_reduce(0, index, scores, "amax")
+        largest = RowIndex(block, batch_size * size).largest(scores)
         largest = largest.masked_fill(largest == -torch.inf, 0).view(batch_size, size, -1)
         weight = convolution.weight.sum(1 + AXES[self.axis]).flatten(1, 2)  # (groups * size ** 2, size, groups)
         logits = torch.einsum("bsg,osg->bo", largest, weight) + convolution.bias

@@ -14,6 +14,7 @@ from i2p_zoo.sparse.coordinates import SiteCache
 from i2p_zoo.sparse.geometry import AXES, Triple, Window, as_pair
 from i2p_zoo.sparse.kernel_maps import kernel_map, window_sites
 from i2p_zoo.sparse.pooling import in_single
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.sparse_convolution import convolve, sparse_convolution, with_window
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window
@@ -66,20 +67,20 @@ class SparseBlurPool3d(nn.Module):
         if self.pad_mode == "constant":
             return sparse_convolution(x, weight, None, window, channels, level).to(dtype)
         out_coords, shape, _ = window_sites(x.cache, x.coords, x.spatial_shape, window)
-        rows, padded = reflected_sites(x.cache, x.coords, x.spatial_shape, window)
+        mirrored, padded = reflected_sites(x.cache, x.coords, x.spatial_shape, window)
         kmap = kernel_map(x.cache, padded, out_coords, window)
-        out = convolve(x.features.index_select(0, rows), weight, kmap, channels)
+        out = convolve(mirrored.take(x.features), weight, kmap, channels)
         return with_window(x, out.to(dtype), out_coords, shape, window, level)
 
 
 keep(SparseBlurPool3d)
 
 
-def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Window) -> tuple[Tensor, Tensor]:
+def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Window) -> tuple[RowIndex, Tensor]:
     """Adds mirror images of the sites near a border, as torch's 'reflect' padding does.
 
     Returns:
-        (M,) int64, the row of `coords` each padded site copies, and (M, 4) int32, the padded sites.
+        The row of `coords` that each padded site copies, and (M, 4) int32, the padded sites.
     """
     key = ("reflected", cache.key(coords), shape, window.before, window.after)
     if key not in cache.derived:
@@ -96,6 +97,6 @@ def reflected_sites(cache: SiteCache, coords: Tensor, shape: Triple, window: Win
                 images.append(image)
             rows = torch.cat([rows, rows[low], rows[high]])
             padded = torch.cat(images)
-        cache.derived[key] = (rows, padded.contiguous())
-    result: tuple[Tensor, Tensor] = cache.derived[key]
+        cache.derived[key] = (RowIndex(rows, len(coords)), padded.contiguous())
+    result: tuple[RowIndex, Tensor] = cache.derived[key]
     return result

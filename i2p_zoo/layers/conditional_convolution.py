@@ -62,7 +62,7 @@ class SparseCondConv3d(SparseConv3d):
             sparse_convolution(x, weight, bias, window, self.groups, level)
             for weight, bias in zip(self.weight.unbind(0), biases, strict=True)
         ]
-        gates = routing_weights.index_select(0, outputs[0].batch_rows)
+        gates = outputs[0].batch_index.take(routing_weights)
         mixed = torch.stack([out.features for out in outputs], 1) * gates[:, :, None]
         return outputs[0].derive(mixed.sum(1))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.layers.registry import replaces
+from i2p_zoo.sparse.row_index import count_rows
 from i2p_zoo.sparse.tokens.site_tokens import make_tokens
 from i2p_zoo.sparse.tokens.token_rows import TokenRows
 from i2p_zoo.sparse.tokens.token_tensor import TokenTensor
@@ -49,7 +50,7 @@ def _drop(x: Any, prob: float) -> Any:
     rows = x.rows
     first = rows.batch_size * rows.prefix  # rows of extra tokens stand before those of sites
     batch = rows.batch[first:]
-    counts = torch.bincount(batch, minlength=rows.batch_size)
+    counts = count_rows(batch, rows.batch_size)
     order = torch.rand(len(batch), device=batch.device).argsort()
     order = order[batch[order].argsort(stable=True)]  # sample after sample, in a random order within each
     rank = torch.arange(len(order), device=batch.device) - (counts.cumsum(0) - counts)[batch[order]]

@@ -36,9 +36,9 @@ def find_position_parameters(model: Any) -> dict[str, str]:
     if model.provenance.settings.canvas is None:
         return {}
     parameters = {id(parameter): parameter for parameter in model.parameters() if parameter.is_floating_point()}
-    weight = next(iter(parameters.values()))
-    if any(parameter.is_meta for parameter in parameters.values()):
+    if not parameters or any(parameter.is_meta for parameter in parameters.values()):
         return {}
+    weight = next(iter(parameters.values()))
     coords = torch.zeros(1, 4, dtype=torch.int32, device=weight.device)
     sorts: dict[int, str] = {}
     with probe_mode(model), torch.inference_mode(False), torch.enable_grad(), _requiring_gradients(list(parameters.values())):

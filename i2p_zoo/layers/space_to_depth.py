@@ -14,6 +14,7 @@ from i2p_zoo.layers.registry import replaces
 from i2p_zoo.sparse.geometry import AXES, insert_axis
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.pooling import in_single
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.sparse_convolution import with_window
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.windows import plan_window
@@ -55,7 +56,7 @@ class SparseSpaceToDepth(nn.Module):
             sources.append(everything if inputs is None else inputs)
         target, source = torch.cat(targets), torch.cat(sources)
         single = in_single(x).features
-        total = single.new_zeros((len(coords) * size**2, single.shape[1])).index_add(0, target, single.index_select(0, source))
-        count = torch.bincount(target, minlength=len(total)).clamp(min=1)
-        features = (total / count[:, None].to(total.dtype)).to(x.dtype).view(len(coords), -1)
+        index = RowIndex(target, len(coords) * size**2)
+        total = index.sum(single.index_select(0, source))  # each voxel is in one block
+        features = (total / index.counts.clamp(min=1)[:, None].to(total.dtype)).to(x.dtype).view(len(coords), -1)
         return with_window(x, features, coords, shape, window, level)

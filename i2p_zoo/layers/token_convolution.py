@@ -55,13 +55,12 @@ def _convolve_windows(layer: Any, x: TokenTensor) -> Any:
     height, width = x.dims[2][0], x.dims[3][0]
 
     def make() -> SparseTensor:
-        ids, groups = rows.groups(shared)
-        count = rows.batch_size if groups is None else len(groups)
+        index, _ = rows.groups(shared)
         places, _ = rows.compact([shared[0], height, width])
-        places[:, 0] = ids.int()
+        places[:, 0] = index.rows.int()
         shape = insert_axis((height.extent, width.extent), height.extent, rows.axis)
         empty = x.values.new_empty((len(rows), 0))
-        return SparseTensor(empty, places, batch_size=count, spatial_shape=shape).with_plan(axis=rows.axis)
+        return SparseTensor(empty, places, batch_size=index.count, spatial_shape=shape).with_plan(axis=rows.axis)
 
     window = rows.remember(("windows", *x.dims[0], height, width), make)
     out = layer(window.derive(x.values))

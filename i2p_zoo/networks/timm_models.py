@@ -169,7 +169,7 @@ def _is_table(module: nn.Module, name: str, parameter: Tensor) -> bool:
 
 
 @torch.no_grad()
-def randomize_statistics_(model: nn.Module, images: Tensor) -> None:
+def randomize_statistics_(model: nn.Module, images: Tensor, *, centred: bool = False) -> None:
     """Draws BatchNorm statistics about the scale of the activations that images cause, from torch's global generator.
 
     All channels of a layer share one scale: dividing each by its own raises the weak ones, and a deep network of such layers
@@ -179,12 +179,16 @@ def randomize_statistics_(model: nn.Module, images: Tensor) -> None:
     Args:
         model: in eval mode; changed in place.
         images: (B, C, H, W).
+        centred: draw means about each channel's own, as training does, in place of 0: what all images have in common, which
+            in a deep plain network grows until the outputs hardly tell two images apart, is then left out.
     """
 
     def draw(norm: Any, inputs: tuple[Tensor]) -> None:
         power = inputs[0].square().mean() + norm.eps
         norm.running_var.uniform_(0.5, 1.5).mul_(power)
         norm.running_mean.normal_(0.0, 0.1).mul_(power.sqrt())
+        if centred:
+            norm.running_mean.add_(inputs[0].mean((0, 2, 3)))
 
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     if not norms:

@@ -135,10 +135,14 @@ class UNet(Network, nn.Module):
             logits of all points, one cloud after the other.
 
         Raises:
+            InvalidInputError: `points` without `index` or the reverse, or beside clouds, which have points of their own.
             UnsupportedError: torch records a graph, or this runs inside a transform of `torch.func`.
         """
         check_transforms()
-        if not isinstance(x, SparseTensor):
+        is_voxels = isinstance(x, SparseTensor)
+        if (points is None) != (index is None) or (points is not None and not is_voxels):
+            raise InvalidInputError("`points` and `index` go together, beside the SparseTensor that was voxelized of them.")
+        if not is_voxels:
             clouds = x
             x, index = self.settings.voxelize(clouds)
             points = join_points(clouds)

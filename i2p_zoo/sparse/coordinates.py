@@ -18,6 +18,7 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Triple
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.voxel_keys import Box, column_bounds, pack_on_device, rank_keys
 from i2p_zoo.wording import count_of
 
@@ -239,7 +240,7 @@ def derive_sites(
         return coords
     key = ("sites", cache.key(coords), stride, shift, shape, out_shape)
     if key not in cache.derived:
-        moved = _move(coords, stride, shift)
+        moved = move_sites(coords, stride, shift)
         if crop is not None:
             moved = moved[inside(moved, crop)]
             if len(moved) == 0:
@@ -260,8 +261,8 @@ def derive_sites(
     return result
 
 
-def _move(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
-    """(N, 4): floor(c / stride) - shift."""
+def move_sites(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
+    """Returns floor(c / stride) - shift of (N, 4) sites."""
     if takes_device_path(coords):  # numbers of the host are arguments of a launch, tensors of it copies that wait
         batch, *columns = coords.t()
         places = [c if s == 1 else torch.div(c, s, rounding_mode="floor") for c, s in zip(columns, stride, strict=True)]
@@ -271,12 +272,11 @@ def _move(coords: Tensor, stride: Triple, shift: Triple) -> Tensor:
     return moved
 
 
-def batch_counts(cache: SiteCache, coords: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Returns each site's batch row (N,) int64 and the number of sites of each sample (batch_size,) int64."""
+def batch_index(cache: SiteCache, coords: Tensor, batch_size: int) -> RowIndex:
+    """Returns which sample each site belongs to."""
     key = ("batch", cache.key(coords), batch_size)
     if key not in cache.derived:
-        rows = coords[:, 0].long()
-        counts = rows.new_zeros(batch_size)
-        cache.derived[key] = (rows, counts.scatter_add_(0, rows, torch.ones_like(rows)))  # bincount waits for the device
-    result: tuple[Tensor, Tensor] = cache.derived[key]
+        is_sorted = cache.orders.get(cache.key(coords), coords) is None
+        cache.derived[key] = RowIndex(coords[:, 0].long(), batch_size, is_sorted=is_sorted)
+    result: RowIndex = cache.derived[key]
     return result

@@ -10,6 +10,8 @@ import torch
 from i2p_zoo.errors import I2PError
 from i2p_zoo.wording import count_of
 
+SMALLER_BATCH = "Take a smaller batch_size, or a larger voxel size."
+
 
 class DeviceMemoryError(I2PError, torch.OutOfMemoryError):
     """A device's memory does not suffice for a batch; also what torch raises, so that who catches that goes on."""

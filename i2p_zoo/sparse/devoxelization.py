@@ -13,6 +13,7 @@ from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Window
 from i2p_zoo.sparse.kernel_maps import kernel_map
 from i2p_zoo.sparse.pooling import in_single
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.site_search import search_table
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -41,7 +42,7 @@ def devoxelize(x: SparseTensor, positions: Tensor, index: Tensor | None = None, 
     if mode not in ("nearest", "trilinear") or index is None:
         raise InvalidInputError(f"`mode` must be 'nearest' or 'trilinear' and `index` be given; got {mode!r} and {index}.")
     if mode == "nearest":
-        return x.features[index]
+        return RowIndex(index, len(x.features)).take(x.features)
     corner = torch.floor(positions[:, 1:].double() - 0.5)
     part = positions[:, 1:].double() - 0.5 - corner  # (P, 3), how far towards the upper neighbour
     coords = torch.cat([positions[:, :1].int(), corner.int()], dim=1)
@@ -53,10 +54,10 @@ def devoxelize(x: SparseTensor, positions: Tensor, index: Tensor | None = None, 
         weight = torch.stack([part[:, a] if bit else 1 - part[:, a] for a, bit in enumerate(bits)], 1).prod(1)
         known = (source >= 0).to(features.dtype)
         weight = (weight.to(features.dtype) * known)[:, None]
-        out = out + weight * features[source.clamp(min=0)]
+        out = out + weight * RowIndex(source, len(features), has_missing=True).take(features)
         total = total + weight
     lone = total < 1e-6
-    return torch.where(lone, features[index], out / total.clamp(min=1e-6)).to(x.dtype)
+    return torch.where(lone, RowIndex(index, len(features)).take(features), out / total.clamp(min=1e-6)).to(x.dtype)
 
 
 def _find_corners(x: SparseTensor, coords: Tensor) -> Iterator[tuple[int, Tensor]]:

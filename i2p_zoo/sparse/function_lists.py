@@ -20,6 +20,11 @@ ELEMENTWISE = methods(
 """Functions whose first argument alone is a tensor."""
 
 
+def as_operand(value: Any, values: Tensor) -> Tensor:
+    """Returns a number, or numbers, as a tensor beside others: a number is filled in there, without a copy that waits."""
+    return values.new_full((), value) if isinstance(value, int | float) else values.new_tensor(value)
+
+
 class Arithmetic(NamedTuple):
     """A function of two tensors, by all of its names.
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from i2p_zoo._extras import require
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
-from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines.selection import choose_maximum
 from i2p_zoo.sparse.geometry import Triple, Window
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
@@ -111,40 +109,11 @@ def reduce_sites(x: SparseTensor, reduction: str) -> Tensor:
     Returns:
         (B, ...) dense.
     """
-    features, rows = x.features, x.batch_rows
+    features = x.features
+    trailing = [1] * (features.ndim - 1)
     if reduction == "amax":
-        index = rows.view(-1, *[1] * (features.ndim - 1)).expand_as(features)
-        out = features.new_full((x.batch_size, *features.shape[1:]), -torch.inf)
-        out = out.scatter_reduce(0, index, features, "amax")
-        return out.masked_fill((x.sample_counts == 0).view(-1, *[1] * (features.ndim - 1)), 0)
-    single = in_single(x).features
-    if takes_device_path(single):
-        sums: Tensor = _SampleSums.apply(single.flatten(1), rows, x.cache.order(x.coords), x.sample_counts)
-        total = sums.unflatten(1, features.shape[1:])
-    else:
-        total = single.new_zeros((x.batch_size, *features.shape[1:])).index_add(0, rows, single)
+        return x.batch_index.largest(features).masked_fill((x.sample_counts == 0).view(-1, *trailing), 0)
+    total = x.batch_index.sum(in_single(x).features)
     if reduction == "mean":
-        total = total / x.sample_counts.clamp(min=1).view(-1, *[1] * (features.ndim - 1)).to(total.dtype)
-    result: Tensor = total.to(features.dtype)
-    return result
-
-
-class _SampleSums(ReverseModeFunction):
-    """The sum (B, C) of each sample's rows of (N, C) values on a device, without atomic sums, which differ from run to run."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, order: Tensor | None, counts: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        values = values.detach()
-        starts = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
-        if runs_triton(values):
-            kernels = require("i2p_zoo.sparse.kernels.sample_sums_triton", extra="triton")
-            total: Tensor = kernels.sum_samples(values, order, starts)
-            return total
-        ordered = values if order is None else values[order]
-        return torch.segment_reduce(ordered, "sum", offsets=starts, initial=0, unsafe=True)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (rows,) = ctx.saved_tensors
-        return gradient.index_select(0, rows), None, None, None
+        total = total / x.sample_counts.clamp(min=1).view(-1, *trailing).to(total.dtype)
+    return total.to(features.dtype)

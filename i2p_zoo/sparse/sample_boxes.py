@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from i2p_zoo.sparse.row_index import count_rows
+
 STRAYS = 0.01
 """The share of a sample's voxels that its box leaves out at each end of an axis."""
 
@@ -28,7 +30,7 @@ def sample_boxes(samples: Tensor, column: Tensor, batch_size: int) -> tuple[Tens
     if not len(column):
         return column.new_zeros(batch_size), column.new_zeros(batch_size)
     ordered = ((samples << 33) + column).sort().values  # 33 bits hold any int32 with its sign
-    counts = torch.bincount(samples, minlength=batch_size)
+    counts = count_rows(samples, batch_size)
     starts = counts.cumsum(0) - counts
     strays = (counts.double() * STRAYS).long()
     ends = []

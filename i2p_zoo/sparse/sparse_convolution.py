@@ -14,7 +14,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.sparse.autograd_limits import ReverseModeFunction
 from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.engines.engine import Engine
-from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise
+from i2p_zoo.sparse.engines.selection import choose_convolution, choose_depthwise, run_first
 from i2p_zoo.sparse.flops import run_counted
 from i2p_zoo.sparse.geometry import Padding, Pair, Triple, Window, insert_axis, simplify_stride, unfold_stride
 from i2p_zoo.sparse.kernel_maps import KernelMap, window_sites
@@ -131,7 +131,12 @@ class _Convolution(ReverseModeFunction):
     def forward(ctx: Any, features: Tensor, weight: Tensor, engine: Engine, products: Products) -> Tensor:
         ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)  # read by the weight's gradient alone
         ctx.engine, ctx.products = engine, products
-        (out,) = run_counted(lambda: (engine.forward(features.detach(), weight.detach()),), products)
+
+        def run() -> tuple[Tensor]:
+            out, ctx.engine = run_first(engine, features.detach(), weight.detach())
+            return (out,)
+
+        (out,) = run_counted(run, products)
         return out
 
     @staticmethod

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.sparse.coordinates import SiteCache, batch_counts, check_coords, derive_sites, inside
+from i2p_zoo.sparse.coordinates import SiteCache, batch_index, check_coords, derive_sites, inside
 from i2p_zoo.sparse.dispatch import call_on_sites, find_handler, find_token_handler, name_of
 from i2p_zoo.sparse.geometry import Level, Padding, Pair, Plan, Triple, check_shape, insert_axis, simplify_stride
 from i2p_zoo.sparse.network_tensor import NetworkTensor
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.wording import count_of
 
 UNBOUNDED = 2**30
@@ -153,14 +154,19 @@ class SparseTensor(NetworkTensor):
         return self.derive(features, coords=coords, spatial_shape=shape)
 
     @property
+    def batch_index(self) -> RowIndex:
+        """The sample each voxel belongs to, to take a value of each sample or to add up over them."""
+        return batch_index(self.cache, self.coords, self.batch_size)
+
+    @property
     def batch_rows(self) -> Tensor:
         """(N,) int64, the sample each voxel belongs to."""
-        return batch_counts(self.cache, self.coords, self.batch_size)[0]
+        return self.batch_index.rows
 
     @property
     def sample_counts(self) -> Tensor:
         """(batch_size,) int64, the number of voxels of each sample."""
-        return batch_counts(self.cache, self.coords, self.batch_size)[1]
+        return self.batch_index.counts
 
     def dense(self) -> Tensor:
         """Returns a (B, C, Z, Y, X) tensor with zeros where no voxel is, differentiable in the features.

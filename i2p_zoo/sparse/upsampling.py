@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
 from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.geometry import Triple, Window, simplify_stride, unfold_stride
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.site_search import search_table
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -107,8 +108,8 @@ def _spread(x: SparseTensor, fine: _Sites, coarse: Tensor) -> SparseTensor:
     """Gives each fine site the features of the voxel at its place in `coarse`."""
     key = ("parents", x.cache.key(fine.coords), x.cache.key(x.coords), fine.shape, x.spatial_shape)
     if key not in x.cache.derived:
-        x.cache.derived[key] = _parent_rows(x, fine.coords, coarse)
-    features = x.features.index_select(0, x.cache.derived[key])
+        x.cache.derived[key] = RowIndex(_parent_rows(x, fine.coords, coarse), len(x.coords))
+    features = x.cache.derived[key].take(x.features)
     old, ratio = unfold_stride(x.stride), fine.ratio
     stride = simplify_stride((old[0] // ratio[0], old[1] // ratio[1], old[2] // ratio[2]))
     canvas = x.canvas

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from huggingface_hub import constants
 
 from i2p_zoo.checkpoints.config import CONFIG, make_config, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
@@ -38,6 +37,7 @@ from i2p_zoo.networks.presets import check_preset
 from i2p_zoo.networks.timm_models import create_tagged_model, create_timm_model
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
+from i2p_zoo.staging import cache_folder
 from i2p_zoo.wording import near_paths, suggest
 from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 from i2p_zoo.zoo.ledger import certificate_of, load_ledger
@@ -271,7 +271,7 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
 
 def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options: HubOptions, tried: list[str]) -> Any:
     """Loads a network from the cache of converted ones, into which one process at a time converts what is missing there."""
-    cache = Path(os.environ.get("I2P_ZOO_CACHE") or Path(constants.HF_HOME) / "i2p-zoo") / "converted"
+    cache = cache_folder() / "converted"
     folder = cache / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
     load = functools.partial(load_folder, folder, build_network, name=zoo_name)
 

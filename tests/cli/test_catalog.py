@@ -622,14 +622,14 @@ def test_demo_hands_its_options_on(monkeypatch, tmp_path):
 
     calls = []
 
-    def run_demo(*args, say):
-        calls.append(args)
+    def run_demo(*args, say, device):
+        calls.append((*args, device))
         say("a line")
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
-    assert succeed("demo", "--data", "a.npz", "--out", "b", "--steps", 3, "--seeds", 2).stdout == "a line\n"
+    assert succeed("demo", "--data", "a.npz", "--out", "b", "--steps", 3, "--seeds", 2, "--device", "cpu").stdout == "a line\n"
     succeed("demo")
     assert calls == [
-        (Path("a.npz"), Path("b"), 3, 2),
-        (Path("tests/data/kicad-mini.npz"), Path("out/demo"), 60, 1),
+        (Path("a.npz"), Path("b"), 3, 2, "cpu"),
+        (Path("tests/data/kicad-mini.npz"), Path("out/demo"), 60, 1, "auto"),
     ]

@@ -520,6 +520,7 @@ def test_predict_takes_the_columns_of_a_binary_cloud(finished, tmp_path):
 
 def test_networks_run_on_the_gpu_where_there_is_one(network, monkeypatch):
     moved = []
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.nn.Module.to", lambda module, device=None, **others: moved.append(device) or module)
     loaded = load_network(str(network), "auto")

@@ -58,6 +58,14 @@ def test_records_are_the_same_each_time(name):
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
+def test_convolutional_network_that_forgets_images_is_measured_with_centred_statistics(monkeypatch):
+    forgets = measure("test_resnet")
+    monkeypatch.setattr(ledger, "LEAST_RESPONSE", 2 * forgets["response"])
+    centred = measure("test_resnet")
+    assert centred["response"] > forgets["response"]
+    assert centred["passed"] is True
+
+
 def test_refused_architecture_is_recorded_with_the_first_line_of_the_reason(monkeypatch):
     def refuse(name):
         raise UnsupportedError("no meaning on sites:\n  and more")

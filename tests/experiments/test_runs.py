@@ -164,14 +164,12 @@ def finetune_command(network, npz, out, *more):
 
 def run_command(*command):
     """Runs a command in this process, which has imported what a new one would have to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        result = CliRunner().invoke(main, command)
+    result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
 
 
 def call(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 

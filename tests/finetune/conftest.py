@@ -78,12 +78,12 @@ def without_norms():
     return model
 
 
-def train_in_many_ways():
-    """Histories and weights of short runs in float64, by what they try: clouds and scenes, in parts, with workers."""
+def train_in_ways(ways):
+    """Histories and weights of short runs in float64, of clouds and of scenes, by their numbers of parts and of workers."""
     scenes, judged = make_set(4), make_set(2, first=100)
     task = Segmentation(scenes, judged, Cropping(extent=3.0), loss="both", class_weights=(1.0, 2.0, 0.5))
     results = {}
-    for accumulate, workers in ((1, 0), (2, 0), (2, 1)):
+    for accumulate, workers in ways:
         options = {"accumulate": accumulate, "workers": workers}
         model, unet = tiny().double(), make_unet().double()
         history = train(model, shapes(23), batch_size=8, steps=12, monitor=shapes(7), evaluate_every=4, **options)

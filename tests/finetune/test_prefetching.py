@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +43,7 @@ def load(parts, workers, task=None, steps=range(3)):
 
 def test_workers_voxelize_to_the_same_bits_as_the_process_itself():
     parts = [slice(2, 3), slice(3, 4)]
-    here, there = load(parts, 0), load(parts, 2)
+    here, there = load(parts, 0), load(parts, 1)
     assert [len(share) for share in there] == [2, 2, 2]
     for mine, theirs in zip(here, there, strict=True):
         for batch, other in zip(mine, theirs, strict=True):
@@ -57,8 +63,8 @@ def test_a_batch_is_what_the_settings_make_of_its_clouds_and_makes_only_its_own(
     assert batch.voxels.cache.order(batch.voxels.coords) is None, "sorted, as `voxelize` leaves them"
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_run_with_workers_goes_on_to_the_bits_of_one_without(tmp_path, accumulate):
+def test_a_run_with_workers_goes_on_to_the_bits_of_one_without(tmp_path):
+    accumulate = 2
     whole, halted = tiny(dropout=0.5), tiny(dropout=0.5)
     expected = train(whole, shapes(), accumulate=accumulate)
 
@@ -83,11 +89,6 @@ class Broken:
         return [({"points": np.zeros((1, 3), np.float32)}, 0)][part]
 
 
-class Raging(Broken):
-    def draw(self, step, part):
-        raise OSError(5, "Input/output error", "shapes/3.off")
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_is_told_as_it_is_without_one(workers):
     gather = functools.partial(Classification.gather, settings=Settings(voxel_size=0.2))
@@ -96,8 +97,35 @@ def test_an_error_in_a_worker_is_told_as_it_is_without_one(workers):
     with pytest.raises(NotFoundError) as caught:
         next(loaded)
     assert str(caught.value) == "shapes/3.off: no such file."
-    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: 'shapes/3.off'$"):
-        next(prefetch(Raging(), gather, [slice(0, 1)], range(4), workers, is_pinned=False))
+
+
+class Fatal(Broken):
+    def draw(self, step, part):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(step, part)
+
+
+KILLED = """
+import functools, sys
+sys.path.insert(0, {root!r})
+from i2p_zoo import WorkerError
+from tests.finetune import test_prefetching as tests
+if __name__ == "__main__":
+    gather = functools.partial(tests.Classification.gather, settings=tests.SETTINGS.changed(features="xyz"))
+    try:
+        list(tests.prefetch(tests.Fatal(), gather, [slice(0, 1)], range(9), 1, is_pinned=False))
+    except WorkerError as error:
+        print(error)
+"""
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_is_told_with_what_to_do(tmp_path):
+    """In a process of its own, since torch raises whatever runs when the signal arrives."""
+    (tmp_path / "run.py").write_text(KILLED.format(root=str(Path(__file__).parents[2])))
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, timeout=200)
+    assert re.fullmatch(r"One of 1 worker ended before .*\. If memory did not .*--shm-size=4g`\.\n", done.stdout), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:Got pickle error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -24,6 +25,8 @@ from i2p_zoo.finetune import train as train_for_real
 from i2p_zoo.finetune.devices import make_accelerator
 from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.modules import class_names
+from i2p_zoo.sparse.device_path import force_device_path
+from i2p_zoo.sparse.engines.selection import use_engine
 from tests.finetune.conftest import (
     assert_same_bits,
     figures,
@@ -33,7 +36,7 @@ from tests.finetune.conftest import (
     state_of,
     tiny,
     train,
-    train_in_many_ways,
+    train_in_ways,
     without_norms,
 )
 
@@ -213,25 +216,58 @@ def test_model_is_the_one_that_was_given_afterwards():
     copy.deepcopy(model)
 
 
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_network", [lambda model: torch.compile(model, backend="eager"), compile_in_place])
+def test_compiled_networks_train_as_they_are(compile_network):
+    """`torch.compile` leaves them alone: to the same bits, what is frozen stays, and what a run notes, the network notes."""
+    torch._dynamo.reset()
+    plain, model = resnet(), resnet()
+    compiled = compile_network(model)
+    histories = []
+    for network in (plain, compiled):
+        freeze(network, "io")
+        histories.append(figures(train(network, shapes(), steps=3)))
+    assert histories[0] == histories[1]
+    assert_same_bits(model, plain.state_dict())
+    assert class_names(model) == shapes().classes
+    assert evaluate(compiled, shapes(9)).top1 == evaluate(plain, shapes(9)).top1
+
+
+@pytest.mark.long  # Triton's interpreter
+def test_steps_on_the_device_s_way_are_those_on_the_cpu_s():
+    """Batches are voxelized, and their points classified, as on a GPU; both sum in orders of their own."""
+    losses = []
+    for path in (contextlib.nullcontext, force_device_path):
+        with path(), use_engine("torch"):
+            results = train_in_ways([(2, 0)])
+            losses.append({name: [step[1] for step in steps] for name, ((steps, _), _) in results.items()})
+    for name, expected in losses[0].items():
+        assert losses[1][name] == pytest.approx(expected, rel=1e-9), name
+
+
 # --- Several processes ---
 
 TOGETHER = """
 import os, sys
 import torch
 sys.path.insert(0, {root!r})
-from tests.finetune.conftest import train_in_many_ways
+from tests.finetune.conftest import train_in_ways
 if __name__ == "__main__":
-    results = train_in_many_ways()
+    results = train_in_ways({ways})
     if int(os.environ["RANK"]) == 0:
         torch.save(results, sys.argv[1])
     torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.long
-def test_two_processes_train_as_one_does(tmp_path):
+@pytest.mark.parametrize("ways", [[(2, 0)], pytest.param([(1, 0), (2, 1)], marks=pytest.mark.long)], ids=str)
+def test_two_processes_train_as_one_does(tmp_path, ways):
     """Every step's loss, to the last digits of float64: parts of batches, statistics and points are those of all processes."""
-    (tmp_path / "run.py").write_text(TOGETHER.format(root=str(ROOT)))
+    (tmp_path / "run.py").write_text(TOGETHER.format(root=str(ROOT), ways=ways))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -239,7 +275,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     together = torch.load(tmp_path / "together.pt")
-    for name, ((steps, evaluations), state) in train_in_many_ways().items():
+    for name, ((steps, evaluations), state) in train_in_ways(ways).items():
         (other_steps, other_evaluations), other_state = together[name]
         assert [s[1] for s in other_steps] == pytest.approx([s[1] for s in steps], rel=1e-11), name
         assert [s[2] for s in other_steps] == pytest.approx([s[2] for s in steps]), name

@@ -84,3 +84,7 @@ class WithinPatches(torch.nn.Module):
 def test_a_table_over_the_places_of_a_patch_is_a_position_table():
     model = i2p_zoo.inflate(WithinPatches(), canvas=(8, 8))
     assert find_position_parameters(model) == {"inner": "position table"}
+
+
+def test_a_network_without_parameters_has_none():
+    assert i2p_zoo.inflate(torch.nn.Sequential(torch.nn.MaxPool2d(2)), canvas=(8, 8)).report is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import timm
@@ -131,6 +132,23 @@ def test_statistics_are_about_the_power_of_what_each_norm_reads():
             power = float(model[:last](images).square().mean())
         assert 0.4 * power < float(model[last].running_var.min()) < float(model[last].running_var.max()) < 1.6 * power
         assert float(model[last].running_mean.std()) == pytest.approx(0.1 * power**0.5, rel=0.5)
+
+
+def test_centred_statistics_leave_out_what_all_images_have_in_common():
+    torch.manual_seed(0)
+    layers = ((nn.Conv2d(32 if i else 3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()) for i in range(20))
+    model = nn.Sequential(*itertools.chain.from_iterable(layers))
+    images = torch.randn(2, 3, 64, 64)
+
+    def difference() -> float:
+        with torch.no_grad():
+            first, second = model(images).mean((2, 3))
+        return float((first - second).abs().max() / first.abs().max())
+
+    randomize_statistics_(model.eval(), images)
+    forgets = difference()
+    randomize_statistics_(model, images, centred=True)
+    assert difference() > 20 * forgets
 
 
 def test_no_hook_stays_and_norms_without_statistics_are_passed_over():

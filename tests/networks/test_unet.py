@@ -60,6 +60,20 @@ def test_nearest_logits_are_those_of_the_voxels():
         assert torch.allclose(unet(clouds()), unet(x).features[index], rtol=1e-5, atol=1e-6)
 
 
+def test_points_of_voxels_that_were_made_elsewhere_get_the_logits_of_the_clouds():
+    unet = make().eval()
+    first, second = clouds()
+    mixed = [first, second.astype(np.float64) + 1e-9]
+    x, index = voxelize(mixed, 0.2, return_index=True)
+    points = torch.cat([torch.from_numpy(cloud).double() for cloud in mixed])
+    with torch.no_grad():
+        assert torch.equal(unet(x, points, index), unet(mixed))
+        assert len(unet(x).features) == len(x.coords), "without points, of the voxels"
+    for arguments in ((x, points), (x, None, index), (mixed, points, index)):
+        with pytest.raises(InvalidInputError, match="go together, beside the SparseTensor"):
+            unet(*arguments)
+
+
 def test_mappings_and_single_clouds_are_read_as_everywhere():
     unet = make().eval()
     cloud = clouds()[0]

@@ -101,6 +101,21 @@ def test_batches_go_to_worker_processes(scenes_npz):
     assert np.array_equal(copied[3][1][0]["points"], batches[3][1][0]["points"])
 
 
+def test_a_part_of_a_batch_reads_its_own_scenes_alone():
+    read = []
+
+    def load(number):
+        read.append(number)
+        return make_scene(number)
+
+    batches = SceneBatches(SceneSet(tuple("abcdef"), CLASSES, load), 6, 0, Cropping(extent=2.0))
+    part = batches.draw(0, slice(2, 4))
+    assert len(read) == len(set(read)) == 2
+    for (cloud, labels), (whole, its_labels) in zip(part, batches[0][2:4], strict=True):
+        assert np.array_equal(cloud["points"], whole["points"])
+        assert np.array_equal(labels, its_labels)
+
+
 def test_every_scene_comes_once_an_epoch_and_crops_are_boxes_of_it():
     def load(number):  # points that say where they are from
         numbers = np.stack([np.full(300, number), np.arange(300), np.zeros(300)], 1).astype(np.float32)

@@ -16,7 +16,7 @@ from i2p_zoo import InvalidInputError
 from i2p_zoo.sparse import coordinates
 from i2p_zoo.sparse.coordinates import (
     SiteCache,
-    batch_counts,
+    batch_index,
     check_coords,
     derive_sites,
     inside,
@@ -228,12 +228,12 @@ def test_strided_sites_remember_where_they_came_from():
     assert (origin.parent_shape, origin.stride) == ((1, 4, 4), (2, 2, 2))
 
 
-def test_batch_counts_also_count_a_sample_without_voxels():
+def test_batch_index_also_counts_a_sample_without_voxels():
     coords = rows((3, 0, 0, 0), (0, 0, 0, 0), (3, 1, 1, 1), (1, 0, 0, 0))
-    sample, counts = batch_counts(SiteCache(), coords, 6)
-    assert sample.tolist() == [3, 0, 3, 1]
+    index = batch_index(SiteCache(), coords, 6)
+    assert index.rows.tolist() == [3, 0, 3, 1]
     expected = Counter([3, 0, 3, 1])
-    assert counts.tolist() == [expected[number] for number in range(6)]
+    assert index.counts.tolist() == [expected[number] for number in range(6)]
 
 
 def test_a_cache_keeps_its_coordinates_alive_so_that_no_key_is_used_twice():

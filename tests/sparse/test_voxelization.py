@@ -485,3 +485,18 @@ def test_a_non_contiguous_image_means_what_it_shows():
 def test_bad_images_are_quoted(images, axis, message):
     with pytest.raises(InvalidInputError, match=message):
         image_to_plane(images, axis)
+
+
+@pytest.mark.parametrize(
+    ("clouds", "features"),
+    [
+        ([torch.zeros(2, 3), torch.zeros(2, 3, device="meta")], "xyz"),
+        ([np.zeros((2, 3), np.float32), torch.zeros(2, 3, device="meta")], "xyz"),
+        ([{"points": torch.zeros(2, 3), "rgb": torch.zeros(2, 3, device="meta")}], "rgb"),
+        (torch.zeros(1, 2, 3), [torch.zeros(2, 4, device="meta")]),
+    ],
+    ids=["tensors", "an array and a tensor", "points and their colours", "features apart"],
+)
+def test_clouds_on_several_devices_are_refused_by_the_names_of_the_devices(clouds, features):
+    with pytest.raises(InvalidInputError, match=r"must be on one device; got \['cpu', 'meta'\]"):
+        voxelize(clouds, 0.1, features=features)

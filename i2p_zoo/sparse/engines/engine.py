@@ -21,6 +21,8 @@ class Engine(ABC):
         groups: number of channel groups.
     """
 
+    package_name: str | None = None  # of the package that computes, where it is not our own code
+
     def __init__(self, kmap: KernelMap, groups: int = 1) -> None:
         self.kmap, self.groups = kmap, groups
 

@@ -11,6 +11,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.errors import UnsupportedError
 
 EXTRAS = {"spconv_triton": "triton", "spconv": "spconv"}
+_passed_over: set[str] = set()  # packages that are installed and cannot be used, each of which was told
 
 
 def require_package(name: str) -> Any:
@@ -47,13 +48,24 @@ def _find_fault(package: Any) -> str:
     return ""
 
 
-@functools.cache
 def find_package(name: str) -> Any:
-    """Returns a package, or None where it is not installed; one that is and cannot be used is passed over with a warning."""
+    """Returns a package, or None where it is not installed or was passed over, as is one that cannot be imported."""
+    return None if name in _passed_over else _load_package(name)
+
+
+@functools.cache
+def _load_package(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         return None
     try:
         return require_package(name)
     except UnsupportedError as error:
-        warnings.warn(f"{error} Convolutions on CUDA run without it.", stacklevel=1)
+        pass_over(name, error)
         return None
+
+
+def pass_over(name: str, error: UnsupportedError) -> None:
+    """Has `find_package` find a package no more, and says why in one warning a process."""
+    if name not in _passed_over:
+        _passed_over.add(name)
+        warnings.warn(f"{error} Convolutions on CUDA run without it.", stacklevel=1)

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from i2p_zoo._extras import require
-from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.device_path import runs_triton, takes_device_path
 from i2p_zoo.sparse.engines import numba_engine, torch_engine
 from i2p_zoo.sparse.engines.device_maximum import TorchMaximum, TritonMaximum
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine, Engine
-from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, require_package
+from i2p_zoo.sparse.engines.packages import EXTRAS, find_package, pass_over, require_package
 from i2p_zoo.sparse.engines.spconv_engine import SpconvConvolution
 from i2p_zoo.sparse.engines.spconv_triton_engine import SpconvTritonConvolution
 from i2p_zoo.sparse.engines.triton_engine import TritonDepthwise
@@ -29,6 +30,7 @@ _PACKAGED: dict[str, type[SpconvTritonConvolution | SpconvConvolution]] = {
 }
 _LARGEST_TABLE = 2**31 - 1  # elements of a kernel map's table; the packages' offsets in it are 32 bits long
 _chosen: ContextVar[str] = ContextVar("engine", default="auto")
+_proven: set[str] = set()  # packages that have convolved in this process
 
 
 @contextmanager
@@ -64,6 +66,36 @@ def choose_convolution(features: Tensor, kmap: KernelMap, groups: int) -> Engine
         return packaged(kmap)
     engine = numba_engine.NumbaConvolution if numba_engine.has_kernel(features) else torch_engine.TorchConvolution
     return engine(kmap, groups)
+
+
+def run_first(engine: Engine, features: Tensor, weight: Tensor) -> tuple[Tensor, Engine]:
+    """Returns an engine's (N_out, C_out) output and the engine for its gradients: our own where a package's fails at first use.
+
+    A package may be imported and yet lack kernels for this GPU, or its compiler; "auto" then passes it over with one warning.
+
+    Args:
+        engine: of a convolution of dense or grouped channels, or of one filter a channel.
+        features, weight: as its `forward` takes them.
+
+    Raises:
+        UnsupportedError: the package was asked for by name.
+        torch.OutOfMemoryError: memory does not suffice, which is no fault of the package.
+    """
+    name = engine.package_name
+    if name is None or name in _proven:
+        return engine.forward(features, weight), engine
+    try:
+        out = engine.forward(features, weight)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        fault = UnsupportedError(f"{name} is installed and cannot be used: {type(error).__name__}: {error}")
+        if _chosen.get() == name:
+            raise fault from error
+        pass_over(name, fault)
+        return run_first(choose_convolution(features, engine.kmap, 1), features, weight)
+    _proven.add(name)
+    return out, engine
 
 
 def choose_depthwise(features: Tensor, kmap: KernelMap) -> DepthwiseEngine:

@@ -21,6 +21,7 @@ class SpconvConvolution(Engine):
         kmap: which input each tap of each output reads.
     """
 
+    package_name = "spconv"
     dtypes = (torch.float32, torch.float16)
 
     def __init__(self, package: Any, kmap: KernelMap) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from i2p_zoo._extras import require
 from i2p_zoo.sparse.engines.engine import Engine
 from i2p_zoo.sparse.engines.precision import allows_tf32
 from i2p_zoo.sparse.engines.tiles import limit_tiles
@@ -25,6 +26,7 @@ class SpconvTritonConvolution(Engine):
         kmap: which input each tap of each output reads.
     """
 
+    package_name = "spconv_triton"
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
 
     def __init__(self, package: Any, kmap: KernelMap) -> None:
@@ -55,10 +57,12 @@ class SpconvTritonConvolution(Engine):
 
     def weight_gradient(self, gradient: Tensor, features: Tensor, weight: Tensor) -> Tensor:
         """Returns the (C_out, all taps, C_in) gradient of the weight."""
-        taps = self.kmap.taps
+        taps, table = self.kmap.taps, self.kmap.table
         shape = (len(weight), len(taps), weight.shape[2])
+        if table.numel():
+            _list_pairs_(table)
         with torch.cuda.device_of(gradient):
-            part: Tensor = self._operations.conv_backward_weight(features, gradient, self.kmap.table, shape, fp32_accum=True)
+            part: Tensor = self._operations.conv_backward_weight(features, gradient, table, shape, fp32_accum=True)
         if len(taps) == weight.shape[1]:
             return part
         result = torch.zeros_like(weight)
@@ -74,10 +78,21 @@ class SpconvTritonConvolution(Engine):
         return load_operations()
 
 
+def _list_pairs_(table: Tensor) -> None:
+    """Lists a table's pairs where the package looks for them, once for all layers of the map; it would wait for them."""
+    if not hasattr(table, "_spconv_triton_dw_sig"):
+        kernels: Any = require("i2p_zoo.sparse.kernels.pairs_triton", extra="triton")
+        table._spconv_triton_dw_sig = kernels.list_pairs(table)  # type: ignore[attr-defined]
+
+
 @functools.cache
 def load_operations() -> Any:
-    """Returns the package's matrix products, which then take one tile shape a layer shape."""
+    """Returns the package's matrix products, which then take one tile shape a layer shape.
+
+    Forward passes and input gradients of as many channels each way run the same kernel, and read the weight along its rows or
+    across them, as its stride tells.
+    """
     gemm = importlib.import_module("spconv_triton.pytorch._impl.gemm")
-    limit_tiles(gemm._gather_gemm_kernel, rows="M", columns="NR", shared="R")
+    limit_tiles(gemm._gather_gemm_kernel, rows="M", columns="NR", shared="R", also_by=["s_wr"])
     limit_tiles(gemm._dweight_masked_kernel, rows="P", columns="KC", shared="P")
     return gemm

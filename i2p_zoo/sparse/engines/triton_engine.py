@@ -8,6 +8,7 @@ from torch import Tensor
 
 from i2p_zoo._extras import require
 from i2p_zoo.sparse.engines.engine import DepthwiseEngine
+from i2p_zoo.sparse.engines.tiles import choose_block
 
 
 def _load_kernels() -> Any:
@@ -19,10 +20,20 @@ class TritonDepthwise(DepthwiseEngine):
 
     def weigh(self, rows: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
         """Returns the weighted sums."""
-        out: Tensor = _load_kernels().forward(rows, weight, self.kmap.transposed if transposed else self.kmap.table)
-        return out
+        table = self.kmap.transposed if transposed else self.kmap.table
+
+        def launch(block: tuple[int, int]) -> Tensor:
+            out: Tensor = _load_kernels().forward(rows, weight, table, block)
+            return out
+
+        return launch(choose_block("depthwise", rows, len(table), launch))
 
     def correlate(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Returns the (K, C) gradient of the weights of the map's taps."""
-        result: Tensor = _load_kernels().weight_gradient(features, gradient, self.kmap.table)
-        return result
+        table = self.kmap.table
+
+        def launch(block: tuple[int, int]) -> Tensor:
+            result: Tensor = _load_kernels().weight_gradient(features, gradient, table, block)
+            return result
+
+        return launch(choose_block("depthwise weight gradient", features, len(table), launch))

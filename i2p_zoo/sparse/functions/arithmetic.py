@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, sparse_op, token_op
-from i2p_zoo.sparse.function_lists import register_arithmetic
+from i2p_zoo.sparse.function_lists import as_operand, register_arithmetic
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -35,7 +35,7 @@ def operand(x: SparseTensor, other: Any, name: str) -> Any:
     values = other.reshape(shape).squeeze(x.site_dims)  # (B or 1, C1, ...)
     if values.shape[0] not in (1, x.batch_size):
         raise InvalidInputError(f"`{name}`: a gate of {values.shape[0]} samples does not fit a batch of {x.batch_size}.")
-    return values if values.shape[0] == 1 else values.index_select(0, x.batch_rows)
+    return values if values.shape[0] == 1 else x.batch_index.take(values)
 
 
 def check_same_sites(x: SparseTensor, other: SparseTensor, name: str) -> None:
@@ -62,7 +62,7 @@ def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
         a, b = (x.features, value) if first else (value, x.features)
         extra = {} if alpha == 1 else {"alpha": alpha}
         if not isinstance(a, Tensor):
-            a = x.features.new_tensor(a)
+            a = as_operand(a, x.features)
         result: SparseTensor = x.derive(compute(a, b, **extra))
         return result
 

@@ -32,9 +32,9 @@ def group_norm(
         raise InvalidInputError(f"`group_norm` of {channels} channels in {num_groups} groups: they must divide evenly.")
     groups = in_single(x).features.unflatten(1, (num_groups, -1))  # (N, groups, C / groups)
     mean = reduce_sites(x.derive(groups), "mean").mean(2, keepdim=True)
-    centred = groups - mean[x.batch_rows]
+    centred = groups - x.batch_index.take(mean)
     variance = reduce_sites(x.derive(centred.square()), "mean").mean(2, keepdim=True)
-    out = (centred * (variance + eps).rsqrt()[x.batch_rows]).flatten(1)
+    out = (centred * x.batch_index.take((variance + eps).rsqrt())).flatten(1)
     out = out if weight is None else out * weight
     return x.derive((out if bias is None else out + bias).to(x.dtype))
 
@@ -82,4 +82,4 @@ def dropout2d(x: SparseTensor, p: float = 0.5, training: bool = True, inplace: b
     """Drops whole channels of a sample."""
     require_channels_first(x, "dropout2d")
     gate = F.dropout(x.features.new_ones((x.batch_size, *x.features.shape[1:])), p, training)
-    return x.derive(x.features * gate[x.batch_rows])
+    return x.derive(x.features * x.batch_index.take(gate))

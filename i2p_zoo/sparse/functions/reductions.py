@@ -69,7 +69,7 @@ def var(x: SparseTensor, dim: Any = None, unbiased: bool = True, keepdim: bool =
     dtype, x = x.dtype, in_single(x)
     mean = reduce_sites(x, "mean")
     mean = mean.mean(channels, keepdim=True) if channels else mean
-    squares = reduce_sites(x.derive((x.features - mean.index_select(0, x.batch_rows)).square()), "sum")
+    squares = reduce_sites(x.derive((x.features - x.batch_index.take(mean)).square()), "sum")
     total = squares.sum(channels, keepdim=True) if channels else squares
     count = x.sample_counts * (squares[0].numel() // total[0].numel())
     count = (count - correction).view(-1, *[1] * (total.ndim - 1))

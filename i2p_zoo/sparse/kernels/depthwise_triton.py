@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS, _CHANNELS, _SPLITS = 32, 64, 32
+_SPLITS = 32
 
 
 @triton.jit
@@ -49,26 +49,29 @@ def _correlate(
     tl.store(partial + (split * taps + tap) * channels + channel, tl.sum(total, axis=0), mask=channel < channels)
 
 
-def forward(features: Tensor, weight: Tensor, table: Tensor) -> Tensor:
-    """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C)."""
+def forward(features: Tensor, weight: Tensor, table: Tensor, block: tuple[int, int]) -> Tensor:
+    """out[o] = sum over taps k of features[table[k, o]] * weight[k]: (N_in, C), (K, C), (K, N_out) -> (N_out, C).
+
+    `block` is how many rows and channels a program computes, powers of 2.
+    """
     taps, rows = table.shape
     channels = features.shape[1]
     out = features.new_empty((rows, channels))
-    grid = (triton.cdiv(rows, _ROWS), triton.cdiv(channels, _CHANNELS))
+    grid = (triton.cdiv(rows, block[0]), triton.cdiv(channels, block[1]))
     arrays = (features.contiguous(), table.contiguous(), weight.contiguous(), out)
     with torch.cuda.device_of(features):  # which need not be the current one
-        _forward[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        _forward[grid](*arrays, rows, channels, taps, ROWS=block[0], CHANNELS=block[1])
     return out
 
 
-def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
+def weight_gradient(features: Tensor, gradient: Tensor, table: Tensor, block: tuple[int, int]) -> Tensor:
     """The (K, C) weight gradient of `forward`; partial sums are added in order, so that runs give the same bits."""
     taps, rows = table.shape
     channels = features.shape[1]
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     partial = torch.empty((_SPLITS, taps, channels), dtype=wide, device=features.device)
-    grid = (taps, triton.cdiv(channels, _CHANNELS), _SPLITS)
+    grid = (taps, triton.cdiv(channels, block[1]), _SPLITS)
     arrays = (features.contiguous(), table.contiguous(), gradient.contiguous(), partial)
     with torch.cuda.device_of(features):
-        _correlate[grid](*arrays, rows, channels, taps, ROWS=_ROWS, CHANNELS=_CHANNELS)
+        _correlate[grid](*arrays, rows, channels, taps, ROWS=block[0], CHANNELS=block[1])
     return partial.sum(0).to(features.dtype)

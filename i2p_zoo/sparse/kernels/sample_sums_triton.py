@@ -36,10 +36,11 @@ def sum_samples(values: Tensor, order: Tensor | None, starts: Tensor) -> Tensor:
     """
     samples, channels = len(starts) - 1, values.shape[1]
     wide = torch.float64 if values.dtype == torch.float64 else torch.float32
-    partial = torch.empty((_SPLITS, samples, channels), dtype=wide, device=values.device)
+    splits = min(max(len(values) // max(samples * 4 * _ROWS, 1), 1), _SPLITS)  # by shape alone, as the order of sums is then
+    partial = torch.empty((splits, samples, channels), dtype=wide, device=values.device)
     if partial.numel():
-        grid = (samples, triton.cdiv(channels, _CHANNELS), _SPLITS)
+        grid = (samples, triton.cdiv(channels, _CHANNELS), splits)
         arrays = (values.contiguous(), starts if order is None else order, starts, partial)
         with torch.cuda.device_of(partial):  # Triton launches on the current device
             _sum_rows[grid](*arrays, channels, HAS_ORDER=order is not None, ROWS=_ROWS, CHANNELS=_CHANNELS)
-    return partial.sum(0).to(values.dtype)
+    return (partial[0] if splits == 1 else partial.sum(0)).to(values.dtype)

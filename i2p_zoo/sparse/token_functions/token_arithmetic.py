@@ -8,7 +8,7 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import methods, token_op
-from i2p_zoo.sparse.function_lists import register_arithmetic
+from i2p_zoo.sparse.function_lists import as_operand, register_arithmetic
 from i2p_zoo.sparse.tokens.layout import sizes
 from i2p_zoo.sparse.tokens.position_tables import operands
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
@@ -28,7 +28,7 @@ def _binary(compute: Any, function: Any, *, reflected: bool) -> None:
         first = (x is left) != reflected
         out = []
         for mine, theirs in zip(ours, others, strict=True):
-            value = theirs if isinstance(theirs, Tensor) else mine.new_tensor(theirs)
+            value = theirs if isinstance(theirs, Tensor) else as_operand(theirs, mine)
             out.append(compute(mine, value) if first else compute(value, mine))
         return make_tokens(space, out, dims)
 

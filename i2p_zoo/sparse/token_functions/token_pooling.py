@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.device_path import takes_device_path
 from i2p_zoo.sparse.dispatch import token_op
 from i2p_zoo.sparse.geometry import as_pair
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.densification import spread_on_canvas
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens
@@ -28,8 +30,18 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     sizes = output_size if isinstance(output_size, list | tuple) else (output_size, output_size)
     rows, columns = (old if new is None else int(new) for old, new in zip((height, width), sizes, strict=True))
     if height % rows or width % columns:
-        return F.adaptive_avg_pool2d(spread_on_canvas(x), (rows, columns))
+        canvas = spread_on_canvas(x)
+        if takes_device_path(canvas):
+            return _pool_side(_pool_side(canvas, rows, 2), columns, 3)
+        return F.adaptive_avg_pool2d(canvas, (rows, columns))
     return x.view(batch, channels, rows, height // rows, columns, width // columns).mean((3, 5))
+
+
+def _pool_side(canvas: Tensor, size: int, dim: int) -> Tensor:
+    """The means over windows of one side, with no atomic sums in the gradient, as torch's have on a GPU."""
+    extent = canvas.shape[dim]
+    bounds = [(i * extent // size, -(-(i + 1) * extent // size)) for i in range(size)]
+    return torch.cat([canvas.narrow(dim, start, stop - start).mean(dim, keepdim=True) for start, stop in bounds], dim)
 
 
 def _pool_blocks(x: Any, kernel_size: Any, stride: Any, options: dict[str, Any], reduction: str) -> Any:
@@ -90,16 +102,16 @@ def avg_pool1d(
             f"`avg_pool1d` of {x!r} by {size} at stride {step} with padding {around}: expected runs that divide the image's "
             "tokens."
         )
-    coords, inverse = rows.remember(("runs", size, x.dims[-1]), lambda: _runs(rows, x.dims[-1], size))
+    coords, index = rows.remember(("runs", size, x.dims[-1]), lambda: _runs(rows, x.dims[-1], size))
     coarse = TokenRows.of(coords, rows.cache, rows.batch_size, rows.axis)
     dims = (*x.dims[:-1], (Atom("y", x.shape[-1] // size),))
-    return TokenTensor(coarse, [segment(x.values, inverse, len(coarse), "mean")], dims)
+    return TokenTensor(coarse, [segment(x.values, index, "mean")], dims)
 
 
-def _runs(rows: TokenRows, dim: tuple[Atom, ...], size: int) -> tuple[Tensor, Tensor]:
+def _runs(rows: TokenRows, dim: tuple[Atom, ...], size: int) -> tuple[Tensor, RowIndex]:
     coords = torch.zeros_like(rows.coords)
     coords[:, 0] = rows.coords[:, 0]
     coords[:, 1 + rows.axis] = torch.div(rows.coords[:, 1 + rows.axis], round(size**0.5), rounding_mode="floor")
     coords[:, rows.column("y")] = torch.div(rows.number(dim), size, rounding_mode="floor").int()
     unique, inverse = unique_rows(coords)
-    return unique.contiguous(), inverse
+    return unique.contiguous(), RowIndex(inverse, len(unique))

@@ -60,10 +60,10 @@ def reduce_sites(x: TokenTensor, gone: list[int], reduction: str) -> Any:
         return reduce_pairs(x, removed, dims, reduction)
     kept = site_atoms(dims)
     if kept and all(atom.role == "b" for atom in kept):
-        return to_dense(segment(x.values, x.rows.batch, x.batch_size, reduction), "b", dims)
-    coarse, inverse, new = x.rows.project(kept)
+        return to_dense(segment(x.values, x.rows.batch_index, reduction), "b", dims)
+    coarse, index, new = x.rows.project(kept)
     dims = tuple(tuple(new.get(a, a) for a in dim) for dim in dims)
-    return TokenTensor(coarse, [segment(x.values, inverse, len(coarse), reduction)], dims)
+    return TokenTensor(coarse, [segment(x.values, index, reduction)], dims)
 
 
 def _reduce(x: TokenTensor, gone: list[int], reduction: str, keepdim: bool) -> Any:

@@ -206,14 +206,14 @@ def _subsample(x: TokenTensor, steps: Pair) -> Any:
     On a plane that is the corner itself. A cloud may have no voxel there.
     """
     rows = x.rows
-    coarse, inverse = rows.strided(steps)
+    coarse, index = rows.strided(steps)
 
     def make() -> Tensor:
         away = torch.zeros(len(rows.coords), dtype=torch.int64, device=rows.coords.device)
         for column, step in ((1 + rows.axis, steps[0]), (rows.column("y"), steps[0]), (rows.column("x"), steps[1])):
             away = away * step + rows.coords[:, column].long() % step
         ranked = away * len(away) + torch.arange(len(away), device=away.device)
-        first = torch.full((len(coarse),), 2**62, device=away.device).scatter_reduce(0, inverse, ranked, "amin")
+        first = torch.full((len(coarse),), 2**62, device=away.device).scatter_reduce(0, index.rows, ranked, "amin")
         return first % len(away)
 
     nearest = rows.remember(("nearest", steps), make)

@@ -13,6 +13,7 @@ from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.dispatch import token_op
 from i2p_zoo.sparse.geometry import Window, as_pair, insert_axis
 from i2p_zoo.sparse.kernel_maps import window_sites
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.sparse_convolution import with_window
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom, describe
@@ -51,20 +52,22 @@ def unfold(x: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride
     coords, shape, kmap = window_sites(x.cache, x.coords, x.spatial_shape, window)
     taps, size = _taps(window, x.plan.axis), as_pair(kernel_size)[0] * as_pair(kernel_size)[1]
     targets, sources = _pairs(kmap, taps, size, x.device)
-    total = x.features.new_zeros((len(coords) * size, x.features.shape[1])).index_add(0, targets, x.features[sources])
-    count = torch.bincount(targets, minlength=len(total)).clamp(min=1)
-    values = (total / count[:, None].to(total.dtype)).view(len(coords), size, -1).transpose(1, 2).flatten(1)
+    total = targets.sum(sources.take(x.features))
+    values = (
+        (total / targets.counts.clamp(min=1)[:, None].to(total.dtype)).view(len(coords), size, -1).transpose(1, 2).flatten(1)
+    )
     out = as_tokens(with_window(x, values, coords, shape, window, level))
     return out.flatten(2)
 
 
-def _pairs(kmap: Any, taps: list[int], size: int, device: Any) -> tuple[Tensor, Tensor]:
+def _pairs(kmap: Any, taps: list[int], size: int, device: Any) -> tuple[RowIndex, RowIndex]:
+    """Of each pair the place of a window that it fills, and the voxel that it reads."""
     targets, sources = [], []
     for tap, inputs, outputs in kmap.pairs:
         everything = torch.arange(kmap.num_outputs, device=device)
         targets.append((everything if outputs is None else outputs) * size + taps[tap])
         sources.append(everything if inputs is None else inputs)
-    return torch.cat(targets), torch.cat(sources)
+    return RowIndex(torch.cat(targets), kmap.num_outputs * size), RowIndex(torch.cat(sources), kmap.num_inputs)
 
 
 @token_op(F.fold)
@@ -84,8 +87,7 @@ def fold(x: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding:
     size = as_pair(kernel_size)[0] * as_pair(kernel_size)[1]
     targets, sources = _pairs(kmap, _taps(window, fine.plan.axis), size, x.device)
     values = x.values.unflatten(1, (-1, size)).transpose(1, 2).flatten(0, 1)  # (windows * taps, C)
-    out = values.new_zeros((len(fine.coords), values.shape[1])).index_add(0, sources, values[targets])
-    return fine.derive(out, channels_last=False)
+    return fine.derive(sources.sum(targets.take(values)), channels_last=False)
 
 
 @token_op(Tensor.unfold)
@@ -108,17 +110,17 @@ def overlapping(x: Any, dimension: int, size: int, step: int) -> Any:
     coords, source = rows.remember(key, lambda: _repeat_sites(rows, side, size, step))
     unfolded = rows.share(key, lambda: TokenRows(coords, rows.cache, rows.batch_size, rows.axis, bordered=rows.bordered))
     top, low = replace(side, extent=count, place=size), replace(side, extent=size, top=False)
-    return TokenTensor(unfolded, [x.values.index_select(0, source)], (*replace_dim(x, dimension, (top,)), (low,)))
+    return TokenTensor(unfolded, [source.take(x.values)], (*replace_dim(x, dimension, (top,)), (low,)))
 
 
-def _repeat_sites(rows: TokenRows, side: Atom, size: int, step: int) -> tuple[Tensor, Tensor]:
+def _repeat_sites(rows: TokenRows, side: Atom, size: int, step: int) -> tuple[Tensor, RowIndex]:
     """A site for each window that a site is in, at window * size + place, and which row each is of."""
     coords, source = rows.coords, torch.arange(len(rows.coords), device=rows.coords.device)
     last = (side.extent - size) // step if rows.bordered else None
     coords, source = _repeat_along(coords, source, rows.column(side.role), 0, size, step, last)
     if side.role == "y":
         coords, source = _repeat_along(coords, source, 1 + rows.axis, (size - step) // 2, size, step, None)
-    return coords, source
+    return coords, RowIndex(source, len(rows.coords))
 
 
 def _repeat_along(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, channel, extent, site_atoms
 from i2p_zoo.sparse.tokens.position_tables import read_flat
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, change_layout, make_tokens
@@ -278,7 +279,7 @@ def _two_rows(first: Operand, second: Operand, result: Result) -> Any:
         return make_tokens(pairs, blocks, result.with_sides(alone[1]))
     if any(alone):
         fine, coarse = (first, second) if alone[0] else (second, first)
-        values = coarse.x.values.index_select(0, _parent_rows(fine, coarse, shared))
+        values = RowIndex(_parent_rows(fine, coarse, shared), len(coarse.x.values)).take(coarse.x.values)
         block = _einsum(fine.x.values, ["n", *fine.channels], values, ["n", *coarse.channels], ["n", *out])
         return make_tokens(fine.x.space, [block], result.dims)
     if not same_sites(a.rows, b.rows):

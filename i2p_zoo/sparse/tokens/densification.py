@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.layout import Atom, Dims, atoms, channel, channel_extents, extent, site_atoms
 from i2p_zoo.sparse.tokens.site_tokens import as_tokens, make_tokens
 from i2p_zoo.sparse.tokens.token_groups import segment
@@ -34,7 +35,7 @@ def spread_on_canvas(x: Any) -> Tensor:
             prefix = dim[0].prefix
             return torch.cat([spread_on_canvas(part) for part in x.split([prefix, x.shape[at] - prefix], at)], at)
     placed = [atom for atom in site_atoms(x.dims) if atom.role != "b"]
-    values = _mean_at_places(x, x.rows.batch, x.batch_size, placed)  # (B, places, features)
+    values = _mean_at_places(x, x.rows.batch_index, placed)  # (B, places, features)
     order, feature = [], 1 + len(placed)
     for atom in atoms(x.dims):
         order.append(feature if atom.is_channel else 0 if atom.role == "b" else 1 + placed.index(atom))
@@ -61,22 +62,21 @@ def densify(x: TokenTensor, dim: int) -> Any:
         )
     new: dict[Atom, Atom] = {}
     if all(atom.role == "b" for atom in kept):
-        coarse, index, count = None, rows.batch, x.batch_size
+        coarse, index = None, rows.batch_index
     else:
         coarse, index, new = rows.project(kept)
-        count = len(coarse)
-    values = _mean_at_places(x, index, count, placed)
+    values = _mean_at_places(x, index, placed)
     dims = tuple((channel(extent(d)),) if i == dim else tuple(new.get(a, a) for a in d) for i, d in enumerate(x.dims))
-    values = values.permute(0, *_feature_order(x.dims, placed)).reshape(count, *channel_extents(dims))
+    values = values.permute(0, *_feature_order(x.dims, placed)).reshape(index.count, *channel_extents(dims))
     return to_dense(values, "b", dims) if coarse is None else make_tokens(coarse, [values], dims)
 
 
-def _mean_at_places(x: TokenTensor, index: Tensor, count: int, placed: list[Atom]) -> Tensor:
-    """(count, extent of each placed atom, features) means of the tokens of a group (N,) at each place."""
+def _mean_at_places(x: TokenTensor, index: RowIndex, placed: list[Atom]) -> Tensor:
+    """(groups, extent of each placed atom, features) means of the tokens of a group at each place."""
     extents = [atom.extent for atom in placed]
-    index = index * prod(extents) + x.rows.number(placed)
-    values = segment(x.values, index, count * prod(extents), "mean")
-    return values.reshape(count, *extents, *values.shape[1:])
+    places = RowIndex(index.rows * prod(extents) + x.rows.number(placed), index.count * prod(extents))
+    values = segment(x.values, places, "mean")
+    return values.reshape(index.count, *extents, *values.shape[1:])
 
 
 def _feature_order(dims: Dims, placed: list[Atom]) -> list[int]:

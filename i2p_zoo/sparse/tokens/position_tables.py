@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import CoordinateMismatchError, UnsupportedError
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, atoms, channel, describe, extent, regroup, sizes
 from i2p_zoo.sparse.tokens.token_pairs import PairOffsets, TokenPairs
 from i2p_zoo.sparse.tokens.token_rows import TokenRows, find_rows, same_sites
@@ -80,9 +81,9 @@ class TableReader:
 
 def read_flat(table: Tensor, index: Tensor) -> Tensor:
     """Returns `table[index]` along dimension 0."""
-    if table[0].numel() == 1:  # many times quicker than rows of one value
-        return table.flatten().index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
-    values: Tensor = table.contiguous().index_select(0, index.flatten()).unflatten(0, index.shape)
+    if prod(table.shape[1:]) == 1:  # many times quicker than rows of one value
+        return RowIndex(index.flatten(), len(table)).take(table.flatten()).view(*index.shape, *table.shape[1:])
+    values: Tensor = RowIndex(index.flatten(), len(table)).take(table.contiguous()).unflatten(0, index.shape)
     return values
 
 
@@ -244,7 +245,7 @@ def _read_digits(coarse: TokenTensor, fine: TokenTensor) -> TokenTensor:
         return coarse
     rows = fine.rows
     compact, _ = rows.compact(shared)
-    values = coarse.values.index_select(0, find_rows(coarse.rows.coords, compact))
+    values = RowIndex(find_rows(coarse.rows.coords, compact), len(coarse.values)).take(coarse.values)
     taken = [number for number, _ in reads]
     rest = [i for i in range(values.ndim - 1) if i not in taken]
     values = values.permute(0, *(1 + i for i in taken), *(1 + i for i in rest))
@@ -271,8 +272,7 @@ def _common_rows(x: TokenTensor, other: TokenTensor, name: str) -> tuple[Any, li
     if same_sites(x.space, other.space):
         return x.space, list(x.blocks), list(other.blocks)
     fine, coarse = (x, other) if len(x.space) >= len(other.space) else (other, x)
-    rows = _parents(fine, coarse, name)
-    spread = [coarse.values.index_select(0, rows)]
+    spread = [RowIndex(_parents(fine, coarse, name), len(coarse.values)).take(coarse.values)]
     return (fine.space, list(x.blocks), spread) if fine is x else (fine.space, spread, list(other.blocks))
 
 
@@ -331,8 +331,10 @@ def on_pairs(space: TokenPairs, dims: Dims, other: TokenTensor, name: str) -> tu
         for i, block in enumerate(space.query_blocks.gather(values)):
             groups = torch.arange(block.shape[0], device=block.device)[:, None, None]
             queries = torch.arange(block.shape[1], device=block.device)[None, :, None]
-            index = (groups, queries, *(place[i][:, None, :] for place in places))
-            out.append(block[index])
+            number = groups * block.shape[1] + queries
+            for at, extent_of_place in zip(places, block.shape[2:], strict=False):
+                number = number * extent_of_place + at[i][:, None, :]
+            out.append(read_flat(block.flatten(0, 1 + len(places)), number))
         return out, tuple(new)
     if sides == {1} and same_sites(other.rows, space.keys) and not read:
         return [block.unsqueeze(1) for block in space.key_blocks.gather(other.values)], tuple(new)

@@ -12,6 +12,7 @@ from torch import Tensor
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.sparse.coordinates import inside, unique_rows
 from i2p_zoo.sparse.geometry import Level, Padding, Pair, Triple, insert_axis
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.sparse.tokens.layout import Atom, Dim, Dims, channel, describe, extent, merge, regroup, resolve
 from i2p_zoo.sparse.tokens.token_pairs import TokenPairs
@@ -164,7 +165,7 @@ def pad_tokens(x: TokenTensor, top: Pair, left: Pair) -> Any:
     padded = _pad_rows(rows, level, coords, top, left)
     values = x.values
     if order is not None:
-        values = torch.cat([values, values.new_zeros((1, *values.shape[1:]))]).index_select(0, order)
+        values = order.take(torch.cat([values, values.new_zeros((1, *values.shape[1:]))]))
     grown = {"y": sum(top), "x": sum(left)}
     dims = tuple(tuple(replace(a, extent=a.extent + grown[a.role]) if a.is_digit else a for a in dim) for dim in x.dims)
     return make_tokens(padded, [values], dims)
@@ -181,7 +182,7 @@ def require_level(x: TokenTensor, name: str) -> Level:
     return rows.level
 
 
-def _pad_coords(rows: TokenRows, level: Level, top: Pair, left: Pair) -> tuple[Tensor, Tensor | None]:
+def _pad_coords(rows: TokenRows, level: Level, top: Pair, left: Pair) -> tuple[Tensor, RowIndex | None]:
     """The padded sites and, where there is a border, which row of the old ones each is, the number of rows for a zero."""
     shift = torch.tensor((0, *insert_axis((top[0], left[0]), 0, rows.axis)), dtype=rows.coords.dtype, device=rows.coords.device)
     moved = rows.coords if (top[0], left[0]) == (0, 0) else rows.coords + shift
@@ -190,7 +191,7 @@ def _pad_coords(rows: TokenRows, level: Level, top: Pair, left: Pair) -> tuple[T
     grown = _grown(level.spatial_shape, rows.axis, top, left)
     coords = _fill_around(moved, level.spatial_shape, grown, shift, rows.batch_size)
     order = find_rows(moved, coords, missing=True)
-    return coords, torch.where(order < 0, len(moved), order)
+    return coords, RowIndex(torch.where(order < 0, len(moved), order), len(moved) + 1)
 
 
 def _pad_rows(rows: TokenRows, level: Level, coords: Tensor, top: Pair, left: Pair) -> TokenRows:

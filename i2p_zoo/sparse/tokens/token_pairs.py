@@ -10,8 +10,9 @@ from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
 from i2p_zoo.sparse.coordinates import unique_rows
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.tokens.layout import Atom
-from i2p_zoo.sparse.tokens.token_groups import GroupBlocks, split_by_size
+from i2p_zoo.sparse.tokens.token_groups import Bands, GroupBlocks, limits_for, read_sizes, split_by_size
 from i2p_zoo.sparse.tokens.token_rows import TokenRows
 
 
@@ -86,22 +87,19 @@ def _stack_alike(
     queries: TokenRows, keys: TokenRows, shared_q: Sequence[Atom], shared_k: Sequence[Atom]
 ) -> tuple[GroupBlocks, GroupBlocks]:
     """Stacks the groups of queries and of keys in the same blocks."""
-    ids_q, coords_q = queries.groups(shared_q)
+    groups_q, coords_q = queries.groups(shared_q)
     same = queries is keys and _names(shared_q) == _names(shared_k)
-    ids_k, coords_k = (ids_q, coords_q) if same else keys.groups(shared_k)
+    groups_k, coords_k = (groups_q, coords_q) if same else keys.groups(shared_k)
     if (coords_q is None) != (coords_k is None):
         raise UnsupportedError(f"Expected queries and keys grouped by like dimensions; got {shared_q} and {shared_k}.")
-    count = queries.batch_size
-    if coords_q is not None and coords_k is not None:
-        count = len(coords_q)
-        if not same:
-            both, inverse = unique_rows(torch.cat([coords_q, coords_k]))
-            count = len(both)
-            ids_q, ids_k = inverse[: len(coords_q)][ids_q], inverse[len(coords_q) :][ids_k]
+    if coords_q is not None and coords_k is not None and not same:
+        both, inverse = unique_rows(torch.cat([coords_q, coords_k]))
+        groups_q = RowIndex(inverse[: len(coords_q)][groups_q.rows], len(both))
+        groups_k = RowIndex(inverse[len(coords_q) :][groups_k.rows], len(both))
+    sizes = read_sizes([groups_q] if same else [groups_q, groups_k])
     # by sites alone, so that pairs with and without extra tokens are in the same blocks
-    sizes = [
-        torch.bincount(ids[len(ids) - len(rows.coords) :], minlength=count) for ids, rows in ((ids_q, queries), (ids_k, keys))
-    ]
-    bands = split_by_size(sizes[0], sizes[1])
-    blocks = GroupBlocks(ids_q, count, bands)
-    return blocks, blocks if same else GroupBlocks(ids_k, count, bands)
+    lengths = [size.lengths - rows.prefix for size, rows in zip((sizes[0], sizes[-1]), (queries, keys), strict=True)]
+    device = groups_q.rows.device
+    bands = Bands.of(split_by_size(lengths[0], lengths[1], limits_for(groups_q.rows)), device)
+    blocks = GroupBlocks(groups_q, sizes[0], bands)
+    return blocks, blocks if same else GroupBlocks(groups_k, sizes[1], bands)

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from i2p_zoo.errors import UnsupportedError
-from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, unique_rows
-from i2p_zoo.sparse.geometry import Level, Pair, Plan, insert_axis
+from i2p_zoo.sparse.coordinates import SiteCache, derive_sites, move_sites, unique_rows
+from i2p_zoo.sparse.device_path import takes_device_path
+from i2p_zoo.sparse.geometry import Level, Pair, Plan, Window, insert_axis
+from i2p_zoo.sparse.row_index import RowIndex
 from i2p_zoo.sparse.sample_boxes import fit_places, sample_boxes
+from i2p_zoo.sparse.site_search import search_table
 from i2p_zoo.sparse.tokens.layout import Atom
 from i2p_zoo.sparse.tokens.token_groups import GroupBlocks
+from i2p_zoo.sparse.voxel_keys import pack_on_device
 
 Computed = TypeVar("Computed")
 _LIVE = "rows and pairs of tokens"  # in `SiteCache.derived`
@@ -130,6 +134,11 @@ class TokenRows:
             return torch.cat([extra, sites])
 
         return self.remember("batch", make)
+
+    @property
+    def batch_index(self) -> RowIndex:
+        """The sample of each row, to add up over samples."""
+        return self.remember("batch index", lambda: RowIndex(self.batch, self.batch_size))
 
     # -- places -----------------------------------------------------------------------------------------------------------
 
@@ -249,11 +258,11 @@ class TokenRows:
                 place *= atom.extent
         return out, new
 
-    def project(self, kept: Sequence[Atom]) -> tuple[TokenRows, Tensor, dict[Atom, Atom]]:
+    def project(self, kept: Sequence[Atom]) -> tuple[TokenRows, RowIndex, dict[Atom, Atom]]:
         """Returns the distinct places of some digits.
 
         Returns:
-            The coarser rows, (rows,) int64 which of them each row belongs to, and the kept atoms' counterparts there.
+            The coarser rows, which of them each row belongs to, and the kept atoms' counterparts there.
 
         Raises:
             UnsupportedError: class tokens, which have no digits, or the batch is not kept.
@@ -265,62 +274,63 @@ class TokenRows:
         if steps is not None and self.rolled == (0, 0):
             new = self.remember((key, "atoms"), lambda: self.compact(kept)[1])
             if steps == (1, 1):
-                return self, torch.arange(len(self.coords), device=self.coords.device), new
+                number = torch.arange(len(self.coords), device=self.coords.device)
+                return self, RowIndex(number, len(self.coords), is_sorted=True), new
             return (*self.strided(steps), new)
 
-        def make() -> tuple[Tensor, Tensor, dict[Atom, Atom]]:
+        def make() -> tuple[Tensor, RowIndex, dict[Atom, Atom]]:
             compact, new = self.compact(kept)
             unique, inverse = unique_rows(compact)
-            return unique.contiguous(), inverse, new
+            return unique.contiguous(), RowIndex(inverse, len(unique)), new
 
-        coords, inverse, new = self.remember(key, make)
-        return TokenRows.of(coords, self.cache, self.batch_size, self.axis), inverse, new
+        coords, index, new = self.remember(key, make)
+        return TokenRows.of(coords, self.cache, self.batch_size, self.axis), index, new
 
-    def strided(self, steps: Pair) -> tuple[TokenRows, Tensor]:
+    def strided(self, steps: Pair) -> tuple[TokenRows, RowIndex]:
         """Returns the sites that a convolution of strides (height, width) makes, and which of them each row is in."""
         stride = insert_axis(steps, steps[0], self.axis)
         level = None if self.level is None else self.level.strided(stride)
         shape, out_shape = (None if each is None else each.spatial_shape for each in (self.level, level))
 
-        def make() -> tuple[Tensor, Tensor]:
+        def make() -> tuple[Tensor, RowIndex]:
             coords = derive_sites(self.cache, self.coords, shape, stride, (0, 0, 0), out_shape)
-            steps_of_columns = torch.tensor((1, *stride), device=coords.device)
-            return coords, find_rows(coords, torch.div(self.coords, steps_of_columns, rounding_mode="floor").int())
+            rows = find_rows(coords, move_sites(self.coords, stride, (0, 0, 0)), missing=True)  # none is
+            return coords, RowIndex(rows, len(coords))
 
-        coords, inverse = self.remember(("strided", steps), make)
-        return TokenRows.of(coords, self.cache, self.batch_size, self.axis, level=level), inverse
+        coords, index = self.remember(("strided", steps), make)
+        return TokenRows.of(coords, self.cache, self.batch_size, self.axis, level=level), index
 
     # -- groups -----------------------------------------------------------------------------------------------------------
 
-    def groups(self, shared: Sequence[Atom]) -> tuple[Tensor, Tensor | None]:
+    def groups(self, shared: Sequence[Atom]) -> tuple[RowIndex, Tensor | None]:
         """Returns which group each row is in.
 
         Args:
             shared: the atoms that the rows of a group have in common; of rows with extra tokens the batch alone.
 
         Returns:
-            (rows,) int64 group ids, and the groups' (M, 4) coordinates, None where the groups are the samples.
+            The group of each row, and the groups' (M, 4) coordinates, None where the groups are the samples.
 
         Raises:
             UnsupportedError: groups across samples, or windows of class tokens.
         """
         _require_batch(shared)
         if all(atom.role == "b" for atom in shared):
-            return self.batch, None
+            return self.batch_index, None
         if self.prefix:
             raise UnsupportedError(f"{self.prefix} class tokens a sample are in no window: slice them off first.")
-        compact, _ = self.compact(shared)
-        unique, inverse = unique_rows(compact)
-        return inverse, unique
+
+        def make() -> tuple[RowIndex, Tensor]:
+            compact, _ = self.compact(shared)
+            unique, inverse = unique_rows(compact)
+            return RowIndex(inverse, len(unique)), unique
+
+        return self.remember(("groups", frozenset(replace(a, side=0) for a in shared)), make)
 
     def blocks(self, shared: Sequence[Atom]) -> GroupBlocks:
         """Returns the groups as dense blocks of equal size; raises as `groups`."""
-
-        def make() -> GroupBlocks:
-            ids, coords = self.groups(shared)
-            return GroupBlocks(ids, self.batch_size if coords is None else len(coords))
-
-        return self.remember(("blocks", frozenset(replace(a, side=0) for a in shared)), make)
+        key = ("blocks", frozenset(replace(a, side=0) for a in shared))
+        return self.remember(key, lambda: GroupBlocks(self.groups(shared)[0]))
 
 
 def _require_batch(kept: Sequence[Atom]) -> None:
@@ -353,10 +363,15 @@ def find_rows(coords: Tensor, target: Tensor, *, missing: bool = False) -> Tenso
     Raises:
         UnsupportedError: a site is not there.
     """
-    unique, inverse = unique_rows(torch.cat([coords, target.to(coords.dtype)]))
-    rows = torch.full((len(unique),), -1, dtype=torch.int64, device=coords.device)
-    rows[inverse[: len(coords)]] = torch.arange(len(coords), device=coords.device)
-    matches = rows[inverse[len(coords) :]]
+    if takes_device_path(coords):
+        cache = SiteCache()
+        cache.orders[cache.key(coords)] = pack_on_device(coords)[0].argsort()  # no wait to see whether they are sorted
+        matches = search_table(cache, coords, target.int(), Window(kernel=(1, 1, 1)))[0].long()
+    else:
+        unique, inverse = unique_rows(torch.cat([coords, target.to(coords.dtype)]))
+        rows = torch.full((len(unique),), -1, dtype=torch.int64)
+        rows[inverse[: len(coords)]] = torch.arange(len(coords))
+        matches = rows[inverse[len(coords) :]]
     if not missing and bool((matches < 0).any()):
         raise UnsupportedError(
             f"{len(target)} tokens stand on other sites than {len(coords)} do that they are to be joined with."

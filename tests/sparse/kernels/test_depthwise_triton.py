@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from i2p_zoo.sparse.engines.tiles import BLOCKS
 from tests.helpers import relative_error, seeded
 from tests.triton_tools import require_interpreter
 
@@ -21,7 +22,7 @@ def kernels(monkeypatch):
 
 
 def run(kernels, features, weight, table, upstream):
-    return kernels.forward(features, weight, table), kernels.weight_gradient(features, upstream, table)
+    return kernels.forward(features, weight, table, BLOCKS[0]), kernels.weight_gradient(features, upstream, table, BLOCKS[0])
 
 
 def draw(inputs, outputs, taps, channels, dtype):
@@ -59,17 +60,19 @@ def test_no_rows_and_no_taps_give_zeros(kernels, inputs, outputs, taps):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_no_number_reaches_only_the_outputs_that_read_it(kernels, value):
     weight = torch.tensor([[1.0, 2.0], [value, value]])
-    out = kernels.forward(torch.ones(3, 2), weight, torch.tensor([[0, 1, 2], [-1, 2, -1]], dtype=torch.int32))
+    out = kernels.forward(torch.ones(3, 2), weight, torch.tensor([[0, 1, 2], [-1, 2, -1]], dtype=torch.int32), BLOCKS[0])
     assert out.isfinite().tolist() == [[True] * 2, [False] * 2, [True] * 2]
 
 
 def test_features_that_are_no_numbers_stay_out_of_the_gradients_of_taps_that_do_not_read_them(kernels):
     features = torch.tensor([[float("nan")], [1.0]])
-    gradient = kernels.weight_gradient(features, torch.ones(2, 1), torch.tensor([[0, -1], [1, -1]], dtype=torch.int32))
+    gradient = kernels.weight_gradient(
+        features, torch.ones(2, 1), torch.tensor([[0, -1], [1, -1]], dtype=torch.int32), BLOCKS[0]
+    )
     assert gradient.isfinite().tolist() == [[False], [True]]
 
 
 def test_the_weight_s_gradient_has_the_same_bits_in_every_run(kernels):
     features, _, table, upstream = draw(300, 300, 3, 5, torch.float32)
-    first, second = (kernels.weight_gradient(features, upstream, table) for _ in range(2))
+    first, second = (kernels.weight_gradient(features, upstream, table, BLOCKS[0]) for _ in range(2))
     assert torch.equal(first, second)

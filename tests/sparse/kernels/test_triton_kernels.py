@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.sparse.kernels.triton_kernels import find_checks, find_kernels
-from tests.triton_tools import compile_kernels
+from tests.triton_tools import compile_kernels, require_numpy_of_the_interpreter
 
 pytest.importorskip("triton")
 
@@ -40,6 +40,10 @@ COMPILED = {
         for has_order in (False, True)
     ],
     "maps_triton._transpose": [(typed("table transposed inputs outputs", ["*i32", "*i32", "i32", "i32"]), {"ROWS": 128})],
+    "pairs_triton._count_pairs": [(typed("table counts rows blocks", ["*i32", "*i32", "i32", "i32"]), {"ROWS": 512})],
+    "pairs_triton._list_pairs": [
+        (typed("table ends inputs outputs starts rows blocks", [*["*i32"] * 5, "i32", "i32"]), {"ROWS": 512})
+    ],
     "maxima_triton._maximum": [
         (typed("features table out source_of rows channels taps", [f"*{d}", "*i32", f"*{d}", "*i32", *["i32"] * 3]), ROWS)
         for d in FLOATS
@@ -75,6 +79,7 @@ COMPILED = {
 @pytest.fixture(scope="module")
 def interpreted():
     """What the checks in Triton's interpreter found, which is chosen before Triton is imported."""
+    require_numpy_of_the_interpreter()
     command = [sys.executable, "-m", "tests.sparse.kernels.triton_kernels"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -85,6 +90,19 @@ def interpreted():
 @pytest.mark.parametrize("name", find_checks())
 def test_kernel_is_right_in_the_interpreter(name, interpreted):
     assert name not in interpreted["failures"], interpreted["failures"][name]
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "skips"), [("3.6.1", "2.5.0", True), ("3.6.0", "2.3.9", False), ("3.7.0", "2.5.0", False)]
+)
+def test_an_interpreter_that_numpy_stops_is_named_and_its_checks_are_skipped(triton, numpy, skips, monkeypatch):
+    monkeypatch.setattr("triton.__version__", triton)
+    monkeypatch.setattr("numpy.__version__", numpy)
+    if not skips:
+        require_numpy_of_the_interpreter()
+        return
+    with pytest.raises(pytest.skip.Exception, match=f"Triton {triton}'s interpreter does not run under NumPy {numpy}"):
+        require_numpy_of_the_interpreter()
 
 
 def test_every_kernel_is_interpreted_and_compiled(interpreted):

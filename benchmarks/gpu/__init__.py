@@ -1,0 +1,1 @@
+"""Networks and peers on a GPU: `python -m benchmarks.gpu --help`."""
