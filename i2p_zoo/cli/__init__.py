@@ -29,6 +29,7 @@ for _command in (
     catalog.push,
     training.finetune,
     inspection.predict,
+    training.compare,
     training.fewshot,
     training.speedup,
     training.ablate,

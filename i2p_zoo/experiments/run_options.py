@@ -90,6 +90,10 @@ def describe_run(
         )
     check_folder(setup, segmented=samples == "scenes")
     check_classes(train_set.classes, test_set.classes)
+    if setup.network == "views" and run_options.save is not None:
+        raise InvalidInputError(
+            f"A network of views is no checkpoint of this package: give save=None, not {run_options.save!r}."
+        )
     if not len(test_set) or (run_options.save == "adapter" and setup.scratch):
         raise InvalidInputError(
             f"A run needs test {samples} ({len(test_set)}), and an adapter image weights (scratch={setup.scratch})."

@@ -10,7 +10,8 @@ import numpy as np
 
 from i2p_zoo import pictures
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.series import Series, choose_rate
+from i2p_zoo.experiments.methods import choose_rate
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.wording import count_of, join_words
 
 
@@ -52,7 +53,10 @@ def run_speedup(
     if any(steps < 1 for steps in budgets):
         raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {join_words(budgets)}.")
     setups = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
-    rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
+    rated = {
+        name: dataclasses.replace(options, learning_rate=choose_rate(changed, options, learning_rate))
+        for name, changed in setups.items()
+    }
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in setups}
     rows: list[dict[str, Any]] = []
     ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}

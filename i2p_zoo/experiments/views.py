@@ -10,7 +10,11 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.layers.normalization import keep_norms_in_eval_
+from i2p_zoo.names import split_name
+from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
+from i2p_zoo.zoo.conversion import load_image_network
 
 SIDES = 6
 _REACH = 1.35  # what an image shows of the unit sphere's radius: an augmented cloud is scaled by 1.1 and shifted by 0.2
@@ -18,12 +22,12 @@ _FAR = 0.25  # brightness of the farthest point, against a background of 0
 
 
 class ViewNetwork(nn.Module):
-    """A 2D network that sees a cloud from six sides; the mean of its logits is the cloud's (SimpleView, Goyal et al. 2021).
+    """A 2D network that sees a cloud from six sides and classifies the mean of their features (SimpleView, Goyal et al. 2021).
 
     It takes what a `PointCloudModel` takes, so that the same training and evaluation run it.
 
     Args:
-        network: timm's 2D classifier of three channels, which takes images of any size.
+        network: timm's 2D classifier of three channels, which takes images of any size and has one linear classifier.
         size: edge of an image in pixels.
         splat: edge in pixels of the square that a point covers, odd.
         voxel_size: points of one voxel are one point, their mean.
@@ -60,13 +64,38 @@ class ViewNetwork(nn.Module):
         classifier: nn.Module = self.network.get_classifier()
         return classifier
 
+    def train(self, mode: bool = True) -> ViewNetwork:
+        """Sets training mode; normalisation that `i2p_zoo.finetune.freeze` froze stays in eval."""
+        super().train(mode)
+        if self.frozen_norms:
+            keep_norms_in_eval_(self)
+        return self
+
     def forward(self, clouds: Any) -> Tensor:
         """Returns (B, K) logits of clouds, as points or as voxels that carry their coordinates."""
         x = clouds if isinstance(clouds, SparseTensor) else self.settings.voxelize(clouds)[0]
         images = render_depth(x.features, x.coords[:, 0], x.batch_size, self.size, self.splat)
         pictures = (images.flatten(0, 1)[:, None].to(self.mean.dtype) - self.mean) / self.std
-        logits: Tensor = self.network(pictures)
-        return logits.unflatten(0, (x.batch_size, SIDES)).mean(1)
+        features: Tensor = self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)
+        logits: Tensor = self.get_classifier()(features.unflatten(0, (x.batch_size, SIDES)).mean(1))
+        return logits
+
+
+def build_view_network(model: str, classes: int, scratch: bool, voxel_size: float) -> ViewNetwork:
+    """Creates a view network of timm's 2D network with a new classifier.
+
+    Args:
+        model: a zoo or timm name, with optional tag.
+        classes: how many.
+        scratch: random weights in place of the image's.
+        voxel_size: as `ViewNetwork`.
+
+    Raises:
+        NotFoundError, CheckpointError: as `i2p_zoo.zoo.conversion.load_image_network`.
+    """
+    network: Any = create_timm_model(split_name(model)[0]) if scratch else load_image_network(model)[0]
+    network.reset_classifier(classes)
+    return ViewNetwork(network, voxel_size=voxel_size)
 
 
 def render_depth(points: Tensor, batch: Tensor, batch_size: int, size: int, splat: int = 1) -> Tensor:
