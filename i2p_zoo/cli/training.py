@@ -18,6 +18,7 @@ from i2p_zoo.wording import count_of, format_json
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @shared.mode_option()
 @click.option("--shots", type=shared.COUNT, help="Train on only this many clouds of each class.")
 @click.option(
@@ -97,6 +98,7 @@ def _load_series(values: dict[str, Any], folder: Path) -> Any:
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @click.option("--methods", help="Joined by semicolons; by default all.")
 @shared.default_option("--seeds", type=shared.COUNT, default=5)
 def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values: Any) -> None:
@@ -135,6 +137,7 @@ def _parse_methods(text: str) -> list[str]:
 
 @click.command()
 @shared.network_options(steps=100, epochs=False)
+@shared.start_options
 @shared.default_option("--shots", default="1,5,10", help="Clouds of each class.")
 @shared.default_option("--trials", type=shared.COUNT, default=3)
 @shared.default_option("--methods", default="scratch; probe; io; io+bn; all", help="See `i2p-zoo compare --help`.")
@@ -156,6 +159,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @shared.mode_option(text="What trains of the image network.")
 @shared.default_option("--evaluate-every", type=shared.COUNT, default=10, help="Steps between points.")
 @shared.default_option("--seeds", type=shared.COUNT, default=3)
@@ -192,6 +196,7 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @shared.mode_option(default="io+bn")
 @click.option("--scratch", is_flag=True, help="Random weights, drawn in 3D, in place of the image's.")
 @click.option("--method", help="Start from a method of `i2p-zoo compare` in place of --mode and --scratch.")

@@ -49,15 +49,14 @@ def run_ablation(
         shots: train on only this many clouds of each class of the rest.
 
     Returns:
-        What ablation.json holds: for each setting and value the held-out accuracies of the seeds, with the weights kept.
+        What ablation.json holds: for each setting and value the held-out accuracies of the seeds, as
+        `run_comparison` has them.
 
     Raises:
-        InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, or fewer than 1
-            seed.
+        InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, weights that are
+            to be chosen by what judges them, or fewer than 1 seed.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
-    if series.options.keep == "best":
-        raise InvalidInputError("An ablation judges the weights at the end of each run; give keep='last'.")
     varied = dict(default_variations(series.setup, series.train_set) if variations is None else variations)
     if seeds < 1:
         raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
@@ -100,6 +99,11 @@ def _list_runs(series: Series, varied: Mapping[str, Sequence[Any]], seeds: int) 
             for value in values:
                 setup, options = _change(series.setup, base, name, value)
                 check_folder(setup)
+                if options.keep == "best" or options.target is not None:
+                    raise InvalidInputError(
+                        "An ablation judges the weights at the end of each run, on clouds that nothing was chosen by: leave "
+                        f"out keep={options.keep!r} and target={options.target}."
+                    )
                 series.train_set.require_features(setup.features)
                 label = "base" if (setup, options) == (series.setup, base) else f"{name}={value}"
                 runs.append((name, value, label, setup, options))

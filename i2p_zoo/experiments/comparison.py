@@ -83,5 +83,5 @@ def format_comparison(figures: Mapping[str, Mapping[str, Any]]) -> str:
         seconds = f"{np.mean(entry['seconds']):.0f}"
         lines.append(f"| {name} | {runs} | {trained} | {format_percent(entry['top1'])} | {mean_class:.1f} | {seconds} |")
     diverged = sum(entry["diverged"] for entry in figures.values())
-    note = f"\n{count_of(diverged, 'run')} diverged and count as the guess of one class.\n" if diverged else ""
+    note = f"\n{count_of(diverged, 'run')} diverged; each counts as the guess of one class.\n" if diverged else ""
     return "\n".join(lines) + "\n" + note

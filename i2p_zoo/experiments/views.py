@@ -42,6 +42,9 @@ class ViewNetwork(nn.Module):
         torch.Size([2, 4])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: Any, size: int = 128, splat: int = 5, voxel_size: float = 0.02) -> None:
         super().__init__()
         if size < 8 or splat < 1 or splat % 2 == 0:

@@ -9,7 +9,7 @@ import torch
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments.views import SIDES, ViewNetwork, render_depth
-from i2p_zoo.finetune import evaluate
+from i2p_zoo.finetune import evaluate, freeze
 from tests.finetune.conftest import shapes, train
 
 
@@ -66,6 +66,26 @@ def test_logits_are_the_mean_over_the_sides_of_each_cloud():
     torch.testing.assert_close(together, alone)
     assert model.num_classes == 5
     assert model.pretrained_cfg["mean"] == model.network.pretrained_cfg["mean"]
+
+
+def test_the_mean_feature_has_the_mean_of_the_sides_logits():
+    torch.manual_seed(0)
+    model = ViewNetwork(timm.create_model("test_resnet", num_classes=5), size=32).eval()
+    points = torch.rand(60, 3) * 2 - 1
+    with torch.no_grad():
+        logits = model([points.numpy()])
+        x = model.settings.voxelize([points.numpy()])[0]
+        images = render_depth(x.features, x.coords[:, 0], 1, 32, model.splat)[0]
+        expected = model.network((images[:, None] - model.mean) / model.std).mean(0, keepdim=True)
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_frozen_network_keeps_its_statistics_and_trains_its_classifier_alone():
+    model, clouds = ViewNetwork(timm.create_model("test_resnet", num_classes=3), size=32), shapes(12, 60)
+    assert freeze(model, "head").trained == sum(p.numel() for p in model.get_classifier().parameters())
+    before = {name: buffer.clone() for name, buffer in model.network.named_buffers()}
+    train(model, clouds, steps=2)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.network.named_buffers())
 
 
 def test_it_trains_and_is_evaluated_as_a_3d_network_is():
