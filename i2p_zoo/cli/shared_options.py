@@ -175,7 +175,7 @@ start_options = decorate(
             "--classifier",
             type=click.Choice(CLASSIFIERS),
             default="random",
-            help="Before training; prototypes are the mean features of the classes' clouds.",
+            help="Before training; ridge solves for it by ridge regression.",
         ),
     ]
 )

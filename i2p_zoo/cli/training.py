@@ -108,11 +108,11 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
     METHODS are
       all, io+bn, io+stats, io            image weights; what trains of them
       probe                               the classifier alone, on the image stem
-      prototypes                          no training: each class is the mean of its clouds' features, BatchNorm's statistics
-                                          the clouds'; "prototypes on image statistics" keeps the images'
+      ridge                               no training: the classifier is solved for by ridge regression; also
+                                          "ridge on the clouds' statistics", of BatchNorm
       scratch                             random weights, drawn in 3D; all trains
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats and io
-      views; views, probe; views, prototypes
+      views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides
       chamfer                             the class of the nearest training cloud, by the Chamfer distance
 

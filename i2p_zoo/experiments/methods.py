@@ -35,15 +35,17 @@ METHODS: dict[str, Method | None] = {
     "io+stats": Method({"mode": "io+stats"}),
     "io": Method({"mode": "io"}),
     "probe": Method({"mode": "head", "stem": "image"}),
-    "prototypes": Method({"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "prototypes"}, {"steps": 0}),
-    "prototypes on image statistics": Method({"mode": "head", "stem": "image", "classifier": "prototypes"}, {"steps": 0}),
+    "ridge": Method({"mode": "head", "stem": "image", "classifier": "ridge"}, {"steps": 0}),
+    "ridge on the clouds' statistics": Method(
+        {"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "ridge"}, {"steps": 0}
+    ),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
     "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
     "frozen random, io": Method({"mode": "io", "scratch": True}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
-    "views, prototypes": Method({"mode": "head", "classifier": "prototypes", **_VIEWS}, {"steps": 0}),
+    "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
     "chamfer": None,
 }
 """By name; None is the nearest cloud's class by Chamfer distance, which has no network.

@@ -94,7 +94,7 @@ def describe_run(
     starts = (setup.network, setup.statistics, setup.classifier)
     if samples == "scenes" and starts != (Setup.network, Setup.statistics, Setup.classifier):
         raise InvalidInputError(
-            "Views, the clouds' statistics and prototypes are for classes of whole clouds, not of points; got network, "
+            "Views, the clouds' statistics and ridge regression are for classes of whole clouds, not of points; got network, "
             f"statistics and classifier {join_words(starts)}."
         )
     if setup.network == "views" and run_options.save is not None:

@@ -11,7 +11,7 @@ from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, build_model
-from i2p_zoo.finetune import Classification, Options, ParameterCount, adapt_statistics_, evaluate, fit_prototypes_
+from i2p_zoo.finetune import Classification, Options, ParameterCount, adapt_statistics_, evaluate, fit_ridge_
 
 
 def run(
@@ -59,6 +59,6 @@ def _build(setup: Setup, clouds: CloudSet, seed: int) -> tuple[Any, ParameterCou
     model, count = build_model(setup, clouds.classes, seed)
     if setup.statistics == "clouds":
         adapt_statistics_(model, clouds)
-    if setup.classifier == "prototypes":
-        fit_prototypes_(model, clouds)
+    if setup.classifier == "ridge":
+        fit_ridge_(model, clouds)
     return model, count

@@ -58,7 +58,7 @@ class Setup:
         network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
             which inflation, axis, stem and skip_downsamples say nothing.
         statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`).
-        classifier: before training, "random" or "prototypes", the mean features of the classes' clouds (`fit_prototypes_`).
+        classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not

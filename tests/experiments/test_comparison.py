@@ -13,7 +13,7 @@ from i2p_zoo.experiments.series import Series
 from i2p_zoo.finetune import Options
 
 OPTIONS = Options(steps=2, batch_size=3)
-METHODS = ("all", "scratch", "prototypes", "chamfer")
+METHODS = ("all", "scratch", "ridge", "chamfer")
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def compared(network, splits, tmp_path):
 def test_each_method_runs_with_each_seed_and_one_without_a_network_once(compared, tmp_path):
     figures = run_comparison(compared, methods=METHODS, seeds=2)
     assert {name: len(entry["top1"]) for name, entry in figures.items()} == {
-        "all": 2, "scratch": 2, "prototypes": 2, "chamfer": 1
+        "all": 2, "scratch": 2, "ridge": 2, "chamfer": 1
     }  # fmt: skip
-    assert figures["all"]["trained"] == figures["scratch"]["trained"] > figures["prototypes"]["trained"]
+    assert figures["all"]["trained"] == figures["scratch"]["trained"] > figures["ridge"]["trained"]
     assert json.loads((tmp_path / "comparison.json").read_text()) == figures
     assert (tmp_path / "comparison.md").read_text() == format_comparison(figures)
     again = run_comparison(compared, methods=METHODS, seeds=2)

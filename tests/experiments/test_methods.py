@@ -32,7 +32,7 @@ def test_the_control_differs_in_its_weights_alone(mode):
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if METHODS[name].options.get("steps") == 0])
-def test_prototypes_take_no_step(name):
+def test_ridge_regression_takes_no_step(name):
     _, options = plan_method(name, Setup("i2p-resnet18"), Options(steps=300), learning_rate=0.3)
     assert options.steps == 0
 
@@ -49,7 +49,7 @@ def test_unknown_methods_are_told_with_all_that_there_are():
         plan_method("magic", Setup("i2p-resnet18"), OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["probe", "prototypes"])
+@pytest.mark.parametrize("name", ["probe", "ridge"])
 def test_a_folder_without_its_image_stem_is_told_what_it_cannot_do(name, pointed):
     with pytest.raises(InvalidInputError, match=f"leave {name} out of the methods"):
         plan_method(name, Setup(str(pointed)), OPTIONS)

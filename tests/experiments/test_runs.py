@@ -23,7 +23,7 @@ from i2p_zoo.cli import main
 from i2p_zoo.data import hold_out
 from i2p_zoo.experiments import RunOptions, Setup, build_model, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.finetune import Options, adapt_statistics_, evaluate, fit_prototypes_, trainer
+from i2p_zoo.finetune import Options, adapt_statistics_, evaluate, fit_ridge_, trainer
 from tests.finetune.conftest import shapes
 
 ROOT = Path(__file__).parents[2]
@@ -271,14 +271,14 @@ def test_a_run_of_a_version_that_noted_fewer_settings_is_this_one(finished, netw
 
 
 @pytest.mark.parametrize("held_out", [None, 0.25])
-def test_statistics_and_prototypes_are_those_of_the_clouds_that_are_trained_on(network, splits, tmp_path, held_out):
-    setup = setup_of(network, mode="head", stem="image", statistics="clouds", classifier="prototypes")
+def test_statistics_and_a_classifier_are_those_of_the_clouds_that_are_trained_on(network, splits, tmp_path, held_out):
+    setup = setup_of(network, mode="head", stem="image", statistics="clouds", classifier="ridge")
     run(setup, *splits, replace(OPTIONS, steps=0), tmp_path, RunOptions(held_out=held_out))
     model = i2p_zoo.from_pretrained(tmp_path / "model")
     clouds = splits[0] if held_out is None else hold_out(splits[0], held_out, OPTIONS.seed)[0]
     expected, _ = build_model(setup, clouds.classes, OPTIONS.seed)
     adapt_statistics_(expected, clouds)
-    fit_prototypes_(expected, clouds)
+    fit_ridge_(expected, clouds)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
     assert not (tmp_path / "curves.png").exists(), "nothing was trained"

@@ -1,7 +1,8 @@
-"""A classifier without training: each class is the mean of its clouds' features."""
+"""A classifier without training: ridge regression on the features of labelled clouds, in closed form."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,26 +15,29 @@ from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.modules import find_classifier, set_class_names_
 from i2p_zoo.wording import join_words
 
-_TEMPERATURE = 0.1  # of cosines, so that softmax tells classes apart
+_TEMPERATURE = 0.1  # of outputs that are near 1 for the right class, so that softmax tells classes apart
 
 
 @torch.no_grad()
-def fit_prototypes_(model: Any, clouds: CloudSet, batch_size: int = 64) -> None:
-    """Makes a network's classifier name the class whose mean features are nearest by angle; no step is trained.
+def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: int = 64) -> None:
+    """Solves for a network's classifier on labelled clouds by ridge regression; no step is trained.
 
-    Features f are what the classifier reads. With the mean m of the classes' means, a class k gets the unit vector w along
-    its own mean less m, and the logit w (f - m) / s: the cosine of the two over 0.1 for features at the clouds' mean distance
-    from m, which s holds. That is linear in f, so the classifier remains the layer that it was, and can be trained on
-    (prototypes as a linear classifier: Snell et al. 2017, "Prototypical networks for few-shot learning", section 2.4;
-    centred and scaled features: Wang et al. 2019, "SimpleShot").
+    Features are what the classifier reads, less the mean m of the classes' means, and of unit length: rows X. Weights
+    W = (X'X + strength I)^-1 X'T are the least squares fit of T, 1 for a cloud's class and 0 for others, less their mean
+    (Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers"; centred features of unit length: Wang et
+    al. 2019, "SimpleShot"). Of one cloud a class that is nearly the class whose cloud is nearest by angle. Logits are
+    W'(f - m) / (0.1 s), s the clouds' mean distance from m: linear in f, so that the classifier remains the layer that it was,
+    and can be trained on.
 
     Args:
         model: a `PointCloudModel` whose classifier is linear, in place; it notes the clouds' classes. The rest stays.
         clouds: at least one of each class; of soft labels the likeliest counts.
+        strength: of the regularisation; rows have length 1.
         batch_size: clouds at once.
 
     Raises:
-        InvalidInputError: a class without clouds, or another number of classes than the classifier has.
+        InvalidInputError: a class without clouds, another number of classes than the classifier has, or a strength that is no
+            positive number.
         UnsupportedError: a classifier that is no linear layer on one vector a cloud.
         DivergedError: features that are not finite.
 
@@ -43,32 +47,43 @@ def fit_prototypes_(model: Any, clouds: CloudSet, batch_size: int = 64) -> None:
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=2, stem="point", voxel_size=0.2)
         >>> rods = np.random.rand(6, 100, 3) * np.array([[1, 0.1, 0.1], [0.1, 0.1, 1]] * 3)[:, None]
         >>> clouds = CloudSet(rods.astype("f4"), np.array([0, 1] * 3), ("along x", "along z"))
-        >>> fit_prototypes_(model, clouds)
+        >>> fit_ridge_(model, clouds)
         >>> i2p_zoo.finetune.evaluate(model, clouds).top1
         1.0
     """
+    if not 0 < strength < math.inf:
+        raise InvalidInputError(f"`strength` must be a positive number; got {strength}.")
     classifier = find_classifier(model)
     labels = torch.from_numpy(clouds.hard_labels())
     counts = torch.bincount(labels, minlength=len(clouds.classes))
     if absent := [name for name, count in zip(clouds.classes, counts.tolist(), strict=True) if not count]:
-        raise InvalidInputError(f"A prototype needs a cloud of each class; there is none of {join_words(absent)}.")
+        raise InvalidInputError(f"A classifier needs a cloud of each class; there is none of {join_words(absent)}.")
     if not isinstance(classifier, nn.Linear):
-        raise UnsupportedError(f"Prototypes need a linear classifier; this one is {type(classifier).__qualname__}.")
+        raise UnsupportedError(f"Ridge regression needs a linear classifier; this one is {type(classifier).__qualname__}.")
     if classifier.out_features != len(clouds.classes):
         raise InvalidInputError(
             f"The classifier has {classifier.out_features} outputs for {len(clouds.classes)} classes: call "
             f"`model.reset_classifier({len(clouds.classes)})` first."
         )
     features = read_features(model, classifier, clouds, batch_size).double()
-    means = torch.stack([features[labels == number].mean(0) for number in range(len(clouds.classes))])
-    middle = means.mean(0)
+    middle = torch.stack([features[labels == number].mean(0) for number in range(len(clouds.classes))]).mean(0)
     distance = (features - middle).norm(dim=1).mean().clamp(min=1e-12)
-    weight = F.normalize(means - middle, dim=1) / (_TEMPERATURE * distance)
+    target = F.one_hot(labels, len(clouds.classes)).double()
+    solution = _solve(F.normalize(features - middle, dim=1), target - target.mean(0), strength)
+    weight = solution.T / (_TEMPERATURE * distance)
     classifier.weight.copy_(weight)
     if classifier.bias is None:
         classifier.bias = nn.Parameter(classifier.weight.new_zeros(len(weight)))
     classifier.bias.copy_(-weight @ middle)
     set_class_names_(model, clouds.classes)
+
+
+def _solve(rows: Tensor, target: Tensor, strength: float) -> Tensor:
+    """(C, K) weights of (M, C) rows and (M, K) targets, by the smaller of the two systems of equations."""
+    clouds, channels = rows.shape
+    if clouds < channels:
+        return rows.T @ torch.linalg.solve(rows @ rows.T + strength * torch.eye(clouds, dtype=rows.dtype), target)
+    return torch.linalg.solve(rows.T @ rows + strength * torch.eye(channels, dtype=rows.dtype), rows.T @ target)
 
 
 def read_features(model: Any, classifier: nn.Module, clouds: CloudSet, batch_size: int = 64) -> Tensor:
@@ -86,7 +101,7 @@ def read_features(model: Any, classifier: nn.Module, clouds: CloudSet, batch_siz
     finally:
         handle.remove()
     if any(not isinstance(part, Tensor) or part.ndim != 2 for part in batches) or sum(map(len, batches)) != len(clouds):
-        raise UnsupportedError("Prototypes need a classifier that reads one vector a cloud.")
+        raise UnsupportedError("Ridge regression needs a classifier that reads one vector a cloud.")
     features = torch.cat(batches)
     if not features.isfinite().all():
         raise DivergedError("The network's features are NaN or infinite.")
