@@ -81,9 +81,10 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
 def _solve(rows: Tensor, target: Tensor, strength: float) -> Tensor:
     """(C, K) weights of (M, C) rows and (M, K) targets, by the smaller of the two systems of equations."""
     clouds, channels = rows.shape
-    if clouds < channels:
-        return rows.T @ torch.linalg.solve(rows @ rows.T + strength * torch.eye(clouds, dtype=rows.dtype), target)
-    return torch.linalg.solve(rows.T @ rows + strength * torch.eye(channels, dtype=rows.dtype), rows.T @ target)
+    size, wide = min(clouds, channels), clouds < channels
+    gram = (rows @ rows.T if wide else rows.T @ rows) + strength * torch.eye(size, dtype=rows.dtype)
+    solution: Tensor = torch.linalg.solve(gram, target if wide else rows.T @ target)
+    return rows.T @ solution if wide else solution
 
 
 def read_features(model: Any, classifier: nn.Module, clouds: CloudSet, batch_size: int = 64) -> Tensor:
