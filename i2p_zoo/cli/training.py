@@ -13,7 +13,7 @@ import click
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.wording import count_of, format_json
+from i2p_zoo.wording import count_of, format_json, join_words
 
 
 @click.command()
@@ -78,9 +78,9 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png")
 
 
-def _parse_numbers(text: str) -> list[int]:
+def _parse_numbers(text: str, number: Any = int) -> list[Any]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [number(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInputError(f"Give numbers joined by commas, such as 1,5,10; got {text!r}.") from error
 
@@ -160,12 +160,24 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
 @click.command()
 @shared.network_options()
 @shared.start_options
-@shared.mode_option(text="What trains of the image network.")
+@shared.default_option("--methods", default="all", help="Beside scratch; see `i2p-zoo compare --help`.")
 @shared.default_option("--evaluate-every", type=shared.COUNT, default=10, help="Steps between points.")
 @shared.default_option("--seeds", type=shared.COUNT, default=3)
 @click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
-@click.option("--budgets", help="More numbers of steps to train image weights for, each by a whole schedule, such as 50,100.")
-def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as_json: bool, **values: Any) -> None:
+@click.option("--levels", help="More accuracies to tell the steps to, fractions, such as 0.7,0.75.")
+@click.option(
+    "--budgets", help="More numbers of steps to train the first method for, each by a whole schedule, such as 50,100."
+)
+def speedup(
+    methods: str,
+    seeds: int,
+    target: float | None,
+    levels: str | None,
+    budgets: str | None,
+    out: Path,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Measure how much sooner image weights reach the accuracy that training from scratch ends at (Image2Point, Figure 3).
 
     Runs that --out holds already are not run again.
@@ -174,24 +186,33 @@ def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as
     """
     from i2p_zoo.experiments.speedup import run_speedup
 
-    lengths = _parse_numbers(budgets) if budgets else ()
+    names, lengths = _parse_methods(methods), _parse_numbers(budgets) if budgets else ()
+    shares = _parse_numbers(levels, float) if levels else ()
     series, rate = _load_series(values, out), values["learning_rate"]
     with shared.repeatable(out):
-        result = run_speedup(series, seeds=seeds, target=target, budgets=lengths, learning_rate=rate)
+        result = run_speedup(
+            series, methods=names, seeds=seeds, target=target, levels=shares, budgets=lengths, learning_rate=rate
+        )
     if as_json:
         shared.print_json(result)
         return
     for number, row in enumerate(result["seeds"]):
         click.echo(f"seed {number}: target {100 * row['target']:.1f} %")
-        for name in ("image weights", "scratch"):
+        for name in (*names, "scratch"):
             took = row[name]
             when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
             click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
     for steps, top1 in result["budgets"].items():
         shares = " ".join(f"{100 * value:.1f}" for value in top1)
-        click.echo(f"{count_of(int(steps), 'step')} with image weights: {shares} % at the end")
-    if result["steps_ratio"] is not None:
-        click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
+        click.echo(f"{count_of(int(steps), 'step')} of {names[0]}: {shares} % at the end")
+    for level, steps_by_name in result["levels"].items():
+        reached = {
+            name: join_words(["never" if step is None else step for step in steps]) for name, steps in steps_by_name.items()
+        }
+        click.echo(f"{100 * float(level):.0f} % after steps: " + "; ".join(f"{name} {text}" for name, text in reached.items()))
+    for name in names:
+        if (ratio := result["steps_ratio"][name]) is not None:
+            click.echo(f"{name}: {ratio:.1f} times fewer steps, {result['seconds_ratio'][name]:.1f} times fewer seconds")
 
 
 @click.command()

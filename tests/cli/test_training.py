@@ -126,11 +126,11 @@ def test_an_ablation_starts_from_a_method(network, data):
 
 
 def test_speedup_prints_both_curves_ends(network, data):
-    options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", *FAST, "--out", "speed"]
+    options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", "--levels", "0.01,0.999", *FAST, "--out", "speed"]
     result = succeed("speedup", "--model", network, "--data", data, *options)
     assert "seed 0: target" in result.stdout
-    assert "image weights" in result.stdout
-    assert "1 step with image weights: " in result.stdout
+    assert "1 step of all: " in result.stdout
+    assert "1 % after steps: all 1; scratch 1" in result.stdout
     assert "scratch" in result.stdout
 
 
