@@ -13,7 +13,7 @@ import click
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.wording import count_of, format_json, join_words
+from i2p_zoo.wording import format_json
 
 
 @click.command()
@@ -184,7 +184,7 @@ def speedup(
 
     Example: i2p-zoo speedup --model i2p-tf_efficientnet_lite0 --data kicad-mini --steps 60 --seeds 1 --out speedup
     """
-    from i2p_zoo.experiments.speedup import run_speedup
+    from i2p_zoo.experiments.speedup import format_speedup, run_speedup
 
     names, lengths = _parse_methods(methods), _parse_numbers(budgets) if budgets else ()
     shares = _parse_numbers(levels, float) if levels else ()
@@ -195,24 +195,8 @@ def speedup(
         )
     if as_json:
         shared.print_json(result)
-        return
-    for number, row in enumerate(result["seeds"]):
-        click.echo(f"seed {number}: target {100 * row['target']:.1f} %")
-        for name in (*names, "scratch"):
-            took = row[name]
-            when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
-            click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
-    for steps, top1 in result["budgets"].items():
-        shares = " ".join(f"{100 * value:.1f}" for value in top1)
-        click.echo(f"{count_of(int(steps), 'step')} of {names[0]}: {shares} % at the end")
-    for level, steps_by_name in result["levels"].items():
-        reached = {
-            name: join_words(["never" if step is None else step for step in steps]) for name, steps in steps_by_name.items()
-        }
-        click.echo(f"{100 * float(level):.0f} % after steps: " + "; ".join(f"{name} {text}" for name, text in reached.items()))
-    for name in names:
-        if (ratio := result["steps_ratio"][name]) is not None:
-            click.echo(f"{name}: {ratio:.1f} times fewer steps, {result['seconds_ratio'][name]:.1f} times fewer seconds")
+    else:
+        click.echo(format_speedup(result))
 
 
 @click.command()

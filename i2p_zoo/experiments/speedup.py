@@ -31,8 +31,8 @@ def run_speedup(
     A point on the way of a long schedule is not what a short one ends at: `budgets` measures how few steps are enough.
 
     Args:
-        series: the network, apart from what a method changes; the clouds, whose test split is measured along the way, and nothing is chosen
-            by it; the options, whose seed and learning rate are set here; the folder, which gets speedup.json and .png.
+        series: the network, apart from what a method changes; the clouds, whose test split is measured along the way, and
+            nothing is chosen by it; the options, whose seed and learning rate are set here; the folder, which gets speedup.json and .png.
         methods: of `METHODS`, beside "scratch".
         seeds: runs of each.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
@@ -47,8 +47,8 @@ def run_speedup(
         at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
 
     Raises:
-        InvalidInputError: no method or one without steps, fewer than 1 seed, a budget of fewer than 1 step, no `evaluate_every`, a target at which runs stop,
-            or as `plan_method`.
+        InvalidInputError: no method or one without steps, fewer than 1 seed, a budget of fewer than 1 step, no
+            `evaluate_every`, a target at which runs stop, or as `plan_method`.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
     options = series.options
@@ -60,9 +60,12 @@ def run_speedup(
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
     if any(steps < 1 for steps in budgets):
         raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {join_words(budgets)}.")
-    plans = {name: plan_method(name, series.setup, options, learning_rate) for name in (*methods, "scratch")}
-    if steady := [name for name, plan in plans.items() if plan is None or not plan[1].steps]:
-        raise InvalidInputError(f"Speed to accuracy is of methods that are trained by steps; {join_words(steady)} is not.")
+    plans = {}
+    for name in (*methods, "scratch"):
+        plan = plan_method(name, series.setup, options, learning_rate)
+        if plan is None or not plan[1].steps:
+            raise InvalidInputError(f"Speed to accuracy is of methods that are trained by steps; {name} is not.")
+        plans[name] = plan
     curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in plans}
     rows: list[dict[str, Any]] = []
     reached: dict[str, dict[str, list[int | None]]] = {}
@@ -88,6 +91,7 @@ def run_speedup(
     mean_level = float(np.mean([row["target"] for row in rows]))
     shortest = next((int(steps) for steps, top1 in ends.items() if np.mean(top1) >= mean_level), None)
     result = {
+        "methods": list(plans),
         "seeds": rows,
         "budgets": ends,
         "shortest": shortest,
@@ -97,6 +101,27 @@ def run_speedup(
     series.write("speedup", result)
     pictures.draw_accuracies(series.path("speedup.png"), curves, target=mean_level)
     return result
+
+
+def format_speedup(result: dict[str, Any]) -> str:
+    """Returns what `run_speedup` found, as lines of text."""
+    lines = []
+    for number, row in enumerate(result["seeds"]):
+        lines.append(f"seed {number}: target {100 * row['target']:.1f} %")
+        for name in result["methods"]:
+            took = row[name]
+            when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
+            lines.append(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
+    for steps, top1 in result["budgets"].items():
+        shares = " ".join(f"{100 * value:.1f}" for value in top1)
+        lines.append(f"{count_of(int(steps), 'step')} of {result['methods'][0]}: {shares} % at the end")
+    for level, by_name in result["levels"].items():
+        reached = [f"{name} {join_words(['never' if n is None else n for n in steps])}" for name, steps in by_name.items()]
+        lines.append(f"{100 * float(level):.0f} % after steps: {'; '.join(reached)}")
+    for name, ratio in result["steps_ratio"].items():
+        if ratio is not None:
+            lines.append(f"{name}: {ratio:.1f} times fewer steps, {result['seconds_ratio'][name]:.1f} times fewer seconds")
+    return "\n".join(lines)
 
 
 def _time_to(metrics: dict[str, Any], target: float) -> dict[str, Any]:
