@@ -32,7 +32,8 @@ def run_speedup(
 
     Args:
         series: the network, apart from what a method changes; the clouds, whose test split is measured along the way, and
-            nothing is chosen by it; the options, whose seed and learning rate are set here; the folder, which gets speedup.json and .png.
+            nothing is chosen by it; the options, whose seed and learning rate are set here; the folder, which gets
+            speedup.json and .png.
         methods: of `METHODS`, beside "scratch".
         seeds: runs of each.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
