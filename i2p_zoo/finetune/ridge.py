@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2p_zoo.analysis import penultimate_features
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError, UnsupportedError
-from i2p_zoo.finetune.evaluation import predict_logits
 from i2p_zoo.modules import find_classifier, set_class_names_
 from i2p_zoo.wording import join_words
 
@@ -36,14 +36,15 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
         batch_size: clouds at once.
 
     Raises:
-        InvalidInputError: a class without clouds, another number of classes than the classifier has, or a strength that is no
-            positive number.
-        UnsupportedError: a classifier that is no linear layer on one vector a cloud.
+        InvalidInputError: a class without clouds, another number of classes than the classifier has, a strength that is no
+            positive number, or as `i2p_zoo.analysis.penultimate_features`.
+        UnsupportedError: a classifier that is no linear layer.
         DivergedError: features that are not finite.
 
     Example:
         >>> import numpy as np, i2p_zoo
-        >>> from i2p_zoo.data import CloudSet
+        >>> from i2p_zoo.analysis import penultimate_features
+    from i2p_zoo.data import CloudSet
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=2, stem="point", voxel_size=0.2)
         >>> rods = np.random.rand(6, 100, 3) * np.array([[1, 0.1, 0.1], [0.1, 0.1, 1]] * 3)[:, None]
         >>> clouds = CloudSet(rods.astype("f4"), np.array([0, 1] * 3), ("along x", "along z"))
@@ -65,7 +66,9 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
             f"The classifier has {classifier.out_features} outputs for {len(clouds.classes)} classes: call "
             f"`model.reset_classifier({len(clouds.classes)})` first."
         )
-    features = read_features(model, classifier, clouds, batch_size).double()
+    features = penultimate_features(model, clouds, batch_size).double()
+    if not features.isfinite().all():
+        raise DivergedError("The network's features are NaN or infinite.")
     middle = torch.stack([features[labels == number].mean(0) for number in range(len(clouds.classes))]).mean(0)
     distance = (features - middle).norm(dim=1).mean().clamp(min=1e-12)
     target = F.one_hot(labels, len(clouds.classes)).double()
@@ -85,25 +88,3 @@ def _solve(rows: Tensor, target: Tensor, strength: float) -> Tensor:
     gram = (rows @ rows.T if wide else rows.T @ rows) + strength * torch.eye(size, dtype=rows.dtype)
     solution: Tensor = torch.linalg.solve(gram, target if wide else rows.T @ target)
     return rows.T @ solution if wide else solution
-
-
-def read_features(model: Any, classifier: nn.Module, clouds: CloudSet, batch_size: int = 64) -> Tensor:
-    """Returns the (M, C) features that a classifier reads of clouds, on the CPU; every module's mode is put back.
-
-    Raises:
-        InvalidInputError: as `predict_logits`.
-        UnsupportedError: they are not one vector a cloud.
-        DivergedError: features that are not finite.
-    """
-    batches: list[Any] = []
-    handle = classifier.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].detach().cpu()))
-    try:
-        predict_logits(model, clouds, batch_size)
-    finally:
-        handle.remove()
-    if any(not isinstance(part, Tensor) or part.ndim != 2 for part in batches) or sum(map(len, batches)) != len(clouds):
-        raise UnsupportedError("Ridge regression needs a classifier that reads one vector a cloud.")
-    features = torch.cat(batches)
-    if not features.isfinite().all():
-        raise DivergedError("The network's features are NaN or infinite.")
-    return features

@@ -10,10 +10,11 @@ from torch import nn
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
+from i2p_zoo.analysis import penultimate_features
 from i2p_zoo.data import CloudSet
 from i2p_zoo.finetune import evaluate
 from i2p_zoo.finetune.evaluation import predict_logits
-from i2p_zoo.finetune.ridge import fit_ridge_, read_features
+from i2p_zoo.finetune.ridge import fit_ridge_
 from i2p_zoo.modules import class_names, find_classifier
 from tests.finetune.conftest import modes_and_hooks, resnet, shapes, state_of
 
@@ -22,7 +23,7 @@ from tests.finetune.conftest import modes_and_hooks, resnet, shapes, state_of
 @pytest.mark.parametrize("strength", [1.0, 0.1])
 def test_logits_are_those_of_scikit_learn(count, strength):
     model, clouds = resnet(), shapes(count)
-    features = read_features(model, find_classifier(model), clouds, 5).numpy().astype(np.float64)
+    features = penultimate_features(model, clouds).numpy().astype(np.float64)
     fit_ridge_(model, clouds, strength)
     labels = clouds.hard_labels()
     centre = np.mean([features[labels == k].mean(0) for k in range(3)], axis=0)
