@@ -34,6 +34,7 @@ for _command in (
     training.speedup,
     training.ablate,
     inspection.collapse,
+    inspection.similarity,
     segment.segment,
     catalog.demo,
 ):

@@ -125,6 +125,17 @@ def test_an_ablation_starts_from_a_method(network, data):
     assert "no settings to vary" in wrong
 
 
+def test_similarity_prints_a_row_a_stage(data):
+    succeed("finetune", "--model", "i2p-test_resnet", "--scratch", "--data", data, *FAST, "--out", "run")
+    result = succeed("similarity", "run", "--data", data, "--picture", "similarity.png")
+    stages = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+    assert stages[-1] == "head"
+    measured = json.loads(succeed("similarity", "run", "--data", data, "--json").stdout)
+    assert list(measured["moved"]) == stages
+    assert Path("similarity.png").is_file()
+    assert "no finished run" in fail("similarity", ".", "--data", data)
+
+
 def test_speedup_prints_both_curves_ends(network, data):
     options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", "--levels", "0.01,0.999", *FAST, "--out", "speed"]
     result = succeed("speedup", "--model", network, "--data", data, *options)
