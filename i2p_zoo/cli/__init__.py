@@ -30,10 +30,12 @@ for _command in (
     training.finetune,
     inspection.predict,
     deployment.export,
+    training.compare,
     training.fewshot,
     training.speedup,
     training.ablate,
     inspection.collapse,
+    inspection.similarity,
     segment.segment,
     catalog.demo,
 ):

@@ -1,4 +1,4 @@
-"""Commands that look at a trained network: predict | collapse."""
+"""Commands that look at a trained network: predict | collapse | similarity."""
 
 from __future__ import annotations
 
@@ -102,3 +102,37 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
         click.echo(name)
         for key, value in measured.to_dict().items():
             click.echo(f"  {key:<24} {'-' if value is None else format(value, '.4g')}")
+
+
+@click.command()
+@click.argument("run", type=shared.FOLDER)
+@click.option("--data", required=True, metavar="SPEC", help="Clouds: see `i2p-zoo finetune --help`.")
+@shared.default_option("--split", type=click.Choice(["train", "test"]), default="test")
+@click.option("--picture", type=shared.FILE, help="Draw likeness and movement by stage, as PNG.")
+@shared.json_option
+def similarity(run: Path, data: str, split: str, picture: Path | None, as_json: bool) -> None:
+    """Tell how like the 2D network's the features of RUN's network are, before and after, and which weights moved.
+
+    RUN is a folder that `i2p-zoo finetune` wrote. Likeness is linear CKA (Kornblith and others, 2019), 1 for the same.
+
+    Example: i2p-zoo similarity run --data kicad-mini --picture similarity.png
+    """
+    from i2p_zoo.analysis import draw_similarity
+    from i2p_zoo.data.specs import load_data
+    from i2p_zoo.experiments.run_similarity import compare_run
+    from i2p_zoo.pictures import check_picture
+
+    if picture is not None:
+        check_picture(picture)
+    clouds = dict(zip(("train", "test"), load_data(data), strict=True))[split]
+    measured = compare_run(run, clouds)
+    if picture is not None:
+        draw_similarity(picture, measured)
+    if as_json:
+        shared.print_json(measured.to_dict())
+        return
+    click.echo(f"{'stage':<12} 2D-before  2D-after  before-after  moved")
+    for stage, moved in measured.moved.items():
+        alike = [measured.to_dict()[key].get(stage) for key in ("image_before", "image_after", "before_after")]
+        cells = ["-" if value is None else f"{value:.2f}" for value in alike]
+        click.echo(f"{stage:<12} {cells[0]:>9} {cells[1]:>9} {cells[2]:>13} {moved:>6.2f}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from i2p_zoo.choices import AXES, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STEMS
+from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STATISTICS, STEMS
 from i2p_zoo.cli.checkpoint_folders import check_place
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
@@ -121,6 +121,12 @@ def network_options(
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),
             default_option("--batch-size", type=COUNT, default=32),
             click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
+            default_option(
+                "--body-rate",
+                type=POSITIVE,
+                default=1.0,
+                help="Factor of the learning rate of all but input layers and classifier.",
+            ),
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
             default_option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd"),
             default_option("--label-smoothing", type=SHARE, default=0.0),
@@ -139,7 +145,7 @@ def network_options(
 
 run_options = decorate(
     [
-        click.option("--scratch", is_flag=True, help="Random weights instead of the image's."),
+        click.option("--scratch", is_flag=True, help="Random weights, drawn in 3D, in place of the image's."),
         click.option(
             "--hold-out", "held_out", type=FRACTION, help="Fraction of the training split to monitor, not to train on."
         ),
@@ -158,6 +164,19 @@ run_options = decorate(
         click.option("--adapter", is_flag=True, help="Save only what was trained."),
         click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files too."),
         click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped."),
+    ]
+)
+
+
+start_options = decorate(
+    [
+        default_option("--statistics", type=click.Choice(STATISTICS), default="image", help="Of BatchNorm before training."),
+        default_option(
+            "--classifier",
+            type=click.Choice(CLASSIFIERS),
+            default="random",
+            help="Before training; ridge solves for it by ridge regression.",
+        ),
     ]
 )
 

@@ -1,8 +1,9 @@
-"""Commands that train: finetune | fewshot | speedup | ablate."""
+"""Commands that train: finetune | compare | fewshot | speedup | ablate."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import click
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.wording import count_of, format_json
+from i2p_zoo.wording import format_json
 
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @shared.mode_option()
 @click.option("--shots", type=shared.COUNT, help="Train on only this many clouds of each class.")
 @click.option(
@@ -76,9 +78,9 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png")
 
 
-def _parse_numbers(text: str) -> list[int]:
+def _parse_numbers(text: str, number: Any = int) -> list[Any]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [number(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInputError(f"Give numbers joined by commas, such as 1,5,10; got {text!r}.") from error
 
@@ -95,10 +97,50 @@ def _load_series(values: dict[str, Any], folder: Path) -> Any:
 
 
 @click.command()
+@shared.network_options()
+@shared.start_options
+@click.option("--methods", help="Joined by semicolons; by default all.")
+@shared.default_option("--seeds", type=shared.COUNT, default=5)
+def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values: Any) -> None:
+    """Run ways to a classifier beside each other on all training clouds; a table with 95 % intervals.
+
+    \b
+    METHODS are
+      all, io+bn, io+stats, io            image weights; what trains of them
+      probe                               the classifier alone, on the image stem
+      ridge                               no training: the classifier is solved for by ridge regression; also
+                                          "ridge on the clouds' statistics", of BatchNorm
+      scratch                             random weights, drawn in 3D; all trains
+      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats and io
+      views; views, probe; views, ridge
+                                          the 2D network on depth images of the cloud from six sides
+      chamfer                             the class of the nearest training cloud, by the Chamfer distance
+
+    Runs that --out holds already are not run again; several processes may share the methods, with the same --out.
+
+    Example: i2p-zoo compare --model i2p-tf_efficientnet_lite0 --data kicad-mini --methods "all; scratch" --steps 60 --out all
+    """  # noqa: D301
+    from i2p_zoo.experiments.comparison import format_comparison, run_comparison
+    from i2p_zoo.experiments.methods import METHODS
+
+    names = list(METHODS) if methods is None else _parse_methods(methods)
+    series, rate = _load_series(values, out), values["learning_rate"]
+    with shared.repeatable(out):
+        result = run_comparison(series, methods=names, seeds=seeds, learning_rate=rate)
+    click.echo(format_json(result) if as_json else format_comparison(result).rstrip())
+
+
+def _parse_methods(text: str) -> list[str]:
+    """Names joined by semicolons, or by commas where none of them holds one."""
+    return [name.strip() for name in text.split(";" if ";" in text or ", " in text else ",")]
+
+
+@click.command()
 @shared.network_options(steps=100, epochs=False)
+@shared.start_options
 @shared.default_option("--shots", default="1,5,10", help="Clouds of each class.")
 @shared.default_option("--trials", type=shared.COUNT, default=3)
-@shared.default_option("--methods", default="scratch,probe,io,io+bn,all")
+@shared.default_option("--methods", default="scratch; probe; io; io+bn; all", help="See `i2p-zoo compare --help`.")
 def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **values: Any) -> None:
     """Finetune on a few clouds of each class, the same for every method; a table like Image2Point's Table 3, and a plot.
 
@@ -108,7 +150,7 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
     """
     from i2p_zoo.experiments.fewshot import format_table, run_fewshot
 
-    counts, names = _parse_numbers(shots), [name.strip() for name in methods.split(",")]
+    counts, names = _parse_numbers(shots), _parse_methods(methods)
     series, rate = _load_series(values, out), values["learning_rate"]
     with shared.repeatable(out):
         result = run_fewshot(series, shots=counts, trials=trials, methods=names, learning_rate=rate)
@@ -117,47 +159,59 @@ def fewshot(shots: str, trials: int, methods: str, out: Path, as_json: bool, **v
 
 @click.command()
 @shared.network_options()
-@shared.mode_option(text="What trains of the image network.")
+@shared.start_options
+@shared.default_option("--methods", default="all", help="Beside scratch; see `i2p-zoo compare --help`.")
 @shared.default_option("--evaluate-every", type=shared.COUNT, default=10, help="Steps between points.")
 @shared.default_option("--seeds", type=shared.COUNT, default=3)
 @click.option("--target", type=float, help="Accuracy, a fraction; by default what training from scratch ends at.")
-@click.option("--budgets", help="More numbers of steps to train image weights for, each by a whole schedule, such as 50,100.")
-def speedup(seeds: int, target: float | None, budgets: str | None, out: Path, as_json: bool, **values: Any) -> None:
+@click.option("--levels", help="More accuracies to tell the steps to, fractions, such as 0.7,0.75.")
+@click.option(
+    "--budgets", help="More numbers of steps to train the first method for, each by a whole schedule, such as 50,100."
+)
+def speedup(
+    methods: str,
+    seeds: int,
+    target: float | None,
+    levels: str | None,
+    budgets: str | None,
+    out: Path,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Measure how much sooner image weights reach the accuracy that training from scratch ends at (Image2Point, Figure 3).
 
     Runs that --out holds already are not run again.
 
     Example: i2p-zoo speedup --model i2p-tf_efficientnet_lite0 --data kicad-mini --steps 60 --seeds 1 --out speedup
     """
-    from i2p_zoo.experiments.speedup import run_speedup
+    from i2p_zoo.experiments.speedup import format_speedup, run_speedup
 
-    lengths = _parse_numbers(budgets) if budgets else ()
+    names, lengths = _parse_methods(methods), _parse_numbers(budgets) if budgets else ()
+    shares = _parse_numbers(levels, float) if levels else ()
     series, rate = _load_series(values, out), values["learning_rate"]
     with shared.repeatable(out):
-        result = run_speedup(series, seeds=seeds, target=target, budgets=lengths, learning_rate=rate)
+        result = run_speedup(
+            series, methods=names, seeds=seeds, target=target, levels=shares, budgets=lengths, learning_rate=rate
+        )
     if as_json:
         shared.print_json(result)
-        return
-    for number, row in enumerate(result["seeds"]):
-        click.echo(f"seed {number}: target {100 * row['target']:.1f} %")
-        for name in ("image weights", "scratch"):
-            took = row[name]
-            when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
-            click.echo(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
-    for steps, top1 in result["budgets"].items():
-        shares = " ".join(f"{100 * value:.1f}" for value in top1)
-        click.echo(f"{count_of(int(steps), 'step')} with image weights: {shares} % at the end")
-    if result["steps_ratio"] is not None:
-        click.echo(f"{result['steps_ratio']:.1f} times fewer steps, {result['seconds_ratio']:.1f} times fewer seconds")
+    else:
+        click.echo(format_speedup(result))
 
 
 @click.command()
 @shared.network_options()
+@shared.start_options
 @shared.mode_option(default="io+bn")
+@click.option("--scratch", is_flag=True, help="Random weights, drawn in 3D, in place of the image's.")
+@click.option("--method", help="Start from a method of `i2p-zoo compare` in place of --mode and --scratch.")
+@click.option("--shots", type=shared.COUNT, help="Train on only this many clouds of each class.")
 @click.option("--vary", multiple=True, metavar="SETTING=A;B;...", help="A setting and its values; by default all that matter.")
 @shared.default_option("--seeds", type=shared.COUNT, default=3)
 @shared.default_option("--hold-out", "held_out", type=shared.FRACTION, default=0.25, help="Fraction to judge by.")
-def ablate(vary: tuple[str, ...], seeds: int, out: Path, as_json: bool, **values: Any) -> None:
+def ablate(
+    vary: tuple[str, ...], method: str | None, shots: int | None, seeds: int, out: Path, as_json: bool, **values: Any
+) -> None:
     """Change one setting at a time and judge each on clouds held out of the training split.
 
     Runs that --out holds already are not run again.
@@ -165,13 +219,19 @@ def ablate(vary: tuple[str, ...], seeds: int, out: Path, as_json: bool, **values
     Example: i2p-zoo ablate --model i2p-tf_efficientnet_lite0 --data kicad-mini --vary "skip_downsamples=1;2;3" --out ablation
     """
     from i2p_zoo.experiments.ablation import format_ablation, run_ablation
+    from i2p_zoo.experiments.methods import plan_method
 
     variations = dict(map(_parse_variation, vary)) if vary else None
     if len(variations or ()) < len(vary):
         raise InvalidInputError(f"--vary names each setting once; got {', '.join(vary)}.")
     series = _load_series(values, out)
+    if method is not None:
+        plan = plan_method(method, series.setup, series.options, values["learning_rate"])
+        if plan is None:
+            raise InvalidInputError(f"The method {method!r} has no settings to vary.")
+        series = dataclasses.replace(series, setup=plan[0], options=plan[1])
     with shared.repeatable(out):
-        result = run_ablation(series, variations=variations, seeds=seeds, held_out=values["held_out"])
+        result = run_ablation(series, variations=variations, seeds=seeds, held_out=values["held_out"], shots=shots)
     click.echo(format_json(result) if as_json else format_ablation(result).rstrip())
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from i2p_zoo.choices import AXES, INFLATIONS
-from i2p_zoo.data import CloudSet
+from i2p_zoo.data import CloudSet, choose_shots, hold_out
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.comparison import name_folder, note_metrics_
+from i2p_zoo.experiments.intervals import format_percent
+from i2p_zoo.experiments.methods import run_method
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.setup import Setup, check_folder, fits_annotation, stem_of
 from i2p_zoo.finetune import Options
@@ -30,7 +32,12 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
 
 
 def run_ablation(
-    series: Series, *, variations: Mapping[str, Sequence[Any]] | None = None, seeds: int = 3, held_out: float = 0.25
+    series: Series,
+    *,
+    variations: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int = 3,
+    held_out: float = 0.25,
+    shots: int | None = None,
 ) -> dict[str, Any]:
     """Trains a setup and those that differ from it in one setting.
 
@@ -39,13 +46,15 @@ def run_ablation(
         variations: values by field of `Setup` or `Options`; None for `default_variations`.
         seeds: runs of each setting; the seed chooses the held-out clouds too.
         held_out: fraction of the training split to judge by.
+        shots: train on only this many clouds of each class of the rest.
 
     Returns:
-        What ablation.json holds: for each setting and value the held-out accuracies of the seeds, with the weights kept.
+        What ablation.json holds: for each setting and value the held-out accuracies of the seeds, as
+        `run_comparison` has them.
 
     Raises:
-        InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, or fewer than 1
-            seed.
+        InvalidInputError: an unknown setting, a value of another type or that the model's folder cannot have, weights that are
+            to be chosen by what judges them, or fewer than 1 seed.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
     varied = dict(default_variations(series.setup, series.train_set) if variations is None else variations)
@@ -53,12 +62,12 @@ def run_ablation(
         raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
     figures: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
     for name, value, label, setup, options in _list_runs(series, varied, seeds):
-        folder_name = f"{re.sub('[^A-Za-z0-9.=_-]', '-', label)}-{options.seed}"
-        metrics = series.run(folder_name, f"{label}, seed {options.seed}", setup, options, held_out=held_out)
-        evaluations = metrics["evaluations"]  # kept are the weights of the last one, or of the first of the best
-        kept = max(evaluations, key=lambda entry: float(entry["top1"])) if options.keep == "best" else evaluations[-1]
-        for key, figure in (("top1", kept["top1"]), ("mean_class", kept["mean_class"]), ("seconds", metrics["seconds"])):
-            figures[name].setdefault(str(value), {}).setdefault(key, []).append(figure)
+        folder_name = f"{name_folder(label)}-{options.seed}"
+        rest, judged = hold_out(series.train_set, held_out, options.seed)
+        tested = dataclasses.replace(series, test_set=judged)  # so that no figure of the test split is looked at
+        clouds = rest if shots is None else choose_shots(rest, shots, options.seed)
+        metrics = run_method(tested, folder_name, f"{label}, seed {options.seed}", (setup, options), clouds)
+        note_metrics_(figures[name].setdefault(str(value), {}), metrics)
         series.write("ablation", figures, format_ablation(figures))  # what there is, after each run
     return figures
 
@@ -90,6 +99,11 @@ def _list_runs(series: Series, varied: Mapping[str, Sequence[Any]], seeds: int) 
             for value in values:
                 setup, options = _change(series.setup, base, name, value)
                 check_folder(setup)
+                if options.keep == "best" or options.target is not None:
+                    raise InvalidInputError(
+                        "An ablation judges the weights at the end of each run, on clouds that nothing was chosen by: leave "
+                        f"out keep={options.keep!r} and target={options.target}."
+                    )
                 series.train_set.require_features(setup.features)
                 label = "base" if (setup, options) == (series.setup, base) else f"{name}={value}"
                 runs.append((name, value, label, setup, options))
@@ -106,13 +120,14 @@ def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setu
 
 
 def format_ablation(varied: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Returns a Markdown table of held-out accuracy in %, mean and deviation over the seeds, a row each value."""
+    """Returns a Markdown table of held-out accuracy in %, mean ± deviation [95 % interval] over the seeds, a row each value."""
     lines = ["| setting | value | top-1 | mean over classes | seconds a run |", "|---|---|--:|--:|--:|"]
     for name, values in varied.items():
         best = max(values, key=lambda value: float(np.mean(values[value]["top1"])), default=None)
         for value, figures in values.items():
-            top1, mean_class = (100 * np.asarray(figures[key]) for key in ("top1", "mean_class"))
-            cell = f"{top1.mean():.1f} ± {top1.std():.1f}"
+            cell = format_percent(figures["top1"])
             cell = f"**{cell}**" if value == best else cell
-            lines.append(f"| {name} | {value} | {cell} | {mean_class.mean():.1f} | {np.mean(figures['seconds']):.0f} |")
+            cell += f", {figures['diverged']} diverged" if figures["diverged"] else ""
+            mean_class, seconds = 100 * np.mean(figures["mean_class"]), np.mean(figures["seconds"])
+            lines.append(f"| {name} | {value} | {cell} | {mean_class:.1f} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"

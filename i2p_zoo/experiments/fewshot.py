@@ -11,18 +11,11 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.data import choose_shots
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.series import Series, choose_rate
-from i2p_zoo.experiments.setup import check_folder, stem_of
+from i2p_zoo.experiments.comparison import name_folder, note_metrics_
+from i2p_zoo.experiments.intervals import format_percent
+from i2p_zoo.experiments.methods import plan_method, run_method
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.wording import count_of, join_words
-
-METHODS: dict[str, dict[str, Any]] = {
-    "scratch": {"scratch": True, "mode": "all"},
-    "probe": {"mode": "head", "stem": "image"},
-    "io": {"mode": "io"},
-    "io+bn": {"mode": "io+bn"},
-    "all": {"mode": "all"},
-}
-"""What differs from the given setup, by method. A linear probe keeps the image stem, which a new one would blind."""
 
 
 def run_fewshot(
@@ -41,52 +34,46 @@ def run_fewshot(
         shots: clouds a class.
         trials: runs of each kind.
         methods: of `METHODS`.
-        learning_rate: of every method; None for each one's default.
+        learning_rate: of every method; None for each one's own.
 
     Returns:
-        What fewshot.json holds: for each method and number of shots the accuracies of the trials.
+        What fewshot.json holds: for each method and number of shots the figures of the trials, as `run_comparison` has them.
 
     Raises:
-        InvalidInputError: an unknown method, a linear probe of a folder whose network lost its image stem, more shots than a
-            class has clouds, or AdamW without a rate.
+        InvalidInputError: no method or trial, more shots than a class has clouds, or as `plan_method`.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
-    if not methods or set(methods) - METHODS.keys() or trials < 1:
-        raise InvalidInputError(f"Methods are {', '.join(METHODS)}, trials 1 or more; got {join_words(methods)} and {trials}.")
-    blind = ", ".join(name for name in methods if METHODS[name].get("stem") == "image")
-    if blind and stem_of(series.setup.model) not in (None, "image"):
+    if not methods or trials < 1:
         raise InvalidInputError(
-            f"{series.setup.model} has a {stem_of(series.setup.model)} stem, and {blind} trains a classifier on the image "
-            f"stem: leave {blind} out of the methods, or give the name of a zoo network."
+            f"Few shots need methods ({join_words(methods) or 'none'}) and trials (={trials}) of 1 or more."
         )
-    setups = {name: dataclasses.replace(series.setup, **METHODS[name]) for name in methods}
-    rated = {name: choose_rate(changed, series.options, learning_rate) for name, changed in setups.items()}
-    for changed in setups.values():
-        check_folder(changed)
-    shot_sets = {(count, trial): choose_shots(series.train_set, count, trial) for count in shots for trial in range(trials)}
-    figures: dict[str, Any] = {name: {str(count): {"top1": [], "mean_class": []} for count in shots} for name in methods}
+    plans = {name: plan_method(name, series.setup, series.options, learning_rate) for name in methods}
+    shot_sets = {(count, trial): choose_shots(series.train_set, count, trial) for trial in range(trials) for count in shots}
+    figures: dict[str, Any] = {name: {str(count): {} for count in shots} for name in methods}
     for (count, trial), clouds in shot_sets.items():
-        for name in methods:
-            label = f"{name}, {count_of(count, 'shot')}, trial {trial}"
-            seeded = dataclasses.replace(rated[name], seed=trial)
-            metrics = series.run(f"{name}-{count}-shot-{trial}", label, setups[name], seeded, clouds)
-            for key, values in figures[name][str(count)].items():
-                values.append(metrics["test"][key])
-    result = {"shots": list(shots), "trials": trials, "methods": figures}
+        for name, plan in plans.items():
+            folder, label = f"{name_folder(name)}-{count}-shot-{trial}", f"{name}, {count_of(count, 'shot')}, trial {trial}"
+            seeded = None if plan is None else (plan[0], dataclasses.replace(plan[1], seed=trial))
+            note_metrics_(figures[name][str(count)], run_method(series, folder, label, seeded, clouds))
+        _write(series, {"shots": list(shots), "trials": trials, "methods": figures})
+    return {"shots": list(shots), "trials": trials, "methods": figures}
+
+
+def _write(series: Series, result: dict[str, Any]) -> None:
+    """Writes what there is of figures, table and picture."""
     series.write("fewshot", result, format_table(result))
-    lines = {
-        name: [{"x": [float(count) for count in by_shots], "y": [float(np.mean(v["top1"])) for v in by_shots.values()]}]
-        for name, by_shots in figures.items()
-    }
+    lines = {}
+    for name, by_shots in result["methods"].items():
+        measured = {float(count): float(np.mean(entry["top1"])) for count, entry in by_shots.items() if entry}
+        lines[name] = [{"x": list(measured), "y": list(measured.values())}]
     pictures.draw_accuracies(series.path("fewshot.png"), lines, label="clouds of each class")
-    return result
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Returns a Markdown table of test accuracy in %, mean and deviation over the trials, a row each method."""
+    """Returns a Markdown table of test accuracy in %, mean ± deviation [95 % interval] over the trials, a row each method."""
     counts = [str(count) for count in result["shots"]]
     lines = [f"| | {' | '.join(f'{count}-shot' for count in counts)} |", f"|---|{'--:|' * len(counts)}"]
     for name, by_shots in result["methods"].items():
-        cells = [f"{100 * np.mean(by_shots[c]['top1']):.1f} ± {100 * np.std(by_shots[c]['top1']):.1f}" for c in counts]
+        cells = [format_percent(by_shots[count]["top1"]) if by_shots[count] else "" for count in counts]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

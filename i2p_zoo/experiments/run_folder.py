@@ -66,7 +66,7 @@ def execute(
         if accelerator.is_main_process:
             noted = folder / TRAINING / SETTINGS
             if count_steps(folder / TRAINING) and noted.is_file():  # else a run that failed before its first step
-                _check_settings(folder / TRAINING, _read_json(noted), described, "the state of a run")
+                _check_settings(folder / TRAINING, read_json(noted), described, "the state of a run")
             write_json(noted, described)
         model, count = build()
         reported = run_options.tensorboard and accelerator.is_main_process
@@ -90,8 +90,9 @@ def execute(
                 (save_adapter if run_options.save == "adapter" else save_pretrained)(model, folder / run_options.save)
             write_json(folder / METRICS, metrics)  # before the pictures, which may fail
             classes = metrics["classes"]
-            name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
-            pictures.draw_curves(folder / "curves.png", {name: [[step["loss"] for step in metrics["history"]]]})
+            if losses := [step["loss"] for step in metrics["history"]]:
+                name = "from scratch" if metrics["setup"]["scratch"] else metrics["setup"]["mode"]
+                pictures.draw_curves(folder / "curves.png", {name: [losses]})
             pictures.draw_confusion(folder / "confusion.png", np.asarray(confusion)[: len(classes), : len(classes)], classes)
             draw(model.to(accelerator.device))
             shutil.rmtree(folder / TRAINING, ignore_errors=True)  # until then, resuming measures and draws again
@@ -140,7 +141,7 @@ def _find_finished(folder: Path, described: dict[str, Any], resume: bool) -> dic
         return None
     if not resume:
         raise InvalidInputError(f"{folder} holds a finished run. Use another folder, or resume to keep it.")
-    metrics = _read_json(folder / METRICS)
+    metrics = read_json(folder / METRICS)
     _check_settings(folder, metrics, described, "a finished run")
     return None if count_steps(folder / TRAINING) else metrics
 
@@ -157,9 +158,11 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, Any], what: str) -> None:
     """Raises InvalidInputError where settings differ; one that an older version did not note counts as the same."""
-    expected, options = json.loads(json.dumps(described)), noted.get("options", {})
-    pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key != "options"]
-    pairs += [(key, options.get(key), value) for key, value in expected["options"].items() if key not in FREE]
+    expected = json.loads(json.dumps(described))
+    pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key not in ("options", "setup")]
+    for group, free in (("setup", ()), ("options", FREE)):
+        before = noted.get(group, {})
+        pairs += [(key, before.get(key, value), value) for key, value in expected[group].items() if key not in free]
     if changes := [change for key, old, new in pairs if old != new for change in _describe_change(key, old, new)]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
 
@@ -173,11 +176,11 @@ def _describe_change(key: str, old: Any, new: Any) -> list[str]:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if key == "sha256":
         return [f"the {name} data were others" for name in names]
-    prefix = "" if key == "setup" else f"{key}."
-    return [change for name in names for change in _describe_change(f"{prefix}{name}", old.get(name), new.get(name))]
+    return [change for name in names for change in _describe_change(f"{key}.{name}", old.get(name), new.get(name))]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that holds a JSON object; raises CheckpointError where it does not, or cannot be read."""
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

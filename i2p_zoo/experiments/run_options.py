@@ -11,6 +11,7 @@ from i2p_zoo.experiments.setup import Setup, check_folder, read_folder_config
 from i2p_zoo.finetune import Options
 from i2p_zoo.finetune.devices import find_device, resolve_precision
 from i2p_zoo.finetune.tasks import check_classes
+from i2p_zoo.wording import join_words
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def describe_run(
 
     Raises:
         InvalidInputError: weights are to be chosen by the test split, which has other classes or nothing in it, or an adapter
-            is to be saved of random weights, or features are not in the data.
+            is to be saved of random weights, or any network of views, or scenes cannot have the setup.
         I2PError: as `check_folder`.
     """
     if run_options.monitor_test and (options.keep == "best" or options.target is not None):
@@ -90,6 +91,16 @@ def describe_run(
         )
     check_folder(setup, segmented=samples == "scenes")
     check_classes(train_set.classes, test_set.classes)
+    starts = (setup.network, setup.statistics, setup.classifier)
+    if samples == "scenes" and starts != (Setup.network, Setup.statistics, Setup.classifier):
+        raise InvalidInputError(
+            "Views, the clouds' statistics and ridge regression are for classes of whole clouds, not of points; got network, "
+            f"statistics and classifier {join_words(starts)}."
+        )
+    if setup.network == "views" and run_options.save is not None:
+        raise InvalidInputError(
+            f"A network of views is no checkpoint of this package: give save=None, not {run_options.save!r}."
+        )
     if not len(test_set) or (run_options.save == "adapter" and setup.scratch):
         raise InvalidInputError(
             f"A run needs test {samples} ({len(test_set)}), and an adapter image weights (scratch={setup.scratch})."

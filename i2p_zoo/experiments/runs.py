@@ -11,7 +11,7 @@ from i2p_zoo.data import CloudSet, hold_out
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, build_model
-from i2p_zoo.finetune import Classification, Options, evaluate
+from i2p_zoo.finetune import Classification, Options, ParameterCount, adapt_statistics_, evaluate, fit_ridge_
 
 
 def run(
@@ -50,5 +50,15 @@ def run(
         return accuracy.to_dict(), accuracy.confusion
 
     task = Classification(*run_options.divide(train_set, test_set, hold_out, options.seed))
-    build = functools.partial(build_model, setup, train_set.classes, options.seed)
+    build = functools.partial(_build, setup, task.clouds, options.seed)
     return execute(Path(folder), described, options, task, build, measure, run_options)
+
+
+def _build(setup: Setup, clouds: CloudSet, seed: int) -> tuple[Any, ParameterCount]:
+    """The network before its first step, with what it takes from the clouds without training."""
+    model, count = build_model(setup, clouds.classes, seed)
+    if setup.statistics == "clouds":
+        adapt_statistics_(model, clouds)
+    if setup.classifier == "ridge":
+        fit_ridge_(model, clouds)
+    return model, count

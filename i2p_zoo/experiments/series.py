@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from i2p_zoo.data import CloudSet
-from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import write_json, write_text
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.experiments.runs import run
@@ -63,14 +62,3 @@ class Series:
         write_json(self.path(f"{name}.json"), figures)
         if table is not None:
             write_text(self.path(f"{name}.md"), table)
-
-
-def choose_rate(setup: Setup, options: Options, learning_rate: float | None) -> Options:
-    """Returns options with a learning rate, by default that of a setup, which is SGD's.
-
-    Raises:
-        InvalidInputError: AdamW would train at a default rate.
-    """
-    if options.optimizer == "adamw" and learning_rate is None:
-        raise InvalidInputError("Give a learning rate with optimizer='adamw': the default ones are SGD's.")
-    return replace(options, learning_rate=setup.learning_rate if learning_rate is None else learning_rate)

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.choices import AXES, INFLATIONS, MODES, STEMS
+from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, STATISTICS, STEMS
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.experiments.views import build_view_network
 from i2p_zoo.finetune import ParameterCount, freeze
+from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import create_model
@@ -27,7 +29,15 @@ LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head":
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
-_CHOICES = {"mode": MODES, "inflation": INFLATIONS, "axis": AXES, "stem": STEMS}
+_CHOICES = {
+    "mode": MODES,
+    "inflation": INFLATIONS,
+    "axis": AXES,
+    "stem": STEMS,
+    "network": NETWORKS,
+    "statistics": STATISTICS,
+    "classifier": CLASSIFIERS,
+}
 
 
 @dataclass(frozen=True)
@@ -38,17 +48,21 @@ class Setup:
         model: a name or folder, as `i2p_zoo.from_pretrained` takes it. A folder's classifier is kept where its noted classes
             are those of the clouds.
         mode: of `i2p_zoo.finetune.freeze`.
-        scratch: the same network with random weights.
+        scratch: the same network with random weights, drawn in three dimensions (`draw_volumes_`).
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
         stem: "point", "patch" or "image".
         skip_downsamples: how many of the first halvings run at stride 1.
         voxel_size: edge of a voxel; objects fill the unit sphere.
         features: what a voxel carries.
+        network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
+            which inflation, axis, stem and skip_downsamples say nothing.
+        statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`).
+        classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
 
     Raises:
-        InvalidInputError: a value of another type, an unknown mode, inflation, axis or stem, a number out of range, or
-            features that data sets do not have.
+        InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
+            have, or views of other features than xyz, of a folder, or with a mode for inflated networks.
     """
 
     model: str
@@ -60,6 +74,9 @@ class Setup:
     skip_downsamples: int = 3
     voxel_size: float = 0.07
     features: str = "xyz"
+    network: str = "voxels"
+    statistics: str = "image"
+    classifier: str = "random"
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
@@ -74,6 +91,12 @@ class Setup:
                 f"{self.voxel_size}."
             )
         parse_features(self.features)
+        in_views = self.features == "xyz" and self.mode in ("all", "head", "none") and not os.path.isdir(self.model)
+        if self.network == "views" and not in_views:
+            raise InvalidInputError(
+                "Views are of features xyz and of a network by name, in mode all, head or none; got "
+                f"features={self.features!r}, model={self.model!r} and mode={self.mode!r}."
+            )
 
     @property
     def in_chans(self) -> int:
@@ -163,8 +186,11 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     arguments = {"num_classes": len(classes), **setup.voxel_arguments}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if setup.scratch:
+        if setup.network == "views":
+            model = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
+        elif setup.scratch:
             model = create_model(architecture_of(setup.model), **structure_of(setup), **arguments)
+            draw_volumes_(model)
         elif config is None:
             model = from_pretrained(setup.model, **structure_of(setup), **arguments)
         else:

@@ -10,77 +10,119 @@ import numpy as np
 
 from i2p_zoo import pictures
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.series import Series, choose_rate
+from i2p_zoo.experiments.comparison import name_folder
+from i2p_zoo.experiments.methods import plan_method
+from i2p_zoo.experiments.series import Series
 from i2p_zoo.wording import count_of, join_words
 
 
 def run_speedup(
     series: Series,
     *,
+    methods: Sequence[str] = ("all",),
     seeds: int = 3,
     target: float | None = None,
+    levels: Sequence[float] = (),
     budgets: Sequence[int] = (),
     learning_rate: float | None = None,
 ) -> dict[str, Any]:
-    """Trains a network with image weights and from scratch, each at its own learning rate, and compares their curves.
+    """Trains a network by methods on image weights and from scratch, each at its own learning rate, and compares their curves.
 
     A point on the way of a long schedule is not what a short one ends at: `budgets` measures how few steps are enough.
 
     Args:
-        series: the network with image weights; the clouds, whose test split is measured along the way, and nothing is chosen
-            by it; the options, whose seed and learning rate are set here; the folder, which gets speedup.json and .png.
-        seeds: runs of each kind.
+        series: the network, apart from what a method changes; the clouds, whose test split is measured along the way, and
+            nothing is chosen by it; the options, whose seed and learning rate are set here; the folder, which gets
+            speedup.json and .png.
+        methods: of `METHODS`, beside "scratch".
+        seeds: runs of each.
         target: the accuracy to reach; None for what training from scratch ends at with the same seed.
-        budgets: more numbers of steps to train image weights for, each by a whole schedule of that length.
-        learning_rate: of both kinds; None for each one's default.
+        levels: more accuracies to tell the steps to.
+        budgets: more numbers of steps to train the first method for, each by a whole schedule of that length.
+        learning_rate: of all; None for each one's own.
 
     Returns:
-        What speedup.json holds: for each seed the target, the steps and seconds to it by kind (None where it was not reached)
-        and the final accuracies; `steps_ratio` and `seconds_ratio`, means over the seeds that reached it; for each budget the
-        accuracies at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
+        What speedup.json holds: for each seed the target, the steps and seconds to it by method (None where it was not
+        reached) and the final accuracies; `levels`, for each level and method the steps to it by seed; `steps_ratio` and
+        `seconds_ratio` by method, means over the seeds that reached the target (None for none); for each budget the accuracies
+        at its end, and `shortest`, the least whose mean is that of the targets or more (None for none).
 
     Raises:
-        InvalidInputError: fewer than 1 seed, a budget of fewer than 1 step, no `evaluate_every`, a target at which runs stop,
-            or AdamW without a rate.
+        InvalidInputError: no method or one without steps, fewer than 1 seed, a budget of fewer than 1 step, no
+            `evaluate_every`, a target at which runs stop, or as `plan_method`.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
-    setup, options = series.setup, series.options
+    options = series.options
     if options.target is not None:
         raise InvalidInputError("Runs go on to the end: give `target` to `run_speedup`, not among the options.")
+    if not methods:
+        raise InvalidInputError("Speed to accuracy needs methods; got none.")
     if seeds < 1 or options.evaluate_every is None:
         raise InvalidInputError(f"Speed to accuracy needs seeds (={seeds}) of 1 or more, and `evaluate_every`.")
     if any(steps < 1 for steps in budgets):
         raise InvalidInputError(f"A budget is a number of steps, 1 or more; got budgets {join_words(budgets)}.")
-    setups = {"image weights": setup, "scratch": dataclasses.replace(setup, scratch=True, mode="all")}
-    rated = {name: choose_rate(changed, options, learning_rate) for name, changed in setups.items()}
-    curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in setups}
+    plans = {}
+    for name in (*methods, "scratch"):
+        plan = plan_method(name, series.setup, options, learning_rate)
+        if plan is None or not plan[1].steps:
+            raise InvalidInputError(f"Speed to accuracy is of methods that are trained by steps; {name} is not.")
+        plans[name] = plan
+    curves: dict[str, list[dict[str, list[float]]]] = {name: [] for name in plans}
     rows: list[dict[str, Any]] = []
+    reached: dict[str, dict[str, list[int | None]]] = {}
     ends: dict[str, list[float]] = {str(steps): [] for steps in sorted(budgets)}
     for seed in range(seeds):
         runs = {}
-        for name, changed in setups.items():
-            seeded = dataclasses.replace(rated[name], seed=seed)
-            folder_name = f"{name.replace(' ', '-')}-{seed}"
-            runs[name] = series.run(folder_name, f"{name}, seed {seed}", changed, seeded, monitor_test=True)
+        for name, (setup, planned) in plans.items():
+            seeded = dataclasses.replace(planned, seed=seed)
+            folder_name = f"{name_folder(name)}-{seed}"
+            runs[name] = series.run(folder_name, f"{name}, seed {seed}", setup, seeded, monitor_test=True)
             points = runs[name]["evaluations"]
             curves[name].append({"x": [point["step"] for point in points], "y": [point["top1"] for point in points]})
         for steps in sorted(budgets):
-            short = dataclasses.replace(rated["image weights"], seed=seed, steps=steps, evaluate_every=None)
+            setup, planned = plans[methods[0]]
+            short = dataclasses.replace(planned, seed=seed, steps=steps, evaluate_every=None)
             metrics = series.run(f"{steps}-steps-{seed}", f"{count_of(steps, 'step')}, seed {seed}", setup, short)
             ends[str(steps)].append(metrics["test"]["top1"])
         level = runs["scratch"]["test"]["top1"] if target is None else target
         rows.append({"target": level, **{name: _time_to(metrics, level) for name, metrics in runs.items()}})
+        for share in levels:
+            for name, metrics in runs.items():
+                reached.setdefault(str(share), {}).setdefault(name, []).append(_time_to(metrics, share)["steps"])
     mean_level = float(np.mean([row["target"] for row in rows]))
     shortest = next((int(steps) for steps, top1 in ends.items() if np.mean(top1) >= mean_level), None)
     result = {
+        "methods": list(plans),
         "seeds": rows,
         "budgets": ends,
         "shortest": shortest,
-        **{f"{unit}_ratio": _mean_ratio(rows, unit) for unit in ("steps", "seconds")},
+        "levels": reached,
+        **{f"{unit}_ratio": {name: _mean_ratio(rows, name, unit) for name in methods} for unit in ("steps", "seconds")},
     }
     series.write("speedup", result)
     pictures.draw_accuracies(series.path("speedup.png"), curves, target=mean_level)
     return result
+
+
+def format_speedup(result: dict[str, Any]) -> str:
+    """Returns what `run_speedup` found, as lines of text."""
+    lines = []
+    for number, row in enumerate(result["seeds"]):
+        lines.append(f"seed {number}: target {100 * row['target']:.1f} %")
+        for name in result["methods"]:
+            took = row[name]
+            when = "never" if took["steps"] is None else f"after {count_of(took['steps'], 'step')}, {took['seconds']:.0f} s"
+            lines.append(f"  {name:<13} {when}; ends at {100 * took['final']:.1f} %")
+    for steps, top1 in result["budgets"].items():
+        shares = " ".join(f"{100 * value:.1f}" for value in top1)
+        lines.append(f"{count_of(int(steps), 'step')} of {result['methods'][0]}: {shares} % at the end")
+    for level, by_name in result["levels"].items():
+        reached = [f"{name} {join_words(['never' if n is None else n for n in steps])}" for name, steps in by_name.items()]
+        lines.append(f"{100 * float(level):.0f} % after steps: {'; '.join(reached)}")
+    for name, ratio in result["steps_ratio"].items():
+        if ratio is not None:
+            lines.append(f"{name}: {ratio:.1f} times fewer steps, {result['seconds_ratio'][name]:.1f} times fewer seconds")
+    return "\n".join(lines)
 
 
 def _time_to(metrics: dict[str, Any], target: float) -> dict[str, Any]:
@@ -93,7 +135,7 @@ def _time_to(metrics: dict[str, Any], target: float) -> dict[str, Any]:
     }
 
 
-def _mean_ratio(rows: list[dict[str, Any]], unit: str) -> float | None:
-    pairs = [(row["scratch"][unit], row["image weights"][unit]) for row in rows]
+def _mean_ratio(rows: list[dict[str, Any]], name: str, unit: str) -> float | None:
+    pairs = [(row["scratch"][unit], row[name][unit]) for row in rows]
     ratios = [scratch / image for scratch, image in pairs if scratch is not None and image is not None]
     return float(np.mean(ratios)) if ratios else None

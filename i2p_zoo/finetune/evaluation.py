@@ -92,10 +92,10 @@ def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64, accelerator: An
     predictions = np.empty(len(clouds), np.int64)
     for numbers, classes in require("accelerate.utils", "finetune").gather_object(shares) if processes > 1 else shares:
         predictions[numbers] = classes
-    return _count_accuracy(predictions, clouds)
+    return count_accuracy(predictions, clouds)
 
 
-def _count_accuracy(predictions: NDArray[np.int64], clouds: CloudSet) -> Accuracy:
+def count_accuracy(predictions: NDArray[np.int64], clouds: CloudSet) -> Accuracy:
     """Compares (M,) predicted classes with a set's labels."""
     labels, count = clouds.hard_labels(), max(len(clouds.classes), int(predictions.max(initial=0)) + 1)
     confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)

@@ -52,11 +52,10 @@ def freeze(model: Any, mode: str) -> ParameterCount:
     if mode not in MODES:
         raise InvalidInputError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
     trained: list[nn.Module | nn.Parameter] = [model] if mode == "all" else []
-    if mode not in ("all", "none"):
+    if mode == "head":
         trained = [find_classifier(model)]
     if mode not in ("all", "head", "none"):
-        trained += find_input_layers(model)
-        trained += [model.get_parameter(name) for name in find_position_parameters(model)]
+        trained += find_io(model)
     if mode == "io+bn":
         trained += [module for module in model.modules() if isinstance(module, NORMS)]
     model.requires_grad_(False)
@@ -66,6 +65,16 @@ def freeze(model: Any, mode: str) -> ParameterCount:
     model.train(model.training)
     parameters = list(model.parameters())
     return ParameterCount(sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
+
+
+def find_io(model: Any) -> list[nn.Module | nn.Parameter]:
+    """Returns what mode "io" trains: the classifier, the convolutions that read the input, and tables of positions.
+
+    Raises:
+        InvalidInputError: there is no classifier, or no such convolution.
+    """
+    tables = [model.get_parameter(name) for name in find_position_parameters(model)]
+    return [find_classifier(model), *find_input_layers(model), *tables]
 
 
 def find_input_layers(model: Any) -> list[nn.Module]:

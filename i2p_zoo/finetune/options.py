@@ -15,9 +15,11 @@ class Options:
     """How to train.
 
     Attributes:
-        steps: number of batches.
+        steps: number of batches; 0 trains nothing, and what the network is before its first step is evaluated.
         batch_size: clouds a batch, over all processes.
         learning_rate: the schedule's peak.
+        body_rate: factor of the learning rate of what stands between input layers and classifier, that is of all that `freeze`
+            does not train in mode "io".
         weight_decay: of every trained parameter.
         optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
         warm_up: fraction of the steps over which the rate rises; then it falls as half a cosine, stepped each batch.
@@ -45,6 +47,7 @@ class Options:
     steps: int = 100
     batch_size: int = 32
     learning_rate: float = 0.05
+    body_rate: float = 1.0
     weight_decay: float = 1e-4
     optimizer: str = "sgd"
     warm_up: float = 0.2
@@ -62,11 +65,11 @@ class Options:
     save_every: int = 50
 
     def __post_init__(self) -> None:
-        at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "save_every": 1, "weight_decay": 0, "seed": 0, "workers": 0}
+        at_least = {"steps": 0, "batch_size": 1, "accumulate": 1, "save_every": 1, "weight_decay": 0, "seed": 0, "workers": 0}
         for name, lowest in at_least.items():
             if not getattr(self, name) >= lowest:
                 raise InvalidInputError(f"{name} (={getattr(self, name)}) must be at least {lowest}.")
-        for name in ("learning_rate", "temperature"):
+        for name in ("learning_rate", "body_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"{name} (={getattr(self, name)}) must be a positive number.")
         for name in ("warm_up", "label_smoothing"):

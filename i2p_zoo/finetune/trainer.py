@@ -25,6 +25,7 @@ from i2p_zoo.data.batches import VoxelBatch
 from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.finetune import training_state
 from i2p_zoo.finetune.devices import find_device, find_launched, make_accelerator, resolve_precision
+from i2p_zoo.finetune.freezing import find_io
 from i2p_zoo.finetune.held_signals import HeldSignals
 from i2p_zoo.finetune.history import Evaluation, History, Step
 from i2p_zoo.finetune.options import Options
@@ -182,8 +183,8 @@ class _Run:
         self.device = next(iter(self.names)).device
         optimizer: Any = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
         momentum = {"momentum": 0.9, "nesterov": True} if options.optimizer == "sgd" else {}
-        parameters = list(self.names)
-        self.raw_optimizer = optimizer(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
+        groups = _group_parameters(model, list(self.names), options.body_rate)
+        self.raw_optimizer = optimizer(groups, lr=options.learning_rate, weight_decay=options.weight_decay, **momentum)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, self.raw_optimizer)
         if options.ema is not None:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
@@ -246,7 +247,7 @@ class _Run:
                     "for this network, or the clouds' features are out of scale."
                 )
             for group in self.raw_optimizer.param_groups:
-                group["lr"] = self.options.learning_rate_at(number)
+                group["lr"] = self.options.learning_rate_at(number) * group["factor"]
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
@@ -318,6 +319,15 @@ class _Run:
             self.average.load_state_dict(state.tensors["average"])
         if "scaler" in state.scalars:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
+
+
+def _group_parameters(model: Any, parameters: list[nn.Parameter], body_rate: float) -> list[dict[str, Any]]:
+    """Divides parameters into those of the body, by `body_rate`, and those between which it stands; one group where it is 1."""
+    if body_rate == 1.0:
+        return [{"params": parameters, "factor": 1.0}]
+    outer = {p for part in find_io(model) for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+    groups = {1.0: [p for p in parameters if p in outer], body_rate: [p for p in parameters if p not in outer]}
+    return [{"params": members, "factor": factor} for factor, members in groups.items() if members]
 
 
 def _hash_run(model: Any, task: Task, names: dict[nn.Parameter, str]) -> str:

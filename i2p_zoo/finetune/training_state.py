@@ -92,7 +92,7 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
         saved, history = described["options"], History.from_dict(described["history"])
         same = described["run"] == run
         scalars = described["scalars"]
-    changed = {k: (saved.get(k), v) for k, v in options.to_dict().items() if k not in FREE and saved.get(k) != v}
+    changed = {k: (saved.get(k), v) for k, v in options.to_dict().items() if k not in FREE and saved.get(k, v) != v}
     if changed or not same:
         what = ", ".join(f"{k} was {old!r} and is {new!r}" for k, (old, new) in changed.items()) or "network or clouds differ"
         raise InvalidInputError(f"{folder} holds the state of another run: {what}. Go on as it began, or use another folder.")

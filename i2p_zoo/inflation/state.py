@@ -135,13 +135,17 @@ def reinflate_(model: Any, inflation: str) -> None:
 
 def deflate_state(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Puts 2D kernels in place of those weights of a network's state dict that they inflate to, bit for bit."""
-    result = {}
-    for key, tensor in state.items():
-        layer, name = _owner(model, key)
-        inflation = model.provenance.settings.inflation
-        kernel = layer.deflate_tensor(name, tensor, inflation) if hasattr(layer, "deflate_tensor") else None
-        result[key] = tensor if kernel is None else kernel.contiguous()
-    return result
+    kernels = {key: deflate_kernel(model, key, tensor) for key, tensor in state.items()}
+    return {key: state[key] if kernel is None else kernel.contiguous() for key, kernel in kernels.items()}
+
+
+def deflate_kernel(model: Any, key: str, tensor: Tensor) -> Tensor | None:
+    """Returns the 2D kernel that a tensor `key` of a network's state is the pure inflation of, or None where there is none."""
+    layer, name = _owner(model, key)
+    if not hasattr(layer, "deflate_tensor"):
+        return None
+    kernel: Tensor | None = layer.deflate_tensor(name, tensor, model.provenance.settings.inflation)
+    return kernel
 
 
 def undo_deflation_(model: Any, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:

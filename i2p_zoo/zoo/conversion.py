@@ -83,21 +83,39 @@ def convert_model(
         NotFoundError, CheckpointError, UnsupportedError: as the steps.
         CertificateError: the 3D network does not compute the 2D one's function.
     """
-    architecture, tag = split_name(name)
     if progress is not None:
         progress("loading 2D weights")
-    tried = [] if tried is None else tried
     model_args: dict[str, Any] = {}
+    if weights is None:
+        source, origin = load_image_network(name, options, tried)
+    else:
+        source, origin, model_args = load_file(split_name(name)[0], weights)
+    return convert_network(source, origin, split_name(name)[0], model_args, settings, progress)
+
+
+def load_image_network(
+    name: str, options: HubOptions | None = None, tried: list[str] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Loads timm's 2D network with its own image weights.
+
+    Args:
+        name, options, tried: as `convert_model`.
+
+    Returns:
+        The network, and where its weights come from.
+
+    Raises:
+        NotFoundError: no such network, or no place that was looked into has its weights.
+        CheckpointError: weights that are damaged or not those that are known.
+    """
+    architecture, tag = split_name(name)
+    tried = [] if tried is None else tried
     try:
-        if weights is None:
-            source, origin = load_source(architecture, tag, options or HubOptions(), tried)
-        else:
-            source, origin, model_args = load_file(architecture, weights)
+        return load_source(architecture, tag, options or HubOptions(), tried)
     except NotFoundError as error:
         if tried:
             raise no_weights_error(name, tried) from error
         raise
-    return convert_network(source, origin, architecture, model_args, settings, progress)
 
 
 def convert_network(

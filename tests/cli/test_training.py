@@ -20,6 +20,7 @@ from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.data import specs, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments import Setup
+from i2p_zoo.experiments.methods import METHODS
 from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
 from i2p_zoo.finetune import freeze, train
 from i2p_zoo.modules import class_names
@@ -102,12 +103,45 @@ def test_fewshot_prints_its_table(network, data):
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["scratch", "all"]
 
 
+def test_comparison_prints_its_table_and_names_its_methods(network, data):
+    options = ["--methods", "all; frozen random, io+bn; ridge; chamfer", "--seeds", 2, *FAST, "--out", "compared"]
+    lines = succeed("compare", "--model", network, "--data", data, *options).stdout.splitlines()
+    runs = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[2:]}
+    assert runs == {"all": "2", "frozen random, io+bn": "2", "ridge": "2", "chamfer": "1"}
+    wrong = fail("compare", "--model", network, "--data", data, "--methods", "all,magic", "--out", "other")
+    assert "got 'magic'" in wrong
+    text = " ".join(succeed("compare", "--help").stdout.split())
+    for name in METHODS:
+        assert name.partition(",")[0] in text
+
+
+def test_an_ablation_starts_from_a_method(network, data):
+    options = ["--method", "scratch", "--vary", "learning_rate=0.1", "--shots", 1, "--seeds", 1, *FAST, "--out", "ablation"]
+    succeed("ablate", "--model", network, "--data", data, *options)
+    metrics = json.loads(Path("ablation/learning_rate=0.1-0/metrics.json").read_text())
+    assert metrics["setup"]["scratch"]
+    assert metrics["clouds"]["train"] == len(metrics["classes"])
+    wrong = fail("ablate", "--model", network, "--data", data, "--method", "chamfer", "--out", "other")
+    assert "no settings to vary" in wrong
+
+
+def test_similarity_prints_a_row_a_stage(data):
+    succeed("finetune", "--model", "i2p-test_resnet", "--scratch", "--data", data, *FAST, "--out", "run")
+    result = succeed("similarity", "run", "--data", data, "--picture", "similarity.png")
+    stages = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+    assert stages[-1] == "head"
+    measured = json.loads(succeed("similarity", "run", "--data", data, "--json").stdout)
+    assert list(measured["moved"]) == stages
+    assert Path("similarity.png").is_file()
+    assert "no finished run" in fail("similarity", ".", "--data", data)
+
+
 def test_speedup_prints_both_curves_ends(network, data):
-    options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", *FAST, "--out", "speed"]
+    options = ["--seeds", 1, "--evaluate-every", 1, "--budgets", "1", "--levels", "0.01,0.999", *FAST, "--out", "speed"]
     result = succeed("speedup", "--model", network, "--data", data, *options)
     assert "seed 0: target" in result.stdout
-    assert "image weights" in result.stdout
-    assert "1 step with image weights: " in result.stdout
+    assert "1 step of all: " in result.stdout
+    assert "1 % after steps: all 1; scratch 1" in result.stdout
     assert "scratch" in result.stdout
 
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from i2p_zoo import InvalidInputError
+from i2p_zoo import DivergedError, InvalidInputError
+from i2p_zoo.data import choose_shots, hold_out
 from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.ablation import VARIATIONS, default_variations, format_ablation, run_ablation
 from i2p_zoo.experiments.series import Series
@@ -23,9 +24,9 @@ def seen(monkeypatch):
     found = []
 
     def run(setup, train_set, test_set, options, folder, run_options):
-        found.append((setup, options, folder.name, run_options.held_out))
+        found.append((setup, options, train_set, test_set, run_options))
         accuracy = len(found) / 100
-        return {"evaluations": [{"top1": 0.0, "mean_class": 0.0}, {"top1": accuracy, "mean_class": accuracy}], "seconds": 2.0}
+        return {"test": {"top1": accuracy, "mean_class": accuracy}, "seconds": 2.0}
 
     monkeypatch.setattr(series, "run", run)
     return found
@@ -36,11 +37,14 @@ def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     with_normals = [dataclasses.replace(split, normals=split.points) for split in splits]
     result = run_ablation(Series(setup, *with_normals, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
-    for chosen, options, _, held_out in seen:
+    for chosen, options, trained, judged, run_options in seen:
         changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]
         changed += [k for k, v in options.to_dict().items() if k != "seed" and v != OPTIONS.to_dict()[k]]
         assert len(changed) <= 1
-        assert held_out == 0.3
+        expected = hold_out(with_normals[0], 0.3, options.seed)
+        assert [s.fingerprint() for s in (trained, judged)] == [s.fingerprint() for s in expected]
+        assert run_options.held_out is None
+        assert not run_options.monitor_test
     assert {name: set(values) for name, values in result.items()} == {
         name: set(map(str, values)) for name, values in VARIATIONS.items()
     }
@@ -59,11 +63,14 @@ def test_setting_as_it_is_is_run_once_a_seed(network, splits, tmp_path):
 
 
 def test_table_marks_the_best_value_of_each_setting():
-    figures = {"a": ([0.5, 0.7], [0.4, 0.4]), "b": ([0.2, 0.2], [0.1, 0.3])}
-    found = {"stem": {key: {"top1": top1, "mean_class": mean, "seconds": [3, 5]} for key, (top1, mean) in figures.items()}}
-    assert format_ablation(found).splitlines()[2:] == [
-        "| stem | a | **60.0 ± 10.0** | 40.0 | 4 |",
-        "| stem | b | 20.0 ± 0.0 | 20.0 | 4 |",
+    values = {"a": [0.5, 0.6, 0.7], "b": [0.2, 0.2, 0.2]}
+    figures = {
+        key: {"top1": top1, "mean_class": top1, "seconds": [3, 4, 5], "diverged": int(key == "b")}
+        for key, top1 in values.items()
+    }
+    assert format_ablation({"stem": figures}).splitlines()[2:] == [
+        "| stem | a | **60.0 ± 10.0 [35.2, 84.8]** | 60.0 | 4 |",
+        "| stem | b | 20.0 ± 0.0 [20.0, 20.0], 1 diverged | 20.0 | 4 |",
     ]
 
 
@@ -89,12 +96,32 @@ def test_default_settings_are_those_that_can_be_run(network, splits):
     assert default_variations(Setup(str(network)), with_normals)["features"] == VARIATIONS["features"]
 
 
-@pytest.mark.parametrize(("keep", "top1"), [("last", 0.5), ("best", 0.8)])
-def test_figures_are_of_the_weights_kept(splits, tmp_path, monkeypatch, keep, top1):
-    points = [{"top1": value, "mean_class": mean} for value, mean in ((0.4, 0.4), (0.8, 0.7), (0.8, 0.6), (0.5, 0.5))]
-    monkeypatch.setattr(series, "run", lambda *args: {"evaluations": points, "seconds": 1.0})
-    result = run_ablation(Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations={"keep": [keep]}, seeds=1)
-    assert result["keep"][keep] == {"top1": [top1], "mean_class": [{0.5: 0.5, 0.8: 0.7}[top1]], "seconds": [1.0]}
+@pytest.mark.parametrize("variations", [{"keep": ["best"]}, {"target": [0.5]}], ids=str)
+def test_nothing_is_chosen_by_the_clouds_that_judge(splits, tmp_path, seen, variations):
+    with pytest.raises(InvalidInputError, match="nothing was chosen by"):
+        run_ablation(Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations=variations)
+    assert seen == []
+
+
+def test_few_shots_are_of_the_clouds_that_are_not_held_out(splits, tmp_path, seen):
+    variations = {"learning_rate": [0.4]}
+    run_ablation(Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations=variations, seeds=2, shots=3)
+    for seed, (_, _, trained, judged, _) in enumerate(seen):
+        rest, held = hold_out(splits[0], 0.25, seed)
+        assert trained.fingerprint() == choose_shots(rest, 3, seed).fingerprint()
+        assert judged.fingerprint() == held.fingerprint()
+
+
+def test_runs_that_diverge_count_as_the_guess_of_one_class(splits, tmp_path, monkeypatch):
+    def diverge(*args):
+        raise DivergedError("The loss is nan.")
+
+    monkeypatch.setattr(series, "run", diverge)
+    setup = Setup("i2p-test_resnet")
+    figures = run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations={"learning_rate": [0.4]}, seeds=2)
+    assert figures["learning_rate"]["0.4"] == {
+        "top1": [1 / 3] * 2, "mean_class": [1 / 3] * 2, "seconds": [0.0] * 2, "diverged": 2
+    }  # fmt: skip
 
 
 def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_path):
@@ -114,7 +141,7 @@ def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
     def run(setup, train_set, test_set, options, folder, run_options):
         if options.learning_rate == 0.8:
             raise InvalidInputError("no")
-        return {"evaluations": [{"top1": 0.5, "mean_class": 0.5}], "seconds": 1.0}
+        return {"test": {"top1": 0.5, "mean_class": 0.5}, "seconds": 1.0}
 
     monkeypatch.setattr(series, "run", run)
     with pytest.raises(InvalidInputError, match="no"):
@@ -122,5 +149,5 @@ def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
             Series(Setup("i2p-test_resnet"), *splits, OPTIONS, tmp_path), variations={"learning_rate": [0.2, 0.8]}, seeds=1
         )
     assert json.loads((tmp_path / "ablation.json").read_text()) == {
-        "learning_rate": {"0.2": {"top1": [0.5], "mean_class": [0.5], "seconds": [1.0]}}
+        "learning_rate": {"0.2": {"top1": [0.5], "mean_class": [0.5], "seconds": [1.0], "diverged": 0}}
     }

@@ -10,10 +10,12 @@ import pytest
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import choose_shots
 from i2p_zoo.experiments import Setup, series
-from i2p_zoo.experiments.fewshot import METHODS, format_table, run_fewshot
+from i2p_zoo.experiments.fewshot import format_table, run_fewshot
+from i2p_zoo.experiments.methods import METHODS
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.finetune import Options
 
+METHODS = {name: METHODS[name] for name in ("all", "io+bn", "io", "probe", "scratch")}
 OPTIONS = Options(steps=2, batch_size=3)
 
 
@@ -35,8 +37,8 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
         assert np.array_equal(clouds.points, expected.points)
         assert tested == 15
         assert rate == chosen.learning_rate
-    for name, changes in METHODS.items():
-        of_method = [m for s, *_, m in seen if all(getattr(s, key) == value for key, value in changes.items())]
+    for name in METHODS:
+        of_method = [m for s, *_, m in seen if all(getattr(s, key) == value for key, value in METHODS[name].setup.items())]
         assert {m["test"]["top1"] for m in of_method} >= set(result["methods"][name]["1"]["top1"])
     saved = json.loads((tmp_path / "fewshot.json").read_text())
     assert saved == result
@@ -49,7 +51,11 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
 def test_table_has_mean_and_deviation_in_percent():
     by_shots = {"1": {"top1": [0.2, 0.4]}, "5": {"top1": [0.5, 0.5]}}
     table = format_table({"shots": [1, 5], "methods": {"all": by_shots}})
-    assert table.splitlines() == ["| | 1-shot | 5-shot |", "|---|--:|--:|", "| all | 30.0 ± 10.0 | 50.0 ± 0.0 |"]
+    assert table.splitlines() == [
+        "| | 1-shot | 5-shot |",
+        "|---|--:|--:|",
+        "| all | 30.0 ± 14.1 [-97.1, 157.1] | 50.0 ± 0.0 [50.0, 50.0] |",
+    ]
 
 
 def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointed, splits, tmp_path):
@@ -60,7 +66,7 @@ def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointe
 
 REFUSED = {
     "unknown method": ({"methods": ("all", "magic")}, "magic"),
-    "no trials": ({"trials": 0}, "trials 1 or more"),
+    "no trials": ({"trials": 0}, r"trials \(=0\) of 1 or more"),
     "too many shots": ({"shots": (1, 9)}, "9 shots of each class are asked for"),
 }
 

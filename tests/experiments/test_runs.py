@@ -21,9 +21,9 @@ import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, MissingExtraError
 from i2p_zoo.cli import main
 from i2p_zoo.data import hold_out
-from i2p_zoo.experiments import RunOptions, Setup, run, run_folder
+from i2p_zoo.experiments import RunOptions, Setup, build_model, run, run_folder
 from i2p_zoo.experiments.run_folder import write_json
-from i2p_zoo.finetune import Options, evaluate, trainer
+from i2p_zoo.finetune import Options, adapt_statistics_, evaluate, fit_ridge_, trainer
 from tests.finetune.conftest import shapes
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +257,39 @@ def test_interrupted_run_goes_on_as_itself_alone(network, splits, tmp_path, monk
     metrics = run(setup_of(network, mode="io"), *splits, OPTIONS, tmp_path, RunOptions(resume=True, held_out=0.25))
     assert len(metrics["history"]) == 6
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "model", "metrics.json", "curves.png", "confusion.png"}
+
+
+def test_a_run_of_a_version_that_noted_fewer_settings_is_this_one(finished, network, splits, tmp_path):
+    _, metrics = finished
+    older = json.loads(json.dumps(metrics))
+    del older["setup"]["classifier"], older["options"]["body_rate"]
+    write_json(tmp_path / "metrics.json", older)
+    setup, options = setup_of(network, mode="io+bn"), replace(OPTIONS, evaluate_every=3)
+    assert run(setup, *splits, options, tmp_path, RunOptions(resume=True, held_out=0.25)) == older
+    with pytest.raises(InvalidInputError, match=r"mode was io\+bn and is io"):
+        run(replace(setup, mode="io"), *splits, options, tmp_path, RunOptions(resume=True, held_out=0.25))
+
+
+@pytest.mark.parametrize("held_out", [None, 0.25])
+def test_statistics_and_a_classifier_are_those_of_the_clouds_that_are_trained_on(network, splits, tmp_path, held_out):
+    setup = setup_of(network, mode="head", stem="image", statistics="clouds", classifier="ridge")
+    run(setup, *splits, replace(OPTIONS, steps=0), tmp_path, RunOptions(held_out=held_out))
+    model = i2p_zoo.from_pretrained(tmp_path / "model")
+    clouds = splits[0] if held_out is None else hold_out(splits[0], held_out, OPTIONS.seed)[0]
+    expected, _ = build_model(setup, clouds.classes, OPTIONS.seed)
+    adapt_statistics_(expected, clouds)
+    fit_ridge_(expected, clouds)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+    assert not (tmp_path / "curves.png").exists(), "nothing was trained"
+
+
+def test_views_are_kept_as_figures_alone(splits, tmp_path):
+    setup = Setup("i2p-test_resnet", network="views", scratch=True, voxel_size=0.05)
+    with pytest.raises(InvalidInputError, match="give save=None"):
+        run(setup, *splits, OPTIONS, tmp_path / "no")
+    metrics = run(setup, *splits, replace(OPTIONS, steps=1), tmp_path / "yes", RunOptions(save=None))
+    assert metrics["trained"] == metrics["total"]
 
 
 def test_finished_run_on_other_clouds_is_not_taken_for_this_one(finished, network, splits):

@@ -23,6 +23,8 @@ def test_scratch_has_the_structure_and_none_of_the_weights(network):
     name = "layer2.0.conv2.weight"
     assert torch.equal(image.state_dict()[name], source[name])
     assert not torch.equal(scratch.state_dict()[name], source[name])
+    kernel = scratch.state_dict()[name]
+    assert not torch.equal(kernel[:, 0], kernel[:, 1]), "drawn in three dimensions"
 
 
 def test_new_layers_follow_from_the_seed_and_the_callers_random_state_stays(network):

@@ -13,7 +13,7 @@ from i2p_zoo.experiments.speedup import run_speedup
 from i2p_zoo.finetune import Options
 
 CURVES = {  # test accuracy after 2, 4 and 6 steps, by seed
-    "image weights": [(0.5, 0.7, 0.9), (0.3, 0.4, 0.5)],
+    "all": [(0.5, 0.7, 0.9), (0.3, 0.4, 0.5)],
     "scratch": [(0.2, 0.3, 0.4), (0.2, 0.5, 0.6)],
 }
 
@@ -26,7 +26,7 @@ def curves(monkeypatch):
         if options.evaluate_every is None:  # a budget
             return {"test": {"top1": options.steps / 10}}
         assert run_options.monitor_test
-        name = "scratch" if setup.scratch else "image weights"
+        name = "scratch" if setup.scratch else "all"
         pace = 1 if setup.scratch else 2
         accuracies = CURVES[name][options.seed]
         points = [{"step": 2 * n, "seconds": 2.0 * n * pace, "top1": top1} for n, top1 in enumerate(accuracies, 1)]
@@ -39,10 +39,10 @@ def test_ratio_is_of_the_steps_to_what_scratch_ends_at(curves, splits, tmp_path)
     result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, Options(steps=6, evaluate_every=2), tmp_path), seeds=2)
     first, second = result["seeds"]
     assert first["target"] == 0.4
-    assert first["image weights"] == {"steps": 2, "seconds": 4.0, "final": 0.9, "final_mean_class": 0.45}
+    assert first["all"] == {"steps": 2, "seconds": 4.0, "final": 0.9, "final_mean_class": 0.45}
     assert first["scratch"] == {"steps": 6, "seconds": 6.0, "final": 0.4, "final_mean_class": 0.2}
-    assert second["image weights"]["steps"] is None, "0.6 is never reached"
-    assert (result["steps_ratio"], result["seconds_ratio"]) == (3.0, 1.5), "of the seed that reached it"
+    assert second["all"]["steps"] is None, "0.6 is never reached"
+    assert (result["steps_ratio"], result["seconds_ratio"]) == ({"all": 3.0}, {"all": 1.5}), "of the seed that reached it"
     assert json.loads((tmp_path / "speedup.json").read_text()) == result
     assert (tmp_path / "speedup.png").stat().st_size > 1000
 
@@ -55,10 +55,25 @@ def test_shortest_budget_is_the_least_that_ends_at_the_targets_mean(curves, spli
     assert run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=2, budgets=(4,))["shortest"] is None
 
 
+def test_steps_to_more_levels_are_told_by_method(curves, splits, tmp_path):
+    options = Options(steps=6, evaluate_every=2)
+    result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=2, levels=(0.3, 0.7))
+    assert result["levels"] == {"0.3": {"all": [2, 2], "scratch": [4, 4]}, "0.7": {"all": [4, None], "scratch": [None, None]}}
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"), [((), "got none"), (("chamfer",), "chamfer is not"), (("ridge",), "ridge is not")]
+)
+def test_methods_take_steps(splits, tmp_path, methods, words):
+    options = Options(steps=6, evaluate_every=2)
+    with pytest.raises(InvalidInputError, match=words):
+        run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), methods=methods)
+
+
 def test_target_that_nobody_reaches_has_no_ratio(curves, splits, tmp_path):
     options = Options(steps=6, evaluate_every=2)
     result = run_speedup(Series(Setup("i2p-test_resnet"), *splits, options, tmp_path), seeds=1, target=0.95)
-    assert result["steps_ratio"] is result["seconds_ratio"] is None
+    assert result["steps_ratio"] == result["seconds_ratio"] == {"all": None}
     assert result["seeds"][0]["scratch"]["steps"] is None
 
 
@@ -67,7 +82,7 @@ def test_real_runs_have_both_curves_and_are_not_run_twice(network, splits, tmp_p
     setup = Setup(str(network), voxel_size=0.2)
     result = run_speedup(Series(setup, *splits, options, tmp_path), seeds=1)
     assert result["seeds"][0]["scratch"]["final"] == result["seeds"][0]["target"]
-    assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"image-weights-0", "scratch-0"}
+    assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"all-0", "scratch-0"}
     assert run_speedup(Series(setup, *splits, options, tmp_path), seeds=1) == result
 
 

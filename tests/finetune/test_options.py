@@ -55,7 +55,7 @@ def test_any_number_of_steps_trains_at_about_the_given_rate(steps, monkeypatch):
 
 
 BAD_NUMBERS = {
-    "no steps": ({"steps": 0}, r"steps \(=0\)"),
+    "no rate for the body": ({"body_rate": 0.0}, r"body_rate \(=0.0\)"),
     "negative steps": ({"steps": -2}, r"steps \(=-2\)"),
     "empty batches": ({"batch_size": 0}, r"batch_size \(=0\)"),
     "zero learning rate": ({"learning_rate": 0.0}, r"learning_rate \(=0\.0\)"),

@@ -74,6 +74,38 @@ def test_steps_are_those_of_a_loop_written_out(options, make, extra):
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("options", "make"), RULES.values(), ids=RULES.keys())
+def test_the_body_learns_by_its_own_rate(options, make):
+    settings = Options(steps=5, batch_size=6, learning_rate=0.02, seed=3, body_rate=0.25, **options)
+    model, clouds = resnet(), shapes()
+    twin = copy.deepcopy(model)
+    train_for_real(model, clouds, options=settings)
+    outer = [*twin.conv1[0].parameters(), *twin.fc.parameters()]
+    body = [p for p in twin.parameters() if not any(p is other for other in outer)]
+    optimizers = [make(outer), make(body)]
+    twin.train()
+    for step in range(5):
+        points, labels = zip(*TrainingBatches(clouds, 6, 3)[step], strict=True)
+        loss = F.cross_entropy(twin(list(points)), torch.tensor(labels))
+        for optimizer, factor in zip(optimizers, (1, 0.25), strict=True):
+            optimizer.param_groups[0]["lr"] = settings.learning_rate_at(step) * factor
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_no_step_leaves_the_network_as_it_is(tmp_path):
+    model = tiny()
+    before = copy.deepcopy(model.state_dict())
+    history = train_for_real(model, shapes(), steps=0, folder=tmp_path)
+    assert history.steps == []
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 @pytest.mark.parametrize("normalization", ["unit_sphere", ""])
 def test_a_network_notes_how_the_clouds_lie_that_it_trained_on(normalization, tmp_path):
     model, clouds = tiny(), dataclasses.replace(shapes(), normalization=normalization)

@@ -1,0 +1,124 @@
+"""Ways to a classifier of labelled clouds, each with what differs from a given setup and the rates that suit it best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from i2p_zoo.data import CloudSet
+from i2p_zoo.errors import DivergedError, InvalidInputError
+from i2p_zoo.experiments.nearest_neighbour import run_nearest_neighbour
+from i2p_zoo.experiments.series import Series
+from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
+from i2p_zoo.finetune import Options
+from i2p_zoo.wording import join_words
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way.
+
+    Attributes:
+        setup: fields of `Setup` that it changes.
+        options: fields of `Options` that it changes; a learning rate that is not among them is the setup's default.
+    """
+
+    setup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_VIEWS = {"network": "views", "voxel_size": 0.02}
+METHODS: dict[str, Method | None] = {
+    "all": Method({"mode": "all"}),
+    "io+bn": Method({"mode": "io+bn"}),
+    "io+stats": Method({"mode": "io+stats"}),
+    "io": Method({"mode": "io"}),
+    "probe": Method({"mode": "head", "stem": "image"}),
+    "ridge": Method({"mode": "head", "stem": "image", "classifier": "ridge"}, {"steps": 0}),
+    "ridge on the clouds' statistics": Method(
+        {"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "ridge"}, {"steps": 0}
+    ),
+    "scratch": Method({"mode": "all", "scratch": True}),
+    "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
+    "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
+    "frozen random, io": Method({"mode": "io", "scratch": True}),
+    "views": Method({"mode": "all", **_VIEWS}),
+    "views, probe": Method({"mode": "head", **_VIEWS}),
+    "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
+    "chamfer": None,
+}
+"""By name; None is the nearest cloud's class by Chamfer distance, which has no network.
+
+Methods that read what the image network sees, without training it, keep the image stem, which a new one would blind.
+"""
+
+
+def plan_method(name: str, setup: Setup, options: Options, learning_rate: float | None = None) -> tuple[Setup, Options] | None:
+    """Returns the setup and options of a method's runs, or None for one without a network.
+
+    Args:
+        name: of `METHODS`.
+        setup, options: what the method does not change.
+        learning_rate: in place of the method's.
+
+    Raises:
+        InvalidInputError: no such method, AdamW at a rate that is SGD's, or a folder whose network lost the image stem that the
+            method keeps.
+        I2PError: as `check_folder`.
+    """
+    if name not in METHODS:
+        raise InvalidInputError(f"Methods are {join_words(METHODS, most=len(METHODS))}; got {name!r}.")
+    method = METHODS[name]
+    if method is None:
+        return None
+    planned = dataclasses.replace(setup, **method.setup)
+    if planned.network == "voxels" and planned.stem == "image" and stem_of(setup.model) not in (None, "image"):
+        raise InvalidInputError(
+            f"{setup.model} has a {stem_of(setup.model)} stem, and the method {name!r} reads the image stem: leave {name} out "
+            "of the methods, or give the name of a zoo network."
+        )
+    check_folder(planned)
+    changes = dict(method.options)
+    if changes.get("steps") != 0:
+        changes["learning_rate"] = choose_rate(planned, options, learning_rate, changes.get("learning_rate"))
+    return planned, dataclasses.replace(options, **changes)
+
+
+def choose_rate(setup: Setup, options: Options, learning_rate: float | None, tuned: float | None = None) -> float:
+    """Returns a learning rate: the given one, or else the method's, or else the setup's default, which are SGD's.
+
+    Raises:
+        InvalidInputError: AdamW would train at a default rate.
+    """
+    if learning_rate is not None:
+        return learning_rate
+    if options.optimizer == "adamw":
+        raise InvalidInputError("Give a learning rate with optimizer='adamw': the default ones are SGD's.")
+    return setup.learning_rate if tuned is None else tuned
+
+
+def run_method(
+    series: Series, folder: str, label: str, planned: tuple[Setup, Options] | None, clouds: CloudSet
+) -> dict[str, Any]:
+    """Trains on clouds as planned; a training that diverges counts as the guess of one class, and is told.
+
+    Args:
+        series: what all runs have in common.
+        folder, label: of the run.
+        planned: by `plan_method`.
+        clouds: to train on.
+
+    Returns:
+        Metrics, as `i2p_zoo.experiments.run`'s; with `diverged`, the message, where training did.
+
+    Raises:
+        I2PError, OSError: as `Series.run`.
+    """
+    if planned is None:
+        return run_nearest_neighbour(clouds, series.test_set, series.path(folder), label if series.progress else None)
+    try:
+        return series.run(folder, label, *planned, clouds)
+    except DivergedError as error:
+        chance = 1 / len(clouds.classes)
+        return {"test": {"top1": chance, "mean_class": chance}, "diverged": str(error), "seconds": 0.0}

@@ -1,0 +1,28 @@
+"""A run's network beside what it began as."""
+
+from __future__ import annotations
+
+import pytest
+
+from i2p_zoo import InvalidInputError
+from i2p_zoo.experiments import RunOptions, Setup, run
+from i2p_zoo.experiments.run_similarity import compare_run
+from i2p_zoo.finetune import Options
+
+
+def test_what_a_run_did_not_train_has_not_moved(splits, tmp_path):
+    setup = Setup("i2p-test_resnet", mode="io+bn", scratch=True, voxel_size=0.2)
+    run(setup, *splits, Options(steps=3, batch_size=6, learning_rate=0.1), tmp_path)
+    measured = compare_run(tmp_path, splits[1])
+    assert {stage for stage, moved in measured.moved.items() if moved} <= {"conv1.2", "act1", "layer1", "head"}
+    assert measured.moved["head"] > 0
+    assert measured.moved["layer4"] == 0
+
+
+def test_folders_that_hold_no_network_are_told(network, splits, tmp_path):
+    with pytest.raises(InvalidInputError, match="no finished run"):
+        compare_run(tmp_path, splits[1])
+    setup = Setup(str(network), voxel_size=0.2)
+    run(setup, *splits, Options(steps=1, batch_size=6), tmp_path / "figures", RunOptions(save=None))
+    with pytest.raises(InvalidInputError, match="saved None of voxels of"):
+        compare_run(tmp_path / "figures", splits[1])

@@ -1,0 +1,75 @@
+"""The classifier in closed form: against scikit-learn's, with classes that are missing, without a linear classifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import nn
+
+import i2p_zoo
+from i2p_zoo import InvalidInputError, UnsupportedError
+from i2p_zoo.analysis import penultimate_features
+from i2p_zoo.data import CloudSet
+from i2p_zoo.finetune import evaluate
+from i2p_zoo.finetune.evaluation import predict_logits
+from i2p_zoo.finetune.ridge import fit_ridge_
+from i2p_zoo.modules import class_names, find_classifier
+from tests.finetune.conftest import modes_and_hooks, resnet, shapes, state_of
+
+
+@pytest.mark.parametrize("count", [6, 120], ids=["fewer clouds than channels", "more clouds than channels"])
+@pytest.mark.parametrize("strength", [1.0, 0.1])
+def test_logits_are_those_of_scikit_learn(count, strength):
+    model, clouds = resnet(), shapes(count)
+    features = penultimate_features(model, clouds).numpy().astype(np.float64)
+    fit_ridge_(model, clouds, strength)
+    labels = clouds.hard_labels()
+    centre = np.mean([features[labels == k].mean(0) for k in range(3)], axis=0)
+    lengths = np.linalg.norm(features - centre, axis=1)
+    target = np.eye(3)[labels] - np.eye(3)[labels].mean(0)
+    ridge = Ridge(alpha=strength, fit_intercept=False).fit((features - centre) / lengths[:, None], target)
+    expected = (features - centre) @ ridge.coef_.T / lengths.mean() / 0.1
+    np.testing.assert_allclose(predict_logits(model, clouds).numpy(), expected, rtol=0, atol=2e-3)
+    assert class_names(model) == clouds.classes
+
+
+@pytest.mark.parametrize("strength", [0, -1.0, float("nan"), float("inf")])
+def test_strength_is_a_positive_number(strength):
+    with pytest.raises(InvalidInputError, match="`strength` must be a positive number"):
+        fit_ridge_(resnet(), shapes(), strength)
+
+
+def test_one_cloud_of_each_class_tells_easy_shapes_apart_and_the_rest_of_the_network_stays():
+    model, clouds = resnet(), shapes(60)
+    state, hooks = state_of(model), modes_and_hooks(model)
+    fit_ridge_(model, clouds.subset(np.arange(3)))
+    assert evaluate(model, clouds).top1 > 0.5
+    assert modes_and_hooks(model) == hooks
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_a_classifier_without_a_bias_gets_one():
+    model, other = resnet(), resnet()
+    find_classifier(model).register_parameter("bias", None)
+    for network in (model, other):
+        fit_ridge_(network, shapes())
+    assert torch.equal(find_classifier(model).bias, find_classifier(other).bias)
+
+
+def test_what_cannot_be_fitted_is_refused_and_nothing_changes():
+    model, clouds = resnet(), shapes()
+    state = state_of(model)
+    rods = clouds.subset(np.flatnonzero(clouds.hard_labels() != 2))
+    with pytest.raises(InvalidInputError, match="there is none of ball"):
+        fit_ridge_(model, rods)
+    four = CloudSet(clouds.points, np.arange(24) % 4, ("a", "b", "c", "d"))
+    with pytest.raises(InvalidInputError, match=r"3 outputs for 4 classes: call `model.reset_classifier\(4\)` first"):
+        fit_ridge_(model, four)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    convolutional = i2p_zoo.create_model("dla46_c", num_classes=3, stem="point", voxel_size=0.2)
+    assert not isinstance(find_classifier(convolutional), nn.Linear)
+    with pytest.raises(UnsupportedError, match="needs a linear classifier"):
+        fit_ridge_(convolutional, clouds)
