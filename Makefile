@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check long bench clean
+.PHONY: demo test check docs long bench clean
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
@@ -14,11 +14,14 @@ $(READY): pyproject.toml
 demo: $(READY) ## convert, certify, finetune and draw, in out/demo
 	$(BIN)/i2p-zoo demo
 
-check: $(READY) ## style, types and the layers
+check: docs ## style, types, the layers and the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY) ## the site, in out/site; a broken link or an undocumented public name is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: check ## style, types and the default tests
 	$(BIN)/python -m pytest -n 2
