@@ -1,8 +1,8 @@
 """Builds and checks what is released: sdist and wheel in dist/, and the wheel with each extra in a fresh environment.
 
-    python .ci/release.py                           # make release
-    python .ci/release.py --extras finetune data    # of these alone; "" for none
-    python .ci/release.py --tag v1.2.3 --repository URL    # what a tag says is what the files say; builds nothing
+python .ci/release.py                           # make release
+python .ci/release.py --extras finetune data    # of these alone; "" for none
+python .ci/release.py --tag v1.2.3 --repository URL    # what a tag says is what the files say; builds nothing
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("", "finetune", "data", "e57", "demo", "spconv", "triton")
+EXTRAS = ("", "finetune", "lora", "data", "e57", "demo", "spconv", "triton")
 
 
 def find_contradictions(root: Path, tag: str, repository: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Run in an environment with the wheel, from outside the checkout: a network works, and so does what an extra brings.
 
-    python smoke.py [EXTRA]
+python smoke.py [EXTRA]
 """
 
 import os
@@ -41,6 +41,18 @@ def smoke_finetune() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pictures.draw_curves(Path(folder) / "curves.png", {"run": [[step.loss for step in history.steps]]})
         assert (Path(folder) / "curves.png").stat().st_size > 1000
+
+
+def smoke_lora() -> None:
+    """A network with low-rank changes gives what it gave."""
+    from peft import get_peft_model
+
+    from i2p_zoo.finetune import lora_config
+
+    model = i2p_zoo.create_model("test_resnet", num_classes=2, stem="point", voxel_size=0.1).eval()
+    cloud = np.random.default_rng(0).random((200, 3), dtype=np.float32)
+    before = model([cloud])
+    assert (get_peft_model(model, lora_config(model)).eval()([cloud]) == before).all()
 
 
 def smoke_data() -> None:
