@@ -49,8 +49,17 @@ def create_timm_model(architecture: str, *, structure: bool = False, **kwargs: A
         raise InvalidInputError(
             f"timm cannot create {architecture!r} with {format_arguments(kwargs) or 'its defaults'}: {error}"
         ) from error
+    _correct_configuration_(model, architecture)
     _note_image_size_(model, kwargs.get("img_size"))
     return model
+
+
+def _correct_configuration_(model: Any, name: str) -> None:
+    """Puts a network's configuration in place of another network's, as timm gives vitamin_xlarge_336 that of the 256 pixels."""
+    module = getattr(model, "model", model)
+    architecture = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
+    if architecture not in (None, name.partition(".")[0]):
+        module.pretrained_cfg = module.default_cfg = timm.get_pretrained_cfg(name).to_dict()
 
 
 def _note_image_size_(model: Any, size: Any) -> None:

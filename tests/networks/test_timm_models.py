@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from i2p_zoo import NotFoundError
+from i2p_zoo.modules import image_size
 from i2p_zoo.networks.timm_models import (
     create_random_model,
+    create_timm_model,
     example_images,
     randomize_constants_,
     randomize_parameters_,
@@ -188,3 +190,13 @@ def test_example_images_are_of_the_size_and_channels_of_the_network():
     assert example_images(timm.create_model("inception_v3")).shape == (1, 3, 299, 299)
     assert example_images(timm.create_model("test_resnet", in_chans=5)).shape[1] == 5
     assert example_images(nn.Sequential(nn.Conv2d(2, 4, 3))).shape == (1, 2, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["vitamin_xlarge_336", "vitamin_xlarge_336.datacomp1b_clip", "vitamin_xlarge_256", "test_vit"])
+def test_configuration_is_the_architecture_s_own(name):
+    model = create_timm_model(name, structure=True)
+    expected = timm.get_pretrained_cfg(name)
+    assert model.pretrained_cfg["architecture"] == name.partition(".")[0]
+    assert model.pretrained_cfg["input_size"] == expected.input_size
+    assert model.default_cfg is model.pretrained_cfg
+    assert image_size(model) == expected.input_size[1:]

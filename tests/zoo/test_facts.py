@@ -22,6 +22,7 @@ NAMES = [
     "convnext_nano.in12k",  # of other classes than timm's default
     "nf_regnet_b0",  # of no tag
     "densenet121.tv_in1k",
+    "test_vit",
 ]
 
 
