@@ -19,7 +19,7 @@ _COLUMNS = {
     "input_size": "Image",
     "float32": "Error, float32",
     "float64": "Error, float64",
-    "licence": "Licence of the weights",
+    "licence": "Licence",
     "measured": "Measured",
 }
 _MORE = ("parameters_2d", "inflated", "copied", "response", "shift")  # of the CSV alone
