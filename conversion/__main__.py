@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import timm
 from conversion.facts import write_facts
 from conversion.ledger import MEMORY, update_ledger
 from conversion.recipes import RECIPES, load_recipes, shard
-from conversion.table import write_table
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
 from i2p_zoo.wording import count_of
@@ -31,7 +30,7 @@ def main(debug: bool) -> None:
 @shared.default_option("--processes", type=shared.COUNT, default=2, help="Side by side; they share a budget of memory.")
 @shared.default_option("--memory", type=shared.COUNT, default=MEMORY >> 30, help="GiB that they share; what exceeds it is cut.")
 def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes: int, memory: int) -> None:
-    """Measure the architectures that match PATTERNS into the files of i2p_zoo/zoo and docs/architectures.md.
+    """Measure the architectures that match PATTERNS into the files of i2p_zoo/zoo, of which the site's zoo is made.
 
     Example: python -m conversion certify 'resnet*' --fresh
     """
@@ -40,7 +39,6 @@ def certify(patterns: tuple[str, ...], everything: bool, fresh: bool, processes:
     if not names:
         raise click.UsageError(f"No architecture of timm {timm.__version__} matches {patterns}; give patterns or --all.")
     ledger = update_ledger(names, processes=processes, memory=memory << 30, fresh=fresh, everything=everything)
-    write_table(ledger)
     write_facts(name for name, record in ledger["models"].items() if record.get("passed"))
     passed = sum(record.get("passed", False) for record in ledger["models"].values())
     refused = sum("refused" in record for record in ledger["models"].values())
@@ -125,6 +123,17 @@ def layers() -> None:
     from conversion.layers import draw_layers
 
     draw_layers()
+
+
+@main.command()
+def pictures() -> None:
+    """Draw the pictures of the README and of the pages about concepts into docs/images; takes a minute or two.
+
+    Example: python -m conversion pictures
+    """
+    from conversion.docs_pictures import draw_pictures
+
+    draw_pictures()
 
 
 if __name__ == "__main__":

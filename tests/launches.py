@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from i2p_zoo.sparse import flops, kernel_maps
 from i2p_zoo.sparse.device_path import force_device_path
 from i2p_zoo.sparse.network_tensor import NetworkTensor
+from tests.triton_tools import require_numpy_of_the_interpreter
 
 # What only makes a view of memory or reserves it.
 _FREE = {
@@ -102,6 +103,7 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     A kernel of Triton is one launch and is not run. An operation of torch's is one. Convolutions of dense channels are those of
     spconv-triton, whose weight gradients are taken to be in parts that are added up, as on many voxels.
     """
+    require_numpy_of_the_interpreter()
     jit = pytest.importorskip("triton.runtime.jit")
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     gemm = pytest.importorskip("spconv_triton.pytorch._impl.gemm")

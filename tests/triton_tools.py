@@ -46,14 +46,17 @@ def require_interpreter() -> None:
 def require_numpy_of_the_interpreter() -> None:
     """Skips a test where Triton's interpreter cannot count: up to 3.6 it turns arrays of one element into integers.
 
-    NumPy refuses that since 2.4.
+    NumPy refuses that since 2.4. Older ones have no `run`, by which tests know what runs.
     """
     triton = pytest.importorskip("triton")
     import numpy as np
+    from triton.runtime.interpreter import InterpretedFunction
 
     versions = tuple(int(part) for module in (triton, np) for part in module.__version__.split(".")[:2])
     if versions[:2] <= (3, 6) and versions[2:] >= (2, 4):
         pytest.skip(f"Triton {triton.__version__}'s interpreter does not run under NumPy {np.__version__}.")
+    if not hasattr(InterpretedFunction, "run"):
+        pytest.skip(f"Triton {triton.__version__}'s interpreter has no `run`.")
 
 
 def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def test_checkpoint_of_an_older_version_loads_bit_for_bit(folders, kind):
     place = {"base": folders / BASES[kind]} if kind in BASES else {}
     model = i2p_zoo.from_pretrained(folders / kind, **place)
     assert fingerprint(model) == facts["state"]
-    assert hashlib.sha256(repr(model).encode()).hexdigest() == facts["structure"]
+    structure = re.sub(
+        r"affine=(\w+)\b(?!, bias)", r"affine=\1, bias=\1", repr(model)
+    )  # which older versions of torch do not say
+    assert hashlib.sha256(structure.encode()).hexdigest() == facts["structure"]
     assert type(model).__name__ == facts["class"]
     # what they do not note has its old meaning: colours as fractions, and no word of how clouds were normalised
     added = {"rgb_mean": None, "rgb_std": None, "normalization": "", "canvas": None}

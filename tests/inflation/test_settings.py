@@ -76,7 +76,7 @@ def test_voxel_size_of_numpy_or_a_whole_number_becomes_a_float(size):
 
 def test_a_single_precision_voxel_size_is_what_it_is_written_as():
     assert Settings(voxel_size=np.float32(0.05)).voxel_size == 0.05
-    assert Settings(voxel_size=np.float32(0.1) * 3).voxel_size == 0.3
+    assert Settings(voxel_size=np.float32(0.1) * np.float32(3)).voxel_size == 0.3
 
 
 def test_settings_are_changed_in_a_copy():
