@@ -32,7 +32,7 @@ def penultimate_features(model: Any, clouds: CloudSet, batch_size: int = 32) -> 
         InvalidInputError: no clouds, a batch size below 1, no classifier, or one that does not read one vector a cloud.
 
     Example:
-        >>> import i2p_zoo
+        >>> import numpy as np, i2p_zoo
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=2)
         >>> clouds = CloudSet(np.random.rand(3, 50, 3).astype(np.float32), np.array([0, 1, 1]), ("chair", "table"))
         >>> penultimate_features(model, clouds).shape

@@ -105,7 +105,7 @@ def collapse(models: tuple[str, ...], data: str, split: str, picture: Path | Non
 
 
 @click.command()
-@click.argument("run", type=shared.FOLDER)
+@click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="SPEC", help="Clouds: see `i2p-zoo finetune --help`.")
 @shared.default_option("--split", type=click.Choice(["train", "test"]), default="test")
 @click.option("--picture", type=shared.FILE, help="Draw likeness and movement by stage, as PNG.")

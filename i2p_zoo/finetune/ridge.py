@@ -13,7 +13,7 @@ from i2p_zoo.analysis import penultimate_features
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError, UnsupportedError
 from i2p_zoo.modules import find_classifier, set_class_names_
-from i2p_zoo.wording import join_words
+from i2p_zoo.wording import count_of, join_words
 
 _TEMPERATURE = 0.1  # of outputs that are near 1 for the right class, so that softmax tells classes apart
 
@@ -43,8 +43,7 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
 
     Example:
         >>> import numpy as np, i2p_zoo
-        >>> from i2p_zoo.analysis import penultimate_features
-    from i2p_zoo.data import CloudSet
+        >>> from i2p_zoo.data import CloudSet
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=2, stem="point", voxel_size=0.2)
         >>> rods = np.random.rand(6, 100, 3) * np.array([[1, 0.1, 0.1], [0.1, 0.1, 1]] * 3)[:, None]
         >>> clouds = CloudSet(rods.astype("f4"), np.array([0, 1] * 3), ("along x", "along z"))
@@ -63,7 +62,8 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
         raise UnsupportedError(f"Ridge regression needs a linear classifier; this one is {type(classifier).__qualname__}.")
     if classifier.out_features != len(clouds.classes):
         raise InvalidInputError(
-            f"The classifier has {classifier.out_features} outputs for {len(clouds.classes)} classes: call "
+            f"The classifier has {count_of(classifier.out_features, 'output')} for {count_of(len(clouds.classes), 'class')}: "
+            "call "
             f"`model.reset_classifier({len(clouds.classes)})` first."
         )
     features = penultimate_features(model, clouds, batch_size).double()
