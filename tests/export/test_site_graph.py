@@ -52,6 +52,18 @@ WINDOWS = {
 }
 
 
+def check_rows(coords, offsets, margins):
+    """Compares the rows that a graph finds at offsets of unique sites (N, 4) with those of a dictionary of them."""
+
+    def build(op, coords):
+        sites = unique_sites(op, coords, margins)
+        return search_rows(op, sites, sites.coords, offsets)
+
+    row_of = {tuple(site): number + 1 for number, site in enumerate(coords.tolist())}
+    expected = [[row_of.get((b, z + i, y + j, x + k), 0) for i, j, k in offsets] for b, z, y, x in coords.tolist()]
+    np.testing.assert_array_equal(run_graph(build, coords=coords), expected)
+
+
 @pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("far", [0, 10**6])  # an outlier that makes the box around all huge
 def test_every_tap_reads_the_site_at_its_place_or_none(name, far):
@@ -65,13 +77,7 @@ def test_every_tap_reads_the_site_at_its_place_or_none(name, far):
     margins = Margins()
     margins.widen_(before, (1, 1, 1), kernel, dilation)
 
-    def build(op, coords):
-        sites = unique_sites(op, coords, margins)
-        return search_rows(op, sites, sites.coords, offsets)
-
-    row_of = {tuple(site): number + 1 for number, site in enumerate(coords.tolist())}
-    expected = [[row_of.get((b, z + i, y + j, x + k), 0) for i, j, k in offsets] for b, z, y, x in coords.tolist()]
-    np.testing.assert_array_equal(run_graph(build, coords=coords), expected)
+    check_rows(coords, offsets, margins)
 
 
 def test_used_taps_alone_come_in_their_order():
@@ -79,13 +85,7 @@ def test_used_taps_alone_come_in_their_order():
     offsets = [(-1, 0, 1), (0, -1, -1), (0, 0, 0), (1, 1, 0)]
     margins = Margins([1, 1, 1], [1, 1, 1])
 
-    def build(op, coords):
-        sites = unique_sites(op, coords, margins)
-        return search_rows(op, sites, sites.coords, offsets)
-
-    row_of = {tuple(site): number + 1 for number, site in enumerate(coords.tolist())}
-    expected = [[row_of.get((b, z + i, y + j, x + k), 0) for i, j, k in offsets] for b, z, y, x in coords.tolist()]
-    np.testing.assert_array_equal(run_graph(build, coords=coords), expected)
+    check_rows(coords, offsets, margins)
 
 
 def test_points_on_borders_lie_where_their_type_means_them_to():
