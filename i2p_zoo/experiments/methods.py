@@ -11,6 +11,7 @@ from i2p_zoo.errors import DivergedError, InvalidInputError
 from i2p_zoo.experiments.nearest_neighbour import run_nearest_neighbour
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
+from i2p_zoo.experiments.views import VIEW_VOXEL
 from i2p_zoo.finetune import Options
 from i2p_zoo.wording import join_words
 
@@ -28,7 +29,7 @@ class Method:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_VIEWS = {"network": "views", "voxel_size": 0.02}
+_VIEWS = {"network": "views", "voxel_size": VIEW_VOXEL}
 METHODS: dict[str, Method | None] = {
     "all": Method({"mode": "all"}),
     "io+bn": Method({"mode": "io+bn"}),

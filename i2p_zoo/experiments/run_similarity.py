@@ -10,10 +10,8 @@ from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import METRICS, read_json
 from i2p_zoo.experiments.setup import Setup, build_model
-from i2p_zoo.experiments.views import build_view_network
+from i2p_zoo.experiments.views import VIEW_VOXEL, build_view_network
 from i2p_zoo.zoo.pretrained import from_pretrained
-
-_VIEW_VOXEL = 0.02
 
 
 def compare_run(folder: str | os.PathLike[str], clouds: CloudSet) -> StageSimilarity:
@@ -40,5 +38,5 @@ def compare_run(folder: str | os.PathLike[str], clouds: CloudSet) -> StageSimila
         )
     before, _ = build_model(setup, tuple(metrics["classes"]), metrics["options"]["seed"])
     after = from_pretrained(path / metrics["saved"])
-    image = build_view_network(setup.model, len(metrics["classes"]), setup.scratch, _VIEW_VOXEL)
+    image = build_view_network(setup.model, len(metrics["classes"]), setup.scratch, VIEW_VOXEL)
     return measure_similarity(image, before, after, clouds)

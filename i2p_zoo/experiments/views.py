@@ -17,6 +17,8 @@ from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.zoo.conversion import load_image_network
 
 SIDES = 6
+VIEW_VOXEL = 0.02
+"""Edge of a voxel whose points are drawn as one, in the unit sphere's radius."""
 _REACH = 1.35  # what an image shows of the unit sphere's radius: an augmented cloud is scaled by 1.1 and shifted by 0.2
 _FAR = 0.25  # brightness of the farthest point, against a background of 0
 
@@ -45,7 +47,7 @@ class ViewNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Any, size: int = 128, splat: int = 5, voxel_size: float = 0.02) -> None:
+    def __init__(self, network: Any, size: int = 128, splat: int = 5, voxel_size: float = VIEW_VOXEL) -> None:
         super().__init__()
         if size < 8 or splat < 1 or splat % 2 == 0:
             raise InvalidInputError(f"Views need a size of 8 pixels or more and an odd splat; got {size} and {splat}.")

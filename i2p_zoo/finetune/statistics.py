@@ -11,7 +11,7 @@ from torch import nn
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.modules import eval_mode
-from i2p_zoo.sparse.device_memory import explain_memory
+from i2p_zoo.sparse.device_memory import SMALLER_BATCH, explain_memory
 
 
 @torch.no_grad()
@@ -75,5 +75,5 @@ def find_norms_with_statistics(model: nn.Module) -> list[Any]:
 
 def _run(model: Any, batches: Iterable[Any]) -> None:
     for x in batches:
-        with explain_memory(lambda: len(x.coords), "Take a smaller batch_size, or a larger voxel size."):  # noqa: B023
+        with explain_memory(lambda: len(x.coords), SMALLER_BATCH):  # noqa: B023
             model(x)
