@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch.overrides import TorchFunctionMode
 from i2p_zoo.networks.timm_models import create_timm_model, example_images, randomize_parameters_
 
 BLOCKS = 2
-"""How many are left of a run of like blocks: the least in which one block's outputs are another's inputs, and windows shift."""
+"""How many are left of a stage's like blocks: the least in which one block's outputs are another's inputs, and windows shift."""
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
 _TRANSFORMS = (Tensor.erfinv_, Tensor.mul_, Tensor.div_, Tensor.add_, Tensor.clamp_)
 
 
 def create_cut_model(architecture: str) -> nn.Module:
-    """Creates timm's 2D network in eval mode with at most `BLOCKS` like blocks in a row, and live random parameters.
+    """Creates timm's 2D network in eval mode with at most `BLOCKS` like blocks a stage, and live random parameters.
 
     Weights that are cut off are never drawn, so that they take no memory.
     """
@@ -33,7 +34,7 @@ def create_cut_model(architecture: str) -> nn.Module:
 
 
 def cut_stages_(model: nn.Module) -> None:
-    """Keeps, in place, the first `BLOCKS` of each run of like blocks in a `Sequential` or `ModuleList`.
+    """Keeps, in place, the first `BLOCKS` of each kind of block in a `Sequential` or `ModuleList`.
 
     Blocks are alike where the classes of all their parts and the shapes of all their parameters are.
     """
@@ -41,13 +42,11 @@ def cut_stages_(model: nn.Module) -> None:
         if type(module) not in (nn.Sequential, nn.ModuleList):
             continue
         kept: list[nn.Module] = []
-        last, length = None, 0
+        counts: Counter[Any] = Counter()
         children = list(module.children())
         for child in children:
-            signature = _signature(child)
-            length = length + 1 if signature == last else 1
-            last = signature
-            if length <= BLOCKS or not _is_block(child):
+            counts[signature := _signature(child)] += 1
+            if counts[signature] <= BLOCKS or not _is_block(child):
                 kept.append(child)
         if len(kept) < len(children):
             module._modules.clear()
@@ -60,8 +59,8 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _signature(module: nn.Module) -> tuple[Any, ...]:
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
-    return type(module), shapes, [type(part) for part in module.modules()]
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters())
+    return type(module), shapes, tuple(type(part) for part in module.modules())
 
 
 class _UndrawnWeights(TorchFunctionMode):
