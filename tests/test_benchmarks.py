@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
 from click.testing import CliRunner
 
 import i2p_zoo
-from benchmarks import shapes
+from benchmarks import point_networks, shapes
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.layers import WINDOW
 from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
+from benchmarks.point_neighbours import fps, knn_graph, radius
 from benchmarks.timing import compare, take_turns
 from i2p_zoo import SparseTensor
+from i2p_zoo.data import CloudSet
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
@@ -94,3 +98,68 @@ def test_command_writes_results_and_a_picture(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     rows = [line for line in page.read_text().splitlines() if "gather-scatter / ours" in line]
     assert [f"{r['median']:.2f} ({r['low']:.2f}" in row for r, row in zip(results, rows, strict=True)] == [True, True]
+
+
+def clouds_of_points(count=3, points=40):
+    return torch.rand(count * points, 3, generator=seeded()), torch.arange(count).repeat_interleave(points)
+
+
+def test_farthest_points_are_those_of_a_loop():
+    x, batch = clouds_of_points()
+    rows = fps(x, batch, 0.2, random_start=False).view(3, 8)
+    for sample, cloud in enumerate(x.double().view(3, 40, 3)):
+        expected = [0]
+        for _ in range(7):
+            expected.append(int(torch.cdist(cloud, cloud[expected]).amin(1).argmax()))
+        assert (rows[sample] - 40 * sample).tolist() == expected
+
+
+def test_neighbours_within_a_radius_are_the_first_in_order():
+    x, batch = clouds_of_points()
+    centres = fps(x, batch, 0.2)
+    pairs = radius(x, x[centres], 0.4, batch, batch[centres], max_num_neighbors=4)
+    for number, row in enumerate(centres.tolist()):
+        near = (torch.cdist(x[row : row + 1].double(), x.double())[0] <= 0.4) & (batch == batch[row])
+        assert pairs[1][pairs[0] == number].tolist() == near.nonzero().flatten()[:4].tolist()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_nearest_neighbours_are_of_the_same_cloud(loop):
+    x, batch = clouds_of_points()
+    neighbours, centres = knn_graph(x, 5, batch, loop=loop)
+    for row in range(len(x)):
+        distances = torch.cdist(x[row : row + 1], x)[0].masked_fill(batch != batch[row], torch.inf)
+        if not loop:
+            distances[row] = torch.inf
+        assert set(neighbours[centres == row].tolist()) == set(distances.topk(5, largest=False).indices.tolist())
+
+
+class NearestCorner(torch.nn.Module):
+    """Stands for a point network: it reads the mean of each cloud's points."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, x, pos, batch):
+        return self.head(torch.stack([pos[batch == sample].mean(0) for sample in range(int(batch[-1]) + 1)]))
+
+
+def test_point_networks_train_on_drawn_points_and_are_measured_by_class():
+    points = np.random.default_rng(0).normal(scale=0.05, size=(12, 60, 3)).astype("f4")
+    labels = np.arange(12) % 2
+    points[labels == 1] += 1
+    clouds = CloudSet(points, labels, ("low", "high"))
+    torch.manual_seed(0)
+    model = NearestCorner()
+    point_networks.train(model, clouds, points=50, steps=60, batch_size=6, lr=0.1, seed=0)
+    assert point_networks.evaluate(model, clouds, points=80, batch_size=5) == (1.0, 1.0)  # more than a cloud has, too
+
+
+def test_point_networks_say_which_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pointcloud", None)
+    result = CliRunner().invoke(point_networks.main, ["dgcnn", "--steps", "1"])
+    assert (result.exit_code, result.output.startswith("Error: This benchmark needs `pip install torch-pointcloud`")) == (
+        1,
+        True,
+    )
