@@ -8,7 +8,7 @@ from i2p_zoo._extras import require
 
 
 def shrink_png(content: bytes) -> bytes:
-    """Returns a PNG in 128 colours, which is about a third of the size and looks the same; one that has a palette as it is.
+    """Returns a PNG in 128 colours, which mostly is a third of the size and looks the same, or as it is where that is smaller.
 
     Raises:
         MissingExtraError: pillow is not installed.
@@ -18,4 +18,4 @@ def shrink_png(content: bytes) -> bytes:
             return content
         small = io.BytesIO()
         image.convert("RGB").quantize(128).save(small, format="png", optimize=True)
-    return small.getvalue()
+    return min(content, small.getvalue(), key=len)
