@@ -24,6 +24,9 @@ _TEMPLATE = """{%- extends 'markdown/index.md.j2' -%}
 """
 
 
+_WIDE = "---\nhide: [navigation]\n---\n"  # without the list of pages at its side there is room for lines of code
+
+
 def render_notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """Makes a page of a notebook.
 
@@ -37,7 +40,7 @@ def render_notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     body, resources = MarkdownExporter(raw_template=_TEMPLATE).from_filename(str(path), resources)
     title, _, rest = body.strip().partition("\n")
     link = f'[Download this notebook]({path.name} "{path.name}"){{ download }}'
-    return f"{title}\n\n{link}\n{rest}\n", dict(resources["outputs"])
+    return f"{_WIDE}{title}\n\n{link}\n{rest}\n", dict(resources["outputs"])
 
 
 def link_pages(markdown: str) -> str:

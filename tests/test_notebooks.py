@@ -78,7 +78,7 @@ def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
 def test_page_of_a_notebook_has_its_cells_and_pictures(path):
     notebook = nbformat.read(path, as_version=4)
     page, pictures = render_notebook(path)
-    assert page.startswith(f"{notebook.cells[0].source.splitlines()[0]}\n")
+    assert f"\n---\n{notebook.cells[0].source.splitlines()[0]}\n" in page
     assert f'({path.name} "{path.name}")' in link_pages(page), "it can be downloaded"
     for cell in notebook.cells:
         assert cell.source.splitlines()[-1] in page
