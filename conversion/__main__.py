@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures | notebooks."""
 
 from __future__ import annotations
 
@@ -134,6 +134,21 @@ def pictures() -> None:
     from conversion.docs_pictures import draw_pictures
 
     draw_pictures()
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=shared.INPUT)
+def notebooks(files: tuple[Path, ...]) -> None:
+    """Run the notebooks FILES, by default all of docs/notebooks, and keep what their cells give; takes minutes.
+
+    Example: python -m conversion notebooks docs/notebooks/segment-a-scene.ipynb
+    """
+    import tempfile
+
+    from conversion.notebooks import list_notebooks, write_notebooks
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_notebooks(list(files) or list_notebooks(), Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What mkdocs generates as it builds the site, the zoo and the help of commands, and how griffe reads docstrings."""
+"""What mkdocs generates as it builds the site, zoo, help of commands and notebooks, and how griffe reads docstrings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import click
 import griffe
 from mkdocs.structure.files import File
 
+from conversion.notebook_pages import link_pages, render_notebook
+from conversion.notebooks import list_notebooks
 from conversion.reference import undocumented_names
 from conversion.table import format_csv, format_html, list_exports, make_rows, summarize
 from i2p_zoo.cli import main
@@ -39,15 +41,20 @@ def _load_rows() -> list[dict[str, Any]]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the CSV beside the zoo's page; warns of public names that no page has, which a strict build fails at."""
+    """Adds the zoo's CSV and the notebooks' pages; warns of public names that no page has, which a strict build fails at."""
     for name in undocumented_names():
         _log.warning("%s is public, and no page of the reference has `::: %s`", name, name)
     files.append(File.generated(config, CSV, content=format_csv(_load_rows())))
+    for path in list_notebooks():
+        page, pictures = render_notebook(path)
+        for name, content in {f"{path.stem}.md": page, **pictures}.items():
+            files.append(File.generated(config, f"{path.parent.name}/{name}", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts generated text in place of its marks."""
+    """Puts generated text in place of its marks, and the pages of notebooks in place of links to them."""
+    markdown = link_pages(markdown)
     for mark, make in _MARKS.items():
         if mark in markdown:
             markdown = markdown.replace(mark, make())

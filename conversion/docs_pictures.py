@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import i2p_zoo
+from conversion.small_pictures import shrink_png
 from i2p_zoo import data, finetune
 from i2p_zoo._extras import require
 from i2p_zoo.checkpoints.downloading import HubOptions
@@ -159,9 +160,8 @@ def _draw_cubes(axis: Any, points: NDArray[np.float32], size: float) -> int:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a figure as a PNG of 128 colours, which is a fourth of the size and looks the same."""
-    image = require("PIL.Image", extra="demo")
+    """Writes a figure as a small PNG."""
     whole = io.BytesIO()
     figure.savefig(whole, dpi=100, format="png", bbox_inches="tight", pad_inches=0.1)
     with replacing(path) as temporary:
-        image.open(whole).convert("RGB").quantize(128).save(temporary, format="png", optimize=True)
+        temporary.write_bytes(shrink_png(whole.getvalue()))

@@ -41,5 +41,6 @@ from .sparse.voxelization import voxelize as voxelize
 from .zoo.certificate import Certificate as Certificate
 from .zoo.certificate import certify as certify
 from .zoo.conversion import convert as convert
+from .zoo.conversion import load_image_network as load_image_network
 from .zoo.ledger import list_models as list_models
 from .zoo.pretrained import from_pretrained as from_pretrained

@@ -101,10 +101,14 @@ def count_classes(model: Any) -> int | None:
     return outputs if isinstance(outputs, int) else None
 
 
-def set_class_names_(model: Any, names: Iterable[str]) -> None:
-    """Notes the names of a network's classes, which its checkpoints keep; no names where there are none."""
-    others = {key: value for key, value in (getattr(model, "pretrained_cfg", None) or {}).items() if key != "label_names"}
-    model.pretrained_cfg = {**others, "label_names": list(names)} if (names := tuple(names)) else others
+def set_class_names_(model: Any, names: Iterable[str], codes: Iterable[int] = ()) -> None:
+    """Notes the names of a network's classes and the numbers that files give them, which its checkpoints keep.
+
+    Both in place of those of other classes that it was of before: where there are no names, or no codes, it has none then.
+    """
+    noted = {"label_names": list(names), "label_codes": list(codes)}
+    others = {key: value for key, value in (getattr(model, "pretrained_cfg", None) or {}).items() if key not in noted}
+    model.pretrained_cfg = {**others, **{key: values for key, values in noted.items() if values}}
 
 
 def class_codes(model: Any) -> tuple[int, ...]:
@@ -113,11 +117,6 @@ def class_codes(model: Any) -> tuple[int, ...]:
     if isinstance(codes, list | tuple) and len(codes) == model.num_classes and all(type(code) is int for code in codes):
         return tuple(codes)
     return tuple(range(model.num_classes))
-
-
-def set_class_codes_(model: Any, codes: Iterable[int]) -> None:
-    """Notes the numbers that files give a network's classes, which its checkpoints keep."""
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), "label_codes": list(codes)}
 
 
 def has_other_classes(model: Any, outputs: int, classes: Sequence[str]) -> bool:

@@ -19,7 +19,6 @@ from i2p_zoo.modules import (
     has_other_classes,
     head_name,
     image_channels,
-    set_class_codes_,
     set_class_names_,
 )
 
@@ -181,7 +180,7 @@ def test_codes_of_classes_are_those_that_are_noted_or_count_from_nought():
     model = Classified()
     model.num_classes = 2
     assert class_codes(model) == (0, 1)
-    set_class_codes_(model, (2, 6))
+    set_class_names_(model, (), (2, 6))
     assert class_codes(model) == (2, 6)
     model.num_classes = 3  # as with another classifier
     assert class_codes(model) == (0, 1, 2)
@@ -213,3 +212,10 @@ def test_no_names_leave_none():
     model = Classified(pretrained_cfg={"tag": "in1k", "label_names": ["tench"]})
     set_class_names_(model, ())
     assert model.pretrained_cfg == {"tag": "in1k"}
+
+
+@pytest.mark.parametrize(("codes", "left"), [((), {}), ((4, 5), {"label_codes": [4, 5]})], ids=["none", "others"])
+def test_codes_of_other_classes_go_with_their_names(codes, left):
+    model = Classified(nn.Linear(4, 2), {"label_names": ["ground", "building"], "label_codes": [2, 6]})
+    set_class_names_(model, ["lamp", "chair"], codes)
+    assert model.pretrained_cfg == {"label_names": ["lamp", "chair"], **left}

@@ -22,7 +22,7 @@ from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, architecture_of, structure_of
 from i2p_zoo.finetune import Options, ParameterCount, freeze
 from i2p_zoo.inflation.volumes import draw_volumes_
-from i2p_zoo.modules import set_class_codes_, set_class_names_
+from i2p_zoo.modules import set_class_names_
 from i2p_zoo.segmentation.crops import Cropping
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from i2p_zoo.segmentation.task import Segmentation, score
@@ -90,9 +90,7 @@ def build_unet(
         unet = create_unet(name, len(classes), **arguments)
         if setup.scratch:
             draw_volumes_(unet.encoder)
-    set_class_names_(unet, classes)
-    if codes is not None:
-        set_class_codes_(unet, codes)
+    set_class_names_(unet, classes, codes or ())
     return unet, freeze(unet, setup.mode)
 
 

@@ -20,7 +20,8 @@ from i2p_zoo.wording import count_of
 class Task(Protocol):
     """What `train` asks of a task; `Classification` is one.
 
-    It may also have a `normalization`, how its samples are centred and scaled, as the network's settings then note it.
+    It may also have a `normalization`, how its samples are centred and scaled, as the network's settings then note it, and
+    `codes`, the numbers that files give its classes.
     """
 
     def __len__(self) -> int:

@@ -63,8 +63,8 @@ def train(
 
     Args:
         model: a `PointCloudModel`; what `freeze` left trainable trains. It ends in eval mode, and notes how the clouds are
-            normalised and the names of the classes, which `class_names` of `i2p_zoo.modules`, its checkpoints and
-            `i2p-zoo predict` have from then on.
+            normalised, the names of the classes, which `class_names` of `i2p_zoo.modules`, its checkpoints and
+            `i2p-zoo predict` have from then on, and what files call them, which `i2p-zoo segment predict` writes.
         clouds: the training split; or a `Task`, which brings its own clouds to monitor.
         options: by default `Options()`.
         monitor: clouds to measure accuracy on along the way. Choose the best weights, or anything else, on clouds held out of
@@ -115,7 +115,7 @@ def train(
         elif state_folder is not None:
             run.save(state_folder)
         if task.classes and count_classes(model) in (None, len(task.classes)):
-            set_class_names_(model, task.classes)
+            set_class_names_(model, task.classes, getattr(task, "codes", ()))
         run.go(state_folder, progress)
     finally:
         run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # so that the model is as it was given

@@ -67,6 +67,11 @@ class Segmentation:
         """The scenes'."""
         return self.scenes.classes
 
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """The numbers that files give the classes; empty for 0 and on."""
+        return self.scenes.codes or ()
+
     def batches(self, options: Options) -> SceneBatches:
         """Returns batches by their number; a sample is a crop and its labels."""
         return SceneBatches(self.scenes, options.batch_size, options.seed, self.cropping, options.augmented)

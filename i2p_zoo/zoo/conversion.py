@@ -96,13 +96,15 @@ def convert_model(
 def load_image_network(
     name: str, options: HubOptions | None = None, tried: list[str] | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Loads timm's 2D network with its own image weights.
+    """Loads the 2D network that a zoo network is made of, to compare the two: timm's, with its own image weights.
 
     Args:
-        name, options, tried: as `convert_model`.
+        name: a zoo or timm name, with optional tag.
+        options: of the Hub client.
+        tried: as `convert_model`.
 
     Returns:
-        The network, and where its weights come from.
+        The network in eval mode, and where its weights come from: repo or package, commit or version, file, sha256, license.
 
     Raises:
         NotFoundError: no such network, or no place that was looked into has its weights.

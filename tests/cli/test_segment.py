@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 import i2p_zoo
+from i2p_zoo import data, finetune, segmentation
 from i2p_zoo.cli import main
 from i2p_zoo.data.files.cloud_files import read_cloud
-from i2p_zoo.modules import set_class_codes_
+from i2p_zoo.modules import set_class_names_
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.cli.conftest import fail, run, succeed
-from tests.segmentation.conftest import CLASSES, CODES, UTM, make_scene, write_las
+from tests.segmentation.conftest import CLASSES, CODES, UTM, make_scene, make_unet, write_las
 from tests.segmentation.conftest import scenes_npz as scenes_npz
 
 FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "2"]
@@ -283,10 +284,20 @@ def test_classes_that_the_format_of_a_file_cannot_hold_are_told_before_they_are_
     las.x, las.y, las.z = make_scene(0)["points"].T
     las.write(tmp_path / "old.las")
     unet = create_unet("test_resnet", 3, pretrained=False)
-    set_class_codes_(unet, (2, 40, 6))
+    set_class_names_(unet, ("ground", "rail", "building"), (2, 40, 6))
     unet.save_pretrained(tmp_path / "unet")
     assert "its point format 0 holds classes of 0 to 31" in fail("segment", "predict", "unet", "old.las", "--out", "classes")
     assert not list((tmp_path / "classes").iterdir())
+
+
+def test_tiles_get_the_codes_that_a_network_trained_in_python_learned(city, tmp_path):
+    train_set, _ = data.load_scenes(f"scans:{city}")
+    unet = make_unet()
+    finetune.train(unet, segmentation.Segmentation(train_set, cropping=segmentation.Cropping(2)), steps=2, batch_size=2)
+    unet.save_pretrained(tmp_path / "unet")
+    succeed("segment", "predict", "unet", city / "test" / "c.las", "--block", 2, "--out", "classes")
+    labels = np.load(tmp_path / "classes" / "c-classes.npy")
+    assert np.array_equal(laspy.read(tmp_path / "classes" / "c-classes.las").classification, CODES[labels])
 
 
 FAULTS = {
