@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
@@ -78,6 +79,16 @@ def test_config_with_another_number_of_channels_is_refused(tmp_path, channels):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"`i2p\.pyramid\.channels` must be a positive whole number"):
         i2p_zoo.from_pretrained(tmp_path)
+
+
+def test_adapter_holds_the_classifier_alone(tmp_path):
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "base")
+    model = create_pyramid_classifier(str(tmp_path / "base"), 3, voxel_size=0.2)
+    fit_ridge_(model, shapes(6))
+    i2p_zoo.save_adapter(model, tmp_path / "adapter")
+    with safe_open(tmp_path / "adapter" / "adapter.safetensors", "pt") as file:
+        assert set(file.keys()) == {"head.weight", "head.bias"}
+    assert torch.equal(i2p_zoo.from_pretrained(tmp_path / "adapter").predict(clouds()), model.predict(clouds()))
 
 
 def test_another_head_is_saved(tmp_path):
