@@ -26,13 +26,13 @@ def loop(x):
         inside = (x.coords[:, 0] == sample).numpy()
         places, values = x.coords[inside, 1:].numpy(), x.features[inside].detach().numpy()
         strays = len(places) // 100
-        middle = [sum((ordered := np.sort(places[:, axis]))[[strays, -1 - strays]]) / 2 for axis in range(3) if len(places)]
+        middle = [np.sort(places[:, axis])[[strays, -1 - strays]].mean() for axis in range(3) if len(places)]
         members = [[] for _ in range(8)]
         for place, value in zip(places, values, strict=True):
             members[sum(int(place[axis] >= middle[axis]) << (2 - axis) for axis in range(3))].append(value)
-        for octant, found in enumerate(members):
-            if found:
-                rows[sample, octant] = np.mean(found, axis=0)
+        for octant, inhabitants in enumerate(members):
+            if inhabitants:
+                rows[sample, octant] = np.mean(inhabitants, axis=0)
     return rows.reshape(x.batch_size, -1)
 
 
