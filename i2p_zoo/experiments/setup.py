@@ -159,10 +159,10 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
     if config is None:
         return
     settings = config["i2p"]["settings"]
-    kind = "a U-Net" if config["i2p"]["unet"] is not None else "a pyramid classifier" if config["i2p"].get("pyramid") else None
-    if kind is not None:
+    form = "a U-Net" if config["i2p"]["unet"] is not None else "a pyramid classifier" if config["i2p"].get("pyramid") else None
+    if form is not None:
         raise InvalidInputError(
-            f"{setup.model} is {kind}, which cannot be turned into another network. Give the name of a zoo network, "
+            f"{setup.model} is {form}, which cannot be turned into another network. Give the name of a zoo network, "
             f"or the folder of a classifier."
         )
     fixed: list[tuple[str, Any, Any]] = [("axis", settings["axis"], setup.axis)]
@@ -198,7 +198,7 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.network == "views":
-            model = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
+            model: Any = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
         elif setup.readout == "pyramid":
             model = _build_pyramid(setup, len(classes))
         elif setup.scratch:
