@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from i2p_zoo.networks.timm_models import create_timm_model, example_images, randomize_parameters_
 
 BLOCKS = 2
-"""How many are left of a stage's like blocks: the least in which one block's outputs are another's inputs, and windows shift."""
+"""How many are left of like blocks in a stage: the least in which one reads what another gives, and windows shift."""
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
 _TRANSFORMS = (Tensor.erfinv_, Tensor.mul_, Tensor.div_, Tensor.add_, Tensor.clamp_)

@@ -30,6 +30,7 @@ from .layers.registry import replaces as replaces
 from .networks.models import create_model as create_model
 from .networks.point_cloud_model import PointCloudModel as PointCloudModel
 from .networks.point_cloud_model import inflate as inflate
+from .networks.pyramid_classifier import PyramidClassifier as PyramidClassifier
 from .sparse.dispatch import sparse_op as sparse_op
 from .sparse.dispatch import token_op as token_op
 from .sparse.engines.selection import use_engine as use_engine
@@ -44,3 +45,4 @@ from .zoo.conversion import convert as convert
 from .zoo.conversion import load_image_network as load_image_network
 from .zoo.ledger import list_models as list_models
 from .zoo.pretrained import from_pretrained as from_pretrained
+from .zoo.pretrained_pyramid import create_pyramid_classifier as create_pyramid_classifier

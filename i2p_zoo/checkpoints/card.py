@@ -54,8 +54,8 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
         "canvas": not i2p["settings"].get("canvas"),
         "warning": not is_noncommercial(licence),
         "picture": not picture,
-        # A U-Net is finetuned otherwise, and a feature extractor has no classifier.
-        "finetune": not features <= {"xyz", "ones"} or config["num_classes"] is None or i2p["unet"],
+        # A U-Net and a pyramid classifier are finetuned otherwise, and a feature extractor has no classifier.
+        "finetune": not features <= {"xyz", "ones"} or config["num_classes"] is None or i2p["unet"] or i2p.get("pyramid"),
     }
     facts = {**_describe(config, features), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
     template = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")

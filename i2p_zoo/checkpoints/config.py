@@ -109,7 +109,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     _check(path, config, _CONFIG, "")
     i2p = config["i2p"]
-    _check(path, {"changes": {}, **i2p}, {**_I2P, "changes": _type(dict)}, "i2p.")
+    _check(path, {"changes": {}, "pyramid": None, **i2p}, _I2P, "i2p.")
     complete_settings_(config)
     _check(path, i2p["settings"], {field.name: _ANYTHING for field in fields(Settings)}, "i2p.settings.")
     try:
@@ -121,6 +121,8 @@ def read_config(path: Path) -> dict[str, Any]:
     _check_weights(path, i2p["weights"], "i2p.weights")
     if i2p["unet"] is not None:
         _check(path, i2p["unet"], _UNET, "i2p.unet.")
+    if i2p.get("pyramid") is not None:
+        _check(path, i2p["pyramid"], _PYRAMID, "i2p.pyramid.")
     if i2p["base"] is not None:
         _check(path, i2p["base"], _BASE, "i2p.base.")
         _check_weights(path, i2p["base"]["weights"], "i2p.base.weights")
@@ -195,13 +197,16 @@ _I2P: dict[str, _Condition] = {
     "certificate": (_is_certificate, "have `errors`"),
     "compact": _type(bool),
     "weights": _WEIGHTS,
-    **dict.fromkeys(("settings", "source"), _type(dict)),
-    **dict.fromkeys(("unet", "base"), _type(dict, NoneType)),
+    **dict.fromkeys(("settings", "source", "changes"), _type(dict)),
+    **dict.fromkeys(("unet", "pyramid", "base"), _type(dict, NoneType)),
 }
 _UNET: dict[str, _Condition] = {
     "levels": (_are_levels, "be lists of whole numbers"),
     "decoder_channels": (lambda value: _are_numbers(value) and len(value) < 100, "be a list of whole numbers"),
     **dict.fromkeys(("dropout", "devoxelization"), _ANYTHING),
+}
+_PYRAMID: dict[str, _Condition] = {
+    "channels": (lambda value: type(value) is int and 0 < value <= _MAX_NUMBER, "be a positive whole number"),
 }
 _BASE: dict[str, _Condition] = {
     "name": (lambda value: type(value) is str and value != "", "be a name or a folder"),

@@ -11,8 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, KEPT_WEIGHTS, MODES, OPTIMIZERS, PRECISIONS, STATISTICS, STEMS
+from i2p_zoo.choices import (
+    AXES,
+    CLASSIFIERS,
+    INFLATIONS,
+    KEPT_WEIGHTS,
+    MODES,
+    OPTIMIZERS,
+    PRECISIONS,
+    READOUTS,
+    STATISTICS,
+    STEMS,
+)
 from i2p_zoo.cli.checkpoint_folders import check_place
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
@@ -117,7 +129,7 @@ def network_options(
                 default="xyz",
                 help="What a voxel carries: xyz, normals, rgb, intensity, ones, extra, field:NAME, joined by commas.",
             ),
-            click.option("--steps", type=COUNT, default=None if epochs else steps, help=batches),
+            click.option("--steps", type=_NATURAL, default=None if epochs else steps, help=batches),
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),
             default_option("--batch-size", type=COUNT, default=32),
             click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
@@ -172,6 +184,12 @@ start_options = decorate(
     [
         default_option("--statistics", type=click.Choice(STATISTICS), default="image", help="Of BatchNorm before training."),
         default_option(
+            "--readout",
+            type=click.Choice(READOUTS),
+            default="last",
+            help="What the classifier reads: the mean of the last feature map, or all maps by octants of the cloud's box.",
+        ),
+        default_option(
             "--classifier",
             type=click.Choice(CLASSIFIERS),
             default="random",
@@ -179,6 +197,12 @@ start_options = decorate(
         ),
     ]
 )
+
+
+def are_given(*names: str) -> bool:
+    """Whether the command that runs got any of these parameters, in place of their defaults."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in names)
 
 
 def print_json(values: Any, indent: int | None = None) -> None:

@@ -15,12 +15,20 @@ from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
 
+FEW_LABELS = {"mode": "head", "stem": "image", "readout": "pyramid", "classifier": "ridge", "steps": 0}
+"""What `finetune --shots` does where none of these is given: the best of `i2p-zoo fewshot` on held-out clouds."""
+
 
 @click.command()
 @shared.network_options()
 @shared.start_options
 @shared.mode_option()
-@click.option("--shots", type=shared.COUNT, help="Train on only this many clouds of each class.")
+@click.option(
+    "--shots",
+    type=shared.COUNT,
+    help="Train on only this many clouds of each class; by default then without steps, with readout pyramid, classifier ridge "
+    "and stem image.",
+)
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )
@@ -53,6 +61,9 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
 
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
+    few_labels = shots is not None and not shared.are_given("epochs", "scratch", "learning_rate", *FEW_LABELS)
+    if few_labels:
+        values |= FEW_LABELS
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
     if shots is not None:
@@ -68,6 +79,8 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     if as_json:
         shared.print_json({key: value for key, value in metrics.items() if key != "history"})
         return
+    if few_labels:
+        click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in FEW_LABELS.items())}")
     test = metrics["test"]
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
     click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
@@ -110,8 +123,10 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       probe                               the classifier alone, on the image stem
       ridge                               no training: the classifier is solved for by ridge regression; also
                                           "ridge on the clouds' statistics", of BatchNorm
-      scratch                             random weights, drawn in 3D; all trains
-      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats and io
+      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there
+      scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
+      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io and
+                                          "pyramid, ridge"
       views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides
       chamfer                             the class of the nearest training cloud, by the Chamfer distance

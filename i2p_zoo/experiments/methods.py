@@ -29,6 +29,7 @@ class Method:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+_PYRAMID = {"stem": "image", "readout": "pyramid", "classifier": "ridge"}
 _VIEWS = {"network": "views", "voxel_size": VIEW_VOXEL}
 METHODS: dict[str, Method | None] = {
     "all": Method({"mode": "all"}),
@@ -40,10 +41,14 @@ METHODS: dict[str, Method | None] = {
     "ridge on the clouds' statistics": Method(
         {"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "ridge"}, {"steps": 0}
     ),
+    "pyramid, ridge": Method({"mode": "head", **_PYRAMID}, {"steps": 0}),
+    "pyramid": Method({"mode": "all", **_PYRAMID}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
     "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
     "frozen random, io": Method({"mode": "io", "scratch": True}),
+    "frozen random, pyramid, ridge": Method({"mode": "head", "scratch": True, **_PYRAMID}, {"steps": 0}),
+    "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
     "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),

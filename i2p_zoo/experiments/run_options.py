@@ -91,12 +91,14 @@ def describe_run(
         )
     check_folder(setup, segmented=samples == "scenes")
     check_classes(train_set.classes, test_set.classes)
-    starts = (setup.network, setup.statistics, setup.classifier)
-    if samples == "scenes" and starts != (Setup.network, Setup.statistics, Setup.classifier):
+    starts = (setup.network, setup.statistics, setup.readout, setup.classifier)
+    if samples == "scenes" and starts != (Setup.network, Setup.statistics, Setup.readout, Setup.classifier):
         raise InvalidInputError(
-            "Views, the clouds' statistics and ridge regression are for classes of whole clouds, not of points; got network, "
-            f"statistics and classifier {join_words(starts)}."
+            "Views, the clouds' statistics, pyramids and ridge regression are for classes of whole clouds, not of points; got "
+            f"network, statistics, readout and classifier {join_words(starts)}."
         )
+    if options.steps == 0 and setup.classifier == "random":
+        raise InvalidInputError("No step (steps=0) trains nothing: give classifier='ridge', which is solved for without steps.")
     if setup.network == "views" and run_options.save is not None:
         raise InvalidInputError(
             f"A network of views is no checkpoint of this package: give save=None, not {run_options.save!r}."

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, STATISTICS, STEMS
+from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, READOUTS, STATISTICS, STEMS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.views import build_view_network
 from i2p_zoo.finetune import ParameterCount, freeze
@@ -20,9 +20,11 @@ from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.models import create_model
+from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.sparse.point_features import count_channels, parse_features
 from i2p_zoo.staging import locate
 from i2p_zoo.zoo.pretrained import from_pretrained
+from i2p_zoo.zoo.pretrained_pyramid import create_pyramid_classifier
 
 LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
 """Peak of SGD's learning rate by mode, for batches of 32."""
@@ -36,6 +38,7 @@ _CHOICES = {
     "stem": STEMS,
     "network": NETWORKS,
     "statistics": STATISTICS,
+    "readout": READOUTS,
     "classifier": CLASSIFIERS,
 }
 
@@ -58,11 +61,13 @@ class Setup:
         network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
             which inflation, axis, stem and skip_downsamples say nothing.
         statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`).
+        readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, or "pyramid", all
+            feature maps by octants (`PyramidClassifier`).
         classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
-            have, or views of other features than xyz, of a folder, or with a mode for inflated networks.
+            have, or views of other features than xyz, of a folder, or with a mode or readout for inflated networks.
     """
 
     model: str
@@ -76,6 +81,7 @@ class Setup:
     features: str = "xyz"
     network: str = "voxels"
     statistics: str = "image"
+    readout: str = "last"
     classifier: str = "random"
 
     def __post_init__(self) -> None:
@@ -91,11 +97,15 @@ class Setup:
                 f"{self.voxel_size}."
             )
         parse_features(self.features)
-        in_views = self.features == "xyz" and self.mode in ("all", "head", "none") and not os.path.isdir(self.model)
+        in_views = (
+            (self.features, self.readout) == ("xyz", "last")
+            and self.mode in ("all", "head", "none")
+            and not os.path.isdir(self.model)
+        )
         if self.network == "views" and not in_views:
             raise InvalidInputError(
-                "Views are of features xyz and of a network by name, in mode all, head or none; got "
-                f"features={self.features!r}, model={self.model!r} and mode={self.mode!r}."
+                "Views are of features xyz and of a network by name, with readout last and in mode all, head or none; got "
+                f"features={self.features!r}, model={self.model!r}, readout={self.readout!r} and mode={self.mode!r}."
             )
 
     @property
@@ -141,17 +151,18 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
         segmented: whether the network becomes a U-Net's encoder.
 
     Raises:
-        InvalidInputError: it is a U-Net, has a new stem in place of the image stem that is needed, or has another axis, or,
-            with such a stem, another inflation or number of channels than the setup.
+        InvalidInputError: it is a U-Net or a pyramid classifier, has a new stem in place of the image stem that is needed, or
+            has another axis, or, with such a stem, another inflation or number of channels than the setup.
         CheckpointError: its config.json is missing or damaged.
     """
     config = None if setup.scratch else read_folder_config(setup.model)
     if config is None:
         return
     settings = config["i2p"]["settings"]
-    if config["i2p"]["unet"] is not None:
+    form = "a U-Net" if config["i2p"]["unet"] is not None else "a pyramid classifier" if config["i2p"].get("pyramid") else None
+    if form is not None:
         raise InvalidInputError(
-            f"{setup.model} is a U-Net, which cannot be turned into another network. Give the name of a zoo network, "
+            f"{setup.model} is {form}, which cannot be turned into another network. Give the name of a zoo network, "
             f"or the folder of a classifier."
         )
     fixed: list[tuple[str, Any, Any]] = [("axis", settings["axis"], setup.axis)]
@@ -163,7 +174,7 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
             raise InvalidInputError(
                 f"{setup.model} has the {name} {present!r}, which cannot become {expected!r}. Give the name of a zoo network."
             )
-    if (segmented or setup.stem == "image") and settings["stem"] != "image":
+    if (segmented or setup.readout == "pyramid" or setup.stem == "image") and settings["stem"] != "image":
         raise InvalidInputError(
             f"{setup.model} has a {settings['stem']} stem, and its image stem is gone. Give the name of a zoo network, or a "
             "folder that was finetuned with `--stem image`."
@@ -187,7 +198,9 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.network == "views":
-            model = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
+            model: Any = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
+        elif setup.readout == "pyramid":
+            model = _build_pyramid(setup, len(classes))
         elif setup.scratch:
             model = create_model(architecture_of(setup.model), **structure_of(setup), **arguments)
             draw_volumes_(model)
@@ -199,6 +212,20 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
                 model.reset_classifier(len(classes))
     set_class_names_(model, classes)
     return model, freeze(model, setup.mode)
+
+
+def _build_pyramid(setup: Setup, classes: int) -> PyramidClassifier:
+    arguments: dict[str, Any] = setup.voxel_arguments
+    if setup.scratch:
+        name, arguments = architecture_of(setup.model), {**arguments, **structure_of(setup), "pretrained": False}
+    elif read_folder_config(setup.model) is None:
+        name, arguments = setup.model, {**arguments, **structure_of(setup)}
+    else:
+        name, arguments = setup.model, {**arguments, "inflation": setup.inflation}
+    model = create_pyramid_classifier(name, classes, **arguments)
+    if setup.scratch:
+        draw_volumes_(model.encoder)
+    return model
 
 
 def structure_of(setup: Setup) -> dict[str, Any]:

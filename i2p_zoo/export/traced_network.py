@@ -13,6 +13,7 @@ from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.export.site_requests import SiteInputs, SiteRequests, fill_cache
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
+from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.engines.table_engine import weigh_taps
 from i2p_zoo.sparse.geometry import Level, Plan
@@ -113,6 +114,8 @@ def check_exportable(network: Any) -> None:
         InvalidInputError: the first of these.
         UnsupportedError: the others.
     """
+    if isinstance(network, PyramidClassifier):
+        raise UnsupportedError("A pyramid classifier cannot be exported: its octants follow from each cloud's box.")
     if not isinstance(network, PointCloudModel | UNet):
         raise InvalidInputError(f"Only networks made by i2p_zoo can be exported; got {type(network).__name__}.")
     device = next(network.parameters()).device  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ _TEMPERATURE = 0.1  # of outputs that are near 1 for the right class, so that so
 
 
 @torch.no_grad()
-def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: int = 64) -> None:
+def fit_ridge_(model: Any, clouds: CloudSet, strength: float | None = None, batch_size: int = 64) -> None:
     """Solves for a network's classifier on labelled clouds by ridge regression; no step is trained.
 
     Features are what the classifier reads, less the mean m of the classes' means, and of unit length: rows X. Weights
@@ -32,7 +32,8 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
     Args:
         model: a `PointCloudModel` whose classifier is linear, in place; it notes the clouds' classes. The rest stays.
         clouds: at least one of each class; of soft labels the likeliest counts.
-        strength: of the regularisation; rows have length 1.
+        strength: of the regularisation; rows have length 1. None for one divided by the mean number of clouds a class: the more
+            there are, the less must be assumed.
         batch_size: clouds at once.
 
     Raises:
@@ -51,7 +52,7 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
         >>> i2p_zoo.finetune.evaluate(model, clouds).top1
         1.0
     """
-    if not 0 < strength < math.inf:
+    if strength is not None and not 0 < strength < math.inf:
         raise InvalidInputError(f"`strength` must be a positive number; got {strength}.")
     classifier = find_classifier(model)
     labels = torch.from_numpy(clouds.hard_labels())
@@ -66,6 +67,7 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float = 1.0, batch_size: 
             "call "
             f"`model.reset_classifier({len(clouds.classes)})` first."
         )
+    strength = len(clouds.classes) / len(clouds) if strength is None else strength
     features = penultimate_features(model, clouds, batch_size).double()
     if not features.isfinite().all():
         raise DivergedError("The network's features are NaN or infinite.")

@@ -194,7 +194,7 @@ class _Run:
         options = self.options
         todo = range(0) if self.has_reached_target() else range(len(self.history.steps), options.steps)
         is_shown = progress is not None and self.accelerator.is_main_process
-        bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=not is_shown)
+        bar = tqdm(todo, initial=todo.start, total=options.steps, desc=progress, disable=not (is_shown and options.steps))
         devices = [self.device] if self.device.type == "cuda" else []
         together = synchronize_norms(self.accelerator.num_processes > 1)
         self.model.settings = _settings_after(self.model, self.task)

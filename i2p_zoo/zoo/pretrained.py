@@ -34,6 +34,7 @@ from i2p_zoo.networks.models import (
 )
 from i2p_zoo.networks.point_cloud_model import PointCloudModel, mix_in_
 from i2p_zoo.networks.presets import check_preset
+from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.networks.timm_models import create_tagged_model, create_timm_model
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.geometry import check_axis
@@ -130,6 +131,15 @@ def from_pretrained(
         if not adaptation.is_empty or features_only:
             raise InvalidInputError(f"{name} is a U-Net, which is loaded as it is. Create another with `create_unet`.")
         return model.to(device=device, dtype=dtype)
+    if isinstance(model, PyramidClassifier):
+        if not replace(adaptation, num_classes=None).is_empty or features_only:
+            raise InvalidInputError(
+                f"{name} is a pyramid classifier, of which only num_classes can be changed. Create another with "
+                "`create_pyramid_classifier`."
+            )
+        if num_classes not in (None, model.num_classes):
+            model.reset_classifier(num_classes)
+        return model.to(device=device, dtype=dtype)
     check_preset(preset, model.architecture)
     image_chans = model.in_chans if model.settings.stem == "image" else 3
     image_arguments = {**model.model_args, "in_chans": image_chans}
@@ -216,7 +226,9 @@ def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | N
 
 def build_network(config: dict[str, Any]) -> Any:
     """Builds the network that a config describes, of the class that it names, its weights on the meta device."""
-    return (PointCloudModel if config["i2p"]["unet"] is None else UNet).from_config(config)
+    i2p = config["i2p"]
+    network: Any = PyramidClassifier if i2p.get("pyramid") else PointCloudModel if i2p["unet"] is None else UNet
+    return network.from_config(config)
 
 
 def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions, place: Name | None = None) -> Any:

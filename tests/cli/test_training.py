@@ -81,6 +81,22 @@ def test_json_is_one_object_without_the_history(network, data):
     assert "history" not in printed
 
 
+def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, data, tmp_path):
+    options = ["finetune", "--model", network, "--data", data, "--voxel-size", 0.2, "--shots", 2]
+    result = succeed(*options, "--out", "few")
+    metrics = json.loads((tmp_path / "few" / "metrics.json").read_text())
+    assert {key: metrics["setup"][key] for key in ("mode", "stem", "readout", "classifier")} == {
+        "mode": "head", "stem": "image", "readout": "pyramid", "classifier": "ridge"
+    }  # fmt: skip
+    assert metrics["history"] == []
+    assert "as few labels do best: --mode head --stem image --readout pyramid --classifier ridge --steps 0" in result.stdout
+    assert type(i2p_zoo.from_pretrained(tmp_path / "few" / "model")) is i2p_zoo.PyramidClassifier
+    succeed(*options, "--steps", 1, "--batch-size", 6, "--out", "trained")
+    setup = json.loads((tmp_path / "trained" / "metrics.json").read_text())["setup"]
+    assert (setup["mode"], setup["readout"]) == ("all", "last")
+    assert "give classifier='ridge'" in fail(*options, "--steps", 0, "--out", "untrained")
+
+
 def test_teacher_labels_the_clouds(network, data, finished, tmp_path):
     train_set = shapes(24)
     teacher = i2p_zoo.from_pretrained(network, num_classes=3, voxel_size=0.2, stem="point")

@@ -38,7 +38,9 @@ def test_a_finished_run_is_no_result_for_other_scenes(scene_sets, tmp_path):
             run_segmentation(setup, *others, options, tmp_path / "run", RunOptions(resume=True))
 
 
-@pytest.mark.parametrize("changes", [{"statistics": "clouds"}, {"classifier": "ridge"}, {"network": "views"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"statistics": "clouds"}, {"classifier": "ridge"}, {"network": "views"}, {"readout": "pyramid"}], ids=str
+)
 def test_what_is_for_whole_clouds_is_refused(scene_sets, tmp_path, changes):
     with pytest.raises(InvalidInputError, match="for classes of whole clouds, not of points"):
         run_segmentation(Setup("i2p-test_resnet", **changes), *scene_sets, Options(steps=1), tmp_path / "run")

@@ -64,6 +64,8 @@ REFUSED = {
     "inflation": ({"inflation": "fancy"}, "center, average, copy; got 'fancy'"),
     "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
     "stem": ({"stem": "brain"}, "image, point, patch; got 'brain'"),
+    "readout": ({"readout": "first"}, "last, pyramid; got 'first'"),
+    "views by octants": ({"network": "views", "readout": "pyramid"}, "readout='pyramid'"),
 }
 
 
@@ -78,6 +80,25 @@ def test_folder_is_inflated_as_told_and_otherwise_as_it_is(network):
     assert (kept.settings.inflation, copied.settings.inflation) == ("center", "copy")
     center, copy = (model.layer2[0].conv2.weight for model in (kept, copied))
     assert torch.equal(copy, center[:, 1:2].expand_as(copy))
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_pyramid_reads_the_network_of_a_folder(network, scratch, tmp_path):
+    setup = Setup(str(network), mode="head", stem="image", readout="pyramid", scratch=scratch, voxel_size=0.3)
+    model, count = build_model(setup, CLASSES)
+    source, encoder = i2p_zoo.from_pretrained(network).state_dict(), model.encoder.state_dict()
+    assert torch.equal(encoder["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"]) is not scratch
+    assert (model.settings.voxel_size, model.settings.skip_downsamples) == (0.3, 3)
+    assert count.trained == 2 * (model.head.in_features + 1)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="is a pyramid classifier, which cannot be turned into another"):
+        build_model(Setup(str(tmp_path)), CLASSES)
+
+
+def test_pyramid_needs_the_image_stem_of_a_folder(network, tmp_path):
+    build_model(Setup(str(network)), CLASSES)[0].save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="its image stem is gone"):
+        build_model(Setup(str(tmp_path), readout="pyramid"), CLASSES)
 
 
 def test_folder_along_another_axis_is_refused(network):

@@ -35,6 +35,14 @@ def test_logits_are_those_of_scikit_learn(count, strength):
     assert class_names(model) == clouds.classes
 
 
+@pytest.mark.parametrize(("count", "strength"), [(3, 1.0), (60, 0.05)])
+def test_strength_is_one_divided_by_the_clouds_a_class(count, strength):
+    default, told = resnet(), resnet()
+    fit_ridge_(default, shapes(count))
+    fit_ridge_(told, shapes(count), strength)
+    assert torch.equal(find_classifier(default).weight, find_classifier(told).weight)
+
+
 @pytest.mark.parametrize("strength", [0, -1.0, float("nan"), float("inf")])
 def test_strength_is_a_positive_number(strength):
     with pytest.raises(InvalidInputError, match="`strength` must be a positive number"):

@@ -1,0 +1,130 @@
+"""A classifier that reads every feature map of an encoder by the octants of the cloud's box, for few labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2p_zoo.checkpoints.config import FORMAT_VERSION, make_config
+from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.inflation.provenance import Provenance
+from i2p_zoo.modules import eval_mode, set_class_names_
+from i2p_zoo.networks.changes import apply_changes_, note_changes
+from i2p_zoo.networks.network import Network
+from i2p_zoo.networks.point_cloud_model import PointCloudModel
+from i2p_zoo.networks.stems import check_num_classes
+from i2p_zoo.networks.unet import find_levels
+from i2p_zoo.sparse.autograd_limits import run_uncompiled
+from i2p_zoo.sparse.octants import OCTANTS, pool_octants
+from i2p_zoo.sparse.tensor import SparseTensor
+
+
+class PyramidClassifier(Network, nn.Module):
+    """An encoder of the zoo and a linear classifier of all its feature maps, each averaged over eight octants.
+
+    What timm's own classifier reads, the mean of the last feature map, tells neither where things stand nor what the earlier
+    stages see, and one or a few clouds of each class do not suffice to train the rest to it. Each map becomes (B, 8 * C) means
+    of the octants of the cloud's box (`pool_octants`) of length 1; the classifier reads them all, one after the other. (All
+    stages at once: Evci et al. 2022, "Head2Toe".) Clouds are to stand as those that it was trained on: octants turn with them.
+
+    Args:
+        encoder: a `PointCloudModel` created with `features_only=True`.
+        num_classes: of the classifier, which is new.
+        channels: of all feature maps together; None to find them by running the encoder.
+
+    Raises:
+        InvalidInputError: another encoder, or no class.
+        UnsupportedError: the encoder shifts the sites.
+    """
+
+    def __init__(self, encoder: Any, num_classes: int, channels: int | None = None) -> None:
+        super().__init__()
+        if not getattr(encoder, "model_args", {}).get("features_only"):
+            raise InvalidInputError(f"The encoder must be created with features_only=True; got {type(encoder).__qualname__}.")
+        check_num_classes(num_classes)
+        if not num_classes:
+            raise InvalidInputError("A pyramid classifier needs num_classes of 1 or more; got 0.")
+        self.encoder, self.num_classes = encoder, num_classes
+        self.channels = sum(level.channels for level in find_levels(encoder)) if channels is None else channels
+        self.head = nn.Linear(OCTANTS * self.channels, num_classes).to(next(encoder.parameters()))
+        noted = encoder.pretrained_cfg or {}
+        self.pretrained_cfg = {key: value for key, value in noted.items() if key not in ("label_names", "label_codes")}
+
+    @property
+    def provenance(self) -> Provenance:
+        """The encoder's, since the classifier is always new."""
+        provenance: Provenance = self.encoder.provenance
+        return provenance
+
+    @provenance.setter
+    def provenance(self, value: Provenance) -> None:
+        self.encoder.provenance = value
+
+    def prepare(self, x: Any) -> SparseTensor:
+        """Returns the network's input as a sparse tensor, as the encoder's `prepare`."""
+        prepared: SparseTensor = self.encoder.prepare(x)
+        return prepared
+
+    @run_uncompiled
+    def forward(self, x: Any) -> Tensor:
+        """Classifies clouds.
+
+        Args:
+            x: as the encoder's `prepare` takes it.
+
+        Returns:
+            (B, num_classes) logits.
+        """
+        maps = self.encoder(self.prepare(x))
+        rows = [F.normalize(pool_octants(each.derive(each.features, channels_last=False)), dim=1) for each in maps]
+        logits: Tensor = self.head(torch.cat(rows, dim=1))
+        return logits
+
+    def predict(self, points: Any) -> Tensor:
+        """Returns `forward` of clouds in eval mode and without gradients."""
+        with eval_mode(self), torch.no_grad():
+            logits: Tensor = self(points)
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Gives the network a new classifier; the names of the classes go with the old one.
+
+        Raises:
+            InvalidInputError: `num_classes` is no whole number of 1 or more.
+        """
+        check_num_classes(num_classes)
+        if not num_classes:
+            raise InvalidInputError("A pyramid classifier needs num_classes of 1 or more; got 0.")
+        self.head, self.num_classes = nn.Linear(self.head.in_features, num_classes).to(self.head.weight), num_classes
+        set_class_names_(self, ())
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the network's config, as JSON types, without what is known of a checkpoint's files.
+
+        Raises:
+            InvalidInputError: the encoder was not made from a timm architecture, or has an argument that JSON cannot hold.
+        """
+        config = make_config(self)
+        config["i2p"] |= {"format_version": FORMAT_VERSION, "pyramid": {"channels": self.channels}}
+        return note_changes(self, config, "head")
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> PyramidClassifier:
+        """Undoes `to_config`, without weights: they are on the meta device.
+
+        Raises:
+            NotFoundError: timm has no such architecture.
+        """
+        plain = {**config, "i2p": {key: value for key, value in config["i2p"].items() if key != "changes"}}
+        encoder = PointCloudModel.from_config(plain)
+        with torch.device("meta"):
+            network = PyramidClassifier(encoder, config["num_classes"], config["i2p"]["pyramid"]["channels"])
+        result: PyramidClassifier = apply_changes_(network, config["i2p"].get("changes", {}))
+        return result

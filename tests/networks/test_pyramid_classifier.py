@@ -1,0 +1,137 @@
+"""Pyramid classifiers: what they read, checkpoints, modes of finetuning, and few labels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn import functional as F
+
+import i2p_zoo
+from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, create_pyramid_classifier
+from i2p_zoo.experiments.classification import classify
+from i2p_zoo.finetune import evaluate, fit_ridge_, freeze, train
+from i2p_zoo.modules import class_names, set_class_names_
+from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
+from i2p_zoo.sparse.octants import pool_octants
+from tests.finetune.conftest import shapes
+from tests.helpers import randomise_norms_
+
+
+def clouds():
+    random = np.random.default_rng(0)
+    return [random.uniform(-1, 1, (count, 3)).astype(np.float32) for count in (150, 90)]
+
+
+def make(name="test_resnet", num_classes=4, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = {"skip_downsamples": 2, "voxel_size": 0.2, **kwargs}
+        return create_pyramid_classifier(name, num_classes, pretrained=False, **settings).eval()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mambaout_femto", "test_vit2"])
+def test_classifier_reads_every_map_by_octants(name):
+    model = make(name)
+    randomise_norms_(model)
+    with torch.no_grad():
+        maps = model.encoder(clouds())
+        rows = [F.normalize(pool_octants(each.derive(each.features, channels_last=False)), dim=1) for each in maps]
+        expected = model.head(torch.cat(rows, 1))
+        torch.testing.assert_close(model(clouds()), expected)
+        alone = torch.cat([model([cloud]) for cloud in clouds()])
+    torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
+    assert model.head.in_features == 8 * sum(each.features.shape[1] for each in maps)
+
+
+def test_folder_gives_the_same_network_and_another_number_of_classes(tmp_path):
+    model = make()
+    set_class_names_(model, "abcd")
+    model.save_pretrained(tmp_path)
+    loaded = i2p_zoo.from_pretrained(tmp_path)
+    assert type(loaded) is PyramidClassifier
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+    assert torch.equal(loaded.predict(clouds()), model.predict(clouds()))
+    assert class_names(loaded) == tuple("abcd")
+    other = i2p_zoo.from_pretrained(tmp_path, num_classes=7)
+    assert (other(clouds()).shape, class_names(other)) == ((2, 7), ())
+    assert sum(classify(loaded, {"points": clouds()[0]}, top=4).values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("changes", [{"stem": "point"}, {"voxel_size": 0.3}, {"features_only": True}], ids=str)
+def test_folder_takes_no_other_change(tmp_path, changes):
+    make().save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="is a pyramid classifier, of which only num_classes can be changed"):
+        i2p_zoo.from_pretrained(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("channels", [0, "many", 10**9], ids=str)
+def test_config_with_another_number_of_channels_is_refused(tmp_path, channels):
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["i2p"]["format_version"] == 2
+    config["i2p"]["pyramid"]["channels"] = channels
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"`i2p\.pyramid\.channels` must be a positive whole number"):
+        i2p_zoo.from_pretrained(tmp_path)
+
+
+def test_adapter_holds_the_classifier_alone(tmp_path):
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "base")
+    model = create_pyramid_classifier(str(tmp_path / "base"), 3, voxel_size=0.2)
+    fit_ridge_(model, shapes(6))
+    i2p_zoo.save_adapter(model, tmp_path / "adapter")
+    with safe_open(tmp_path / "adapter" / "adapter.safetensors", "pt") as file:
+        assert set(file.keys()) == {"head.weight", "head.bias"}
+    assert torch.equal(i2p_zoo.from_pretrained(tmp_path / "adapter").predict(clouds()), model.predict(clouds()))
+
+
+def test_another_head_is_saved(tmp_path):
+    model = make()
+    model.head = nn.Sequential(nn.Linear(model.head.in_features, 5), nn.ReLU(), nn.Linear(5, 3))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(i2p_zoo.from_pretrained(tmp_path).predict(clouds()), model.predict(clouds()))
+
+
+def test_few_labels_suffice_to_tell_easy_shapes_apart():
+    model, labelled = make(num_classes=3), shapes(60)
+    fit_ridge_(model, labelled.subset(np.arange(3)))
+    assert evaluate(model, labelled).top1 > 0.6
+    assert class_names(model) == labelled.classes
+
+
+@pytest.mark.parametrize("mode", ["all", "io+bn", "io", "head"])
+def test_each_mode_trains_the_classifier_and_its_part_of_the_encoder(mode):
+    model, labelled = make(num_classes=3), shapes(12)
+    freeze(model, mode)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, labelled, steps=1, learning_rate=0.1, batch_size=6)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"head.weight", "head.bias"} <= changed
+    assert ("encoder.conv1.0.weight" in changed) is (mode != "head")
+    assert ("encoder.layer2.0.conv2.weight" in changed) is (mode == "all")
+
+
+def test_gradients_reach_the_first_layer():
+    model = make()
+    model(clouds()).square().sum().backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if not name.endswith("num_batches"))
+
+
+def test_what_it_cannot_be_made_of_is_refused():
+    with pytest.raises(InvalidInputError, match="features_only=True"):
+        PyramidClassifier(i2p_zoo.create_model("test_resnet"), 3)
+    with pytest.raises(InvalidInputError, match="num_classes of 1 or more; got 0"):
+        make(num_classes=0)
+    with pytest.raises(InvalidInputError, match="num_classes of 1 or more; got 0"):
+        make().reset_classifier(0)
+
+
+def test_it_is_not_exported(tmp_path):
+    with pytest.raises(UnsupportedError, match="A pyramid classifier cannot be exported"):
+        i2p_zoo.export_onnx(make(), tmp_path / "model.onnx")
