@@ -61,7 +61,7 @@ class CloudView:
         points: (N, 3) as the network reads them: objects that are normalised in the unit sphere, scenes in their own unit.
         colors: (N, 3) uint8, where the points have any.
         levels: the voxels, finest first.
-        classes: the likeliest classes of an object with their probabilities, or those of a scene with their share of the points.
+        classes: the likeliest of an object with their probabilities, or those of a scene with their share of the points.
         labels: (N,) the class of each point of a scene, or None.
         names: of the classes that `labels` numbers.
         notes: what was left out, and the like, a sentence each.
@@ -77,11 +77,15 @@ class CloudView:
     notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """Returns in one line what the cloud is, what it was taken for, and the notes."""
+        """Returns in one line how large the cloud is, what it is taken for, and the notes."""
         parts = [count_of(len(self.points), "point"), f"{count_of(len(self.levels[0].sites), 'voxel')} of {self.edge:.3g}"]
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(self.classes.items())[:3])
-        sentences = [f"{self.title}: {', '.join(parts)}{f'; {shares}' if shares else ''}.", *self.notes]
-        return " ".join(sentences)
+        return " ".join([f"{', '.join(parts)}{f'; {shares}' if shares else ''}.", *self.notes])
+
+    @property
+    def meaning(self) -> str:
+        """What the shares of the classes are, in words."""
+        return "classes" if self.labels is None else "shares of the points"
 
     @property
     def edge(self) -> float:

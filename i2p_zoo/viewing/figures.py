@@ -17,10 +17,11 @@ from i2p_zoo.viewing.cloud_views import CloudView, VoxelLevel
 from i2p_zoo.viewing.cubes import find_faces
 from i2p_zoo.wording import count_of
 
-MOST_POINTS, MOST_VOXELS = 40_000, 8_000
+MOST_POINTS, MOST_VOXELS = 40_000, 6_000
 """Drawn of a cloud: a browser turns these smoothly, and a page of them has a few megabytes."""
-_HEIGHTS = np.array(  # viridis, from the lowest to the highest, without its ends, which no background shows
-    [(72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 44)]
+# viridis, from the lowest to the highest, without its ends, which not every background shows
+_HEIGHTS = np.array(
+    [(72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (83, 197, 104), (181, 222, 44)]
 )
 _CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
 _MARGIN = 0.04
@@ -67,11 +68,20 @@ def draw_cloud(view: CloudView, most_points: int = MOST_POINTS, most_voxels: int
         steps.append({"label": stage.label, "method": "update", "args": [{"visible": (owners == number).tolist()}, layout]})
     for trace, owner in zip(figure.data, owners, strict=True):
         trace.visible = bool(owner == first)
-    nested = {"camera": {"eye": {"x": 1.1, "y": -1.35, "z": 0.8}}, "bgcolor": _CLEAR, "aspectmode": "manual"}
+    nested = {"camera": {"eye": {"x": 0.95, "y": -1.15, "z": 0.65}}, "bgcolor": _CLEAR, "aspectmode": "manual"}
     figure.update_layout(
         title={"text": stages[first].title, "x": 0.02, "y": 0.98, "yanchor": "top", "font": {"size": 14}},
         scene={**nested, "dragmode": "orbit"},
-        sliders=[{"active": first, "steps": steps, "currentvalue": {"visible": False}, "pad": {"t": 8, "b": 4}, "x": 0.02, "len": 0.96}],
+        sliders=[
+            {
+                "active": first,
+                "steps": steps,
+                "currentvalue": {"visible": False},
+                "pad": {"t": 8, "b": 4},
+                "x": 0.02,
+                "len": 0.96,
+            }
+        ],
         legend={"itemsizing": "constant", "bgcolor": _CLEAR, "y": 0.95},
         **_plain_layout(520),
     )
@@ -133,7 +143,7 @@ def _point_stages(objects: Any, view: CloudView, middle: NDArray[np.float64], mo
     count = f"{len(rows):,} of {count_of(len(view.points), 'point')}" if len(rows) < len(view.points) else ""
     title = count or count_of(len(rows), "point")
     points = (view.points - middle)[rows].astype(np.float32)
-    size = float(np.clip(150 / np.sqrt(len(rows)), 1.3, 6))
+    size = float(np.clip(110 / np.sqrt(len(rows)), 1.3, 5))
     box = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     colors = _shade(points[:, 2]) if view.colors is None else view.colors[rows]
     stages = [_Stage("points", title, [_scatter(objects, points, _hex(colors), size)], *box)]
@@ -173,7 +183,7 @@ def _voxel_stage(objects: Any, level: VoxelLevel, middle: NDArray[np.float64], m
         x=x, y=y, z=z, i=i, j=j, k=k, facecolor=shades.tolist(), flatshading=True, lighting=lighting, hoverinfo="skip"
     )
     low, high = faces.corners.min(0).astype(np.float64), faces.corners.max(0).astype(np.float64)
-    return _Stage(str(stride), title, [mesh], low, high)
+    return _Stage(f"stride {stride}", title, [mesh], low, high)
 
 
 def _frame(stage: _Stage) -> dict[str, Any]:

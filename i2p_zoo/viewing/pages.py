@@ -56,7 +56,7 @@ def write_page(path: str | os.PathLike[str], view: CloudView) -> None:
     to_html = require("plotly.io", extra="view").to_html
     figures = [draw_cloud(view)]
     if view.classes:
-        figures.append(draw_classes(view.classes, "shares of the points" if view.labels is not None else "classes"))
+        figures.append(draw_classes(view.classes, view.meaning))
     parts = [
         f"<div>{to_html(figure, CONFIG, include_plotlyjs=number == 0, full_html=False)}</div>"
         for number, figure in enumerate(figures)
