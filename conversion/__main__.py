@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures | ..."""
 
 from __future__ import annotations
 
@@ -134,6 +134,18 @@ def pictures() -> None:
     from conversion.docs_pictures import draw_pictures
 
     draw_pictures()
+
+
+@main.command()
+@click.argument("model", default="out/demo/runs/all-image-weights-0/model")
+def screenshot(model: str) -> None:
+    """Draw the app in Chromium, with MODEL as `make demo` trains it, into docs/images/app.png.
+
+    Example: python -m conversion screenshot out/demo/runs/all-image-weights-0/model
+    """
+    from conversion.screenshots import draw_screenshot
+
+    draw_screenshot(model)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _load(model: str, device: str) -> Any:
     "--block", type=shared.POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
 )
 @shared.default_option("--host", default="127.0.0.1", help="Address to serve at; 0.0.0.0 for other machines too.")
-@click.option("--port", type=click.IntRange(0, 65535), help="By default the first that is free from 7860 on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="By default the first that is free from 7860 on.")
 @click.option("--space", type=shared.FOLDER, help="Do not serve: write a folder for a Space of the Hugging Face Hub.")
 @shared.device_option
 def app(

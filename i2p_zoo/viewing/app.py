@@ -37,12 +37,12 @@ _STYLE = """
 """
 
 
-def show_cloud(path: str | None, columns: str, *, model: Any = None, extent: ArrayLike | None = None) -> Shown:
+def show_cloud(path: str | None, columns: str | None = None, *, model: Any = None, extent: ArrayLike | None = None) -> Shown:
     """Returns what the page shows of a file: a text, the cloud and the classes; of a bad file what the reader says.
 
     Args:
         path: of the file as the page keeps it; None for none.
-        columns: as `i2p_zoo.data.read_cloud`; empty for none.
+        columns: as `i2p_zoo.data.read_cloud`; empty or None for none.
         model: as `i2p_zoo.viewing.view_cloud`.
         extent: of a U-Net's blocks.
     """
@@ -50,7 +50,7 @@ def show_cloud(path: str | None, columns: str, *, model: Any = None, extent: Arr
         return "", None, None
     name = Path(path).name
     try:
-        view = view_file(path, model, columns=columns.strip() or None, extent=extent)
+        view = view_file(path, model, columns=(columns or "").strip() or None, extent=extent)
     except (I2PError, OSError) as error:
         return _refuse(str(error).replace(str(path), name)), None, None
     bars = draw_classes(view.classes, view.meaning) if view.classes else None
