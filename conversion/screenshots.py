@@ -101,9 +101,9 @@ def draw_screenshot(model: str, path: Path = IMAGES / "app.png", cloud: int = 9)
 
 
 def choose_stage(page: Any, figure: str, label: str) -> str:
-    """Moves the slider of a figure to a mark; returns the figure's title then."""
+    """Moves the slider of a figure to the mark of a stride; returns the figure's title then."""
     place = page.locator(f"{figure} .slider-label", has_text=label).bounding_box(timeout=WAIT)
     rail = page.locator(f"{figure} .slider-rail-touch-rect").bounding_box(timeout=WAIT)
     page.mouse.click(place["x"] + place["width"] / 2, rail["y"] + rail["height"] / 2)
-    title = page.locator(f"{figure} .gtitle")
+    title = page.locator(f"{figure} .gtitle", has_text=label)
     return str(title.text_content(timeout=WAIT))

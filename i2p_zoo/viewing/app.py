@@ -31,6 +31,7 @@ Shown = tuple[Any, ...]
 LARGEST_FILE = "200mb"
 _STYLE = """
 .js-plotly-plot svg text { fill: var(--body-text-color) !important; }
+.js-plotly-plot .modebar-btn--logo { display: none !important; }
 .status p { margin: 0; overflow-wrap: anywhere; }
 .status p.refused { border-left: 4px solid var(--error-border-color); background: var(--error-background-fill);
   color: var(--error-text-color); padding: 0.5rem 0.75rem; }
@@ -114,7 +115,10 @@ def build_app(
         model = from_pretrained(model).to(find_device(device))
     if extent is not None and not isinstance(model, UNet):
         raise InvalidInputError("Blocks are of scenes, which a U-Net segments: leave out the edge of the blocks.")
-    with tempfile.TemporaryDirectory() as folder, gradio.Blocks(title="i2p-zoo", analytics_enabled=False) as page:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        gradio.Blocks(title="i2p-zoo", analytics_enabled=False, fill_width=True) as page,
+    ):
         gradio.Markdown("# i2p-zoo\nImage networks of timm on point clouds. " + _describe(model))
         with gradio.Tab("Cloud or mesh"):
             shown = functools.partial(show_cloud, model=model, extent=extent)

@@ -107,7 +107,8 @@ def view_file(path: str | os.PathLike[str], model: Any = None, *, columns: str |
     """
     cloud, losses = read_with_losses(path, scene=isinstance(model, UNet), columns=columns)
     view = view_cloud(cloud, model, **{"title": Path(path).name, **options})
-    notes = (f"{losses.text().capitalize()}.",) if losses.text() else ()
+    lost = losses.text()
+    notes = (f"{lost[0].upper()}{lost[1:]}.",) if lost else ()
     return CloudView(**{**vars(view), "notes": (*view.notes, *notes)})
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.scene_runs import color_classes
-from i2p_zoo.pictures import COLORS
+from i2p_zoo.pictures import COLORS, thin
 from i2p_zoo.viewing.cloud_views import CloudView, VoxelLevel
 from i2p_zoo.viewing.cubes import find_faces
 from i2p_zoo.wording import count_of
@@ -25,6 +25,7 @@ _HEIGHTS = np.array(
 )
 _CLEAR = "rgba(0, 0, 0, 0)"  # the page's own background
 _MARGIN = 0.04
+_TOOLS = "zoom pan zoomin zoomout autoscale resetscale select lasso orbitRotation tableRotation resetCameraLastSave".split()
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def draw_classes(classes: Mapping[str, float], title: str = "") -> Any:
     ticks = {"tickmode": "array", "tickvals": list(range(len(shares))), "ticktext": [_plain(name) for name in classes]}
     figure.update_layout(
         title={"text": title, "x": 0.02, "font": {"size": 14}},
-        xaxis={"range": [0, 125], "visible": False, "fixedrange": True},
+        xaxis={"range": [0, 165], "visible": False, "fixedrange": True},
         yaxis={**ticks, "autorange": "reversed", "automargin": True, "fixedrange": True, "ticklabelstandoff": 6},
         bargap=0.35,
         plot_bgcolor=_CLEAR,
@@ -130,7 +131,15 @@ def draw_classes(classes: Mapping[str, float], title: str = "") -> Any:
 
 def _plain_layout(height: int) -> dict[str, Any]:
     margin = {"l": 8, "r": 8, "t": 44, "b": 8}
-    return {"template": "plotly_white", "paper_bgcolor": _CLEAR, "height": height, "margin": margin, "uirevision": "kept"}
+    modebar = {"bgcolor": _CLEAR, "color": "#888", "activecolor": "#444", "orientation": "v", "remove": _TOOLS}
+    return {
+        "modebar": modebar,
+        "template": "plotly_white",
+        "paper_bgcolor": _CLEAR,
+        "height": height,
+        "margin": margin,
+        "uirevision": "kept",
+    }
 
 
 def _plain(text: str) -> str:
@@ -139,11 +148,10 @@ def _plain(text: str) -> str:
 
 
 def _point_stages(objects: Any, view: CloudView, middle: NDArray[np.float64], most: int) -> list[_Stage]:
-    rows = np.arange(len(view.points))[:: -(-len(view.points) // most)]
-    count = f"{len(rows):,} of {count_of(len(view.points), 'point')}" if len(rows) < len(view.points) else ""
-    title = count or count_of(len(rows), "point")
+    rows, thinned = thin(len(view.points), most)
+    title = thinned.strip() or count_of(len(view.points), "point")
     points = (view.points - middle)[rows].astype(np.float32)
-    size = float(np.clip(110 / np.sqrt(len(rows)), 1.3, 5))
+    size = float(np.clip(110 / np.sqrt(len(points)), 1.3, 5))
     box = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     colors = _shade(points[:, 2]) if view.colors is None else view.colors[rows]
     stages = [_Stage("points", title, [_scatter(objects, points, _hex(colors), size)], *box)]

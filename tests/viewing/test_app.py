@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import shutil
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -84,22 +83,17 @@ def test_networks_that_are_not_to_be_had_are_told():
     assert figures == [None] * 3
 
 
-def test_the_page_has_what_its_network_gives(classifier, unet, tmp_path, monkeypatch):
-    monkeypatch.setattr("i2p_zoo.viewing.app.load_photographs", partial(_raise, MissingExtraError("no photographs")))
-    page = build_app(classifier).get_config_file()
-    texts = str([component["props"].get("value") for component in page["components"]])
-    assert "gives a cloud one of 3 classes: chair, &lt;b&gt;table&lt;/b&gt; and sofa" in texts
+def test_the_page_has_what_its_network_gives(built):
+    _, pages = built
+    texts = {name: str([component["props"].get("value") for component in page["components"]]) for name, page in pages.items()}
+    assert "gives a cloud one of 3 classes: chair, &lt;b&gt;table&lt;/b&gt; and sofa" in texts["classifier"]
+    assert "gives each point one of 2 classes: ground and tree" in texts["unet"]
+    assert "with their voxels and no classes" in texts["none"]
+    page = pages["classifier"]
     assert {"file", "image", "plot", "html", "dataset"} <= {component["type"] for component in page["components"]}
     assert "chair.off" in str(page["components"])
     assert page["title"] == "i2p-zoo"
     assert page["analytics_enabled"] is False
-    page = build_app(unet, extent=2.0).get_config_file()
-    assert "gives each point one of 2 classes" in str([component["props"].get("value") for component in page["components"]])
-    assert "no classes" in str(build_app().get_config_file()["components"])
-
-
-def _raise(error):
-    raise error
 
 
 def test_examples_are_a_folders_files_or_shapes(tmp_path):

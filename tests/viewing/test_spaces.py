@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-import runpy
 from importlib import metadata
+from pathlib import Path
 
-import numpy as np
 import pytest
 from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
 
 import i2p_zoo
+from conversion.recipes import read_toml
 from i2p_zoo import CheckpointError, InvalidInputError
-from i2p_zoo.viewing import app
 from i2p_zoo.viewing.spaces import write_space
 
 pytest.importorskip("gradio")
-
-
-@pytest.fixture
-def checkpoint(classifier, tmp_path):
-    return classifier.save_pretrained(tmp_path / "network")
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def run(folder, monkeypatch):
-    """Runs app.py as a Space does, in its folder, up to the server; returns what `build_app` was called with, and the page."""
-    calls, pages = [], []
-    build = app.build_app
-    monkeypatch.setattr(app, "build_app", lambda *args, **kwargs: calls.append((args, kwargs)) or build(*args, **kwargs))
-    monkeypatch.setattr(app, "launch_app", lambda page: pages.append(page))
-    monkeypatch.chdir(folder)
-    runpy.run_path("app.py", run_name="__main__")
-    return calls[0], pages[0]
-
-
-def test_a_checkpoint_and_examples_are_copied_and_run(checkpoint, tmp_path, monkeypatch):
-    (tmp_path / "parts").mkdir()
-    np.save(tmp_path / "parts" / "led.npy", np.eye(3))
-    folder = write_space(tmp_path / "spaces" / "mine", str(checkpoint), examples=tmp_path / "parts")
+def test_a_checkpoint_and_examples_are_copied_and_the_program_builds_the_page(built):
+    folder, pages = built
     assert names(folder) == [
         "README.md", "app.py", "examples/led.npy", "model/README.md", "model/config.json", "model/model.safetensors",
         "requirements.txt",
     ]  # fmt: skip
-    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
-    (args, kwargs), page = run(folder, monkeypatch)
-    assert args == ()
-    assert kwargs == {"model": "model", "examples": "examples", "image_network": "i2p-tf_efficientnet_lite0"}
-    assert "one of 3 classes" in str(page.get_config_file()["components"])
+    assert not list(folder.parent.glob(".space*"))
+    assert "one of 3 classes" in str(pages["space"]["components"])
+    assert "led.npy" in str(pages["space"]["components"])
 
 
 def test_the_card_is_one_of_a_space(tmp_path):
@@ -71,7 +51,7 @@ def test_requirements_bring_this_version_with_the_app(tmp_path):
     assert requirement.name == "i2p-zoo"
     assert requirement.extras == {"app", "data", "demo"}
     assert i2p_zoo.__version__ in requirement.specifier
-    assert set(metadata.metadata("i2p-zoo").get_all("Provides-Extra")) >= requirement.extras
+    assert requirement.extras <= set(read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"])
 
 
 def test_a_folder_with_something_in_it_stays_as_it_is(tmp_path):
