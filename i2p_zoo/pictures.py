@@ -116,8 +116,8 @@ def draw_clouds(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, points, true, answer in zip(axes.flat, clouds, truth, predicted, strict=False):
-        rows, note = thin(len(points), most)
-        axis.scatter(*points[rows, :3].T, c=points[rows, 2], cmap="viridis", s=2)
+        chosen, note = thin(len(points), most)
+        axis.scatter(*points[chosen, :3].T, c=points[chosen, 2], cmap="viridis", s=2)
         axis.set_aspect("equal")
         right = true == answer
         title = (answer if right else f"{answer}\n(is {true})") + note
