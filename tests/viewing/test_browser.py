@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conversion import screenshots
+from i2p_zoo import InvalidInputError
 from i2p_zoo.cli import main
 from i2p_zoo.data import load_data, read_cloud
 from i2p_zoo.experiments.classification import classify, normalize
@@ -84,7 +85,9 @@ def test_a_dropped_file_is_shown_with_its_classes_and_a_bad_one_with_the_readers
     (tmp_path / "broken.ply").write_bytes(b"ply\nformat ascii 1.0\nelement vertex 3\n")
     screenshots.drop_file(page, "#cloud-file button", tmp_path / "broken.ply")
     message = page.wait_for_selector("#cloud-status .refused").text_content()
-    assert message.startswith("broken.ply: ")
+    with pytest.raises(InvalidInputError) as caught:
+        read_cloud(tmp_path / "broken.ply")
+    assert message == str(caught.value).replace(str(tmp_path / "broken.ply"), "broken.ply")
     assert page.locator("#cloud-classes .bartext").count() == 0
 
 
