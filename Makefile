@@ -37,7 +37,7 @@ workflows: $(READY) ## the workflows of GitHub, by actionlint, whose wheel fetch
 lowest: $(READY) ## the default tests with the lowest versions that pyproject.toml allows, on the oldest Python
 	$(BIN)/python -m pip install --quiet --group release
 	$(BIN)/uv venv --quiet --clear --python 3.10 .venv/lowest
-	$(BIN)/uv pip install --quiet --python .venv/lowest --resolution lowest-direct --editable '.[data,demo,e57,lora,onnx,spconv,triton]'
+	$(BIN)/uv pip install --quiet --python .venv/lowest --resolution lowest-direct --editable '.[app,data,demo,e57,lora,onnx,spconv,triton]'
 	$(BIN)/uv pip install --quiet --python .venv/lowest --group tests
 	.venv/lowest/bin/python -m pytest -n 2 -W default $(TESTS)
 

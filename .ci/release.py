@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("", "finetune", "lora", "data", "e57", "demo", "onnx", "spconv", "triton")
+EXTRAS = ("", "finetune", "lora", "data", "e57", "demo", "view", "app", "onnx", "spconv", "triton")
 
 
 def find_contradictions(root: Path, tag: str, repository: str) -> list[str]:

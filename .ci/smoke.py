@@ -79,6 +79,26 @@ def smoke_demo() -> None:
         assert i2p_zoo.from_pretrained("i2p-tf_efficientnet_lite0", local_files_only=True).num_classes == 1000
 
 
+def smoke_view() -> None:
+    """A cloud as a page."""
+    from i2p_zoo import viewing
+
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "cloud.html"
+        viewing.write_page(page, viewing.view_cloud(np.random.default_rng(0).random((99, 3))))
+        assert page.stat().st_size > 1_000_000  # with plotly's code
+
+
+def smoke_app() -> None:
+    """The page of the app, and its folder as a Space."""
+    from i2p_zoo.viewing.app import build_app
+    from i2p_zoo.viewing.spaces import write_space
+
+    assert "chair.off" in str(build_app().get_config_file()["components"])
+    with tempfile.TemporaryDirectory() as folder:
+        assert (write_space(Path(folder) / "space") / "app.py").is_file()
+
+
 def smoke_onnx() -> None:
     """An exported network gives what it gave."""
     from i2p_zoo.export.runtime import OnnxNetwork

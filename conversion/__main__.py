@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | pictures | notebooks."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | notebooks | ..."""
 
 from __future__ import annotations
 
@@ -149,6 +149,18 @@ def notebooks(files: tuple[Path, ...]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_notebooks(list(files) or list_notebooks(), Path(folder))
+
+
+@main.command()
+@click.argument("model", default="out/demo/runs/all-image-weights-0/model")
+def screenshot(model: str) -> None:
+    """Draw the app in Chromium, with MODEL as `make demo` trains it, into docs/images/app.png.
+
+    Example: python -m conversion screenshot out/demo/runs/all-image-weights-0/model
+    """
+    from conversion.screenshots import draw_screenshot
+
+    draw_screenshot(model)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from . import analysis as analysis
 from . import data as data
 from . import finetune as finetune
 from . import segmentation as segmentation
+from . import viewing as viewing
 from ._version import __version__ as __version__
 from .checkpoints.publishing import push_folder as push_folder
 from .checkpoints.saving import save_adapter as save_adapter

@@ -95,7 +95,12 @@ def draw_kernels(path: Path, kernels: Mapping[str, Tensor]) -> None:
 
 
 def draw_clouds(
-    path: Path, clouds: Sequence[NDArray[np.float32]], truth: Sequence[str], predicted: Sequence[str], columns: int = 5
+    path: Path,
+    clouds: Sequence[NDArray[np.float32]],
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    columns: int = 5,
+    most: int = 20_000,
 ) -> None:
     """Draws clouds with their predicted class, in red with the true one where they differ.
 
@@ -104,18 +109,32 @@ def draw_clouds(
         clouds: (N, 3) each, z up.
         truth, predicted: class names.
         columns: pictures a row.
+        most: points to draw of a cloud; of more, every so many, and the title tells how many of how many.
     """
     rows = -(-len(clouds) // columns)
     figure, axes = make_figure(rows, columns, (2.7 * columns, 2.9 * rows), "3d")
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, points, true, answer in zip(axes.flat, clouds, truth, predicted, strict=False):
-        axis.scatter(*points.T, c=points[:, 2], cmap="viridis", s=2)
+        chosen, note = thin(len(points), most)
+        axis.scatter(*points[chosen, :3].T, c=points[chosen, 2], cmap="viridis", s=2)
         axis.set_aspect("equal")
         right = true == answer
-        title = answer if right else f"{answer}\n(is {true})"
+        title = (answer if right else f"{answer}\n(is {true})") + note
         axis.set_title(_plain(title), fontsize=9, color="black" if right else "#b00020")
     save_figure(figure, path)
+
+
+def thin(count: int, most: int) -> tuple[slice, str]:
+    r"""Returns which of so many points are drawn, every so many, and a line for their title, empty where all are.
+
+    Example:
+        >>> thin(5, most=3), thin(3, most=3)
+        ((slice(None, None, 2), '\n3 of 5 points'), (slice(None, None, 1), ''))
+    """
+    rows = slice(None, None, -(-count // most))
+    drawn = len(range(count)[rows])
+    return rows, f"\n{drawn:,} of {count:,} points" if drawn < count else ""
 
 
 def draw_curves(path: Path, runs: Mapping[str, Sequence[Sequence[float]]]) -> None:
@@ -203,17 +222,18 @@ def draw_scenes(
         points: (N, 3) or more columns, z up.
         shown: (N, 3) uint8 colours by title.
         legend: (3,) uint8 colours by what they mean; None for no legend.
-        most: points to draw; of more, every so many.
+        most: points to draw; of more, every so many, and the titles tell how many of how many.
     """
     across, up, toward = _look(points[:, :3])
-    rows = np.argsort(toward, kind="stable")[:: -(-len(points) // most)]  # what is nearer is drawn later
+    chosen, note = thin(len(points), most)
+    rows = np.argsort(toward, kind="stable")[chosen]  # what is nearer is drawn later
     width, height = (max(float(np.ptp(values)), 1e-6) for values in (across, up))
     inches = min(max(6 * height / width, 2), 12)
     figure, axes = make_figure(1, len(shown), (6 * len(shown), inches + 0.8))
     size = np.clip(72**2 * 6 * inches / len(rows), 0.5, 25)  # in square points, so that a surface looks closed
     for axis, (title, colors) in zip(axes[0], shown.items(), strict=True):
         axis.scatter(across[rows], up[rows], s=size, c=colors[rows] / 255, linewidths=0)
-        axis.set_title(title)
+        axis.set_title(title + note)
         axis.set_aspect("equal")
         axis.set_axis_off()
     if legend:

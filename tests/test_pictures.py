@@ -143,6 +143,16 @@ def test_every_cloud_gets_a_place_of_its_own(path, figures, count, columns, plac
     assert all(np.allclose(drawn_points(axis), cloud) for axis, cloud in zip(axes, clouds, strict=False))
 
 
+def test_a_large_cloud_is_thinned_and_says_so(path, figures):
+    """As a scan is that `predict --picture` is given, of four columns too."""
+    small, large = random_clouds(2)
+    large = np.tile(np.concatenate([large, large[:, :1]], axis=1), (9, 1))
+    draw_clouds(path, [small, large], ["cat", "dog"], ["cat", "cow"], most=len(small))
+    read_png(path)
+    assert titles(figures[0])[:2] == ["cat", f"cow\n(is dog)\n{len(small)} of {len(large)} points"]
+    assert len(drawn_points(figures[0].axes[1])) == len(small)
+
+
 CLOUDS = {
     "one point": np.zeros((1, 3), np.float32),
     "a plane": np.random.default_rng(0).uniform(size=(20, 3)) * [1, 1, 0],
@@ -251,7 +261,8 @@ def test_scenes_are_drawn_slantwise_in_their_colors_with_a_legend(path, figures,
     mixed = np.where(np.arange(100)[:, None] >= 50, blue, red)
     draw_scenes(path, points.astype(np.float32), {"truth": red, "predicted": mixed}, {"wall": np.uint8([255, 0, 0])}, most)
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["wall"]
-    assert titles(figures[0]) == ["truth", "predicted"]
+    note = "" if most > 100 else "\n34 of 100 points"
+    assert titles(figures[0]) == [f"truth{note}", f"predicted{note}"]
     assert all(len(axis.collections[0].get_offsets()) == (100 if most > 100 else 34) for axis in figures[0].axes)
     picture = read_png(path)
     left, right = np.array_split(picture, 2, axis=1)

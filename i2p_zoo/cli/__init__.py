@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from i2p_zoo import __version__
-from i2p_zoo.cli import catalog, deployment, inspection, segment, training
+from i2p_zoo.cli import catalog, deployment, display, inspection, segment, training
 from i2p_zoo.cli.error_lines import ErrorLines, debug_option
 from i2p_zoo.cli.memory import keep_freed_memory
 
@@ -29,6 +29,8 @@ for _command in (
     catalog.push,
     training.finetune,
     inspection.predict,
+    display.view,
+    display.app,
     deployment.export,
     training.compare,
     training.fewshot,

@@ -17,15 +17,6 @@ from i2p_zoo.errors import InvalidInputError
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
 
-_block_options = shared.decorate(
-    [
-        click.option(
-            "--block", type=shared.POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
-        ),
-        shared.default_option("--overlap", type=shared.SHARE, default=0.25, help="Fraction that a block shares with the next."),
-    ]
-)
-
 
 @click.group()
 def segment() -> None:
@@ -41,7 +32,7 @@ def segment() -> None:
     voxel_size="Edge of a voxel, in the scenes' unit.",
     learning_rate="by default 0.01 with adamw and 0.2 with sgd.",
 )
-@_block_options
+@shared.block_options
 @shared.mode_option(without=("head", "none"))
 @click.option("--crop", type=shared.POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @shared.default_option("--max-points", type=shared.COUNT, default=80_000, help="Of a training crop.")
@@ -120,7 +111,7 @@ def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> No
 @segment.command("eval")
 @click.argument("model")
 @click.option("--data", required=True, metavar="SPEC", help="Labelled scenes: see `i2p-zoo segment train --help`.")
-@_block_options
+@shared.block_options
 @shared.device_option
 @shared.json_option
 def eval_command(model: str, data: str, block: float | None, overlap: float, device: str, as_json: bool) -> None:
@@ -141,7 +132,7 @@ def eval_command(model: str, data: str, block: float | None, overlap: float, dev
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @click.option("--out", type=shared.FOLDER, default=".", help="Folder of the results.")
-@_block_options
+@shared.block_options
 @shared.columns_option
 @shared.device_option
 def predict_command(

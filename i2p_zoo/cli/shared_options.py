@@ -97,6 +97,16 @@ def decorate(options: Sequence[Any]) -> Callable[[Any], Any]:
     return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
+block_options = decorate(
+    [
+        click.option(
+            "--block", type=POSITIVE, help="Edge of the blocks in which scenes are segmented; by default whole scenes."
+        ),
+        default_option("--overlap", type=SHARE, default=0.25, help="Fraction that a block shares with the next."),
+    ]
+)
+
+
 def network_options(
     *,
     data: str = "Labelled clouds: see `i2p-zoo finetune --help`.",
