@@ -158,9 +158,9 @@ def find_examples(folder: Path, examples: str | os.PathLike[str] | None) -> list
 def _describe(model: Any) -> str:
     if model is None:
         return "Without a network clouds are shown with their voxels and no classes."
-    kind = "gives each point one of" if isinstance(model, UNet) else "gives a cloud one of"
+    verb = "gives each point one of" if isinstance(model, UNet) else "gives a cloud one of"
     names = name_classes(model)
-    return f"{model.architecture} {kind} {count_of(len(names), 'class')}: {html.escape(join_words(names, most=12))}."
+    return f"{model.architecture} {verb} {count_of(len(names), 'class')}: {html.escape(join_words(names, most=12))}."
 
 
 def _write_photographs(folder: Path) -> list[Path]:

@@ -179,7 +179,7 @@ def test_no_command_writes_where_nobody_looked():
         "publish",
         "torchvision",
     }
-    written = {"out", "report", "picture", "work"}
+    written = {"out", "report", "picture", "work", "space"}
     for _, words, option in OUTPUTS:
         assert option.name in written, words
 
