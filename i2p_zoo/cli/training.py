@@ -15,8 +15,8 @@ from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
 
-FEW_LABELS = {"mode": "head", "stem": "image", "readout": "pyramid", "classifier": "ridge", "steps": 0}
-"""What `finetune --shots` does where none of these is given: the best of `i2p-zoo fewshot` on held-out clouds."""
+_FEW_LABELS = "pyramid, ridge"
+"""The method of `finetune --shots` where nothing else is chosen: the best on held-out clouds of those that take seconds."""
 
 
 @click.command()
@@ -57,13 +57,16 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     from i2p_zoo.data import choose_shots
     from i2p_zoo.data.specs import load_data
     from i2p_zoo.experiments import run
+    from i2p_zoo.experiments.methods import METHODS
     from i2p_zoo.finetune import label_by_teacher
 
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
-    few_labels = shots is not None and not shared.are_given("epochs", "scratch", "learning_rate", *FEW_LABELS)
-    if few_labels:
-        values |= FEW_LABELS
+    method: Any = METHODS[_FEW_LABELS]
+    few_labels = {**method.setup, **method.options}
+    if shots is None or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
+        few_labels = {}
+    values |= few_labels
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
     if shots is not None:
@@ -80,7 +83,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         shared.print_json({key: value for key, value in metrics.items() if key != "history"})
         return
     if few_labels:
-        click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in FEW_LABELS.items())}")
+        click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in few_labels.items())}")
     test = metrics["test"]
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
     click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")

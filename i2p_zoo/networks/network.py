@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from torch import nn
+
 from i2p_zoo.checkpoints.publishing import PushPlan, push_model
 from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.inflation.report import InflationReport
 from i2p_zoo.inflation.settings import Settings
@@ -68,3 +71,32 @@ class Network:
     def push_to_hub(self, repo: str, **kwargs: Any) -> PushPlan:
         """Puts the network, or with `adapter=True` what finetuning changed, on the Hub; see `publishing.push_model`."""
         return push_model(self, repo, **kwargs)
+
+
+class EncoderNetwork(Network, nn.Module):
+    """An encoder of the zoo with new layers behind it, which has the encoder's provenance.
+
+    Args:
+        encoder: a `PointCloudModel` created with `features_only=True`.
+
+    Raises:
+        InvalidInputError: another encoder.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        if not getattr(encoder, "model_args", {}).get("features_only"):
+            raise InvalidInputError(f"The encoder must be created with features_only=True; got {type(encoder).__qualname__}.")
+        self.encoder = encoder
+        noted = encoder.pretrained_cfg or {}
+        self.pretrained_cfg = {key: value for key, value in noted.items() if key not in ("label_names", "label_codes")}
+
+    @property
+    def provenance(self) -> Provenance:
+        """The encoder's, since the layers behind it are always new: what is changed at the encoder is this network's too."""
+        provenance: Provenance = self.encoder.provenance
+        return provenance
+
+    @provenance.setter
+    def provenance(self, value: Provenance) -> None:
+        self.encoder.provenance = value

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from i2p_zoo.checkpoints.config import FORMAT_VERSION, make_config
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.modules import eval_mode, set_class_names_
 from i2p_zoo.networks.changes import apply_changes_, note_changes
-from i2p_zoo.networks.network import Network
+from i2p_zoo.networks.network import EncoderNetwork
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.stems import check_num_classes
 from i2p_zoo.networks.unet import find_levels
@@ -22,7 +21,7 @@ from i2p_zoo.sparse.octants import OCTANTS, pool_octants
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
-class PyramidClassifier(Network, nn.Module):
+class PyramidClassifier(EncoderNetwork):
     """An encoder of the zoo and a linear classifier of all its feature maps, each averaged over eight octants.
 
     What timm's own classifier reads, the mean of the last feature map, tells neither where things stand nor what the earlier
@@ -41,27 +40,9 @@ class PyramidClassifier(Network, nn.Module):
     """
 
     def __init__(self, encoder: Any, num_classes: int, channels: int | None = None) -> None:
-        super().__init__()
-        if not getattr(encoder, "model_args", {}).get("features_only"):
-            raise InvalidInputError(f"The encoder must be created with features_only=True; got {type(encoder).__qualname__}.")
-        check_num_classes(num_classes)
-        if not num_classes:
-            raise InvalidInputError("A pyramid classifier needs num_classes of 1 or more; got 0.")
-        self.encoder, self.num_classes = encoder, num_classes
+        super().__init__(encoder)
         self.channels = sum(level.channels for level in find_levels(encoder)) if channels is None else channels
-        self.head = nn.Linear(OCTANTS * self.channels, num_classes).to(next(encoder.parameters()))
-        noted = encoder.pretrained_cfg or {}
-        self.pretrained_cfg = {key: value for key, value in noted.items() if key not in ("label_names", "label_codes")}
-
-    @property
-    def provenance(self) -> Provenance:
-        """The encoder's, since the classifier is always new."""
-        provenance: Provenance = self.encoder.provenance
-        return provenance
-
-    @provenance.setter
-    def provenance(self, value: Provenance) -> None:
-        self.encoder.provenance = value
+        self.reset_classifier(num_classes)
 
     def prepare(self, x: Any) -> SparseTensor:
         """Returns the network's input as a sparse tensor, as the encoder's `prepare`."""
@@ -102,7 +83,8 @@ class PyramidClassifier(Network, nn.Module):
         check_num_classes(num_classes)
         if not num_classes:
             raise InvalidInputError("A pyramid classifier needs num_classes of 1 or more; got 0.")
-        self.head, self.num_classes = nn.Linear(self.head.in_features, num_classes).to(self.head.weight), num_classes
+        self.head = nn.Linear(OCTANTS * self.channels, num_classes).to(next(self.encoder.parameters()))
+        self.num_classes = num_classes
         set_class_names_(self, ())
 
     def to_config(self) -> dict[str, Any]:

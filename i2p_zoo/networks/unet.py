@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from i2p_zoo.checkpoints.config import make_config
 from i2p_zoo.choices import DEVOXELIZATIONS
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
-from i2p_zoo.inflation.provenance import Provenance
 from i2p_zoo.modules import eval_mode
 from i2p_zoo.networks.changes import apply_changes_, note_changes
 from i2p_zoo.networks.decoder import Decoder, Level
-from i2p_zoo.networks.network import Network
+from i2p_zoo.networks.network import EncoderNetwork
 from i2p_zoo.networks.point_cloud_model import PointCloudModel
 from i2p_zoo.networks.presets import new_stem_layers
 from i2p_zoo.sparse.autograd_limits import check_transforms, run_uncompiled
@@ -31,7 +30,7 @@ DECODER_CHANNELS = (256, 192, 128, 96, 96)
 MOST_TAPS = 512  # of a step of the decoder: a finest feature map 16 times as coarse as the voxels takes 4,096
 
 
-class UNet(Network, nn.Module):
+class UNet(EncoderNetwork):
     """An encoder of the zoo with a new decoder; classes of points in the order in which they are given.
 
     Args:
@@ -53,10 +52,8 @@ class UNet(Network, nn.Module):
         devoxelization: str = "trilinear",
         levels: Sequence[Level] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder)
         channels = DECODER_CHANNELS if decoder_channels is None else tuple(decoder_channels)
-        if not getattr(encoder, "model_args", {}).get("features_only"):
-            raise InvalidInputError(f"The encoder must be created with features_only=True; got {type(encoder).__qualname__}.")
         if num_classes < 1 or not channels or min(channels) < 1 or not 0 <= dropout < 1:
             raise InvalidInputError(
                 f"A U-Net needs num_classes (={num_classes}) and decoder_channels (={channels}) of 1 or more and a dropout "
@@ -64,24 +61,12 @@ class UNet(Network, nn.Module):
             )
         if devoxelization not in DEVOXELIZATIONS:
             raise InvalidInputError(f"`devoxelization` must be 'trilinear' or 'nearest'; got {devoxelization!r}.")
-        self.encoder, self.num_classes, self.devoxelization = encoder, num_classes, devoxelization
+        self.num_classes, self.devoxelization = num_classes, devoxelization
         self.levels = find_levels(encoder) if levels is None else list(levels)
         if levels is None:
             _check_steps(encoder.architecture, self.levels)
         self.decoder_channels, self.dropout = channels, dropout
         self.decoder = Decoder(self.levels, num_classes, channels, dropout, bool(encoder.settings.preset))
-        noted = encoder.pretrained_cfg or {}
-        self.pretrained_cfg = {key: value for key, value in noted.items() if key not in ("label_names", "label_codes")}
-
-    @property
-    def provenance(self) -> Provenance:
-        """The encoder's, since the decoder is always new: one that is changed at the encoder is the U-Net's too."""
-        provenance: Provenance = self.encoder.provenance
-        return provenance
-
-    @provenance.setter
-    def provenance(self, value: Provenance) -> None:
-        self.encoder.provenance = value
 
     def to_config(self) -> dict[str, Any]:
         """Returns the network's config, as JSON types, without what is known of a checkpoint's files.

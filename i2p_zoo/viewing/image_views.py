@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.photographs import preprocess, top_classes
 from i2p_zoo.names import PREFIX, split_name
 from i2p_zoo.viewing.cloud_views import CloudView, VoxelLevel
 from i2p_zoo.zoo.certificate import TOLERANCES
+from i2p_zoo.zoo.conversion import load_image_network
 from i2p_zoo.zoo.measurement import outputs_of, relative_error
 from i2p_zoo.zoo.pretrained import from_pretrained
-from i2p_zoo.zoo.sources import load_source
 
 IMAGE_NETWORK = "i2p-tf_efficientnet_lite0"
 """Whose weights the extra "demo" brings."""
@@ -71,8 +70,8 @@ def load_image_networks(name: str = IMAGE_NETWORK) -> ImageNetworks:
         InvalidInputError: the network does not name ImageNet's 1,000 classes.
         I2PError: as `i2p_zoo.from_pretrained`.
     """
-    architecture, tag = split_name(name)
-    flat, _ = load_source(architecture, tag, HubOptions(), [])
+    architecture, _ = split_name(name)
+    flat, _ = load_image_network(name)
     count = getattr(flat, "num_classes", None)
     if count != _CLASSES:
         raise InvalidInputError(f"{name} has {count} classes; images are shown with ImageNet's {_CLASSES:,}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -92,3 +93,9 @@ def make_papers_network(name, **kwargs):
         torch.manual_seed(0)
         model = i2p_zoo.create_model(name, preset="image2point", **{"num_classes": 5, **kwargs})
     return randomise_norms_(model, 1).double().eval()
+
+
+def clouds():
+    """Two clouds of different sizes in the unit cube, the same each time."""
+    random = np.random.default_rng(0)
+    return [random.uniform(-1, 1, (count, 3)).astype(np.float32) for count in (150, 90)]

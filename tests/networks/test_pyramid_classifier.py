@@ -20,11 +20,7 @@ from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.sparse.octants import pool_octants
 from tests.finetune.conftest import shapes
 from tests.helpers import randomise_norms_
-
-
-def clouds():
-    random = np.random.default_rng(0)
-    return [random.uniform(-1, 1, (count, 3)).astype(np.float32) for count in (150, 90)]
+from tests.networks.conftest import clouds
 
 
 def make(name="test_resnet", num_classes=4, **kwargs):

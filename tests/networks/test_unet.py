@@ -15,12 +15,7 @@ from i2p_zoo.finetune import freeze
 from i2p_zoo.networks.unet import UNet, find_levels
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 from tests.helpers import randomise_norms_
-from tests.networks.conftest import make_papers_unet
-
-
-def clouds():
-    random = np.random.default_rng(0)
-    return [random.uniform(-1, 1, (count, 3)).astype(np.float32) for count in (150, 90)]
+from tests.networks.conftest import clouds, make_papers_unet
 
 
 def make(name="test_resnet", num_classes=4, **kwargs):

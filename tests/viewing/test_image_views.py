@@ -72,7 +72,7 @@ def test_the_image_stands_upright_in_its_colors(networks):
 
 
 def test_networks_without_imagenets_classes_are_refused(monkeypatch):
-    monkeypatch.setattr(image_views, "load_source", lambda *arguments: (SimpleNamespace(num_classes=21843), {}))
+    monkeypatch.setattr(image_views, "load_image_network", lambda name: (SimpleNamespace(num_classes=21843), {}))
     with pytest.raises(InvalidInputError, match="21843 classes; images are shown with ImageNet's 1,000"):
         load_image_networks("i2p-resnet18")
     with pytest.raises(NotFoundError, match="no architecture"):
