@@ -34,23 +34,31 @@ def create_cut_model(architecture: str) -> nn.Module:
 
 
 def cut_stages_(model: nn.Module) -> None:
-    """Keeps, in place, the first `BLOCKS` of each kind of block in a `Sequential` or `ModuleList`.
+    """Keeps, in place, the first `BLOCKS` of each kind of block in a `Sequential`, a `ModuleList` or a stage of blocks alone.
 
     Blocks are alike where the classes of all their parts and the shapes of all their parameters are.
     """
     for module in list(model.modules()):
-        if type(module) not in (nn.Sequential, nn.ModuleList):
+        is_list = type(module) in (nn.Sequential, nn.ModuleList)
+        if not is_list and not _is_stage(module):
             continue
-        kept: list[nn.Module] = []
+        kept: dict[str, nn.Module] = {}
         counts: Counter[Any] = Counter()
-        children = list(module.children())
-        for child in children:
+        children = dict(module.named_children())
+        for name, child in children.items():
             counts[signature := _signature(child)] += 1
             if counts[signature] <= BLOCKS or not _is_block(child):
-                kept.append(child)
+                kept[str(len(kept)) if is_list else name] = child
         if len(kept) < len(children):
             module._modules.clear()
-            module._modules.update({str(number): child for number, child in enumerate(kept)})
+            module._modules.update(kept)
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Whether a module is blocks of one class in a row, and nothing else."""
+    children = list(module.children())
+    alone = not isinstance(module, nn.ModuleDict) and not list(module.parameters(recurse=False))
+    return alone and len({type(child) for child in children}) == 1 and all(_is_block(child) for child in children)
 
 
 def _is_block(module: nn.Module) -> bool:
