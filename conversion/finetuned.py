@@ -62,7 +62,7 @@ def finetune(network: str, work: Path, records: Path = RECORDS) -> Path:
 
 
 def load_finetuned(records: Path = RECORDS) -> dict[str, Any]:
-    """Returns what was measured of each finetuned network by its name: config, run without its history, bytes of the adapter."""
+    """Returns what was measured of each finetuned network by its name: its config, its run, the bytes of its adapter."""
     return dict(json.loads(records.read_text(encoding="utf-8"))) if records.exists() else {}
 
 

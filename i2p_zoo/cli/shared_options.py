@@ -317,8 +317,8 @@ def check_run(values: dict[str, Any]) -> None:
     """Makes sure, before any data are read, that the options of a run go together.
 
     Raises:
-        NotFoundError, UnsupportedError, InvalidInputError: as `check_network`, or weights are to be chosen, or the run to be stopped, by nothing
-            or by the test split; or an adapter is to be saved of random weights.
+        NotFoundError, UnsupportedError, InvalidInputError: as `check_network`, or weights are to be chosen, or the run to be
+            stopped, by nothing or by the test split; or an adapter is to be saved of random weights.
     """
     held_out, target = values["held_out"], values["target"]
     choosing = "--keep best" if values["keep"] == "best" else "" if target is None else f"--target {target}"

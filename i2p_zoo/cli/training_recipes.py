@@ -113,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
             "Image2Point's FIP-IO+BN": {"mode": "io+bn"},
             "the repository carries the data; 1.4 % of the network is trained": {"data": "kicad-mini", "adapter": True},
         },
-        reporter="docs/results.md",
+        reporter="docs/results.md, mean of three seeds",
         reported=(
             Reported(68.2),
             Reported(76.4, {"mode": "all", "learning_rate": 0.05}),
@@ -146,10 +146,10 @@ RECIPES: dict[str, Recipe] = {
         "scanobjectnn",
         "ScanObjectNN, the hardest variant",
         {f"{source}, for ModelNet40": group for source, group in _MODELNET40.items()},
-        reporter="P2P (projections, another use of the same network)",
+        reporter="P2P, which uses the same network on projections",
         reported=(Reported(82.6), Reported(85.8, {"model": _RESNET50})),
-        differs="Image2Point has no figures of this data set: these settings are its ones of ModelNet40 and nobody measured them "
-        "here.",
+        differs="Image2Point has no figures of this data set: these settings are its own of ModelNet40, and nobody measured "
+        "them.",
     ),
     "s3dis": Recipe(
         "segment train",
@@ -175,8 +175,8 @@ RECIPES: dict[str, Recipe] = {
         },
         metric="mean IoU",
         reported=(Reported(56.62), Reported(55.09, {"scratch": True})),
-        differs="It crops the middle of a room and measures that alone, flips rooms and changes colours where we turn and scale "
-        "them, has 3 crops a process, of how many it does not say, and its rate falls as a polynomial of degree 0.9.",
+        differs="It crops the middle of a room and measures that alone, flips rooms and changes colours where ours are turned "
+        "and scaled, has 3 crops a process, of how many it does not say, and its rate falls as a polynomial of degree 0.9.",
     ),
     "semantickitti": Recipe(
         "segment train",
@@ -201,7 +201,7 @@ RECIPES: dict[str, Recipe] = {
         },
         metric="mean IoU",
         reported=(Reported(65.57), Reported(64.75, {"scratch": True})),
-        differs="It has 2 scans a process, of how many it does not say; with more than one its rate rises over the first 1,000 "
+        differs="It has 2 scans a process, of how many it does not say; with more than one its rate rises over the first 2,000 "
         "scans.",
     ),
 }
@@ -229,7 +229,7 @@ def recipe_option(command: str) -> Any:
         type=click.Choice(names),
         is_eager=True,
         callback=_take_defaults,
-        help="Defaults of all options for a data set, as its paper has them; --recipe NAME --help shows them.",
+        help="Defaults of all options for a data set, such as Image2Point's; --recipe NAME --help shows them.",
     )
 
 
@@ -279,7 +279,7 @@ def print_reported(recipe: Recipe | None) -> None:
     changes = find_changes(recipe)
     reported = next((figure for figure in recipe.reported if dict(figure.options) == changes), None)
     if reported is not None:
-        click.echo(f"expected: {recipe.metric} {reported.percent:.1f} %, as {recipe.reporter} reports")
+        click.echo(f"expected: {recipe.metric} {reported.percent:.1f} % ({recipe.reporter})")
 
 
 def find_changes(recipe: Recipe) -> dict[str, Any]:

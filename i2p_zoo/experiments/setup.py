@@ -70,8 +70,8 @@ class Setup:
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
-            have, a preset with another inflation or stem or a pyramid, or views of other features than xyz, of a folder, or with
-            a preset, mode or readout for inflated networks.
+            have, a preset with another inflation or stem or with a pyramid, or views of other features than xyz, of a folder,
+            or with a preset, mode or readout for inflated networks.
     """
 
     model: str
@@ -113,9 +113,9 @@ class Setup:
         )
         if self.network == "views" and not in_views:
             raise InvalidInputError(
-                "Views are of features xyz and of a network by name, with readout last, no preset and in mode all, head or none; "
-                f"got features={self.features!r}, model={self.model!r}, readout={self.readout!r}, preset={self.preset!r} and "
-                f"mode={self.mode!r}."
+                "Views are of features xyz and of a network by name, with readout last, no preset and in mode all, head or "
+                f"none; got features={self.features!r}, model={self.model!r}, readout={self.readout!r}, preset={self.preset!r} "
+                f"and mode={self.mode!r}."
             )
 
     @property

@@ -23,7 +23,13 @@ RUN = {
     "total": 4066378,
     "history": [{}] * 60,
 }
-RECIPE = {"name": "parts", "changes": {}, "data": "Parts | of machines", "license": "cc-by-sa-4.0", "command": "i2p-zoo finetune"}
+RECIPE = {
+    "name": "parts",
+    "changes": {},
+    "data": "Parts | of machines",
+    "license": "cc-by-sa-4.0",
+    "command": "i2p-zoo finetune",
+}
 SCENES = {
     **{key: value for key, value in RUN.items() if key != "clouds"},
     "test": {"miou": 0.5, "accuracy": 0.75, "mean_accuracy": 0.6},
@@ -61,7 +67,7 @@ def test_the_hub_reads_the_figures_with_their_data():
     assert {(result.dataset_type, result.dataset_name, result.task_type) for result in results.values()} == {
         ("parts", "Parts | of machines", "image-classification")
     }
-    assert '# i2p-test_resnet.parts' in text
+    assert "# i2p-test_resnet.parts" in text
     assert 'from_pretrained("i2p-test_resnet.parts")' in text
 
 

@@ -74,7 +74,7 @@ def test_figure_that_is_reported_is_told_for_its_options_alone(name, recipe, cap
         with parse(name, *type_out(recipe, reported.options), "--seed", 3, "--device", "cpu"):
             assert find_changes(recipe) == reported.options
             recipes.print_reported(recipe)
-        assert capsys.readouterr().out == f"expected: {recipe.metric} {reported.percent:.1f} %, as {recipe.reporter} reports\n"
+        assert capsys.readouterr().out == f"expected: {recipe.metric} {reported.percent:.1f} % ({recipe.reporter})\n"
     with parse(name, "--label-smoothing", 0.5):
         recipes.print_reported(recipe)
     assert capsys.readouterr().out == ""
@@ -137,7 +137,12 @@ def test_recipe_runs_by_one_command_on_files_of_its_data_set(name, release, tmp_
     done = {**metrics["setup"], **metrics["options"], "loss": metrics.get("loss")}
     if blocks := metrics.get("blocks"):
         crop = blocks["crop"]
-        done |= {"crop": crop["extent"], "max_points": crop["max_points"], "block": blocks["extent"], "overlap": blocks["overlap"]}
+        done |= {
+            "crop": crop["extent"],
+            "max_points": crop["max_points"],
+            "block": blocks["extent"],
+            "overlap": blocks["overlap"],
+        }
     expected = {key: value for key, value in recipe.options.items() if key not in ("epochs", "steps", "batch_size")}
     assert {key: done[key] for key in expected} == expected
     assert metrics["recipe"]["changes"] == {"scratch": True, "steps": 1, "batch_size": 3}
@@ -157,7 +162,14 @@ def small(network, tmp_path, monkeypatch):
     points = np.concatenate([train_set.points, test_set.points])
     labels = np.concatenate([train_set.labels, test_set.labels])
     np.savez("shapes.npz", points=points, label=labels, split=np.repeat([0, 1], [24, 15]), classes=np.array(train_set.classes))
-    options = {"model": str(network), "voxel_size": 0.2, "epochs": 0.5, "batch_size": 6, "optimizer": "sgd", "weight_decay": 0.1}
+    options = {
+        "model": str(network),
+        "voxel_size": 0.2,
+        "epochs": 0.5,
+        "batch_size": 6,
+        "optimizer": "sgd",
+        "weight_decay": 0.1,
+    }
     options |= {"learning_rate": 0.3, "mode": "io+bn", "adapter": True, "data": "npz:shapes.npz"}
     recipe = Recipe("finetune", "npz", "Shapes", {"a test": options}, reported=(Reported(55.5),), license="mit")
     monkeypatch.setitem(RECIPES, "kicad-mini", recipe)
@@ -170,7 +182,7 @@ def options_of(folder):
 
 def test_a_recipe_is_its_options_typed_out(small, network, tmp_path):
     result = succeed(*small, "recipe")
-    assert "expected: top-1 accuracy 55.5 %, as Image2Point reports" in result.stdout
+    assert "expected: top-1 accuracy 55.5 % (Image2Point)" in result.stdout
     typed = type_out(RECIPES["kicad-mini"], RECIPES["kicad-mini"].options)
     other = succeed("finetune", *typed, "--out", "typed")
     assert "expected" not in other.stdout

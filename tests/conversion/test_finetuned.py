@@ -64,7 +64,11 @@ def test_network_is_trained_by_its_recipe_and_its_figures_are_noted(recipe, tmp_
 def test_finished_network_is_not_trained_again(recipe, tmp_path, monkeypatch):
     records = tmp_path / "finetuned.json"
     adapter = finetune(NETWORK, tmp_path / "work", records)
-    before = (adapter / "adapter.safetensors").stat().st_mtime_ns, records.read_text(), fingerprint(i2p_zoo.from_pretrained(adapter))
+    before = (
+        (adapter / "adapter.safetensors").stat().st_mtime_ns,
+        records.read_text(),
+        fingerprint(i2p_zoo.from_pretrained(adapter)),
+    )
     monkeypatch.setattr("i2p_zoo.experiments.run_folder.train", None)
     finetune(NETWORK, tmp_path / "work", records)
     assert before == (

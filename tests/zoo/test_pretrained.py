@@ -172,6 +172,24 @@ def test_adapter_on_a_network_converted_here_is_one_on_the_hubs(hub, client, tim
     assert not (client.folder / "zoo").exists(), "all of it is the Hub's"
 
 
+def test_new_layers_are_the_same_whether_the_network_was_converted_before(tmp_path, monkeypatch):
+    """Else a run of one seed is another one the first time."""
+
+    def load_source(*args):
+        torch.rand(5)  # as timm draws weights that the file's replace
+        return make_source(), {}
+
+    monkeypatch.setattr("i2p_zoo.zoo.conversion.load_source", load_source)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
+    made = []
+    with torch.random.fork_rng():
+        for _ in range(2):
+            torch.manual_seed(3)
+            made.append(fingerprint(i2p_zoo.from_pretrained(NAME, num_classes=7, stem="point")))
+    assert made[0] == made[1]
+
+
 def test_adapter_on_a_file_that_was_converted_by_average_still_loads(tmp_path, monkeypatch):
     """As earlier versions converted, whose files have other roundings of the same kernels."""
     monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
