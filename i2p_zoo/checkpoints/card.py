@@ -129,7 +129,8 @@ def _metadata(config: Mapping[str, Any], run: Mapping[str, Any] | None, title: s
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
         pipeline_tag=f"image-{task}",
         tags=["point-cloud", "3d", "timm", *([] if config["i2p"]["settings"].get("canvas") else ["sparse-convolution"])],
-        **({"model_name": title, "eval_results": results} if results else {}),
+        model_name=title if results else None,
+        eval_results=results or None,
     )
 
 

@@ -5,8 +5,9 @@ They are defaults, which options that are given replace. Nothing here loads torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -221,7 +222,7 @@ _WITHOUT_INFLUENCE = {
 """Options that do not make another recipe; of `data` its name is compared."""
 
 
-def recipe_option(command: str) -> Any:
+def recipe_option(command: str) -> Callable[[Any], Any]:
     """Returns the option `--recipe` of a command, whose choice gives the defaults of all others."""
     names = [name for name, recipe in RECIPES.items() if recipe.command == command]
     return click.option(
@@ -265,7 +266,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     is_on_its_data = "data" not in changes
     return {
         "name": name,
-        "changes": changes,
+        "changes": {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()},
         "data": recipe.title if is_on_its_data else None,
         "license": (recipe.license or None) if is_on_its_data else None,
         "command": None if changes else format_command(name),

@@ -244,12 +244,12 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
         CheckpointError: what is there is another network, or itself an adapter.
         NotFoundError, HubError: nothing is there.
     """
-    name = described["name"] if place is None else place
+    name = described["name"] if place is None else os.fspath(place)
     options = replace(options, revision=described["commit"] if place is None else None)
     if place is None and os.path.isabs(name) and not os.path.isdir(name):
         raise NotFoundError(f"The adapter's base was the folder {name}, which cannot be found. Give it as `base=`.")
     is_folder = os.path.isdir(name)
-    model = load_folder(name, build_network) if is_folder else _load_named(os.fspath(name), options, None)
+    model = load_folder(name, build_network) if is_folder else _load_named(name, options, None)
     if model.base["weights"] != described["weights"] and inflation == "average" and not is_folder and "/" not in name:
         # The file of a network that was converted by average, as it once was, has other roundings of the same kernels.
         with contextlib.suppress(NotFoundError, HubError):

@@ -88,6 +88,12 @@ def test_other_data_are_another_run(capsys):
         assert recipes.describe_recipe(RECIPES["modelnet40"])["data"] is None
 
 
+def test_what_a_run_notes_of_its_recipe_is_json(tmp_path):
+    with parse("kicad-mini", "--teacher", tmp_path, "--shots", 2):
+        described = recipes.describe_recipe(RECIPES["kicad-mini"])
+    assert json.loads(json.dumps(described))["changes"] == {"teacher": str(tmp_path), "shots": 2}
+
+
 def write_modelnet40(folder, monkeypatch):
     monkeypatch.setattr(modelnet40, "HDF5_COUNTS", (40, 2))
     folder.mkdir()
