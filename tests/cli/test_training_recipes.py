@@ -69,7 +69,7 @@ def test_weights_are_ones_that_timm_names(name, recipe):
 
 @pytest.mark.parametrize(("name", "recipe"), RECIPES.items(), ids=RECIPES.keys())
 def test_figure_that_is_reported_is_told_for_its_options_alone(name, recipe, capsys):
-    assert recipe.reported
+    assert recipe.reported or "no figures" in recipe.differs
     for reported in recipe.reported:
         with parse(name, *type_out(recipe, reported.options), "--seed", 3, "--device", "cpu"):
             assert find_changes(recipe) == reported.options
