@@ -1,4 +1,4 @@
-"""The workshop's command line: python -m conversion certify | torchvision | publish | cards | layers | notebooks | ..."""
+"""The workshop's command line: python -m conversion certify | torchvision | publish | finetune | cards | layers | ..."""
 
 from __future__ import annotations
 
@@ -104,8 +104,29 @@ def publish(names: tuple[str, ...], file: Path, part: str, organisation: str, wo
 
 
 @main.command()
+@click.argument("patterns", nargs=-1)
+@shared.default_option("--work", type=shared.FOLDER, default=Path("out/zoo"))
+def finetune(patterns: tuple[str, ...], work: Path) -> None:
+    """Train the zoo's finetuned networks that match PATTERNS, by default all, by the command of their recipe.
+
+    Their figures go into conversion/finetuned.json, of which `cards` writes their cards. A run that was stopped goes on.
+
+    Example: python -m conversion finetune i2p-tf_efficientnet_lite0.kicad-mini
+    """
+    from conversion.finetuned import NETWORKS
+    from conversion.finetuned import finetune as finetune_network
+
+    chosen = [name for name in NETWORKS if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise click.UsageError(f"No finetuned network matches {', '.join(patterns)}; there are {', '.join(NETWORKS)}.")
+    for name in chosen:
+        folder = finetune_network(name, work)
+        click.echo(f"publish it by: i2p-zoo push {folder} i2p-zoo/{name} --yes")
+
+
+@main.command()
 def cards() -> None:
-    """Write the card of each recipe into model_cards/.
+    """Write the card of each recipe and of each finetuned network into model_cards/.
 
     Example: python -m conversion cards
     """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import timm
 
+from conversion.finetuned import card_of_finetuned, load_finetuned
 from conversion.recipes import Recipe, load_recipes
 from i2p_zoo.checkpoints.card import is_edited, write_card
 from i2p_zoo.checkpoints.config import make_config
@@ -21,12 +22,13 @@ MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
 _INDEX = """# Model cards
 
 The cards of the zoo's networks, one a recipe of `conversion/recipes.toml`, written by `python -m conversion cards`. Publishing
-writes them anew with what only the weights tell, and adds the picture.
+writes them anew with what only the weights tell, and adds the picture. Those of finetuned networks have the figures that
+`python -m conversion finetune` measured (`conversion/finetuned.json`).
 """
 
 
 def write_cards(folder: Path = MODEL_CARDS) -> None:
-    """Writes the card of each recipe into a folder and removes those of recipes that are gone.
+    """Writes the card of each recipe and of each finetuned network into a folder and removes those of recipes that are gone.
 
     Raises:
         InvalidInputError: somebody edited a card; nothing is written then.
@@ -36,6 +38,7 @@ def write_cards(folder: Path = MODEL_CARDS) -> None:
     if edited := [path.name for path in old if is_edited(path.read_text(encoding="utf-8"))]:
         raise InvalidInputError(f"{folder}: {', '.join(edited)} were edited by hand. Remove them to have them written again.")
     cards = {f"{recipe.name}.md": card_of(recipe) for recipe in load_recipes()}
+    cards |= {f"{name}.md": card_of_finetuned(name, record) for name, record in load_finetuned().items()}
     for path in old:
         if path.name not in cards:
             path.unlink()

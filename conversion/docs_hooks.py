@@ -16,6 +16,7 @@ from mkdocs.structure.files import File
 
 from conversion.notebook_pages import link_pages, render_notebook
 from conversion.notebooks import list_notebooks
+from conversion.recipe_tables import format_figures, format_settings
 from conversion.reference import undocumented_names
 from conversion.table import format_csv, format_html, list_exports, make_rows, summarize
 from i2p_zoo.cli import main
@@ -82,5 +83,7 @@ _MARKS = {
     "<!-- zoo: summary -->": lambda: summarize(load_ledger()),
     "<!-- zoo: table -->": lambda: format_html(_load_rows()),
     "<!-- zoo: exports -->": lambda: list_exports(load_ledger()),
+    "<!-- recipes: figures -->": format_figures,
+    "<!-- recipes: settings -->": format_settings,
     "<!-- commands -->": _format_commands,
 }

@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from i2p_zoo.checkpoints.certificate_text import describe_certificate
 from i2p_zoo.checkpoints.folder_files import is_edited as is_edited
 from i2p_zoo.checkpoints.folder_files import sign
+from i2p_zoo.checkpoints.run_text import describe_run, list_results
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.names import PREFIX
 from i2p_zoo.sparse.point_features import count_channels, parse_features, stored_features
@@ -39,7 +40,14 @@ _FOR_CLOUDS = 'inflation="average", stem="point", skip_downsamples=3, voxel_size
 _FOR_CLOUDS_ON_A_CANVAS = 'inflation="average", stem="point", voxel_size=0.1'
 
 
-def write_card(config: Mapping[str, Any], parameters: int, picture: str | None = None) -> str:
+def write_card(
+    config: Mapping[str, Any],
+    parameters: int,
+    picture: str | None = None,
+    *,
+    run: Mapping[str, Any] | None = None,
+    name: str | None = None,
+) -> str:
     """Returns the text of a card.
 
     Args:
@@ -47,27 +55,34 @@ def write_card(config: Mapping[str, Any], parameters: int, picture: str | None =
             to be converted, whose certificate was measured with random weights.
         parameters: of the 3D network.
         picture: name of a file beside the card that shows inflated kernels.
+        run: that trained the network: what its metrics.json holds.
+        name: that `from_pretrained` finds the network under; None for the one that the config tells, or none.
     """
     i2p, licence, features = config["i2p"], _licence(config), set(parse_features(config["i2p"]["settings"]["features"]))
     left_out = {
         "adapter": not i2p["base"],
         "canvas": not i2p["settings"].get("canvas"),
         "warning": not is_noncommercial(licence),
+        "run": not run,
+        "command": not (run and (run.get("recipe") or {}).get("command")),
         "picture": not picture,
         # A U-Net and a pyramid classifier are finetuned otherwise, and a feature extractor has no classifier.
         "finetune": not features <= {"xyz", "ones"} or config["num_classes"] is None or i2p["unet"] or i2p.get("pyramid"),
     }
-    facts = {**_describe(config, features), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
+    facts = {**_describe(config, features, name), "parameters": f"{parameters:,d}", "picture": quote(picture or "")}
+    if run:
+        facts |= {key: _cell(text) for key, text in describe_run(run).items()}
     template = resources.files("i2p_zoo.checkpoints").joinpath("card.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"<!-- section: (\w+) -->\n", template)  # name, text, name, text, ...
     text = "".join(section for name, section in zip(parts[::2], parts[1::2], strict=True) if not left_out.get(name))
-    return sign(f"---\n{_metadata(config).to_yaml()}\n---\n{Template(text).substitute(facts)}")
+    return sign(f"---\n{_metadata(config, run, facts['title']).to_yaml()}\n---\n{Template(text).substitute(facts)}")
 
 
-def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
+def _describe(config: Mapping[str, Any], features: set[str], name: str | None) -> dict[str, Any]:
     """What the template says of a network, by the template's names."""
     i2p, settings, base = config["i2p"], config["i2p"]["settings"], config["i2p"]["base"]
-    name = _zoo_name(config)
+    title = name or (f"Adapter of {config['architecture']}" if base else _zoo_name(config) or config["architecture"])
+    name = name or _zoo_name(config)
     shown = name or "my-model"
     arguments = f'"{shown}", num_classes=len(train_set.classes)'
     architecture = config["architecture"].removeprefix(PREFIX)
@@ -76,7 +91,7 @@ def _describe(config: Mapping[str, Any], features: set[str]) -> dict[str, Any]:
     tag = config["pretrained_cfg"].get("tag") if "repo" in i2p["source"] else None
     return {
         **settings,
-        "title": f"Adapter of {config['architecture']}" if base else name or config["architecture"],
+        "title": title,
         "timm_name": f"{architecture}.{tag}" if tag else architecture,
         "base": f"`{base['name']}`" + (f" at {base['commit']}" if base["commit"] else "") if base else "",
         "license": _cell(_licence(config) or "not stated"),
@@ -101,8 +116,9 @@ def is_noncommercial(licence: str | None) -> bool:
     return bool(licence) and _NONCOMMERCIAL.search(str(licence).lower()) is not None
 
 
-def _metadata(config: Mapping[str, Any]) -> ModelCardData:
+def _metadata(config: Mapping[str, Any], run: Mapping[str, Any] | None, title: str) -> ModelCardData:
     """The front matter: what the Hub knows goes in as it is, another licence as "other" with its name."""
+    results = list_results(run) if run else []
     licence, base = _licence(config), config["i2p"]["base"]
     unknown = licence is not None and licence.lower() not in _HUB_LICENSES
     task = "segmentation" if config["i2p"]["unet"] else "classification" if config["num_classes"] else "feature-extraction"
@@ -113,6 +129,8 @@ def _metadata(config: Mapping[str, Any]) -> ModelCardData:
         base_model=_repository((base or {}).get("name")) or _repository(config["i2p"]["source"].get("repo")),
         pipeline_tag=f"image-{task}",
         tags=["point-cloud", "3d", "timm", *([] if config["i2p"]["settings"].get("canvas") else ["sparse-convolution"])],
+        model_name=title if results else None,
+        eval_results=results or None,
     )
 
 

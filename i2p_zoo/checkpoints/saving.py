@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.card import is_edited, write_card
-from i2p_zoo.checkpoints.config import CONFIG
+from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.folder_files import CARD as CARD
 from i2p_zoo.checkpoints.loading import find_base_tensors
@@ -215,6 +216,23 @@ def write_folder(
         (stage / CARD).write_text(write_card(config, parameters), encoding="utf-8")
         kept |= {path.name for path in stage.iterdir()}
     return folder
+
+
+def note_run(folder: Path, metrics: Mapping[str, Any], name: str | None = None) -> None:
+    """Writes the card of a saved network anew, with the run that trained it; one that was edited is kept.
+
+    Args:
+        folder: of the checkpoint or adapter.
+        metrics: what the run's metrics.json holds.
+        name: as `write_card`.
+
+    Raises:
+        CheckpointError: the folder's config.json is missing or damaged.
+        OSError: the folder cannot be written.
+    """
+    with staged_folder(folder, lambda path: False, is_edited_card) as stage:
+        text = write_card(read_config(folder / CONFIG), metrics["total"], run=metrics, name=name)
+        (stage / CARD).write_text(text, encoding="utf-8")
 
 
 def is_edited_card(path: Path) -> bool:

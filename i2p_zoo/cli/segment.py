@@ -10,6 +10,7 @@ import click
 
 from i2p_zoo.choices import LOSSES
 from i2p_zoo.cli import shared_options as shared
+from i2p_zoo.cli import training_recipes as recipes
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.cli.error_lines import BatchErrors
 from i2p_zoo.errors import InvalidInputError
@@ -27,6 +28,7 @@ def segment() -> None:
 
 
 @segment.command("train", context_settings={"default_map": _DEFAULTS})
+@recipes.recipe_option("segment train")
 @shared.network_options(
     data="Labelled scenes: SPEC as above.",
     voxel_size="Edge of a voxel, in the scenes' unit.",
@@ -37,7 +39,7 @@ def segment() -> None:
 @click.option("--crop", type=shared.POSITIVE, help="Edge of the training crops, in the scenes' unit; by default whole scenes.")
 @shared.default_option("--max-points", type=shared.COUNT, default=80_000, help="Of a training crop.")
 @shared.default_option("--loss", type=click.Choice(LOSSES), default="both")
-@shared.default_option("--dropout", type=float, default=0.0, help="Before the classifier.")
+@click.option("--dropout", type=shared.SHARE, help="Before the classifier; by default 0, and 0.3 with --preset.")
 @shared.run_options
 def train_command(
     block: float | None,
@@ -45,7 +47,7 @@ def train_command(
     crop: float | None,
     max_points: int,
     loss: str,
-    dropout: float,
+    dropout: float | None,
     out: Path,
     as_json: bool,
     **values: Any,
@@ -80,13 +82,14 @@ def train_command(
     from i2p_zoo.experiments.scene_runs import LEARNING_RATES, Blocks, run_segmentation
     from i2p_zoo.segmentation.crops import Cropping
 
+    recipe = recipes.choose_recipe_(values)
     if values["learning_rate"] is None:
         values["learning_rate"] = LEARNING_RATES[values["optimizer"]]
     shared.check_run(values)
     train_set, test_set = load_scenes(values["data"], values["features"])
     setup, options = shared.read_options(values, len(train_set))
     blocks = Blocks(Cropping(crop, max_points), block, overlap)
-    chosen = shared.read_run_options(values, "training")
+    chosen = shared.read_run_options(values, "training", recipe)
     cuts: dict[str, Any] = {"blocks": blocks, "loss": loss, "dropout": dropout}
     with shared.resumable(out):
         metrics = run_segmentation(setup, train_set, test_set, options, out, chosen, **cuts)
@@ -94,6 +97,7 @@ def train_command(
         return
     _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
     if not as_json:
+        recipes.print_reported(recipe)
         click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
         click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
 

@@ -21,11 +21,13 @@ from i2p_zoo.choices import (
     MODES,
     OPTIMIZERS,
     PRECISIONS,
+    PRESETS,
     READOUTS,
     STATISTICS,
     STEMS,
 )
 from i2p_zoo.cli.checkpoint_folders import check_place
+from i2p_zoo.cli.training_recipes import Recipe, describe_recipe
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
 
@@ -129,6 +131,12 @@ def network_options(
             click.option("--data", required=True, metavar="SPEC", help=data),
             click.option("--inflation", type=click.Choice(INFLATIONS), help="By default average, and of a folder its own."),
             click.option("--axis", type=click.Choice(AXES), help="Of the inflation; by default z, and of a folder its own."),
+            click.option(
+                "--preset",
+                type=click.Choice(PRESETS),
+                help="The paper's own network of ResNet-18, 50, 101 or 152, with inflation copy and stem point; it has "
+                "--skip-downsamples 0.",
+            ),
             default_option("--stem", type=click.Choice(STEMS), default="point"),
             default_option(
                 "--skip-downsamples", type=_NATURAL, default=3, help="How many of the first halvings run at stride 1."
@@ -143,6 +151,12 @@ def network_options(
             *([click.option("--epochs", type=float, help="The same, in passes over the training data.")] if epochs else []),
             default_option("--batch-size", type=COUNT, default=32),
             click.option("--lr", "learning_rate", type=float, help=f"Peak learning rate; {learning_rate}"),
+            default_option(
+                "--warm-up",
+                type=click.FloatRange(0, 1),
+                default=0.2,
+                help="Fraction of the steps over which the learning rate rises, before it falls as half a cosine.",
+            ),
             default_option(
                 "--body-rate",
                 type=POSITIVE,
@@ -269,12 +283,13 @@ def read_options(values: dict[str, Any], samples: int) -> tuple[Any, Any]:
     return setup, Options(**{f.name: chosen[f.name] for f in dataclasses.fields(Options) if f.name in chosen})
 
 
-def read_run_options(values: dict[str, Any], progress: str) -> Any:
-    """Returns what a command's values say of its run, with the label of its progress bar."""
+def read_run_options(values: dict[str, Any], progress: str, recipe: Recipe | None = None) -> Any:
+    """Returns what a command's values say of its run, with the label of its progress bar and the recipe that it follows."""
     from i2p_zoo.experiments import RunOptions
 
     fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard", "device")}
-    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress)
+    described = None if recipe is None else describe_recipe(recipe)
+    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress, recipe=described)
 
 
 def check_network(values: dict[str, Any]) -> None:
@@ -282,16 +297,19 @@ def check_network(values: dict[str, Any]) -> None:
 
     Raises:
         NotFoundError: a name that is none of timm's.
+        UnsupportedError: a preset that a named network does not have.
         InvalidInputError: as `check_place`, `find_device` and `read_options`.
     """
     from i2p_zoo.finetune.devices import find_device
     from i2p_zoo.names import split_name
+    from i2p_zoo.networks.presets import check_preset
 
     find_device(values["device"])
     name = values["model"]
     check_place(name)
     if "/" not in name and not Path(name).is_dir():
-        split_name(name.partition("@")[0])
+        architecture, _ = split_name(name.partition("@")[0])
+        check_preset(values["preset"], architecture)
     read_options(values, 1)
 
 
@@ -299,8 +317,8 @@ def check_run(values: dict[str, Any]) -> None:
     """Makes sure, before any data are read, that the options of a run go together.
 
     Raises:
-        NotFoundError, InvalidInputError: as `check_network`, or weights are to be chosen, or the run to be stopped, by nothing
-            or by the test split; or an adapter is to be saved of random weights.
+        NotFoundError, UnsupportedError, InvalidInputError: as `check_network`, or weights are to be chosen, or the run to be
+            stopped, by nothing or by the test split; or an adapter is to be saved of random weights.
     """
     held_out, target = values["held_out"], values["target"]
     choosing = "--keep best" if values["keep"] == "best" else "" if target is None else f"--target {target}"

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from i2p_zoo.cli import shared_options as shared
+from i2p_zoo.cli import training_recipes as recipes
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import format_json
@@ -20,6 +21,7 @@ _FEW_LABELS = "pyramid, ridge"
 
 
 @click.command()
+@recipes.recipe_option("finetune")
 @shared.network_options()
 @shared.start_options
 @shared.mode_option()
@@ -60,6 +62,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     from i2p_zoo.experiments.methods import METHODS
     from i2p_zoo.finetune import label_by_teacher
 
+    recipe = recipes.choose_recipe_(values)
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
     method: Any = METHODS[_FEW_LABELS]
@@ -76,7 +79,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
     setup, options = shared.read_options(values, len(train_set))
     with shared.resumable(out):
-        metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning"))
+        metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning", recipe))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     if as_json:
@@ -86,6 +89,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in few_labels.items())}")
     test = metrics["test"]
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
+    recipes.print_reported(recipe)
     click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
     if options.target is not None:
         reached = metrics["reached"]

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from i2p_zoo import __version__, pictures
 from i2p_zoo._extras import require
-from i2p_zoo.checkpoints.saving import save_adapter, save_pretrained
+from i2p_zoo.checkpoints.saving import note_run, save_adapter, save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
@@ -83,11 +83,15 @@ def execute(
             )
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
-        metrics: dict[str, Any] = json.loads(format_json(_gather_figures(described, count, history, scores, accelerator)))
+        figures = _gather_figures(described, count, history, scores, accelerator)
+        if run_options.recipe is not None:
+            figures["recipe"] = run_options.recipe
+        metrics: dict[str, Any] = json.loads(format_json(figures))
         if accelerator.is_main_process:
             model = model.cpu()
             if run_options.save is not None:
                 (save_adapter if run_options.save == "adapter" else save_pretrained)(model, folder / run_options.save)
+                note_run(folder / run_options.save, metrics)
             write_json(folder / METRICS, metrics)  # before the pictures, which may fail
             classes = metrics["classes"]
             if losses := [step["loss"] for step in metrics["history"]]:

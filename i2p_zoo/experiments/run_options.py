@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ class RunOptions:
         tensorboard: write its event files too.
         progress: label of a progress bar.
         device: where to run, as `i2p_zoo.finetune.devices.find_device` takes it.
+        recipe: what metrics.json and the card say of the recipe that the run follows, as JSON types: its name, its changes,
+            title and licence of the data, the command that runs it.
 
     Raises:
         InvalidInputError: a fraction outside 0 to 1, an unknown `save`, or both splits are to be monitored.
@@ -38,6 +40,7 @@ class RunOptions:
     tensorboard: bool = False
     progress: str | None = None
     device: str = "auto"
+    recipe: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.held_out is not None and not 0 < self.held_out < 1:

@@ -24,7 +24,7 @@ from i2p_zoo.finetune import Options, ParameterCount, freeze
 from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import set_class_names_
 from i2p_zoo.segmentation.crops import Cropping
-from i2p_zoo.segmentation.pretrained_unet import create_unet
+from i2p_zoo.segmentation.pretrained_unet import PRESET_DROPOUT, create_unet
 from i2p_zoo.segmentation.task import Segmentation, score
 from i2p_zoo.segmentation.voting import segment
 
@@ -82,7 +82,7 @@ def build_unet(
     """
     structure = structure_of(setup)
     if not setup.scratch:
-        structure = {key: structure[key] for key in ("inflation", "axis")}
+        structure = {key: structure.get(key) for key in ("inflation", "axis", "preset")}
     name = architecture_of(setup.model) if setup.scratch else setup.model
     arguments = {"pretrained": not setup.scratch, **structure, **setup.voxel_arguments, **kwargs}
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +104,7 @@ def run_segmentation(
     *,
     blocks: Blocks | None = None,
     loss: str = "both",
-    dropout: float = 0.0,
+    dropout: float | None = None,
 ) -> dict[str, Any]:
     """Trains a U-Net and measures it on the test scenes, once, with the weights at the end.
 
@@ -116,7 +116,7 @@ def run_segmentation(
         run_options: what is monitored, kept and shown; None for the defaults.
         blocks: how scenes are cut; None for whole scenes.
         loss: as `segmentation_loss`.
-        dropout: before the classifier.
+        dropout: before the classifier; None for none, and with a preset for the preset's.
 
     Returns:
         What metrics.json holds, in every process: `test` with miou, accuracy, mean_accuracy and per_class, `history` by step,
@@ -128,6 +128,8 @@ def run_segmentation(
     """
     folder, blocks, run_options = Path(folder), blocks or Blocks(), run_options or RunOptions()
     options = run_options.resolve_precision(options)
+    if dropout is None:
+        dropout = PRESET_DROPOUT if setup.preset else 0.0
     settings = {"blocks": dataclasses.asdict(blocks), "loss": loss, "dropout": dropout}
     described = describe_run(setup, train_set, test_set, options, run_options, "scenes", _fingerprint, **settings)
     train_set, test_set = train_set.reading(setup.features), test_set.reading(setup.features)

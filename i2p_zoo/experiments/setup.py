@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, READOUTS, STATISTICS, STEMS
+from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, PRESETS, READOUTS, STATISTICS, STEMS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.views import build_view_network
 from i2p_zoo.finetune import ParameterCount, freeze
 from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.models import create_model
+from i2p_zoo.networks.models import check_preset_arguments, create_model
 from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.sparse.point_features import count_channels, parse_features
 from i2p_zoo.staging import locate
@@ -35,6 +35,7 @@ _CHOICES = {
     "mode": MODES,
     "inflation": INFLATIONS,
     "axis": AXES,
+    "preset": PRESETS,
     "stem": STEMS,
     "network": NETWORKS,
     "statistics": STATISTICS,
@@ -54,6 +55,8 @@ class Setup:
         scratch: the same network with random weights, drawn in three dimensions (`draw_volumes_`).
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
+        preset: "image2point" for the paper's own ResNet, whose inflation is "copy" and whose stem "point"; None for timm's
+            network, or what a folder holds.
         stem: "point", "patch" or "image".
         skip_downsamples: how many of the first halvings run at stride 1.
         voxel_size: edge of a voxel; objects fill the unit sphere.
@@ -67,7 +70,8 @@ class Setup:
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
-            have, or views of other features than xyz, of a folder, or with a mode or readout for inflated networks.
+            have, a preset with another inflation or stem or with a pyramid, or views of other features than xyz, of a folder,
+            or with a preset, mode or readout for inflated networks.
     """
 
     model: str
@@ -83,6 +87,7 @@ class Setup:
     statistics: str = "image"
     readout: str = "last"
     classifier: str = "random"
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
@@ -97,15 +102,20 @@ class Setup:
                 f"{self.voxel_size}."
             )
         parse_features(self.features)
+        if self.preset:
+            check_preset_arguments(self.preset, self.inflation, self.stem)
+            if self.readout == "pyramid":
+                raise InvalidInputError(f"preset={self.preset!r} is of networks with readout 'last'; got readout='pyramid'.")
         in_views = (
-            (self.features, self.readout) == ("xyz", "last")
+            (self.features, self.readout, self.preset) == ("xyz", "last", None)
             and self.mode in ("all", "head", "none")
             and not os.path.isdir(self.model)
         )
         if self.network == "views" and not in_views:
             raise InvalidInputError(
-                "Views are of features xyz and of a network by name, with readout last and in mode all, head or none; got "
-                f"features={self.features!r}, model={self.model!r}, readout={self.readout!r} and mode={self.mode!r}."
+                "Views are of features xyz and of a network by name, with readout last, no preset and in mode all, head or "
+                f"none; got features={self.features!r}, model={self.model!r}, readout={self.readout!r}, preset={self.preset!r} "
+                f"and mode={self.mode!r}."
             )
 
     @property
@@ -207,7 +217,7 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
         elif config is None:
             model = from_pretrained(setup.model, **structure_of(setup), **arguments)
         else:
-            model = from_pretrained(setup.model, inflation=setup.inflation, **arguments)
+            model = from_pretrained(setup.model, inflation=setup.inflation, preset=setup.preset, **arguments)
             if config["num_classes"] == len(classes) and class_names(model) != classes:
                 model.reset_classifier(len(classes))
     set_class_names_(model, classes)
@@ -234,7 +244,9 @@ def structure_of(setup: Setup) -> dict[str, Any]:
     if config := read_folder_config(setup.model):
         settings = config["i2p"]["settings"]
         structure = {**config["model_args"], **{key: settings[key] for key in ("inflation", "axis", "depth", "preset")}}
-    return {**structure, **{key: value for key in ("inflation", "axis") if (value := getattr(setup, key))}}
+    if setup.preset:
+        structure["inflation"] = "copy"
+    return {**structure, **{key: value for key in ("inflation", "axis", "preset") if (value := getattr(setup, key))}}
 
 
 def stem_of(model: str) -> str | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from i2p_zoo.checkpoints.downloading import HubOptions
@@ -66,7 +67,7 @@ def convert_model(
     tried: list[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Certificate]:
-    """Converts timm's own weights, or those of a file, and certifies the result.
+    """Converts timm's own weights, or those of a file, and certifies the result; the caller's random state stays.
 
     Args:
         name: a zoo or timm name, with optional tag.
@@ -86,11 +87,12 @@ def convert_model(
     if progress is not None:
         progress("loading 2D weights")
     model_args: dict[str, Any] = {}
-    if weights is None:
-        source, origin = load_image_network(name, options, tried)
-    else:
-        source, origin, model_args = load_file(split_name(name)[0], weights)
-    return convert_network(source, origin, split_name(name)[0], model_args, settings, progress)
+    with torch.random.fork_rng(devices=[]):  # timm draws weights first: what is drawn next must not depend on the cache
+        if weights is None:
+            source, origin = load_image_network(name, options, tried)
+        else:
+            source, origin, model_args = load_file(split_name(name)[0], weights)
+        return convert_network(source, origin, split_name(name)[0], model_args, settings, progress)
 
 
 def load_image_network(

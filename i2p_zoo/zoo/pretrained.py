@@ -17,7 +17,7 @@ from i2p_zoo.checkpoints.config import CONFIG, make_config, read_config
 from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
 from i2p_zoo.checkpoints.saving import save_pretrained
-from i2p_zoo.errors import CacheError, CheckpointError, I2PError, InvalidInputError, NotFoundError
+from i2p_zoo.errors import CacheError, CheckpointError, HubError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.inflation.structure import inflate_structure
@@ -213,7 +213,7 @@ def _load(name: Name, inflation: str | None, options: HubOptions, base: Name | N
         if at and options.revision not in (None, revision):
             raise InvalidInputError(f"The name {name!r} has another revision than revision={options.revision!r}.")
         options = replace(options, revision=revision) if at else options
-        model = _load_named(text, inflation or "center", options, load_its_base, axis or "z")
+        model = _load_named(text, options, load_its_base, axis or "z")
     if axis not in (None, model.settings.axis):
         raise InvalidInputError(f"{name} is inflated along {model.settings.axis!r}; only a zoo name can have axis={axis!r}.")
     if base is not None and not is_adapter:
@@ -244,12 +244,16 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
         CheckpointError: what is there is another network, or itself an adapter.
         NotFoundError, HubError: nothing is there.
     """
-    name = described["name"] if place is None else place
+    name = described["name"] if place is None else os.fspath(place)
     options = replace(options, revision=described["commit"] if place is None else None)
     if place is None and os.path.isabs(name) and not os.path.isdir(name):
         raise NotFoundError(f"The adapter's base was the folder {name}, which cannot be found. Give it as `base=`.")
     is_folder = os.path.isdir(name)
-    model = load_folder(name, build_network) if is_folder else _load_named(os.fspath(name), inflation, options, None)
+    model = load_folder(name, build_network) if is_folder else _load_named(name, options, None)
+    if model.base["weights"] != described["weights"] and inflation == "average" and not is_folder and "/" not in name:
+        # The file of a network that was converted by average, as it once was, has other roundings of the same kernels.
+        with contextlib.suppress(NotFoundError, HubError):
+            model = _load_converted(PREFIX + name.removeprefix(PREFIX), name, options, [], inflation=inflation)
     if model.base["weights"] != described["weights"]:
         raise CheckpointError(
             f"{name}: its weights have sha256 {model.base['weights']}, but the adapter was made on {described['weights']}. "
@@ -259,7 +263,7 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
     return model
 
 
-def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
+def _load_named(name: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
     tried = [f"folder {name!r}: not found.{suggest(near_paths(name, folders=True))}".rstrip(".")]
     repo, zoo_name = None, ""
     if "/" in name or os.sep in name:
@@ -278,11 +282,16 @@ def _load_named(name: str, inflation: str, options: HubOptions, load_base: LoadB
             return load_weights(read_config(config), files, build_network, load_base, repo, commit)
     if not zoo_name or options.revision is not None:
         raise no_weights_error(name, tried)
-    return _load_converted(zoo_name, name, inflation, axis, options, tried)
+    return _load_converted(zoo_name, name, options, tried, axis)
 
 
-def _load_converted(zoo_name: str, name: str, inflation: str, axis: str, options: HubOptions, tried: list[str]) -> Any:
-    """Loads a network from the cache of converted ones, into which one process at a time converts what is missing there."""
+def _load_converted(
+    zoo_name: str, name: str, options: HubOptions, tried: list[str], axis: str = "z", inflation: str = "center"
+) -> Any:
+    """Loads a network from the cache of converted ones, into which one process at a time converts what is missing there.
+
+    By "center" it is the network that the Hub has, to the bit and by its hashes, of which any other inflation is made.
+    """
     cache = cache_folder() / "converted"
     folder = cache / f"{zoo_name}-{inflation}{'' if axis == 'z' else f'-{axis}'}"
     load = functools.partial(load_folder, folder, build_network, name=zoo_name)

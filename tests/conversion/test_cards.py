@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from conversion.cards import MODEL_CARDS, card_of, write_cards
+from conversion.finetuned import NETWORKS
 from conversion.recipes import load_recipes
 from i2p_zoo import InvalidInputError
 from i2p_zoo.checkpoints.card import is_edited
@@ -16,7 +17,7 @@ from tests.hub_cards import check_card
 
 
 def test_every_recipe_has_its_card_and_no_other_has():
-    names = {f"{recipe.name}.md" for recipe in load_recipes()}
+    names = {f"{name}.md" for name in [*(recipe.name for recipe in load_recipes()), *NETWORKS]}
     assert {path.name for path in MODEL_CARDS.iterdir()} == names | {"README.md"}
 
 
@@ -39,7 +40,8 @@ def test_card_of_a_recipe_that_is_gone_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("conversion.cards.load_recipes", lambda: load_recipes()[:1])
     (tmp_path / "i2p-gone.md").write_text(card_of(load_recipes()[1]))
     write_cards(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", f"{load_recipes()[0].name}.md"}
+    names = [load_recipes()[0].name, *NETWORKS]
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", *(f"{name}.md" for name in names)}
 
 
 @pytest.mark.parametrize("name", [load_recipes()[0].name, "i2p-gone"])

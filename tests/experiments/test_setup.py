@@ -65,6 +65,11 @@ REFUSED = {
     "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
     "stem": ({"stem": "brain"}, "image, point, patch; got 'brain'"),
     "readout": ({"readout": "first"}, "last, pyramid; got 'first'"),
+    "preset": ({"preset": "image3point"}, "image2point; got 'image3point'"),
+    "preset of another inflation": ({"preset": "image2point", "inflation": "average"}, "has inflation='copy'"),
+    "preset of another stem": ({"preset": "image2point", "stem": "image"}, "stem='point'; got inflation=None and stem='image'"),
+    "preset by octants": ({"preset": "image2point", "readout": "pyramid"}, "readout 'last'"),
+    "views of a preset": ({"preset": "image2point", "network": "views"}, "no preset.*preset='image2point'"),
     "views by octants": ({"network": "views", "readout": "pyramid"}, "readout='pyramid'"),
 }
 
@@ -119,6 +124,19 @@ def test_scratch_is_the_network_that_the_folder_holds(tmp_path, name, arguments)
     scratch, other = build_model(Setup(folder, scratch=True), CLASSES)
     assert repr(scratch) == repr(image)
     assert (count, scratch.settings) == (other, image.settings)
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_preset_is_the_papers_network_with_the_weights_of_a_folder(tmp_path, scratch):
+    folder = str(i2p_zoo.create_model("resnet18").save_pretrained(tmp_path))
+    setup = Setup(folder, preset="image2point", skip_downsamples=0, voxel_size=0.05, scratch=scratch)
+    model, count = build_model(setup, CLASSES)
+    paper = i2p_zoo.create_model("resnet18", num_classes=2, preset="image2point")
+    assert repr(model) == repr(paper)
+    assert count.trained == sum(parameter.numel() for parameter in paper.parameters())
+    expected = i2p_zoo.from_pretrained(folder, num_classes=2, preset="image2point").state_dict()
+    name = "layer2.0.downsample.0.weight"
+    assert torch.equal(model.state_dict()[name], expected[name]) is not scratch
 
 
 @pytest.mark.parametrize("names", [None, ["b", "a"], ["a", "b"]], ids=["no names", "other names", "the same names"])

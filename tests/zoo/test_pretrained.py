@@ -20,9 +20,11 @@ from i2p_zoo import CheckpointError, InvalidInputError, NotFoundError
 from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import save_pretrained
-from i2p_zoo.checkpoints.weight_files import WEIGHTS
+from i2p_zoo.checkpoints.weight_files import WEIGHTS, sha256_of
+from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.zoo import pretrained as hub_module
+from i2p_zoo.zoo.conversion import convert_network
 from i2p_zoo.zoo.pretrained import build_network, describe
 from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
@@ -141,7 +143,7 @@ def test_spellings_of_a_name_convert_the_same_weights(client, timm_repo, timm_we
 
 
 @pytest.mark.parametrize("inflation", ["average", "copy"])
-def test_other_inflations_are_converted_here_and_cached_apart(hub, client, timm_repo, inflation):
+def test_other_inflations_are_made_of_the_center_that_is_converted_here(hub, client, timm_repo, inflation):
     expected = i2p_zoo.inflate(make_source(), inflation=inflation)
     for _ in range(2):
         outcome = client.load(NAME, inflation=inflation)
@@ -149,6 +151,64 @@ def test_other_inflations_are_converted_here_and_cached_apart(hub, client, timm_
         assert outcome.settings["inflation"] == inflation
         assert outcome.source["certificate"]["passed"]
     assert len(hub.requested(WEIGHTS)) == 1
+    assert converted_entries(client) == [f"{NAME}-center"]
+
+
+@pytest.mark.parametrize("inflation", ["center", "average", "copy"])
+def test_adapter_on_a_network_converted_here_is_one_on_the_hubs(hub, client, timm_repo, tmp_path, monkeypatch, inflation):
+    """And the other way round: whoever loads it may have the base from the other place."""
+    timm_fingerprint = fingerprint(i2p_zoo.inflate(make_source()))
+    assert_loaded(client.load(NAME), timm_fingerprint)
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(client.folder / "zoo"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = i2p_zoo.from_pretrained(NAME, num_classes=3, inflation=inflation)
+    adapter = i2p_zoo.save_adapter(model, tmp_path / "adapter")
+    published = as_files(client.folder / "zoo" / "converted" / f"{NAME}-center")
+    hub.repositories.clear()
+    hub.add(f"i2p-zoo/{NAME}", published)
+    shutil.rmtree(client.folder / "zoo")
+    assert_loaded(client.load(str(adapter)), model)
+    assert_loaded(client.load(NAME), timm_fingerprint)
+    assert not (client.folder / "zoo").exists(), "all of it is the Hub's"
+
+
+def test_new_layers_are_the_same_whether_the_network_was_converted_before(tmp_path, monkeypatch):
+    """Else a run of one seed is another one the first time."""
+
+    def load_source(*args):
+        torch.rand(5)  # as timm draws weights that the file's replace
+        return make_source(), {}
+
+    monkeypatch.setattr("i2p_zoo.zoo.conversion.load_source", load_source)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
+    made = []
+    with torch.random.fork_rng():
+        for _ in range(2):
+            torch.manual_seed(3)
+            made.append(fingerprint(i2p_zoo.from_pretrained(NAME, num_classes=7, stem="point")))
+    assert made[0] == made[1]
+
+
+def test_adapter_on_a_file_that_was_converted_by_average_still_loads(tmp_path, monkeypatch):
+    """As earlier versions converted, whose files have other roundings of the same kernels."""
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hashes = {}
+    for inflation in ("center", "average"):
+        network, _ = convert_network(make_source(), {}, "test_resnet", {}, Settings(inflation))
+        place = save_pretrained(network, tmp_path / "converted" / f"{NAME}-{inflation}")
+        hashes[inflation] = sha256_of(place / WEIGHTS)
+    assert hashes["center"] != hashes["average"]
+    model = i2p_zoo.from_pretrained(NAME, num_classes=3, inflation="average")
+    adapter = i2p_zoo.save_adapter(model, tmp_path / "adapter")
+    config = (adapter / CONFIG).read_text()
+    assert hashes["center"] in config
+    (adapter / CONFIG).write_text(config.replace(hashes["center"], hashes["average"]))
+    assert fingerprint(i2p_zoo.from_pretrained(adapter)) == fingerprint(model)
+    (adapter / CONFIG).write_text(config.replace(hashes["center"], "0" * 64))
+    with pytest.raises(CheckpointError, match=f"sha256 .*{hashes['average']}"):
+        i2p_zoo.from_pretrained(adapter)
 
 
 @pytest.mark.parametrize("inflation", ["average", "copy"])
