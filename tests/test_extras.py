@@ -24,7 +24,7 @@ def test_a_module_that_is_there_is_returned(module):
 
 @pytest.mark.parametrize("module", ["no_such_module_of_anybody", "json.no_such_part", "no_such_module_of_anybody.part"])
 def test_a_missing_module_names_the_extra_and_the_command(module):
-    with pytest.raises(MissingExtraError, match=r"pip install 'i2p-zoo\[data\]'") as caught:
+    with pytest.raises(MissingExtraError, match=r'pip install "i2p-zoo\[data\]"') as caught:
         require(module, extra="data")
     assert f"`{module}`" in str(caught.value)
     assert isinstance(caught.value, ImportError)

@@ -20,7 +20,7 @@ from i2p_zoo.wording import describe_value, format_json
 def list_command(pattern: str, as_json: bool) -> None:
     """List the zoo's networks whose name matches PATTERN.
 
-    Example: i2p-zoo list 'resnet*'
+    Example: i2p-zoo list "resnet*"
     """
     from i2p_zoo.zoo.ledger import list_models
 

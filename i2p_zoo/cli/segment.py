@@ -95,7 +95,7 @@ def train_command(
     _print_scores(metrics["test"], as_json, {key: value for key, value in metrics.items() if key != "history"})
     if not as_json:
         click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
-        click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
+        shared.print_written(out, metrics["saved"], "metrics.json", "curves.png", "confusion.png", "scene.png")
 
 
 def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> None:

@@ -188,6 +188,12 @@ def test_missing_file_is_told_with_the_arrays_it_would_have(network, kind, array
     assert arrays in fail("segment", "train", "--model", network, "--data", f"{kind}:missing.npz", "--out", "run")
 
 
+def test_no_steps_are_refused_with_what_a_scenes_network_can_be(network, scenes_npz, tmp_path):
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", "--steps", 0, "--out", "run"]
+    assert fail("segment", "train", *options).endswith("No step (steps=0) trains nothing: give at least one.")
+    assert not (tmp_path / "run").exists()
+
+
 def test_adapter_of_random_weights_is_refused_before_training(network, scenes_npz, tmp_path):
     options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--scratch", "--adapter"]
     assert "--adapter saves what differs from image weights" in fail("segment", "train", *options, "--out", "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import string
 
 import numpy as np
@@ -336,3 +337,15 @@ def test_points_without_coordinates_are_summed_over_the_files(tmp_path):
     ):
         train, _ = load_folder(tmp_path)
     assert [len(points) for points in train.points] == [20, 19, 18]
+
+
+def test_a_folder_is_the_same_data_set_where_paths_are_sorted_without_case(tmp_path, monkeypatch):
+    """As Windows sorts them: the clouds' order decides on batches, on few shots and on the set's fingerprint."""
+    for number, name in enumerate(("Zebra/b.npy", "Zebra/A.npy", "ant/c.npy", "ant/B.npy")):
+        write_cloud(tmp_path / "train" / name, number + 3)
+        write_cloud(tmp_path / "test" / name, number + 3)
+    expected, _ = load_folder(tmp_path)
+    monkeypatch.setattr(pathlib.PurePath, "__lt__", lambda path, other: str(path).lower() < str(other).lower())
+    again, _ = load_folder(tmp_path)
+    assert expected.classes == again.classes == ("Zebra", "ant")
+    assert [len(points) for points in again.points] == [len(points) for points in expected.points] == [4, 3, 6, 5]
