@@ -71,6 +71,7 @@ def test_predict_writes_classes_in_the_order_of_the_points(finished, tmp_path):
     np.save(tmp_path / "scan.npy", points)
     result = succeed("segment", "predict", folder / "model", "scan.npy", "--out", "classes")
     assert "scan.npy: 300 points" in result.stdout
+    assert "in classes: scan-classes.ply and scan-classes.npy\n" in result.stdout
     labels = np.load(tmp_path / "classes" / "scan-classes.npy")
     assert labels.shape == (300,)
     ply = (tmp_path / "classes" / "scan-classes.ply").read_bytes()
@@ -228,6 +229,7 @@ def test_own_tiles_in_utm_are_trained_measured_and_predicted(surveyed, city, tmp
         result = succeed("segment", "predict", surveyed / "model", source, "--block", 2, "--out", "classes")
         assert f"{source}: " in result.stdout
         assert any(f"{name} " in result.stdout for name in CLASSES)
+        assert f"in classes: {source.stem}-classes{source.suffix} and {source.stem}-classes.npy\n" in result.stdout
         before, after = laspy.read(source), laspy.read(tmp_path / "classes" / f"{source.stem}-classes{source.suffix}")
         labels = np.load(tmp_path / "classes" / f"{source.stem}-classes.npy")
         assert np.array_equal(after.classification, CODES[labels]), "the codes of the training data"
