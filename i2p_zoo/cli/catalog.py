@@ -109,7 +109,7 @@ def convert(
     origins, inflated = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
         with replacing(report) as temporary:
-            temporary.write_text(format_json({**origins, **inflated}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(format_json({**origins, **inflated}, indent=1) + "\n", encoding="utf-8", newline="\n")
     if as_json:
         shown = inflated if table else {key: value for key, value in inflated.items() if key != "parameters"}
         shared.print_json({"folder": str(folder), **origins, "report": shown})
