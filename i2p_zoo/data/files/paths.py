@@ -24,6 +24,20 @@ def sort_paths(paths: Iterable[_AnyPath]) -> list[_AnyPath]:
     return sorted(paths, key=lambda path: path.parts)
 
 
+def name_as_text(name: str) -> str:
+    """Returns a file's name as text, also where its bytes are none to this system: they are UTF-8 then, or else Latin-1.
+
+    Example:
+        >>> name_as_text("chair")
+        'chair'
+    """
+    content = os.fsencode(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def require_folder(folder: str | os.PathLike[str], advice: str) -> Path:
     """Returns the path of a folder that exists; else raises a NotFoundError with the advice."""
     path = Path(folder)
