@@ -60,13 +60,14 @@ def _terrain(points: int) -> Tensor:
 
 def peak() -> int:
     """The process's highest resident memory in bytes since it was last forgotten."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def forget_peak() -> int:
     """Returns the resident memory, which is now the peak."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak()
 
 

@@ -1,4 +1,4 @@
-"""Image-pretrained timm CNNs as sparse 3D point-cloud networks (Image2Point, ECCV 2022)."""
+"""Image-pretrained timm networks as sparse 3D point-cloud networks (Image2Point, ECCV 2022)."""
 
 import lazy_loader
 

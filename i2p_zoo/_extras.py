@@ -21,4 +21,14 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"This needs `{module}` ({error}). Install it with: pip install 'i2p-zoo[{extra}]'") from error
+        raise MissingExtraError(f"This needs `{module}` ({error}). Install it with: {install_command(extra)}") from error
+
+
+def install_command(extra: str) -> str:
+    """Returns the command that installs an extra, as every shell takes it: cmd.exe knows no single quotes.
+
+    Example:
+        >>> install_command("demo")
+        'pip install "i2p-zoo[demo]"'
+    """
+    return f'pip install "i2p-zoo[{extra}]"'

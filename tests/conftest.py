@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from tests.hub_server import Hub
+from tests.windows_files import forbid_changes_in_use
 
 # Before torch is imported, here and in the processes that tests start: OpenMP threads that wait for one another by spinning
 # make these small networks many times slower on a machine that does anything else. Tests of threads set their number.
@@ -152,6 +153,14 @@ class Client:
         """Ends the process, which has nothing to put in order."""
         self._process.kill()
         self._process.communicate()
+
+
+@pytest.fixture
+def files_in_use(monkeypatch):
+    """Windows' rule: this process cannot replace, rename or delete what it has open or mapped."""
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs Linux's list of the files in use")
+    forbid_changes_in_use(monkeypatch)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import ast
 import graphlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,24 @@ def imported(name):
         elif isinstance(node, ast.ImportFrom):
             places = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (place if place in FILES else node.module for place in places if node.module in FILES)
+
+
+def test_texts_are_the_same_bytes_on_every_system():
+    """Unless their encoding and the end of a line are named, Windows has cp1252 and two characters."""
+    for name, path in FILES.items():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for call in (node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            modes = [part.value for part in call.args if isinstance(part, ast.Constant)]
+            in_bytes = any("b" in str(mode) for mode in modes) or (call.args and not modes)  # the latter is a library's `open`
+            is_text = call.func.attr in ("read_text", "write_text") or (call.func.attr == "open" and not in_bytes)
+            named = {"encoding", "newline"} if call.func.attr == "write_text" else {"encoding"}
+            assert not is_text or named <= {word.arg for word in call.keywords}, f"{name}: {ast.unparse(call)}"
+
+
+def test_files_of_data_are_sorted_alike_on_every_system():
+    """`sorted` takes B for b on Windows: `sort_paths` does not."""
+    for name in (name for name in FILES if name.startswith(("i2p_zoo.data", "i2p_zoo.viewing"))):
+        assert not re.findall(r"sorted\(.*(?:iterdir|glob)\(", FILES[name].read_text(encoding="utf-8")), name
 
 
 def test_no_module_imports_itself_through_others():

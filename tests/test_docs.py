@@ -143,6 +143,13 @@ def test_commands_are_seen():
     assert len(COMMANDS) > 40
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_have_no_quotes_that_cmd_passes_on(page):
+    """Windows' cmd.exe takes single quotes for letters; double ones do in every shell."""
+    shell = "\n".join([*SHELL.findall(PAGES[page]), *re.findall(r"pip install.*|i2p-zoo .*", PAGES[page])])
+    assert not re.findall(r"^.*(?:pip|i2p-zoo)\b.* '.*$", shell, re.MULTILINE)
+
+
 def test_a_wrong_command_is_noticed():
     with pytest.raises(click.UsageError, match="No such option"):
         resolve(main, ["finetune", "--mode", "all", "--colour", "red"])

@@ -7,9 +7,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from i2p_zoo import I2PError, MissingExtraError, pictures
 from i2p_zoo._extras import require
+from i2p_zoo.cli import deployment, display, main
 from i2p_zoo.experiments import photographs
 
 BROUGHT = {
@@ -24,7 +26,7 @@ def test_a_module_that_is_there_is_returned(module):
 
 @pytest.mark.parametrize("module", ["no_such_module_of_anybody", "json.no_such_part", "no_such_module_of_anybody.part"])
 def test_a_missing_module_names_the_extra_and_the_command(module):
-    with pytest.raises(MissingExtraError, match=r"pip install 'i2p-zoo\[data\]'") as caught:
+    with pytest.raises(MissingExtraError, match=r'pip install "i2p-zoo\[data\]"') as caught:
         require(module, extra="data")
     assert f"`{module}`" in str(caught.value)
     assert isinstance(caught.value, ImportError)
@@ -64,3 +66,20 @@ def test_pictures_and_photographs_name_an_extra_that_exists(module, use, monkeyp
     package = module.split(".")[0]
     distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn", "PIL": "pillow"}.get(package, package)
     assert any(requirement.startswith(distribution) for requirement in BROUGHT[extra])
+
+
+BEFORE_LOADING = {
+    "view": (["view", "cloud.npy", "--model", "none"], "plotly.io", "view"),
+    "app": (["app", "none"], "gradio", "app"),
+    "export": (["export", "none", "--out", "none.onnx"], "onnxscript", "onnx"),
+}
+
+
+@pytest.mark.parametrize(("command", "module", "extra"), BEFORE_LOADING.values(), ids=BEFORE_LOADING.keys())
+def test_a_command_names_its_extra_before_it_loads_a_network(command, module, extra, monkeypatch):
+    """Loading one, and looking for it on the Hub, may take a minute."""
+    monkeypatch.setitem(sys.modules, module, None)
+    for commands in (display, deployment):
+        monkeypatch.setattr(commands, "load_network", lambda *arguments: pytest.fail("a network was loaded"))
+    result = CliRunner().invoke(main, command)
+    assert f'pip install "i2p-zoo[{extra}]"' in result.stderr

@@ -67,7 +67,7 @@ def fetch_files(
         with contextlib.suppress(OSError):  # a cache that cannot be written holds no less for it
             reference.parent.mkdir(parents=True, exist_ok=True)
             with replacing(reference) as new:
-                new.write_text(commit)
+                new.write_text(commit, encoding="utf-8", newline="\n")
     return commit, paths
 
 

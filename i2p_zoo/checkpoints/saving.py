@@ -212,8 +212,8 @@ def write_folder(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with staged_folder(folder, lambda path: is_weights_name(path.name) and path.name not in kept, is_edited_card) as stage:
         config["i2p"]["weights"] = write_weights(state, stage, name, max_shard_size)
-        (stage / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (stage / CARD).write_text(write_card(config, parameters), encoding="utf-8")
+        (stage / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+        (stage / CARD).write_text(write_card(config, parameters), encoding="utf-8", newline="\n")
         kept |= {path.name for path in stage.iterdir()}
     return folder
 

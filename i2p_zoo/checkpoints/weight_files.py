@@ -67,7 +67,7 @@ def write_weights(state: Mapping[str, Tensor], folder: Path, name: str, max_shar
         hashes[shard] = sha256_of(folder / shard)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8", newline="\n")
     return hashes
 
 

@@ -14,7 +14,7 @@ from i2p_zoo.cli.memory import keep_freed_memory
 @click.version_option(__version__, prog_name="i2p-zoo")
 @debug_option
 def main(debug: bool) -> None:
-    """Turn image-pretrained timm CNNs into sparse 3D point-cloud networks.
+    """Turn image-pretrained timm networks into sparse 3D networks for point clouds.
 
     Example: i2p-zoo convert tf_efficientnet_lite0 --out lite0
     """

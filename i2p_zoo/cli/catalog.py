@@ -20,7 +20,7 @@ from i2p_zoo.wording import describe_value, format_json
 def list_command(pattern: str, as_json: bool) -> None:
     """List the zoo's networks whose name matches PATTERN.
 
-    Example: i2p-zoo list 'resnet*'
+    Example: i2p-zoo list "resnet*"
     """
     from i2p_zoo.zoo.ledger import list_models
 
@@ -109,7 +109,7 @@ def convert(
     origins, inflated = {"source": model.source, "result": describe_weights(folder)}, model.report.to_dict()
     if report is not None:
         with replacing(report) as temporary:
-            temporary.write_text(format_json({**origins, **inflated}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(format_json({**origins, **inflated}, indent=1) + "\n", encoding="utf-8", newline="\n")
     if as_json:
         shown = inflated if table else {key: value for key, value in inflated.items() if key != "parameters"}
         shared.print_json({"folder": str(folder), **origins, "report": shown})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from i2p_zoo.errors import InvalidInputError, NotFoundError
+from i2p_zoo.names import is_only_path
 from i2p_zoo.wording import near_paths, suggest
 
 
@@ -23,7 +24,7 @@ def check_place(name: str | os.PathLike[str]) -> None:
     if not os.fspath(name):
         raise InvalidInputError("The name of the network is empty; expected such as i2p-resnet50, or a checkpoint's folder.")
     path, text = Path(name), os.fspath(name)
-    if not path.exists() and (text.startswith((".", "~", os.sep)) or text.count("/") > 1):  # else perhaps the Hub's
+    if not path.exists() and is_only_path(text):
         raise NotFoundError(f"{text}: no such folder.{suggest(near_paths(path, folders=True))}")
     if path.is_file() and (len(path.parts) > 1 or path.suffix in (".safetensors", ".json", ".pth", ".pt", ".bin")):
         if locate(path.parent, CONFIG).is_file():

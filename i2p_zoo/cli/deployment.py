@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from i2p_zoo._extras import require
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
@@ -24,6 +25,7 @@ def export(model: str, out: Path) -> None:
 
     Example: i2p-zoo export run/model --out model.onnx
     """
+    require("onnxscript", extra="onnx")  # before the network is loaded
     from i2p_zoo.export.onnx_file import export_onnx
 
     export_onnx(load_network(model, "cpu"), out)

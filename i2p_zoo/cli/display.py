@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from i2p_zoo._extras import require
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli.checkpoint_folders import check_place, load_network
 from i2p_zoo.errors import InvalidInputError
@@ -49,6 +50,7 @@ def view(
 
     page = out or Path(f"{file.stem}.html")
     shared.check_output("--out", page, is_folder=False)
+    require("plotly.io", extra="view")  # before the network is loaded and the cloud read
     network = None if model is None else _load(model, device)
     options: dict[str, Any] = {"top": top, "as_is": as_is, "voxel_size": voxel_size, "extent": block, "overlap": overlap}
     shown = view_file(file, network, columns=columns, **options)
@@ -114,6 +116,8 @@ def app(
             check_place(model)
         click.echo(f"a Space in {write_space(space, model, **options)}; `hf upload` puts it on the Hub")
         return
+    require("gradio", extra="app")
+    require("plotly.graph_objects", extra="view")
     from i2p_zoo.viewing.app import build_app, launch_app
 
     page = build_app(None if model is None else _load(model, device), **options)

@@ -25,6 +25,10 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 class ErrorLines(click.Group):
     """A group of commands that prints warnings, this package's errors and the file system's in one line, after its own name."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the commands in the order in which they were added, as `--help` shows them."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; after an error it exits with code 2, under `debug_option` with a traceback.
 

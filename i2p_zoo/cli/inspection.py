@@ -48,7 +48,9 @@ def predict(
     classifier = load_classifier(model, device)
     if not as_is and classifier.normalization != "unit_sphere":
         click.echo(
-            f"{model} notes no normalisation: files are centred and scaled to the unit sphere, without --as-is.", err=True
+            f"{model} notes no normalisation, as one that was trained on no clouds, whose classes may be those of images: "
+            "files are centred and scaled to the unit sphere, without --as-is.",
+            err=True,
         )
     classes_of_file, clouds, errors = {}, [], BatchErrors(files, "file")
     for file in tqdm(files, desc="classifying", disable=len(files) == 1):

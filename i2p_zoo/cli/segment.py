@@ -14,6 +14,7 @@ from i2p_zoo.cli import training_recipes as recipes
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.cli.error_lines import BatchErrors
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.wording import join_words
 
 _DEFAULTS = {"optimizer": "adamw", "skip_downsamples": 1}
 """Defaults of `segment train` that are not those of `finetune`: the best measured on held-out scenes (docs/results.md)."""
@@ -99,7 +100,7 @@ def train_command(
     if not as_json:
         recipes.print_reported(recipe)
         click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
-        click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png, scene.png")
+        shared.print_written(out, metrics["saved"], "metrics.json", "curves.png", "confusion.png", "scene.png")
 
 
 def _print_scores(scores: dict[str, Any], as_json: bool, json_values: Any) -> None:
@@ -162,15 +163,21 @@ def predict_command(
             f"The results of several files would be {', '.join(repeated)}-classes.npy; run them one by one."
         )
     out.mkdir(parents=True, exist_ok=True)
+    written: list[str] = []
     for file in files:
         with errors.held(file):
             labels = _segment_file(network, file, out, block, overlap, columns)
+            written += [_name_result(file), f"{file.stem}-classes.npy"]
             shares = np.bincount(labels, minlength=len(names)) / len(labels)
             text = ", ".join(f"{names[k]} {100 * shares[k]:.1f} %" for k in np.argsort(-shares) if shares[k] > 0)
             click.echo(f"{file}: {len(labels):,d} points; {text}")
-    if len(errors.errors) < len(files):
-        click.echo(f"in {out}: -classes.las, .laz or .ply, and -classes.npy, for each")
+    if written:
+        click.echo(f"in {out}: {join_words(written)}")
     errors.tell()
+
+
+def _name_result(file: Path) -> str:
+    return f"{file.stem}-classes{file.suffix if file.suffix.lower() in ('.las', '.laz') else '.ply'}"
 
 
 def _segment_file(network: Any, file: Path, out: Path, block: float | None, overlap: float, columns: str | None) -> Any:
@@ -194,9 +201,9 @@ def _segment_file(network: Any, file: Path, out: Path, block: float | None, over
         las_classes.check_las_codes(file, codes)
     labels = segment_scene(network, scene, block, overlap, progress=file.name).argmax(1)
     if is_las:
-        las_classes.write_las_classes(out / f"{file.stem}-classes{file.suffix}", file, codes[labels])
+        las_classes.write_las_classes(out / _name_result(file), file, codes[labels])
     else:
-        write_colored_ply(out / f"{file.stem}-classes.ply", scene["points"][:, :3], color_classes(labels))
+        write_colored_ply(out / _name_result(file), scene["points"][:, :3], color_classes(labels))
     with replacing(out / f"{file.stem}-classes.npy") as temporary, temporary.open("wb") as stream:
         np.save(stream, labels.astype(np.int32))
     return labels

@@ -234,6 +234,11 @@ def print_json(values: Any, indent: int | None = None) -> None:
     click.echo(format_json(values, indent))
 
 
+def print_written(out: Path, *names: str) -> None:
+    """Prints which of these files and folders a run wrote: one without steps has no curves."""
+    click.echo(f"in {out}: {', '.join(name for name in names if (out / name).exists())}")
+
+
 @contextlib.contextmanager
 def resumable(out: Path) -> Iterator[None]:
     """Says of a run that is interrupted what its folder holds, and how it goes on."""

@@ -14,7 +14,7 @@ from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli import training_recipes as recipes
 from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.wording import format_json
+from i2p_zoo.wording import count_of, format_json
 
 _FEW_LABELS = "pyramid, ridge"
 """The method of `finetune --shots` where nothing else is chosen: the best on held-out clouds of those that take seconds."""
@@ -88,14 +88,16 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     if few_labels:
         click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in few_labels.items())}")
     test = metrics["test"]
-    click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %")
+    trained, tested = (count_of(metrics["clouds"][split], "cloud") for split in ("train", "test"))
+    click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %, of {tested}")
     recipes.print_reported(recipe)
-    click.echo(f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters in {metrics['seconds']:.0f} s")
+    parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
+    click.echo(f"trained {parameters} on {trained} in {metrics['seconds']:.0f} s")
     if options.target is not None:
         reached = metrics["reached"]
         when = f"reached at step {reached['step']}, {reached['seconds']:.0f} s" if reached else "never reached"
         click.echo(f"target {100 * options.target:.1f} % {when}")
-    click.echo(f"in {out}: {metrics['saved']}, metrics.json, curves.png, confusion.png")
+    shared.print_written(out, metrics["saved"], "metrics.json", "curves.png", "confusion.png")
 
 
 def _parse_numbers(text: str, number: Any = int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def _read_object(path: Path, points: int, columns: str | None) -> tuple[Arrays, 
 
 def hash_name(name: str) -> int:
     """Returns a number from 0 to 2**64 - 1 that follows from a file's name, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
 
 
 def check_counts(folder: Path, counts: tuple[int, int], official: tuple[int, int]) -> None:

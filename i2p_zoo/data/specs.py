@@ -163,14 +163,14 @@ def split_options(name: str, place: str) -> tuple[Path, dict[str, str]]:
 
 def _near_specs(spec: str, loaders: Mapping[str, Any]) -> list[str]:
     """Texts that were perhaps meant: with a loader's name that is like the one given, or before a path that has none."""
+    path = Path(spec).expanduser()  # which may have a colon itself, as Windows' drives
+    if spec and path.is_dir():
+        return [f"{near}:{spec}" for near in ("folder", "scans") if near in loaders]
+    if path.is_file() and path.suffix == ".npz":
+        return [f"{near}:{spec}" for near in ("npz", "scenes") if near in loaders]
     name, colon, place = spec.partition(":")
     if colon:
         return [f"{near}:{place or 'PATH'}" for near in ([name] if name in loaders else near_words(name, loaders))]
-    path = Path(spec).expanduser()
-    if path.is_dir() and "folder" in loaders:
-        return [f"folder:{spec}"]
-    if path.is_file() and path.suffix == ".npz":
-        return [f"{near}:{spec}" for near in ("npz", "scenes") if near in loaders]
     return near_words(spec, ["kicad-mini"] if "npz" in loaders else [])
 
 

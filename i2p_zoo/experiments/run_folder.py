@@ -198,7 +198,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text in place of a file, or leaves that as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -101,7 +101,8 @@ def describe_run(
             f"network, statistics, readout and classifier {join_words(starts)}."
         )
     if options.steps == 0 and setup.classifier == "random":
-        raise InvalidInputError("No step (steps=0) trains nothing: give classifier='ridge', which is solved for without steps.")
+        other_way = "" if samples == "scenes" else ", or the classifier ridge, which is solved for without steps"
+        raise InvalidInputError(f"No step (steps=0) trains nothing: give at least one{other_way}.")
     if setup.network == "views" and run_options.save is not None:
         raise InvalidInputError(
             f"A network of views is no checkpoint of this package: give save=None, not {run_options.save!r}."

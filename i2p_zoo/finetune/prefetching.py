@@ -108,9 +108,10 @@ def explain_killed_workers(workers: int) -> Iterator[None]:
 def _describe_killed_worker(workers: int, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     return (
-        f"One of {count_of(workers, 'worker')} ended before its work was done ({reason}). If memory did not "
-        "suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give it "
-        "more, as by `docker run --shm-size=4g`."
+        f"One of {count_of(workers, 'worker')} ended before its work was done ({reason}). Where it could not "
+        "start, let your program do its work below `if __name__ == '__main__':`, since each worker reads it again. If memory "
+        "did not suffice, take fewer workers or smaller batches; in a container, whose shared memory (/dev/shm) is small, give "
+        "it more, as by `docker run --shm-size=4g`."
     )
 
 

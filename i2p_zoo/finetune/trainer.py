@@ -112,6 +112,7 @@ def train(
         run.prepare(run_device)
         if saved is not None:
             run.restore(saved)
+            saved = None  # its copy of the weights need not stay while the run goes on
         elif state_folder is not None:
             run.save(state_folder)
         if task.classes and count_classes(model) in (None, len(task.classes)):

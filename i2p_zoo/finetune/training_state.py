@@ -58,7 +58,7 @@ def save_training_state(folder: Path, state: TrainingState, options: Options, ru
             save_file(flat, str(stage / TENSORS))
         except SafetensorError as error:  # a full disk, for one
             raise OSError(f"{folder / TENSORS}: {error}") from error
-        (stage / STATE).write_text(json.dumps(described) + "\n", encoding="utf-8")
+        (stage / STATE).write_text(json.dumps(described) + "\n", encoding="utf-8", newline="\n")
 
 
 def copy_to_cpu(tensor: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ def load_training_state(folder: Path, options: Options, run: str) -> TrainingSta
     """
     with _readable(folder):
         described = json.loads(locate(folder, STATE).read_text(encoding="utf-8"))
-        flat = load_file(locate(folder, TENSORS))
+        # Copies: Windows lets no file be written over of which any tensor is still a part.
+        flat = {key: tensor.clone() for key, tensor in load_file(locate(folder, TENSORS)).items()}
         saved, history = described["options"], History.from_dict(described["history"])
         same = described["run"] == run
         scalars = described["scalars"]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from i2p_zoo._extras import require
 from i2p_zoo.data.files.cloud_files import SUFFIXES, is_cloud_file
+from i2p_zoo.data.files.paths import sort_paths
 from i2p_zoo.errors import I2PError, InvalidInputError, MissingExtraError
 from i2p_zoo.experiments.classification import name_classes
 from i2p_zoo.experiments.photographs import load_photographs
@@ -149,7 +150,7 @@ def find_examples(folder: Path, examples: str | os.PathLike[str] | None) -> list
     place = Path(examples)
     if not place.is_dir():
         raise InvalidInputError(f"{place} is no folder; the examples are files in a folder.")
-    paths = sorted(path for path in place.iterdir() if path.is_file() and is_cloud_file(path))
+    paths = sort_paths(path for path in place.iterdir() if path.is_file() and is_cloud_file(path))
     if not paths:
         raise InvalidInputError(f"{place} has no file of a cloud or mesh; those that are read end in {', '.join(SUFFIXES)}.")
     return paths

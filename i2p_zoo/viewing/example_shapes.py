@@ -30,4 +30,4 @@ def _write_off(path: Path, corners: NDArray[np.float64], sides: NDArray[np.int64
     lines = ["OFF", f"{len(corners)} {len(sides)} 0"]
     lines += [" ".join(map(str, corner)) for corner in corners.tolist()]
     lines += [" ".join(map(str, [len(side), *side])) for side in sides.tolist()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

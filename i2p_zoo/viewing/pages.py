@@ -68,4 +68,4 @@ def write_page(path: str | os.PathLike[str], view: CloudView) -> None:
         figures="\n".join(parts),
     )
     with replacing(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")

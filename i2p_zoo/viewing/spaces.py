@@ -82,9 +82,9 @@ def write_space(
         if extent is not None:
             arguments["extent"] = extent
         text = ", ".join(f"{name}={value!r}" for name, value in sorted(arguments.items(), key=lambda pair: pair[0] != "model"))
-        (stage / "app.py").write_text(_PROGRAM.format(arguments=text.replace("'", '"')), encoding="utf-8")
-        (stage / "requirements.txt").write_text(f"i2p-zoo[app,data,demo]=={__version__}\n", encoding="utf-8")
-        (stage / "README.md").write_text(_format_card(model), encoding="utf-8")
+        (stage / "app.py").write_text(_PROGRAM.format(arguments=text.replace("'", '"')), encoding="utf-8", newline="\n")
+        (stage / "requirements.txt").write_text(f"i2p-zoo[app,data,demo]=={__version__}\n", encoding="utf-8", newline="\n")
+        (stage / "README.md").write_text(_format_card(model), encoding="utf-8", newline="\n")
         if target.exists():
             target.rmdir()
         stage.rename(target)

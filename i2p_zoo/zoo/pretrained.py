@@ -22,7 +22,7 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.inflation.structure import inflate_structure
 from i2p_zoo.layers.kernel_inflation import check_inflation
-from i2p_zoo.names import PREFIX, split_name
+from i2p_zoo.names import PREFIX, is_only_path, split_name
 from i2p_zoo.networks.models import (
     Adaptation,
     adapt_,
@@ -166,7 +166,7 @@ def describe(name: str) -> dict[str, Any]:
         model = from_pretrained(name)
         config = model.to_config()
         facts = {key: config["i2p"][key] for key in ("settings", "source", "certificate")}
-    elif os.sep in name:
+    elif "/" in name or is_only_path(name):
         raise NotFoundError(f"{name}: no such folder.{suggest(near_paths(name))}")
     else:
         architecture, tag = split_name(name)
@@ -266,8 +266,8 @@ def load_base(described: Mapping[str, Any], inflation: str, options: HubOptions,
 def _load_named(name: str, options: HubOptions, load_base: LoadBase | None, axis: str = "z") -> Any:
     tried = [f"folder {name!r}: not found.{suggest(near_paths(name, folders=True))}".rstrip(".")]
     repo, zoo_name = None, ""
-    if "/" in name or os.sep in name:
-        if name.count("/") == 1 and not name.startswith((".", "~")):
+    if "/" in name or is_only_path(name):
+        if not is_only_path(name):
             repo = name
     else:
         architecture, tag = split_name(name)

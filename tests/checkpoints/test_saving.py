@@ -359,3 +359,10 @@ def test_file_modes_follow_the_umask(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys([*NAMES, ".lock"], mode)
+
+
+def test_network_is_saved_in_the_folder_that_it_was_loaded_from_where_files_in_use_cannot_be_replaced(tmp_path, files_in_use):
+    loaded = load_folder(save_pretrained(make_model(stem="point"), tmp_path), build_network)
+    with torch.no_grad():
+        next(loaded.parameters()).mul_(2)
+    assert_same_bits(load_folder(save_pretrained(loaded, tmp_path), build_network), loaded)

@@ -71,6 +71,7 @@ def test_predict_writes_classes_in_the_order_of_the_points(finished, tmp_path):
     np.save(tmp_path / "scan.npy", points)
     result = succeed("segment", "predict", folder / "model", "scan.npy", "--out", "classes")
     assert "scan.npy: 300 points" in result.stdout
+    assert "in classes: scan-classes.ply and scan-classes.npy\n" in result.stdout
     labels = np.load(tmp_path / "classes" / "scan-classes.npy")
     assert labels.shape == (300,)
     ply = (tmp_path / "classes" / "scan-classes.ply").read_bytes()
@@ -188,6 +189,12 @@ def test_missing_file_is_told_with_the_arrays_it_would_have(network, kind, array
     assert arrays in fail("segment", "train", "--model", network, "--data", f"{kind}:missing.npz", "--out", "run")
 
 
+def test_no_steps_are_refused_with_what_a_scenes_network_can_be(network, scenes_npz, tmp_path):
+    options = ["--model", network, "--data", f"scenes:{scenes_npz}", "--steps", 0, "--out", "run"]
+    assert fail("segment", "train", *options).endswith("No step (steps=0) trains nothing: give at least one.")
+    assert not (tmp_path / "run").exists()
+
+
 def test_adapter_of_random_weights_is_refused_before_training(network, scenes_npz, tmp_path):
     options = ["--model", network, "--data", f"scenes:{scenes_npz}", *FAST, "--scratch", "--adapter"]
     assert "--adapter saves what differs from image weights" in fail("segment", "train", *options, "--out", "run")
@@ -222,6 +229,7 @@ def test_own_tiles_in_utm_are_trained_measured_and_predicted(surveyed, city, tmp
         result = succeed("segment", "predict", surveyed / "model", source, "--block", 2, "--out", "classes")
         assert f"{source}: " in result.stdout
         assert any(f"{name} " in result.stdout for name in CLASSES)
+        assert f"in classes: {source.stem}-classes{source.suffix} and {source.stem}-classes.npy\n" in result.stdout
         before, after = laspy.read(source), laspy.read(tmp_path / "classes" / f"{source.stem}-classes{source.suffix}")
         labels = np.load(tmp_path / "classes" / f"{source.stem}-classes.npy")
         assert np.array_equal(after.classification, CODES[labels]), "the codes of the training data"

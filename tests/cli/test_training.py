@@ -54,7 +54,9 @@ def test_finetune_says_what_it_did_and_where(finished):
     folder, text = finished
     metrics = json.loads((folder / "metrics.json").read_text())
     assert f"test accuracy {100 * metrics['test']['top1']:.1f} %" in text
-    assert f"trained {metrics['trained']:,d} of {metrics['total']:,d} parameters" in text
+    assert f"of {metrics['clouds']['test']} clouds" in text
+    parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
+    assert f"trained {parameters} on {metrics['clouds']['train']} clouds" in text
     assert "target 100.0 % never reached" in text
     assert f"in {folder}: adapter, metrics.json, curves.png, confusion.png" in text
     for name in ("adapter", "metrics.json", "curves.png", "confusion.png"):
@@ -90,11 +92,13 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
     }  # fmt: skip
     assert metrics["history"] == []
     assert "as few labels do best: --mode head --stem image --readout pyramid --classifier ridge --steps 0" in result.stdout
+    assert "in few: model, metrics.json, confusion.png\n" in result.stdout, "without steps there are no curves"
+    assert not (tmp_path / "few" / "curves.png").exists()
     assert type(i2p_zoo.from_pretrained(tmp_path / "few" / "model")) is i2p_zoo.PyramidClassifier
     succeed(*options, "--steps", 1, "--batch-size", 6, "--out", "trained")
     setup = json.loads((tmp_path / "trained" / "metrics.json").read_text())["setup"]
     assert (setup["mode"], setup["readout"]) == ("all", "last")
-    assert "give classifier='ridge'" in fail(*options, "--steps", 0, "--out", "untrained")
+    assert "at least one, or the classifier ridge" in fail(*options, "--steps", 0, "--out", "untrained")
 
 
 def test_teacher_labels_the_clouds(network, data, finished, tmp_path):
@@ -280,7 +284,7 @@ PICTURES = {
 def test_picture_that_cannot_be_drawn_is_told_before_the_work_begins(command, monkeypatch):
     assert "nofolder is no folder" in fail(*command, "--picture", "nofolder/a.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "pip install 'i2p-zoo[finetune]'" in fail(*command, "--picture", "a.png")
+    assert 'pip install "i2p-zoo[finetune]"' in fail(*command, "--picture", "a.png")
 
 
 @pytest.mark.parametrize("command", PICTURES.values(), ids=PICTURES.keys())

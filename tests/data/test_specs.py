@@ -219,3 +219,14 @@ def test_options_follow_the_path(monkeypatch, tmp_path):
 def test_options_that_a_data_set_does_not_take_are_refused(spec, message):
     with pytest.raises(InvalidInputError, match=message):
         load_data(spec)
+
+
+@pytest.mark.parametrize("name", ["parts", "C:\\parts"])
+def test_a_path_alone_is_asked_about_with_the_name_before_it(tmp_path, monkeypatch, name):
+    """Also one with a colon of its own, as Windows' drives have."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    for load, kind in ((load_data, "folder"), (load_scenes, "scans")):
+        with pytest.raises(InvalidInputError) as caught:
+            load(name)
+        assert f" Did you mean {kind}:{name}? " in str(caught.value)

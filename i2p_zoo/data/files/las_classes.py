@@ -58,10 +58,14 @@ def write_las_classes(path: Path, source: Path, codes: NDArray[Any]) -> None:
         else:
             shutil.copyfile(source, temporary)
             shape = (header.point_count, header.point_format.size)
-            rows = np.memmap(temporary, np.uint8, "r+", header.offset_to_point_data, shape)
-            place = 16 if _has_byte(header) else 15
-            rows[:, place] = rows[:, place] & (0xFF ^ _largest(header)) | codes.astype(np.uint8)
-            rows.flush()
+            _replace_codes(np.memmap(temporary, np.uint8, "r+", header.offset_to_point_data, shape), header, codes)
+
+
+def _replace_codes(rows: Any, header: Any, codes: NDArray[Any]) -> None:
+    """Writes codes into the bytes of points; on returning nothing maps the file, which Windows would not let be renamed."""
+    place = 16 if _has_byte(header) else 15
+    rows[:, place] = rows[:, place] & (0xFF ^ _largest(header)) | codes.astype(np.uint8)
+    rows.flush()
 
 
 def _read_header(path: Path) -> Any:

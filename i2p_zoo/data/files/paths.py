@@ -1,13 +1,41 @@
-"""Paths that must exist, and errors that name them."""
+"""Paths that must exist, their order, and errors that name them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from i2p_zoo.errors import InvalidInputError, MissingExtraError, NotFoundError
+
+_AnyPath = TypeVar("_AnyPath", bound=PurePath)
+
+
+def sort_paths(paths: Iterable[_AnyPath]) -> list[_AnyPath]:
+    """Returns paths in the order of the characters of their parts, so that a data set is the same one on every system.
+
+    Example:
+        >>> from pathlib import PureWindowsPath  # which by itself takes B for b
+        >>> [path.name for path in sort_paths([PureWindowsPath("a.off"), PureWindowsPath("B.off")])]
+        ['B.off', 'a.off']
+    """
+    return sorted(paths, key=lambda path: path.parts)
+
+
+def name_as_text(name: str) -> str:
+    """Returns a file's name as text, also where its bytes are none to this system: they are UTF-8 then, or else Latin-1.
+
+    Example:
+        >>> name_as_text("chair")
+        'chair'
+    """
+    content = os.fsencode(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def require_folder(folder: str | os.PathLike[str], advice: str) -> Path:

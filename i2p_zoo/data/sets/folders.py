@@ -13,7 +13,7 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.cloud_files import SUFFIXES, is_cloud_file
-from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.files.paths import name_as_text, require_folder, sort_paths
 from i2p_zoo.data.objects import hash_name, read_objects
 from i2p_zoo.data.sets.split_lists import LIST_FOLDER, read_split_lists
 from i2p_zoo.data.unit_sphere import UNIT_SPHERE
@@ -69,7 +69,8 @@ def load_folder(
     rows = [(each.path, classes.index(each.name), each.split) for each in listed if each.path]
     objects = read_objects([path for path, _, _ in rows], points, f"reading {folder.name}", columns)
     labels = np.array([label for _, label, _ in rows], np.int64)
-    whole = CloudSet(labels=labels, classes=classes, normalization=UNIT_SPHERE, **objects)
+    named = tuple(map(name_as_text, classes))
+    whole = CloudSet(labels=labels, classes=named, normalization=UNIT_SPHERE, **objects)
     splits = np.array([split for _, _, split in rows])
     return whole.subset(splits == "train"), whole.subset(splits == "test")
 
@@ -116,7 +117,7 @@ def _has_val(top: dict[str, Path]) -> bool:
 def _list_class(name: str, split: str, folder: Path, left_out: list[Path]) -> list[_Listed]:
     files = list(_walk(folder))
     clouds = [path for path in files if is_cloud_file(path)]
-    left_out += sorted(set(files) - set(clouds))
+    left_out += sort_paths(set(files) - set(clouds))
     return [_Listed(name, split, path) for path in clouds] or [_Listed(name, split, None)]
 
 
@@ -163,11 +164,11 @@ def _divide(folder: Path, listed: list[_Listed], left_out: list[Path]) -> list[_
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    return {path.name: path for path in sort_paths(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return [path for path in sort_paths(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

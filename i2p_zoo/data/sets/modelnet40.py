@@ -11,7 +11,7 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.files.arrays import read_cache, write_cache
-from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.files.paths import require_folder, sort_paths
 from i2p_zoo.data.objects import POINTS, check_counts, read_hdf5, read_objects
 from i2p_zoo.data.unit_sphere import UNIT_SPHERE
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -76,14 +76,14 @@ def _hdf5_files(folder: Path, split: str) -> list[Path]:
         lines = listing.read_text(encoding="utf-8", errors="replace").split()
         paths = [folder / Path(line).name for line in lines]
     else:
-        paths = sorted(folder.glob(f"ply_data_{split}*.h5"))
+        paths = sort_paths(folder.glob(f"ply_data_{split}*.h5"))
     if not paths:
         raise NotFoundError(f"{folder}: no files ply_data_{split}0.h5 and so on. {ADVICE}")
     return paths
 
 
 def _load_meshes(folder: Path, check: bool) -> tuple[CloudSet, CloudSet]:
-    paths = {split: [sorted((folder / name / split).glob("[!.]*.off")) for name in CLASSES] for split in ("train", "test")}
+    paths = {split: [sort_paths((folder / name / split).glob("[!.]*.off")) for name in CLASSES] for split in ("train", "test")}
     labels = [label for groups in paths.values() for label, group in enumerate(groups) for _ in group]
     train, test = (sum(map(len, groups)) for groups in paths.values())
     if check:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2p_zoo.data.files.arrays import read_cache, to_bytes, write_cache
-from i2p_zoo.data.files.paths import faults_named, require_folder
+from i2p_zoo.data.files.paths import faults_named, require_folder, sort_paths
 from i2p_zoo.data.scenes import Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
@@ -65,13 +65,13 @@ def load_s3dis(folder: str | os.PathLike[str], test_area: int = 5) -> tuple[Scen
     folder = require_folder(folder, ADVICE)
     if test_area not in AREAS:
         raise InvalidInputError(f"`test_area` must be one of {', '.join(map(str, AREAS))}; got {test_area}.")
-    raw = [path for area in AREAS for path in sorted((folder / f"Area_{area}").glob("[!.]*")) if path.is_dir()]
+    raw = [path for area in AREAS for path in sort_paths((folder / f"Area_{area}").glob("[!.]*")) if path.is_dir()]
     bare = [str(path) for path in raw if not (path / "Annotations").is_dir()]
     if bare:
         raise InvalidInputError(f"{bare[0]}: it has no folder Annotations, as {len(bare)} of {len(raw)} rooms. {ADVICE}")
     rooms = {f"{path.parent.name}/{path.name}": path for path in raw}
     if not rooms:
-        rooms = {re.sub(r"^(Area_\d)_", r"\1/", path.stem): path for path in sorted(folder.glob("Area_*_*.npy"))}
+        rooms = {re.sub(r"^(Area_\d)_", r"\1/", path.stem): path for path in sort_paths(folder.glob("Area_*_*.npy"))}
     missing = [f"Area_{area}" for area in AREAS if not any(name.startswith(f"Area_{area}/") for name in rooms)]
     if missing:
         raise NotFoundError(f"{folder}: no rooms of {', '.join(missing)}. {ADVICE}")
@@ -98,7 +98,7 @@ def _read_array(path: Path) -> Scene:
 
 
 def _read_room(folder: Path) -> Scene:
-    paths = sorted((folder / "Annotations").glob("[!.]*.txt"))
+    paths = sort_paths((folder / "Annotations").glob("[!.]*.txt"))
     if not paths:
         raise InvalidInputError(f"{folder / 'Annotations'}: no files such as ceiling_1.txt. {ADVICE}")
     status = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]

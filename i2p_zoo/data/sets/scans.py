@@ -15,7 +15,7 @@ from tqdm import tqdm
 from i2p_zoo.data.files.arrays import Arrays
 from i2p_zoo.data.files.cloud_files import SUFFIXES, is_cloud_file, read_cloud
 from i2p_zoo.data.files.formats import COLUMN_READERS
-from i2p_zoo.data.files.paths import require_folder
+from i2p_zoo.data.files.paths import require_folder, sort_paths
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.data.sets.class_lists import LAS_NO_CLASS, ClassList, list_own_codes, read_class_list
 from i2p_zoo.errors import InvalidInputError, NotFoundError
@@ -74,7 +74,7 @@ def load_scans(
         class_list = _collect_classes(folder, train_paths, label, columns)
     train_set, test_set = (
         SceneSet(
-            tuple(str(path.relative_to(folder)) for path in paths),
+            tuple(path.relative_to(folder).as_posix() for path in paths),
             class_list.names,
             partial(_load_scan, tuple(paths), label, columns, class_list),
             codes=class_list.codes,
@@ -97,12 +97,12 @@ def _find_test(folder: Path, name: str | None) -> Path:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    inside = [path for path in sorted(require_folder(folder, ADVICE).rglob("*")) if path.is_file()]
+    inside = [path for path in sort_paths(require_folder(folder, ADVICE).rglob("*")) if path.is_file()]
     files = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     clouds = [path for path in files if is_cloud_file(path)]
     if not clouds:
         raise InvalidInputError(f"{folder}: it has no file of {', '.join(SUFFIXES)}.")
-    if others := sorted(set(files) - set(clouds)):
+    if others := sort_paths(set(files) - set(clouds)):
         warnings.warn(f"{folder}: {len(others)} files such as {others[0].name!r} are no clouds and are left out.", stacklevel=4)
     return clouds
 

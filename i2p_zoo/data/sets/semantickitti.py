@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2p_zoo.data.files.paths import require_file, require_folder
+from i2p_zoo.data.files.paths import require_file, require_folder, sort_paths
 from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 
@@ -81,7 +81,7 @@ def _list_scans(root: Path, sequences: Sequence[int]) -> SceneSet:
     empty: list[Path] = []
     for sequence in sequences:
         velodyne = root / f"{sequence:02d}" / "velodyne"
-        scans = sorted(velodyne.glob("[!.]*.bin"))
+        scans = sort_paths(velodyne.glob("[!.]*.bin"))
         if not scans:
             raise NotFoundError(f"{velodyne}: no such scans as 000000.bin. {ADVICE}")
         for scan in scans:

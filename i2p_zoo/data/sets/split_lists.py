@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-from i2p_zoo.data.files.paths import faults_named
+from i2p_zoo.data.files.paths import faults_named, sort_paths
 from i2p_zoo.errors import InvalidInputError
 
 LIST_FOLDER = "train_test_split"  # of ShapeNetPart, with lists such as shuffled_train_file_list.json
@@ -22,7 +22,7 @@ def read_split_lists(folder: Path) -> dict[str, str]:
         InvalidInputError: a list that cannot be read, or a name in lists of two splits.
     """
     splits: dict[str, str] = {}
-    for path in sorted([*folder.glob("[!.]*.txt"), *(folder / LIST_FOLDER).glob("[!.]*.json")]):
+    for path in sort_paths([*folder.glob("[!.]*.txt"), *(folder / LIST_FOLDER).glob("[!.]*.json")]):
         match = _NAMES.fullmatch(path.stem.lower())
         if not match:
             continue

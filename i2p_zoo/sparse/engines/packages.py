@@ -7,7 +7,7 @@ import importlib.util
 import warnings
 from typing import Any
 
-from i2p_zoo._extras import require
+from i2p_zoo._extras import install_command, require
 from i2p_zoo.errors import UnsupportedError
 
 EXTRAS = {"spconv_triton": "triton", "spconv": "spconv"}
@@ -39,7 +39,7 @@ def require_package(name: str) -> Any:
 def _find_fault(package: Any) -> str:
     """What keeps a loaded package from convolving on CUDA, or ""."""
     if package.__name__ == "spconv" and importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
-        return "it is the build for CPUs only. Install spconv-cu12x in its place, or `pip install 'i2p-zoo[triton]'`."
+        return f"it is the build for CPUs only. Install spconv-cu12x in its place, or `{install_command('triton')}`."
     if package.__name__ == "spconv_triton":
         operations = importlib.import_module("spconv_triton.pytorch._impl.gemm")
         names = ("conv_forward", "conv_backward_input", "conv_backward_weight")

@@ -77,7 +77,9 @@ def keep_shapes(index: int, shapes: Shapes) -> None:
             with contextlib.suppress(ValueError):
                 machines = _read(path)
             machines[describe_machine(index)] = {**machines.get(describe_machine(index), {}), **shapes}
-            temporary.write_text(json.dumps({"format": _FORMAT, "machines": machines}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"format": _FORMAT, "machines": machines}, indent=1) + "\n", encoding="utf-8", newline="\n"
+            )
     except (OSError, NotImplementedError) as error:  # a file system without locks raises the latter
         warnings.warn(
             f"{path} cannot be written ({error}): the tile shapes hold in this process alone. Set I2P_ZOO_CACHE to a folder "

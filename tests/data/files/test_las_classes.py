@@ -86,3 +86,11 @@ def test_codes_that_the_format_has_no_room_for_are_refused_and_nothing_is_writte
     with pytest.raises(InvalidInputError, match=rf"a\.las has {COUNT} points, and 3 classes"):
         write_las_classes(tmp_path / "b.las", source, np.zeros(3, int))
     assert [path.name for path in tmp_path.iterdir()] == ["a.las"]
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
+def test_a_file_is_written_again_where_files_in_use_cannot_be_replaced(tmp_path, files_in_use, name):
+    source = write_las(tmp_path / name)
+    for _ in range(2):
+        write_las_classes(tmp_path / f"b{source.suffix}", source, np.full(COUNT, 7))
+    assert (laspy.read(tmp_path / f"b{source.suffix}").classification == 7).all()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 import string
+import sys
 
 import numpy as np
 import pytest
@@ -336,3 +339,27 @@ def test_points_without_coordinates_are_summed_over_the_files(tmp_path):
     ):
         train, _ = load_folder(tmp_path)
     assert [len(points) for points in train.points] == [20, 19, 18]
+
+
+def test_a_folder_is_the_same_data_set_where_paths_are_sorted_without_case(tmp_path, monkeypatch):
+    """As Windows sorts them: the clouds' order decides on batches, on few shots and on the set's fingerprint."""
+    for number, name in enumerate(("Zebra/b.npy", "Zebra/A.npy", "ant/c.npy", "ant/B.npy")):
+        write_cloud(tmp_path / "train" / name, number + 3)
+        write_cloud(tmp_path / "test" / name, number + 3)
+    expected, _ = load_folder(tmp_path)
+    monkeypatch.setattr(pathlib.PurePath, "__lt__", lambda path, other: str(path).lower() < str(other).lower())
+    again, _ = load_folder(tmp_path)
+    assert expected.classes == again.classes == ("Zebra", "ant")
+    assert [len(points) for points in again.points] == [len(points) for points in expected.points] == [4, 3, 6, 5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_whose_bytes_are_no_text_here_are_read(tmp_path, encoding):
+    """Of an archive that was packed elsewhere."""
+    for name in ("b\u00fcro", "haus"):
+        for number in range(6):
+            write_cloud(tmp_path / os.fsdecode(name.encode(encoding)) / os.fsdecode(f"{number}\u00e4.npy".encode(encoding)))
+    train, test = load_folder(tmp_path)
+    assert train.classes == test.classes == ("b\u00fcro", "haus")
+    assert len(train) + len(test) == 12
