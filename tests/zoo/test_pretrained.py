@@ -660,8 +660,9 @@ def test_a_cache_that_cannot_be_written_serves_what_it_holds(folder, tmp_path, m
     for place, name in ((hub_module, "FileLock"), (Path, "mkdir"), (Path, "touch")):
         monkeypatch.setattr(place, name, read_only)
     assert fingerprint(i2p_zoo.from_pretrained(NAME)) == fingerprint(load_folder(folder, build_network))
+    assert i2p_zoo.from_pretrained(NAME, inflation="average").settings.inflation == "average"
     with pytest.raises(i2p_zoo.CacheError, match=r"Read-only file system.*set I2P_ZOO_CACHE"):
-        i2p_zoo.from_pretrained(NAME, inflation="average")
+        i2p_zoo.from_pretrained(NAME, axis="y")
 
 
 @pytest.mark.parametrize("tag", ["in12k", "in12k_ft_in1k"])
