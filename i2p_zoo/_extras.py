@@ -21,4 +21,6 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"This needs `{module}` ({error}). Install it with: pip install 'i2p-zoo[{extra}]'") from error
+        missing = MissingExtraError(f"This needs `{module}` ({error}). Install it with: pip install 'i2p-zoo[{extra}]'")
+        missing.extra = extra
+        raise missing from error

@@ -18,10 +18,10 @@ from i2p_zoo.choices import (
     CLASSIFIERS,
     INFLATIONS,
     KEPT_WEIGHTS,
-    MODES,
     OPTIMIZERS,
     PRECISIONS,
     READOUTS,
+    RUN_MODES,
     STATISTICS,
     STEMS,
 )
@@ -88,7 +88,7 @@ depth_option = click.option("--depth", type=COUNT, help="Longest kernel along th
 
 def mode_option(default: str = "all", text: str = "What trains.", without: Sequence[str] = ("none",)) -> Callable[[Any], Any]:
     """Returns the option of what trains, with its default and help, and the modes that it leaves out."""
-    modes = [mode for mode in MODES if mode not in without]
+    modes = [mode for mode in RUN_MODES if mode not in without]
     return default_option("--mode", type=click.Choice(modes), default=default, help=text)
 
 
@@ -149,6 +149,7 @@ def network_options(
                 default=1.0,
                 help="Factor of the learning rate of all but input layers and classifier.",
             ),
+            default_option("--lora-rank", type=COUNT, default=8, help="Of the low-rank changes of mode lora."),
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
             default_option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd"),
             default_option("--label-smoothing", type=SHARE, default=0.0),
