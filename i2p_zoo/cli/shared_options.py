@@ -80,6 +80,9 @@ columns_option = click.option(
 device_option = default_option(
     "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where networks run; auto is the GPU, where there is one."
 )
+votes_option = default_option(
+    "--votes", type=COUNT, default=1, help="Grids of voxels on which each cloud is seen; probabilities are averaged."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 inflation_option = default_option("--inflation", type=click.Choice(INFLATIONS), default="center")
 axis_option = default_option("--axis", type=click.Choice(AXES), default="z")
@@ -206,6 +209,7 @@ start_options = decorate(
             default="random",
             help="Before training; ridge solves for it by ridge regression.",
         ),
+        votes_option,
     ]
 )
 
@@ -275,7 +279,8 @@ def read_run_options(values: dict[str, Any], progress: str) -> Any:
     from i2p_zoo.experiments import RunOptions
 
     fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard", "device")}
-    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress)
+    save = "adapter" if values["adapter"] else "model"
+    return RunOptions(**fields, save=save, votes=values.get("votes", 1), progress=progress)  # scenes have none
 
 
 def check_network(values: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def _load_series(values: dict[str, Any], folder: Path) -> Any:
     shared.check_network(values)
     train_set, test_set = load_data(values["data"])
     setup, options = shared.read_options(values, len(train_set))
-    return Series(setup, train_set, test_set, options, folder, progress=True, device=values["device"])
+    return Series(setup, train_set, test_set, options, folder, progress=True, device=values["device"], votes=values["votes"])
 
 
 @click.command()

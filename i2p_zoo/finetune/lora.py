@@ -79,7 +79,7 @@ def add_lora_(model: Any, rank: int = 8) -> ParameterCount:
         >>> import i2p_zoo
         >>> model = i2p_zoo.create_model("test_resnet", num_classes=10, stem="point", inflation="average")
         >>> add_lora_(model, rank=4).trained
-        62794
+        63130
         >>> merge_lora_(model)
     """
     peft = require("peft", extra="lora")

@@ -96,15 +96,23 @@ def test_adapter_holds_what_was_trained(network, splits, tmp_path):
     assert evaluate(i2p_zoo.from_pretrained(tmp_path / "adapter"), splits[1]).to_dict() == metrics["test"]
 
 
+def test_votes_are_those_of_the_one_measurement(network, splits, tmp_path):
+    metrics = run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(votes=2))
+    assert metrics["test"] == evaluate(i2p_zoo.from_pretrained(tmp_path / "model"), splits[1], votes=2).to_dict()
+    with pytest.raises(InvalidInputError, match="votes was 2 and is 1"):
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(resume=True))
+    with pytest.raises(InvalidInputError, match=r"`votes` \(=0\)"):
+        RunOptions(votes=0)
+
+
 @pytest.mark.parametrize("saved", ["model", "adapter"])
 def test_low_rank_changes_are_part_of_what_is_measured_and_saved(network, splits, tmp_path, monkeypatch, saved):
     setup = setup_of(network, mode="lora", lora_rank=2)
     metrics = run(setup, *splits, OPTIONS, tmp_path, RunOptions(save=saved))
     monkeypatch.setitem(sys.modules, "peft", None)
     model = i2p_zoo.from_pretrained(tmp_path / saved)
-    assert {type(module) for module in model.modules()} == {
-        type(module) for module in build_model(setup_of(network), ("a",))[0].modules()
-    }
+    plain, _ = build_model(setup_of(network), splits[0].classes)
+    assert [type(module) for module in model.modules()] == [type(module) for module in plain.modules()]
     assert evaluate(model, splits[1]).to_dict() == metrics["test"]
     assert metrics["trained"] < metrics["total"] / 4
     assert run(setup, *splits, OPTIONS, tmp_path, RunOptions(save=saved, resume=True)) == metrics, (
