@@ -127,10 +127,11 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       probe                               the classifier alone, on the image stem
       ridge                               no training: the classifier is solved for by ridge regression; also
                                           "ridge on the clouds' statistics", of BatchNorm
-      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there
+      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there;
+                                          also "pyramid, ridge on the clouds' statistics"
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
-      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io and
-                                          "pyramid, ridge"
+      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
+                                          "pyramid, ridge" and that on the clouds' statistics
       views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides
       chamfer                             the class of the nearest training cloud, by the Chamfer distance

@@ -43,12 +43,16 @@ METHODS: dict[str, Method | None] = {
         {"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "ridge"}, {"steps": 0}
     ),
     "pyramid, ridge": Method({"mode": "head", **_PYRAMID}, {"steps": 0}),
+    "pyramid, ridge on the clouds' statistics": Method({"mode": "head", "statistics": "clouds", **_PYRAMID}, {"steps": 0}),
     "pyramid": Method({"mode": "all", **_PYRAMID}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
     "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
     "frozen random, io": Method({"mode": "io", "scratch": True}),
     "frozen random, pyramid, ridge": Method({"mode": "head", "scratch": True, **_PYRAMID}, {"steps": 0}),
+    "frozen random, pyramid, ridge on the clouds' statistics": Method(
+        {"mode": "head", "scratch": True, "statistics": "clouds", **_PYRAMID}, {"steps": 0}
+    ),
     "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),

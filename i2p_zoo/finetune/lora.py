@@ -48,7 +48,7 @@ def lora_config(model: nn.Module, r: int = 8, **options: Any) -> Any:
     parts = {head} if head in modules.values() else set(head.children())  # several are no module of the network together
     saved = [name for name, module in modules.items() if module in parts]
     targets = [name for name, module in modules.items() if _can_change(module) and not _is_within(name, saved)]
-    if not targets:
+    if not options.get("target_modules", targets):
         raise InvalidInputError(f"{type(model).__qualname__} has no convolution or linear layer that LoRA can change.")
     config = peft.LoraConfig(r=r, **{"target_modules": targets, "modules_to_save": saved, **options})
     if config.lora_dropout or config.use_dora or config.lora_bias:

@@ -99,7 +99,7 @@ def test_all_methods_are_those_that_the_setup_can_have(splits, pointed, tmp_path
     figures = run_comparison(dataclasses.replace(runs, setup=Setup(str(pointed))), seeds=1)
     assert {name for name, entry in figures.items() if "skipped" not in entry} == {
         "all", "io+bn", "io+stats", "io", "lora", "scratch", "frozen random, io+bn", "frozen random, io+stats",
-        "frozen random, io", "frozen random, pyramid, ridge", "scratch, pyramid", "chamfer"
+        "frozen random, io", "chamfer"
     }  # fmt: skip
     with pytest.raises(InvalidInputError, match="Views are of features xyz"):
         run_comparison(runs, methods=["views"], seeds=1)

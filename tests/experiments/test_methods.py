@@ -26,7 +26,7 @@ def test_every_method_gives_accuracies(name, network, splits, tmp_path):
     assert metrics["trained"] <= metrics["total"]
 
 
-@pytest.mark.parametrize("mode", ["io+bn", "io+stats", "io", "pyramid, ridge"])
+@pytest.mark.parametrize("mode", ["io+bn", "io+stats", "io", "pyramid, ridge", "pyramid, ridge on the clouds' statistics"])
 def test_the_control_differs_in_its_weights_alone(mode):
     image, control = (plan_method(name, Setup("i2p-resnet18"), OPTIONS)[0] for name in (mode, f"frozen random, {mode}"))
     changed = {key for key, value in image.to_dict().items() if control.to_dict()[key] != value}

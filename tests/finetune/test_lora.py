@@ -124,6 +124,14 @@ def test_pefts_own_config_does_for_linear_layers():
     torch.testing.assert_close(lora.merge_and_unload()(x), after, rtol=1e-9, atol=1e-10)
 
 
+def without_others():
+    """A network of an input layer and a classifier alone."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    solid = i2p_zoo.inflate(network)
+    solid.get_classifier = lambda: solid[3]
+    return solid
+
+
 def make_changed(name="test_resnet", rank=2):
     network = make_network(name)
     with torch.random.fork_rng():
@@ -142,6 +150,8 @@ def test_added_changes_are_nothing_at_first_and_part_of_the_weights_once_merged(
     shake(network)
     after = network(x)
     assert (after - before).abs().max() > 1e-3 * before.abs().max()
+    with pytest.raises(InvalidInputError, match="does not rebuild this network"):
+        network.save_pretrained(tmp_path / "unmerged")
     assert merge_lora_(network) is None
     assert [type(module) for module in network.modules()] == types
     torch.testing.assert_close(network(x), after, rtol=1e-10, atol=1e-12)
@@ -155,13 +165,13 @@ def test_new_layers_train_as_they_are_and_all_others_by_their_changes(name):
     freeze(whole, "io+stats")
     trained = {key for key, parameter in whole.named_parameters() if parameter.requires_grad}
     parts = [(key, module) for key, module in whole.named_modules() if isinstance(module, nn.Linear | i2p_zoo.SparseConv3d)]
-    shapes = {key: (len(module.weight), module.weight[0].numel()) for key, module in parts if f"{key}.weight" not in trained}
+    sizes = {key: (len(module.weight), module.weight[0].numel()) for key, module in parts if f"{key}.weight" not in trained}
     network = make_network(name)
     count = add_lora_(network, rank=3)
     got = {key: parameter.numel() for key, parameter in network.named_parameters() if parameter.requires_grad}
-    added = {f"{key}.lora_{part}.default.weight" for key in shapes for part in "AB"}
+    added = {f"{key}.lora_{part}.default.weight" for key in sizes for part in "AB"}
     assert got.keys() == trained | added
-    assert sum(got[key] for key in added) == 3 * sum(rows + columns for rows, columns in shapes.values())
+    assert sum(got[key] for key in added) == 3 * sum(rows + columns for rows, columns in sizes.values())
     assert count.trained == sum(got.values()) < count.total
     assert not network.frozen_norms, "normalisation takes the clouds' statistics"
 
@@ -204,6 +214,8 @@ def test_what_cannot_be_changed_is_told_and_left_as_it_was(monkeypatch):
     assert caught.value.extra == "lora"
     assert_same_bits(network, state)
     assert [parameter.requires_grad for parameter in network.parameters()] == trained
+    with pytest.raises(InvalidInputError, match="no convolution or linear layer that LoRA can change"):
+        add_lora_(without_others())
     add_lora_(network)
     with pytest.raises(InvalidInputError, match="changes by LoRA already: `merge_lora_` it first"):
         add_lora_(network)
@@ -216,8 +228,8 @@ def test_both_classifiers_of_a_distilled_network_train_as_they_are():
     assert not {"head", "head_dist"} & set(config.target_modules)
 
 
-def test_a_decoder_and_the_new_stem_of_its_encoder_train_as_they_are():
-    unet = i2p_zoo.segmentation.create_unet("test_resnet", 3, pretrained=False, stem="point", voxel_size=0.2)
+def test_a_decoder_and_the_new_layers_of_its_encoder_train_as_they_are():
+    unet = i2p_zoo.segmentation.create_unet("resnet18", 3, pretrained=False, preset="image2point", decoder_channels=(8,))
     config = lora_config(unet, r=2)
-    assert not any(name.startswith("decoder") for name in config.target_modules)
-    assert set(config.modules_to_save) == {"decoder", "encoder.conv1.0"}
+    assert set(config.modules_to_save) == {"decoder", "encoder.act1", "encoder.maxpool"}
+    assert not any(name.startswith(("decoder", "encoder.act1", "encoder.maxpool")) for name in config.target_modules)
