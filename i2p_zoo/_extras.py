@@ -21,7 +21,9 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"This needs `{module}` ({error}). Install it with: {install_command(extra)}") from error
+        missing = MissingExtraError(f"This needs `{module}` ({error}). Install it with: {install_command(extra)}")
+        missing.extra = extra
+        raise missing from error
 
 
 def install_command(extra: str) -> str:

@@ -52,4 +52,6 @@ class WorkerError(I2PError, RuntimeError):
 
 
 class MissingExtraError(I2PError, ImportError):
-    """An optional dependency is not installed; the message names the extra."""
+    """An optional dependency is not installed; the message names the extra, as `extra` does."""
+
+    extra: str | None = None

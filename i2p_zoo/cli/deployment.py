@@ -38,10 +38,12 @@ class Classifier:
 
     Attributes:
         normalization: of the clouds that it was trained on.
+        voxel_size: of the network.
         classify: returns the likeliest classes of a cloud with their probabilities.
     """
 
     normalization: str
+    voxel_size: float
     classify: Callable[[Mapping[str, Any], int], dict[str, float]]
 
 
@@ -60,7 +62,11 @@ def load_classifier(model: str, device: str) -> Classifier:
         if device not in ("auto", "cpu"):
             raise InvalidInputError(f"--device {device}: exported files run on the CPU; leave the option out.")
         exported = OnnxNetwork(model)
-        return Classifier(exported.metadata.normalization, lambda cloud, top: classify_exported(exported, cloud, top))
+        noted = exported.metadata
+        return Classifier(noted.normalization, noted.voxel_size, lambda cloud, top: classify_exported(exported, cloud, top))
     network = load_network(model, device)
     classification.check_classifier(network)
-    return Classifier(network.settings.normalization, lambda cloud, top: classification.classify(network, cloud, top))
+    settings = network.settings
+    return Classifier(
+        settings.normalization, settings.voxel_size, lambda cloud, top: classification.classify(network, cloud, top)
+    )

@@ -16,6 +16,7 @@ from i2p_zoo.cli.error_lines import BatchErrors
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=shared.INPUT)
 @shared.default_option("--top", type=shared.COUNT, default=3, help="Classes to name of each file.")
+@shared.votes_option
 @click.option("--picture", type=shared.FILE, help="Draw the clouds with their classes, as PNG.")
 @click.option("--as-is", is_flag=True, help="Do not centre and scale each cloud into the unit sphere.")
 @shared.columns_option
@@ -25,6 +26,7 @@ def predict(
     model: str,
     files: tuple[Path, ...],
     top: int,
+    votes: int,
     picture: Path | None,
     as_is: bool,
     columns: str | None,
@@ -40,7 +42,7 @@ def predict(
     from tqdm import tqdm
 
     from i2p_zoo.data.files.cloud_files import read_cloud
-    from i2p_zoo.experiments.classification import normalize
+    from i2p_zoo.experiments.classification import normalize, vote
     from i2p_zoo.pictures import check_picture, draw_clouds
 
     if picture is not None:
@@ -57,7 +59,7 @@ def predict(
         with errors.held(file):
             cloud = read_cloud(file, columns=columns)
             cloud = cloud if as_is else normalize(cloud)
-            classes_of_file[str(file)] = classes = classifier.classify(cloud, top)
+            classes_of_file[str(file)] = classes = vote(classifier.classify, cloud, classifier.voxel_size, votes, top)
             if picture is not None:
                 clouds.append(cloud["points"])
             if not as_json:

@@ -18,11 +18,11 @@ from i2p_zoo.choices import (
     CLASSIFIERS,
     INFLATIONS,
     KEPT_WEIGHTS,
-    MODES,
     OPTIMIZERS,
     PRECISIONS,
     PRESETS,
     READOUTS,
+    RUN_MODES,
     STATISTICS,
     STEMS,
 )
@@ -82,6 +82,9 @@ columns_option = click.option(
 device_option = default_option(
     "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where networks run; auto is the GPU, where there is one."
 )
+votes_option = default_option(
+    "--votes", type=COUNT, default=1, help="Grids of voxels on which each cloud is seen; probabilities are averaged."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 inflation_option = default_option("--inflation", type=click.Choice(INFLATIONS), default="center")
 axis_option = default_option("--axis", type=click.Choice(AXES), default="z")
@@ -90,7 +93,7 @@ depth_option = click.option("--depth", type=COUNT, help="Longest kernel along th
 
 def mode_option(default: str = "all", text: str = "What trains.", without: Sequence[str] = ("none",)) -> Callable[[Any], Any]:
     """Returns the option of what trains, with its default and help, and the modes that it leaves out."""
-    modes = [mode for mode in MODES if mode not in without]
+    modes = [mode for mode in RUN_MODES if mode not in without]
     return default_option("--mode", type=click.Choice(modes), default=default, help=text)
 
 
@@ -163,6 +166,7 @@ def network_options(
                 default=1.0,
                 help="Factor of the learning rate of all but input layers and classifier.",
             ),
+            default_option("--lora-rank", type=COUNT, default=8, help="Of the low-rank changes of mode lora."),
             click.option("--weight-decay", type=float, help="By default 0.0001, and 0.05 with adamw."),
             default_option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd"),
             default_option("--label-smoothing", type=SHARE, default=0.0),
@@ -219,6 +223,7 @@ start_options = decorate(
             default="random",
             help="Before training; ridge solves for it by ridge regression.",
         ),
+        votes_option,
     ]
 )
 
@@ -293,8 +298,9 @@ def read_run_options(values: dict[str, Any], progress: str, recipe: Recipe | Non
     from i2p_zoo.experiments import RunOptions
 
     fields = {name: values[name] for name in ("held_out", "monitor_test", "resume", "tensorboard", "device")}
+    chosen = {"save": "adapter" if values["adapter"] else "model", "votes": values.get("votes", 1)}  # scenes have no votes
     described = None if recipe is None else describe_recipe(recipe)
-    return RunOptions(**fields, save="adapter" if values["adapter"] else "model", progress=progress, recipe=described)
+    return RunOptions(**fields, **chosen, progress=progress, recipe=described)
 
 
 def check_network(values: dict[str, Any]) -> None:

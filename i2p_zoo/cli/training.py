@@ -115,13 +115,13 @@ def _load_series(values: dict[str, Any], folder: Path) -> Any:
     shared.check_network(values)
     train_set, test_set = load_data(values["data"])
     setup, options = shared.read_options(values, len(train_set))
-    return Series(setup, train_set, test_set, options, folder, progress=True, device=values["device"])
+    return Series(setup, train_set, test_set, options, folder, progress=True, device=values["device"], votes=values["votes"])
 
 
 @click.command()
 @shared.network_options()
 @shared.start_options
-@click.option("--methods", help="Joined by semicolons; by default all.")
+@click.option("--methods", help="Joined by semicolons; by default all that MODEL and the features allow.")
 @shared.default_option("--seeds", type=shared.COUNT, default=5)
 def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values: Any) -> None:
     """Run ways to a classifier beside each other on all training clouds; a table with 95 % intervals.
@@ -129,13 +129,15 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
     \b
     METHODS are
       all, io+bn, io+stats, io            image weights; what trains of them
+      lora                                as io+stats, with low-rank changes of all other layers (extra lora)
       probe                               the classifier alone, on the image stem
       ridge                               no training: the classifier is solved for by ridge regression; also
                                           "ridge on the clouds' statistics", of BatchNorm
-      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there
+      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there;
+                                          also "pyramid, ridge on the clouds' statistics"
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
-      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io and
-                                          "pyramid, ridge"
+      frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
+                                          "pyramid, ridge" and that on the clouds' statistics
       views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides
       chamfer                             the class of the nearest training cloud, by the Chamfer distance
@@ -145,9 +147,8 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
     Example: i2p-zoo compare --model i2p-tf_efficientnet_lite0 --data kicad-mini --methods "all; scratch" --steps 60 --out all
     """  # noqa: D301
     from i2p_zoo.experiments.comparison import format_comparison, run_comparison
-    from i2p_zoo.experiments.methods import METHODS
 
-    names = list(METHODS) if methods is None else _parse_methods(methods)
+    names = None if methods is None else _parse_methods(methods)
     series, rate = _load_series(values, out), values["learning_rate"]
     with shared.repeatable(out):
         result = run_comparison(series, methods=names, seeds=seeds, learning_rate=rate)
@@ -220,7 +221,7 @@ def speedup(
     if as_json:
         shared.print_json(result)
     else:
-        click.echo(format_speedup(result))
+        click.echo(format_speedup(result).rstrip())
 
 
 @click.command()

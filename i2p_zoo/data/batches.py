@@ -103,6 +103,15 @@ def augment(cloud: Mapping[str, NDArray[Any]], random: np.random.Generator) -> d
     return out
 
 
+def move_cloud(cloud: dict[str, Any], offset: float) -> dict[str, Any]:
+    """Returns a cloud moved by an offset along x, y and z; for 0 the cloud itself, to the bit."""
+    if not offset:
+        return cloud
+    points = cloud["points"].astype(np.result_type(cloud["points"], np.float32))
+    points[:, :3] += points.dtype.type(offset)
+    return {**cloud, "points": points}
+
+
 class Voxelizer(Protocol):
     """A model's settings, as far as they are about voxels."""
 
@@ -144,9 +153,9 @@ class VoxelBatch(NamedTuple):
         return VoxelBatch(*moved)  # type: ignore[arg-type]
 
 
-def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Voxelizer) -> Iterator[SparseTensor]:
-    """Yields the clouds in order as sparse tensors, voxelized by a model's settings."""
+def evaluation_batches(clouds: CloudSet, batch_size: int, settings: Voxelizer, offset: float = 0.0) -> Iterator[SparseTensor]:
+    """Yields the clouds in order as sparse tensors, voxelized by a model's settings, each moved by an offset along all axes."""
     clouds.require_features(settings.features)
     for start in range(0, len(clouds), batch_size):
-        batch = [clouds.cloud(number) for number in range(start, min(start + batch_size, len(clouds)))]
+        batch = [move_cloud(clouds.cloud(number), offset) for number in range(start, min(start + batch_size, len(clouds)))]
         yield settings.voxelize(batch)[0]

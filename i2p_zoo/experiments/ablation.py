@@ -12,8 +12,7 @@ import numpy as np
 from i2p_zoo.choices import AXES, INFLATIONS
 from i2p_zoo.data import CloudSet, choose_shots, hold_out
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.comparison import name_folder, note_metrics_
-from i2p_zoo.experiments.intervals import format_percent
+from i2p_zoo.experiments.comparison import format_entry, format_notes, name_folder, note_metrics_
 from i2p_zoo.experiments.methods import run_method
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.setup import Setup, check_folder, fits_annotation, stem_of
@@ -25,7 +24,7 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
     "skip_downsamples": (0, 1, 2, 3),
     "voxel_size": (0.05, 0.07, 0.1),
     "stem": ("point", "image"),
-    "features": ("xyz", "ones", "xyz,normals"),
+    "features": ("xyz", "ones", "xyz,normals", "rgb", "xyz,rgb"),
     "learning_rate": (0.1, 0.2, 0.4, 0.8),
 }
 """The settings that shape a finetuned network, each with the values to try."""
@@ -60,7 +59,7 @@ def run_ablation(
     varied = dict(default_variations(series.setup, series.train_set) if variations is None else variations)
     if seeds < 1:
         raise InvalidInputError(f"An ablation needs seeds (={seeds}) of 1 or more.")
-    figures: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in varied}
+    figures: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in varied}
     for name, value, label, setup, options in _list_runs(series, varied, seeds):
         folder_name = f"{name_folder(label)}-{options.seed}"
         rest, judged = hold_out(series.train_set, held_out, options.seed)
@@ -76,7 +75,7 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
     """Returns `VARIATIONS` without those that cannot be run.
 
     These are another axis than a folder's own; an image stem that a folder's network has lost, and then another inflation and
-    other numbers of channels too; and normals that no cloud has.
+    other numbers of channels too; and normals and colours that the clouds do not have.
     """
     varied = dict(VARIATIONS)
     if os.path.isdir(setup.model):
@@ -85,8 +84,8 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
         del varied["stem"], varied["inflation"]
         widths = {value: dataclasses.replace(setup, features=value).in_chans for value in varied["features"]}
         varied["features"] = tuple(value for value, width in widths.items() if width == setup.in_chans)
-    if clouds.normals is None:
-        varied["features"] = tuple(value for value in varied["features"] if "normals" not in value)
+    absent = [name for name in ("normals", "rgb") if getattr(clouds, name) is None]
+    varied["features"] = tuple(value for value in varied["features"] if not any(name in value for name in absent))
     return {name: values for name, values in varied.items() if len(values) > 1}
 
 
@@ -119,15 +118,17 @@ def _change(setup: Setup, options: Options, name: str, value: Any) -> tuple[Setu
     return (changed, options) if owners[name] is setup else (setup, changed)
 
 
-def format_ablation(varied: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Returns a Markdown table of held-out accuracy in %, mean ± deviation [95 % interval] over the seeds, a row each value."""
+def format_ablation(varied: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Returns a Markdown table of held-out accuracy in %, mean ± deviation [95 % interval] over the seeds, a row each value.
+
+    Below stand which values were left out, and how many runs diverged.
+    """
     lines = ["| setting | value | top-1 | mean over classes | seconds a run |", "|---|---|--:|--:|--:|"]
     for name, values in varied.items():
-        best = max(values, key=lambda value: float(np.mean(values[value]["top1"])), default=None)
-        for value, figures in values.items():
-            cell = format_percent(figures["top1"])
-            cell = f"**{cell}**" if value == best else cell
-            cell += f", {figures['diverged']} diverged" if figures["diverged"] else ""
-            mean_class, seconds = 100 * np.mean(figures["mean_class"]), np.mean(figures["seconds"])
-            lines.append(f"| {name} | {value} | {cell} | {mean_class:.1f} | {seconds:.0f} |")
-    return "\n".join(lines) + "\n"
+        best = max(values, key=lambda value: float(np.mean(values[value].get("top1", 0))), default=None)
+        for value, entry in values.items():
+            accuracy, mean_class, seconds = format_entry(entry)
+            accuracy = f"**{accuracy}**" if value == best else accuracy
+            lines.append(f"| {name} | {value} | {accuracy} | {mean_class} | {seconds} |")
+    entries = ((f"{name}={value}", entry) for name, values in varied.items() for value, entry in values.items())
+    return "\n".join(lines) + "\n" + format_notes(entries)

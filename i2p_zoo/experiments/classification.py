@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from i2p_zoo.data.batches import move_cloud
 from i2p_zoo.data.scenes import select_features
 from i2p_zoo.data.unit_sphere import to_unit_sphere
 from i2p_zoo.errors import DivergedError, InvalidInputError
+from i2p_zoo.finetune.evaluation import list_offsets
 from i2p_zoo.modules import class_names, count_classes
 from i2p_zoo.networks.unet import UNet
 from i2p_zoo.sparse.device_memory import explain_memory
@@ -55,3 +58,31 @@ def classify(model: Any, cloud: Mapping[str, NDArray[Any]], top: int = 3) -> dic
     names = name_classes(model)
     values, order = shares.topk(min(top, len(shares)))
     return {names[number]: value for number, value in zip(order.tolist(), values.tolist(), strict=True)}
+
+
+def vote(
+    classify: Callable[[Mapping[str, NDArray[Any]], int], dict[str, float]],
+    cloud: Mapping[str, NDArray[Any]],
+    voxel_size: float,
+    votes: int = 1,
+    top: int = 3,
+) -> dict[str, float]:
+    """Returns the likeliest classes of a cloud with the mean of their probabilities on several grids of voxels.
+
+    Args:
+        classify: of a network, as `classify`: a cloud's likeliest classes, of which there are as many as it is told.
+        cloud: to classify.
+        voxel_size: of the network.
+        votes: how many grids, as `i2p_zoo.finetune.evaluate`.
+        top: how many classes.
+
+    Raises:
+        InvalidInputError: fewer than 1 vote.
+        I2PError: as `classify`.
+    """
+    offsets = list_offsets(voxel_size, votes)
+    if votes == 1:
+        return classify(cloud, top)
+    seen = [classify(move_cloud(dict(cloud), offset), sys.maxsize) for offset in offsets]
+    means = {name: sum(shares[name] for shares in seen) / votes for name in seen[0]}
+    return dict(sorted(means.items(), key=lambda item: -item[1])[:top])

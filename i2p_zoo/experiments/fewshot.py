@@ -11,8 +11,7 @@ import numpy as np
 from i2p_zoo import pictures
 from i2p_zoo.data import choose_shots
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.comparison import name_folder, note_metrics_
-from i2p_zoo.experiments.intervals import format_percent
+from i2p_zoo.experiments.comparison import format_accuracy, format_notes, name_folder, note_metrics_
 from i2p_zoo.experiments.methods import plan_method, run_method
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.wording import count_of, join_words
@@ -64,16 +63,20 @@ def _write(series: Series, result: dict[str, Any]) -> None:
     series.write("fewshot", result, format_table(result))
     lines = {}
     for name, by_shots in result["methods"].items():
-        measured = {float(count): float(np.mean(entry["top1"])) for count, entry in by_shots.items() if entry}
+        measured = {float(count): float(np.mean(entry["top1"])) for count, entry in by_shots.items() if "top1" in entry}
         lines[name] = [{"x": list(measured), "y": list(measured.values())}]
     pictures.draw_accuracies(series.path("fewshot.png"), lines, label="clouds of each class")
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Returns a Markdown table of test accuracy in %, mean ± deviation [95 % interval] over the trials, a row each method."""
+    """Returns a Markdown table of test accuracy in %, mean ± deviation [95 % interval] over the trials, a row each method.
+
+    Below stand which methods were left out, and how many runs diverged.
+    """
     counts = [str(count) for count in result["shots"]]
     lines = [f"| | {' | '.join(f'{count}-shot' for count in counts)} |", f"|---|{'--:|' * len(counts)}"]
     for name, by_shots in result["methods"].items():
-        cells = [format_percent(by_shots[count]["top1"]) if by_shots[count] else "" for count in counts]
+        cells = [format_accuracy(by_shots[count]) if by_shots[count] else "" for count in counts]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    entries = ((name, entry) for name, by_shots in result["methods"].items() for entry in by_shots.values())
+    return "\n".join(lines) + "\n" + format_notes(entries)

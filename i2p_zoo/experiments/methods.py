@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2p_zoo.data import CloudSet
-from i2p_zoo.errors import DivergedError, InvalidInputError
+from i2p_zoo.errors import DivergedError, InvalidInputError, MissingExtraError
 from i2p_zoo.experiments.nearest_neighbour import run_nearest_neighbour
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.experiments.setup import Setup, check_folder, stem_of
@@ -36,18 +36,23 @@ METHODS: dict[str, Method | None] = {
     "io+bn": Method({"mode": "io+bn"}),
     "io+stats": Method({"mode": "io+stats"}),
     "io": Method({"mode": "io"}),
+    "lora": Method({"mode": "lora"}),
     "probe": Method({"mode": "head", "stem": "image"}),
     "ridge": Method({"mode": "head", "stem": "image", "classifier": "ridge"}, {"steps": 0}),
     "ridge on the clouds' statistics": Method(
         {"mode": "head", "stem": "image", "statistics": "clouds", "classifier": "ridge"}, {"steps": 0}
     ),
     "pyramid, ridge": Method({"mode": "head", **_PYRAMID}, {"steps": 0}),
+    "pyramid, ridge on the clouds' statistics": Method({"mode": "head", "statistics": "clouds", **_PYRAMID}, {"steps": 0}),
     "pyramid": Method({"mode": "all", **_PYRAMID}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
     "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
     "frozen random, io": Method({"mode": "io", "scratch": True}),
     "frozen random, pyramid, ridge": Method({"mode": "head", "scratch": True, **_PYRAMID}, {"steps": 0}),
+    "frozen random, pyramid, ridge on the clouds' statistics": Method(
+        {"mode": "head", "scratch": True, "statistics": "clouds", **_PYRAMID}, {"steps": 0}
+    ),
     "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
@@ -58,6 +63,8 @@ METHODS: dict[str, Method | None] = {
 
 Methods that read what the image network sees, without training it, keep the image stem, which a new one would blind.
 """
+
+_EVERY_METHODS_EXTRA = "finetune"
 
 
 def plan_method(name: str, setup: Setup, options: Options, learning_rate: float | None = None) -> tuple[Setup, Options] | None:
@@ -78,6 +85,27 @@ def plan_method(name: str, setup: Setup, options: Options, learning_rate: float 
     method = METHODS[name]
     if method is None:
         return None
+    planned = _plan_setup(name, method, setup)
+    changes = dict(method.options)
+    if changes.get("steps") != 0:
+        changes["learning_rate"] = choose_rate(planned, options, learning_rate, changes.get("learning_rate"))
+    return planned, dataclasses.replace(options, **changes)
+
+
+def find_impossible(setup: Setup) -> dict[str, str]:
+    """Returns the methods that a setup cannot have, by name, each with why not; raises CheckpointError for a damaged folder."""
+    reasons = {}
+    for name, method in METHODS.items():
+        try:
+            if method is not None:
+                _plan_setup(name, method, setup)
+        except InvalidInputError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _plan_setup(name: str, method: Method, setup: Setup) -> Setup:
+    """Returns a setup as a method changes it; raises InvalidInputError where there is no such network."""
     planned = dataclasses.replace(setup, **method.setup)
     if planned.network == "voxels" and planned.stem == "image" and stem_of(setup.model) not in (None, "image"):
         raise InvalidInputError(
@@ -85,10 +113,7 @@ def plan_method(name: str, setup: Setup, options: Options, learning_rate: float 
             "of the methods, or give the name of a zoo network."
         )
     check_folder(planned)
-    changes = dict(method.options)
-    if changes.get("steps") != 0:
-        changes["learning_rate"] = choose_rate(planned, options, learning_rate, changes.get("learning_rate"))
-    return planned, dataclasses.replace(options, **changes)
+    return planned
 
 
 def choose_rate(setup: Setup, options: Options, learning_rate: float | None, tuned: float | None = None) -> float:
@@ -105,26 +130,35 @@ def choose_rate(setup: Setup, options: Options, learning_rate: float | None, tun
 
 
 def run_method(
-    series: Series, folder: str, label: str, planned: tuple[Setup, Options] | None, clouds: CloudSet
+    series: Series, folder: str, label: str, planned: tuple[Setup, Options] | None, clouds: CloudSet, **monitoring: Any
 ) -> dict[str, Any]:
-    """Trains on clouds as planned; a training that diverges counts as the guess of one class, and is told.
+    """Trains on clouds as planned.
+
+    A training that diverges counts as the guess of one class, and is told; so is a method whose extra is not installed.
 
     Args:
         series: what all runs have in common.
         folder, label: of the run.
         planned: by `plan_method`.
         clouds: to train on.
+        monitoring: as `Series.run`.
 
     Returns:
-        Metrics, as `i2p_zoo.experiments.run`'s; with `diverged`, the message, where training did.
+        Metrics, as `i2p_zoo.experiments.run`'s; with `diverged`, the message, where training did. Or `skipped` alone, the
+        message that names the extra.
 
     Raises:
+        MissingExtraError: what every method needs is not installed.
         I2PError, OSError: as `Series.run`.
     """
     if planned is None:
         return run_nearest_neighbour(clouds, series.test_set, series.path(folder), label if series.progress else None)
     try:
-        return series.run(folder, label, *planned, clouds)
+        return series.run(folder, label, *planned, clouds, **monitoring)
     except DivergedError as error:
         chance = 1 / len(clouds.classes)
-        return {"test": {"top1": chance, "mean_class": chance}, "diverged": str(error), "seconds": 0.0}
+        return {"test": {"top1": chance, "mean_class": chance}, "diverged": str(error), "evaluations": []}
+    except MissingExtraError as error:
+        if error.extra == _EVERY_METHODS_EXTRA:
+            raise
+        return {"skipped": str(error)}

@@ -19,7 +19,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.checkpoints.saving import note_run, save_adapter, save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
-from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, train
+from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, merge_lora_, train
 from i2p_zoo.finetune.devices import find_device, make_accelerator
 from i2p_zoo.finetune.training_state import FREE, count_steps
 from i2p_zoo.staging import replacing
@@ -81,6 +81,8 @@ def execute(
                 progress=run_options.progress,
                 report=report,
             )
+        if described["setup"]["mode"] == "lora":
+            merge_lora_(model)
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
         figures = _gather_figures(described, count, history, scores, accelerator)

@@ -28,9 +28,10 @@ class RunOptions:
         device: where to run, as `i2p_zoo.finetune.devices.find_device` takes it.
         recipe: what metrics.json and the card say of the recipe that the run follows, as JSON types: its name, its changes,
             title and licence of the data, the command that runs it.
+        votes: of each test cloud, as `i2p_zoo.finetune.evaluate`.
 
     Raises:
-        InvalidInputError: a fraction outside 0 to 1, an unknown `save`, or both splits are to be monitored.
+        InvalidInputError: a fraction outside 0 to 1, an unknown `save`, both splits are to be monitored, or fewer than 1 vote.
     """
 
     held_out: float | None = None
@@ -41,8 +42,11 @@ class RunOptions:
     progress: str | None = None
     device: str = "auto"
     recipe: Mapping[str, Any] | None = None
+    votes: int = 1
 
     def __post_init__(self) -> None:
+        if self.votes < 1:
+            raise InvalidInputError(f"`votes` (={self.votes}) must be at least 1.")
         if self.held_out is not None and not 0 < self.held_out < 1:
             raise InvalidInputError(f"The held-out fraction must lie between 0 and 1; got {self.held_out}.")
         if self.save not in ("model", "adapter", None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from i2p_zoo.analysis import StageSimilarity, measure_similarity
@@ -36,7 +37,7 @@ def compare_run(folder: str | os.PathLike[str], clouds: CloudSet) -> StageSimila
             f"{path} must hold the network of a name of the zoo; its run saved {metrics['saved']!r} of {setup.network} of "
             f"{setup.model}."
         )
-    before, _ = build_model(setup, tuple(metrics["classes"]), metrics["options"]["seed"])
+    before, _ = build_model(replace(setup, mode="none"), tuple(metrics["classes"]), metrics["options"]["seed"])
     after = from_pretrained(path / metrics["saved"])
     image = build_view_network(setup.model, len(metrics["classes"]), setup.scratch, VIEW_VOXEL)
     return measure_similarity(image, before, after, clouds)

@@ -43,10 +43,12 @@ def run(
     options = run_options.resolve_precision(options)
     for clouds in (train_set, test_set):
         clouds.require_features(setup.features)
-    described = describe_run(setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint)
+    described = describe_run(
+        setup, train_set, test_set, options, run_options, "clouds", CloudSet.fingerprint, votes=run_options.votes
+    )
 
     def measure(model: Any, accelerator: Any) -> tuple[dict[str, Any], Any]:
-        accuracy = evaluate(model, test_set, accelerator=accelerator)
+        accuracy = evaluate(model, test_set, accelerator=accelerator, votes=run_options.votes)
         return accuracy.to_dict(), accuracy.confusion
 
     task = Classification(*run_options.divide(train_set, test_set, hold_out, options.seed))

@@ -19,8 +19,8 @@ from i2p_zoo.data.scenes import IGNORED, Scene, SceneSet, check_scenes, hold_out
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
-from i2p_zoo.experiments.setup import Setup, architecture_of, structure_of
-from i2p_zoo.finetune import Options, ParameterCount, freeze
+from i2p_zoo.experiments.setup import Setup, architecture_of, set_trained_, structure_of
+from i2p_zoo.finetune import Options, ParameterCount
 from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import set_class_names_
 from i2p_zoo.segmentation.crops import Cropping
@@ -78,7 +78,7 @@ def build_unet(
         kwargs: as `i2p_zoo.segmentation.create_unet`.
 
     Raises:
-        I2PError: as `create_unet` and `i2p_zoo.finetune.freeze`.
+        I2PError: as `create_unet` and `set_trained_`.
     """
     structure = structure_of(setup)
     if not setup.scratch:
@@ -90,8 +90,9 @@ def build_unet(
         unet = create_unet(name, len(classes), **arguments)
         if setup.scratch:
             draw_volumes_(unet.encoder)
+        count = set_trained_(unet, setup)
     set_class_names_(unet, classes, codes or ())
-    return unet, freeze(unet, setup.mode)
+    return unet, count
 
 
 def run_segmentation(

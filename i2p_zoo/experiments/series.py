@@ -23,7 +23,7 @@ class Series:
         setup, train_set, test_set, options: as `i2p_zoo.experiments.run`; what a run changes of them, it says.
         folder: gets a folder a run, and the figures of all.
         progress: show progress bars.
-        device: as `RunOptions`.
+        device, votes: as `RunOptions`.
     """
 
     setup: Setup
@@ -33,6 +33,7 @@ class Series:
     folder: str | os.PathLike[str]
     progress: bool = False
     device: str = "auto"
+    votes: int = 1
 
     def run(
         self, name: str, label: str, setup: Setup, options: Options, train_set: CloudSet | None = None, **monitoring: Any
@@ -49,7 +50,7 @@ class Series:
             I2PError, OSError: as `i2p_zoo.experiments.run`.
         """
         progress = label if self.progress else None
-        run_options = RunOptions(save=None, resume=True, progress=progress, device=self.device, **monitoring)
+        run_options = RunOptions(save=None, resume=True, progress=progress, device=self.device, votes=self.votes, **monitoring)
         clouds = self.train_set if train_set is None else train_set
         return run(setup, clouds, self.test_set, options, self.path(name), run_options)
 

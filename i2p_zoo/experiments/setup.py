@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, MODES, NETWORKS, PRESETS, READOUTS, STATISTICS, STEMS
+from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, NETWORKS, PRESETS, READOUTS, RUN_MODES, STATISTICS, STEMS
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.views import build_view_network
-from i2p_zoo.finetune import ParameterCount, freeze
+from i2p_zoo.finetune import ParameterCount, add_lora_, freeze
 from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.names import split_name
@@ -26,13 +26,13 @@ from i2p_zoo.staging import locate
 from i2p_zoo.zoo.pretrained import from_pretrained
 from i2p_zoo.zoo.pretrained_pyramid import create_pyramid_classifier
 
-LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2}
+LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2, "lora": 0.2}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
 _CHOICES = {
-    "mode": MODES,
+    "mode": RUN_MODES,
     "inflation": INFLATIONS,
     "axis": AXES,
     "preset": PRESETS,
@@ -51,7 +51,7 @@ class Setup:
     Attributes:
         model: a name or folder, as `i2p_zoo.from_pretrained` takes it. A folder's classifier is kept where its noted classes
             are those of the clouds.
-        mode: of `i2p_zoo.finetune.freeze`.
+        mode: of `i2p_zoo.finetune.freeze`; or "lora", low-rank changes (`add_lora_`), which are merged when they are trained.
         scratch: the same network with random weights, drawn in three dimensions (`draw_volumes_`).
         inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
@@ -67,6 +67,7 @@ class Setup:
         readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, or "pyramid", all
             feature maps by octants (`PyramidClassifier`).
         classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
+        lora_rank: of the changes of mode "lora".
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
@@ -88,6 +89,7 @@ class Setup:
     readout: str = "last"
     classifier: str = "random"
     preset: str | None = None
+    lora_rank: int = 8
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
@@ -96,6 +98,8 @@ class Setup:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in (None, *choices):
                 raise InvalidInputError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if self.lora_rank < 1:
+            raise InvalidInputError(f"`lora_rank` (={self.lora_rank}) must be at least 1.")
         if self.skip_downsamples < 0 or not 0 < self.voxel_size < math.inf:
             raise InvalidInputError(
                 f"`skip_downsamples` must be 0 or more and `voxel_size` a positive number; got {self.skip_downsamples} and "
@@ -220,8 +224,14 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
             model = from_pretrained(setup.model, inflation=setup.inflation, preset=setup.preset, **arguments)
             if config["num_classes"] == len(classes) and class_names(model) != classes:
                 model.reset_classifier(len(classes))
+        count = set_trained_(model, setup)
     set_class_names_(model, classes)
-    return model, freeze(model, setup.mode)
+    return model, count
+
+
+def set_trained_(model: Any, setup: Setup) -> ParameterCount:
+    """Sets what of a network trains, as a setup's mode says; raises as `freeze` and `add_lora_`."""
+    return add_lora_(model, setup.lora_rank) if setup.mode == "lora" else freeze(model, setup.mode)
 
 
 def _build_pyramid(setup: Setup, classes: int) -> PyramidClassifier:

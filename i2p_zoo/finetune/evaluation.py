@@ -42,8 +42,14 @@ class Accuracy:
 
 
 @torch.no_grad()
-def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.Tensor:
+def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64, offset: float = 0.0) -> torch.Tensor:
     """Returns (M, K) logits of clouds, on the CPU; the model runs in eval mode and every module's mode is put back.
+
+    Args:
+        model: a network with a classifier.
+        clouds: to classify.
+        batch_size: clouds at once.
+        offset: by which each cloud is moved along x, y and z.
 
     Raises:
         InvalidInputError: no clouds, or a batch size below 1.
@@ -55,7 +61,7 @@ def predict_logits(model: Any, clouds: CloudSet, batch_size: int = 64) -> torch.
             f"got {count_of(len(clouds), 'cloud')} and batch_size={batch_size}."
         )
     with eval_mode(model):
-        logits = torch.cat([_classify(model, x) for x in evaluation_batches(clouds, batch_size, model.settings)])
+        logits = torch.cat([_classify(model, x) for x in evaluation_batches(clouds, batch_size, model.settings, offset)])
     broken = (~logits.isfinite().all(1)).nonzero().flatten()
     if len(broken):
         raise DivergedError(
@@ -71,7 +77,38 @@ def _classify(model: Any, x: SparseTensor) -> torch.Tensor:
     return logits
 
 
-def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64, accelerator: Any = None) -> Accuracy:
+def list_offsets(voxel_size: float, votes: int) -> list[float]:
+    """Returns the offsets by which a cloud is moved to be seen on so many grids of voxels, that of its own place first.
+
+    Raises:
+        InvalidInputError: fewer than 1 vote.
+
+    Example:
+        >>> list_offsets(0.5, 1), list_offsets(0.5, 2)
+        ([0.0], [0.0, 0.25])
+    """
+    if votes < 1:
+        raise InvalidInputError(f"`votes` (={votes}) must be at least 1.")
+    return [voxel_size * number / votes for number in range(votes)]
+
+
+def predict_classes(model: Any, clouds: CloudSet, batch_size: int = 64, votes: int = 1) -> NDArray[np.int64]:
+    """Returns the (M,) likeliest classes of clouds.
+
+    Of several votes the probabilities are averaged, each on a grid of voxels that is moved along the diagonal of a voxel by a
+    further part of it.
+
+    Raises:
+        InvalidInputError, DivergedError: as `predict_logits` and `list_offsets`.
+    """
+    offsets = list_offsets(model.settings.voxel_size, votes)
+    if votes == 1:
+        return predict_logits(model, clouds, batch_size).argmax(1).numpy()
+    shares = [predict_logits(model, clouds, batch_size, offset).double().softmax(1) for offset in offsets]
+    return torch.stack(shares).sum(0).argmax(1).numpy()
+
+
+def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64, accelerator: Any = None, votes: int = 1) -> Accuracy:
     """Classifies labelled clouds in eval mode; every module's mode is put back.
 
     Args:
@@ -79,16 +116,18 @@ def evaluate(model: Any, clouds: CloudSet, batch_size: int = 64, accelerator: An
         clouds: labelled.
         batch_size: clouds at once.
         accelerator: of several processes, each of which takes its share of the clouds; all get the whole.
+        votes: on how many grids of voxels each cloud is seen, the first its own, each moved by a further part of a voxel;
+            probabilities are averaged. It takes as many times as long.
 
     Raises:
-        InvalidInputError, DivergedError: as `predict_logits`.
+        InvalidInputError, DivergedError: as `predict_classes`.
     """
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     rows = np.arange(rank, len(clouds), processes)
     shares: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     if len(rows) or not len(clouds):  # every process refuses an empty set
         share = clouds if processes == 1 else clouds.subset(rows)
-        shares.append((rows, predict_logits(model, share, batch_size).argmax(1).numpy()))
+        shares.append((rows, predict_classes(model, share, batch_size, votes)))
     predictions = np.empty(len(clouds), np.int64)
     for numbers, classes in require("accelerate.utils", "finetune").gather_object(shares) if processes > 1 else shares:
         predictions[numbers] = classes

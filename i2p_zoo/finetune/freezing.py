@@ -63,6 +63,11 @@ def freeze(model: Any, mode: str) -> ParameterCount:
         part.requires_grad_(True)
     model.frozen_norms = mode in ("io", "head", "none")
     model.train(model.training)
+    return count_parameters(model)
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Counts a network's parameters, and those of them that train."""
     parameters = list(model.parameters())
     return ParameterCount(sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
 

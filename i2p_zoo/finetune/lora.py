@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
+from i2p_zoo.finetune.freezing import ParameterCount, count_parameters, find_io, freeze
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.modules import find_classifier
 
@@ -43,16 +44,83 @@ def lora_config(model: nn.Module, r: int = 8, **options: Any) -> Any:
         (62222, 1095688)
     """
     peft = require("peft", extra="lora")
-    head = find_classifier(model)
-    saved = [name for name, module in model.named_modules() if module is head]
-    targets = [name for name, module in model.named_modules() if _can_change(module) and not _is_within(name, saved)]
-    if not targets:
+    head, modules = find_classifier(model), dict(model.named_modules())
+    parts = {head} if head in modules.values() else set(head.children())  # several are no module of the network together
+    saved = [name for name, module in modules.items() if module in parts]
+    targets = [name for name, module in modules.items() if _can_change(module) and not _is_within(name, saved)]
+    if not options.get("target_modules", targets):
         raise InvalidInputError(f"{type(model).__qualname__} has no convolution or linear layer that LoRA can change.")
     config = peft.LoraConfig(r=r, **{"target_modules": targets, "modules_to_save": saved, **options})
     if config.lora_dropout or config.use_dora or config.lora_bias:
         raise InvalidInputError("Sparse convolutions have plain LoRA: expected no `lora_dropout`, `use_dora` or `lora_bias`.")
     config._register_custom_module({SparseConv3d: _layer_class()})
     return config
+
+
+def add_lora_(model: Any, rank: int = 8) -> ParameterCount:
+    """Adds LoRA's low-rank changes to a network, and sets that they train, with all that mode "io+stats" of `freeze` trains.
+
+    A new stem, the classifier and tables of positions train as they are, normalisation takes the clouds' statistics, and every
+    other convolution and linear layer has a change, nothing at first, as `lora_config` describes it. `merge_lora_` makes it the
+    network that it was, with other weights; until then it cannot be saved.
+
+    Args:
+        model: a `PointCloudModel`, or another network that `freeze` takes, in place. Call it before the optimizer is made.
+        rank: of each change.
+
+    Returns:
+        How many parameters train, of how many, those of the changes among them.
+
+    Raises:
+        InvalidInputError: a rank below 1, a network that has changes already, or as `lora_config` and `freeze`.
+        MissingExtraError: PEFT is not installed.
+
+    Example:
+        >>> import i2p_zoo
+        >>> model = i2p_zoo.create_model("test_resnet", num_classes=10, stem="point", inflation="average")
+        >>> add_lora_(model, rank=4).trained
+        63130
+        >>> merge_lora_(model)
+    """
+    peft = require("peft", extra="lora")
+    if rank < 1:
+        raise InvalidInputError(f"`rank` (={rank}) must be at least 1.")
+    if _list_changes(model):
+        raise InvalidInputError(f"This {type(model).__qualname__} has changes by LoRA already: `merge_lora_` it first.")
+    whole = {parameter for part in find_io(model) for parameter in _list_parameters(part)}
+    targets = [name for name, module in model.named_modules() if _can_change(module) and module.weight not in whole]
+    peft.inject_adapter_in_model(lora_config(model, rank, target_modules=targets, modules_to_save=None), model)
+    freeze(model, "io+stats")
+    for layer in _list_changes(model).values():
+        layer.lora_A.requires_grad_(True)
+        layer.lora_B.requires_grad_(True)
+    return count_parameters(model)
+
+
+def merge_lora_(model: Any) -> None:
+    """Makes what `add_lora_` changed part of the weights, in place: the network has its own layers again.
+
+    Raises:
+        InvalidInputError: there are no changes by LoRA.
+        MissingExtraError: PEFT is not installed.
+    """
+    changes = _list_changes(model)
+    if not changes:
+        raise InvalidInputError(f"This {type(model).__qualname__} has no changes by LoRA; `add_lora_` adds them.")
+    for name, layer in changes.items():
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+    del model.peft_config
+
+
+def _list_changes(model: nn.Module) -> dict[str, Any]:
+    """The layers that have changes by LoRA, by name."""
+    layers = require("peft.tuners.lora", extra="lora")
+    return {name: module for name, module in model.named_modules() if isinstance(module, layers.LoraLayer)}
+
+
+def _list_parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+    return [part] if isinstance(part, nn.Parameter) else list(part.parameters())
 
 
 def _can_change(module: nn.Module) -> bool:

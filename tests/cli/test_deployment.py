@@ -19,12 +19,16 @@ def test_an_exported_file_predicts_what_its_checkpoint_does(tmp_path):
     random = np.random.default_rng(0)
     rows = np.concatenate([random.standard_normal((200, 3)) + 4, random.integers(0, 256, (200, 3))], axis=1)
     np.savetxt("cloud.xyzrgb", rows, fmt="%.5f")
-    by_folder = json.loads(succeed("predict", "folder", "cloud.xyzrgb", "--json").stdout)
-    by_file = json.loads(succeed("predict", "model.onnx", "cloud.xyzrgb", "--json").stdout)
-    assert list(by_folder["cloud.xyzrgb"]) == list(by_file["cloud.xyzrgb"])
-    np.testing.assert_allclose(
-        list(by_file["cloud.xyzrgb"].values()), list(by_folder["cloud.xyzrgb"].values()), rtol=0, atol=1e-5
-    )
+    answers = set()
+    for votes in ([], ["--votes", 3]):
+        by_folder, by_file = (
+            json.loads(succeed("predict", place, "cloud.xyzrgb", "--json", *votes).stdout)["cloud.xyzrgb"]
+            for place in ("folder", "model.onnx")
+        )
+        assert list(by_folder) == list(by_file)
+        np.testing.assert_allclose(list(by_file.values()), list(by_folder.values()), rtol=0, atol=1e-5)
+        answers.add(tuple(by_folder.values()))
+    assert len(answers) == 2, "of votes the mean"
 
 
 def test_errors_are_one_line_that_says_what_to_do(network, tmp_path):

@@ -135,6 +135,16 @@ def test_comparison_prints_its_table_and_names_its_methods(network, data):
         assert name.partition(",")[0] in text
 
 
+def test_colours_are_compared_with_coordinates_and_with_both(network):
+    options = ["--vary", "features=xyz;rgb;xyz,rgb", "--seeds", 1, *FAST, "--out", "colours"]
+    lines = succeed("ablate", "--model", network, "--data", "kicad-mini", *options).stdout.splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["xyz", "rgb", "xyz,rgb"]
+    for value, channels in (("rgb", 3), ("xyz-rgb", 6)):
+        metrics = json.loads(Path(f"colours/features={value}-0/metrics.json").read_text())
+        assert metrics["setup"]["features"] == value.replace("-", ",")
+        assert Setup(**metrics["setup"]).in_chans == channels
+
+
 def test_an_ablation_starts_from_a_method(network, data):
     options = ["--method", "scratch", "--vary", "learning_rate=0.1", "--shots", 1, "--seeds", 1, *FAST, "--out", "ablation"]
     succeed("ablate", "--model", network, "--data", data, *options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -34,14 +35,14 @@ def seen(monkeypatch):
 
 def test_one_setting_changes_at_a_time(seen, splits, tmp_path):
     setup = Setup("i2p-test_resnet", "io+bn", inflation="average", axis="z")
-    with_normals = [dataclasses.replace(split, normals=split.points) for split in splits]
-    result = run_ablation(Series(setup, *with_normals, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
+    coloured = [dataclasses.replace(split, normals=split.points, rgb=abs(split.points)) for split in splits]
+    result = run_ablation(Series(setup, *coloured, OPTIONS, tmp_path), variations=VARIATIONS, seeds=2, held_out=0.3)
     assert len(seen) == 2 * sum(map(len, VARIATIONS.values()))
     for chosen, options, trained, judged, run_options in seen:
         changed = [key for key, value in chosen.to_dict().items() if value != setup.to_dict()[key]]
         changed += [k for k, v in options.to_dict().items() if k != "seed" and v != OPTIONS.to_dict()[k]]
         assert len(changed) <= 1
-        expected = hold_out(with_normals[0], 0.3, options.seed)
+        expected = hold_out(coloured[0], 0.3, options.seed)
         assert [s.fingerprint() for s in (trained, judged)] == [s.fingerprint() for s in expected]
         assert run_options.held_out is None
         assert not run_options.monitor_test
@@ -71,7 +72,21 @@ def test_table_marks_the_best_value_of_each_setting():
     assert format_ablation({"stem": figures}).splitlines()[2:] == [
         "| stem | a | **60.0 ± 10.0 [35.2, 84.8]** | 60.0 | 4 |",
         "| stem | b | 20.0 ± 0.0 [20.0, 20.0], 1 diverged | 20.0 | 4 |",
+        "",
+        "1 run diverged; each counts as the guess of one class.",
     ]
+
+
+def test_table_tells_what_diverged_and_what_was_left_out(network, splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    runs = Series(Setup(str(network), voxel_size=0.2), *splits, dataclasses.replace(OPTIONS, steps=9), tmp_path)
+    run_ablation(runs, variations={"learning_rate": [1e30], "mode": ["lora", "head"]}, seeds=1)
+    lines = (tmp_path / "ablation.md").read_text().splitlines()
+    assert lines[2] == "| learning_rate | 1e+30 | **33.3, 1 diverged** | 33.3 |  |"
+    assert lines[3] == "| mode | lora | left out |  |  |"
+    assert lines[4].startswith("| mode | head | **")
+    assert lines[6].startswith("mode=lora was left out. This needs `peft`")
+    assert lines[8] == "1 run diverged; each counts as the guess of one class."
 
 
 BAD = [{"variations": v} for v in (
@@ -93,7 +108,11 @@ def test_default_settings_are_those_that_can_be_run(network, splits):
     assert "axis" not in found
     assert found["features"] == ("xyz", "ones")
     with_normals = dataclasses.replace(splits[0], normals=splits[0].points)
-    assert default_variations(Setup(str(network)), with_normals)["features"] == VARIATIONS["features"]
+    assert default_variations(Setup(str(network)), with_normals)["features"] == ("xyz", "ones", "xyz,normals")
+    with_colours = dataclasses.replace(splits[0], rgb=abs(splits[0].points))
+    assert default_variations(Setup(str(network)), with_colours)["features"] == ("xyz", "ones", "rgb", "xyz,rgb")
+    whole = dataclasses.replace(with_normals, rgb=abs(splits[0].points))
+    assert default_variations(Setup(str(network)), whole)["features"] == VARIATIONS["features"]
 
 
 @pytest.mark.parametrize("variations", [{"keep": ["best"]}, {"target": [0.5]}], ids=str)
@@ -120,7 +139,7 @@ def test_runs_that_diverge_count_as_the_guess_of_one_class(splits, tmp_path, mon
     setup = Setup("i2p-test_resnet")
     figures = run_ablation(Series(setup, *splits, OPTIONS, tmp_path), variations={"learning_rate": [0.4]}, seeds=2)
     assert figures["learning_rate"]["0.4"] == {
-        "top1": [1 / 3] * 2, "mean_class": [1 / 3] * 2, "seconds": [0.0] * 2, "diverged": 2
+        "top1": [1 / 3] * 2, "mean_class": [1 / 3] * 2, "seconds": [], "diverged": 2
     }  # fmt: skip
 
 

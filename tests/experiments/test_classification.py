@@ -8,7 +8,7 @@ import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError
-from i2p_zoo.experiments.classification import classify, normalize
+from i2p_zoo.experiments.classification import classify, normalize, vote
 from i2p_zoo.segmentation.pretrained_unet import create_unet
 
 
@@ -38,6 +38,26 @@ def test_classes_are_named_likeliest_first():
     assert len(classify(model, cloud, top=9)) == 4
     model.pretrained_cfg = {}
     assert set(classify(model, cloud, top=4)) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_votes_are_the_mean_of_probabilities_on_moved_grids(dtype):
+    model = i2p_zoo.create_model("test_resnet", num_classes=4, voxel_size=1.0).eval()
+    points = (np.random.default_rng(0).random((90, 3)) * 9).astype(dtype)
+    cloud = {"points": points, "normals": points}
+    with torch.no_grad():
+        shares = sum(model([points + step])[0].softmax(0) for step in (np.float32(0), np.float32(0.5))) / 2
+
+    def ask(cloud, top):
+        return classify(model, cloud, top)
+
+    got = vote(ask, cloud, 1.0, votes=2, top=3)
+    assert list(got) == [str(number) for number in shares.argsort(descending=True)[:3].tolist()]
+    assert list(got.values()) == pytest.approx(shares.sort(descending=True).values[:3].tolist(), rel=1e-4)
+    assert vote(ask, cloud, 1.0, top=2) == classify(model, cloud, 2)
+    assert vote(ask, cloud, 1.0, votes=2) != vote(ask, cloud, 1.0)
+    with pytest.raises(InvalidInputError, match=r"`votes` \(=-1\)"):
+        vote(ask, cloud, 1.0, votes=-1)
 
 
 def test_what_has_no_classes_or_lacks_features_is_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -49,13 +51,27 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
 
 
 def test_table_has_mean_and_deviation_in_percent():
-    by_shots = {"1": {"top1": [0.2, 0.4]}, "5": {"top1": [0.5, 0.5]}}
+    by_shots = {"1": {"top1": [0.2, 0.4], "diverged": 0}, "5": {"top1": [0.5, 0.5], "diverged": 0}}
     table = format_table({"shots": [1, 5], "methods": {"all": by_shots}})
     assert table.splitlines() == [
         "| | 1-shot | 5-shot |",
         "|---|--:|--:|",
         "| all | 30.0 ± 14.1 [-97.1, 157.1] | 50.0 ± 0.0 [50.0, 50.0] |",
     ]
+
+
+def test_table_tells_what_diverged_and_what_was_left_out(network, splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    runs = Series(Setup(str(network), voxel_size=0.2), *splits, dataclasses.replace(OPTIONS, steps=9), tmp_path)
+    result = run_fewshot(runs, shots=(1, 2), trials=2, methods=("all", "lora"), learning_rate=1e30)
+    guess = "33.3 ± 0.0 [33.3, 33.3], 2 diverged"
+    table = (tmp_path / "fewshot.md").read_text()
+    assert table == format_table(result)
+    lines = table.splitlines()
+    assert lines[2:4] == [f"| all | {guess} | {guess} |", "| lora | left out | left out |"]
+    assert lines[5].startswith("lora was left out. This needs `peft`")
+    assert lines[7] == "4 runs diverged; each counts as the guess of one class."
+    assert len(lines) == 8
 
 
 def test_probe_of_a_network_without_its_image_stem_is_told_before_any_run(pointed, splits, tmp_path):

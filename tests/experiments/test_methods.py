@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
 
-from i2p_zoo import DivergedError, InvalidInputError
-from i2p_zoo.experiments import Setup, series
+from i2p_zoo import InvalidInputError, MissingExtraError
+from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.methods import METHODS, plan_method, run_method
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.finetune import Options
@@ -23,7 +26,7 @@ def test_every_method_gives_accuracies(name, network, splits, tmp_path):
     assert metrics["trained"] <= metrics["total"]
 
 
-@pytest.mark.parametrize("mode", ["io+bn", "io+stats", "io", "pyramid, ridge"])
+@pytest.mark.parametrize("mode", ["io+bn", "io+stats", "io", "pyramid, ridge", "pyramid, ridge on the clouds' statistics"])
 def test_the_control_differs_in_its_weights_alone(mode):
     image, control = (plan_method(name, Setup("i2p-resnet18"), OPTIONS)[0] for name in (mode, f"frozen random, {mode}"))
     changed = {key for key, value in image.to_dict().items() if control.to_dict()[key] != value}
@@ -62,12 +65,24 @@ def test_views_are_of_names(network):
         plan_method("views", Setup("i2p-resnet18", features="ones"), OPTIONS)
 
 
-def test_a_run_that_diverges_is_counted_as_a_guess(splits, tmp_path, monkeypatch):
-    def diverge(*args):
-        raise DivergedError("The loss is nan.")
-
-    monkeypatch.setattr(series, "run", diverge)
-    setup = Setup("i2p-resnet18")
-    metrics = run_method(Series(setup, *splits, OPTIONS, tmp_path), "run", "all", plan_method("all", setup, OPTIONS), splits[0])
+def test_a_run_that_diverges_is_counted_as_a_guess(network, splits, tmp_path):
+    setup, options = Setup(str(network), voxel_size=0.2), replace(OPTIONS, steps=9)
+    planned = plan_method("all", setup, options, 1e30)
+    metrics = run_method(Series(setup, *splits, options, tmp_path), "run", "all", planned, splits[0])
     assert metrics["test"] == {"top1": 1 / 3, "mean_class": 1 / 3}
-    assert metrics["diverged"] == "The loss is nan."
+    assert "learning rate (=1e+30) is too high" in metrics["diverged"]
+
+
+def test_a_method_whose_extra_is_not_installed_is_told_and_what_all_need_is_an_error(network, splits, tmp_path, monkeypatch):
+    setup = Setup(str(network), voxel_size=0.2)
+    runs = Series(setup, *splits, OPTIONS, tmp_path)
+    planned = plan_method("lora", setup, OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "peft", None)
+        metrics = run_method(runs, "run", "lora", planned, splits[0])
+        assert metrics.keys() == {"skipped"}
+        assert "pip install 'i2p-zoo[lora]'" in metrics["skipped"]
+    assert "test" in run_method(runs, "run", "lora", planned, splits[0]), "once it is installed the same folder will do"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match="finetune"):
+        run_method(runs, "other", "lora", planned, splits[0])

@@ -19,6 +19,13 @@ def test_what_a_run_did_not_train_has_not_moved(splits, tmp_path):
     assert measured.moved["layer4"] == 0
 
 
+def test_low_rank_changes_move_what_others_keep(splits, tmp_path):
+    setup = Setup("i2p-test_resnet", mode="lora", scratch=True, voxel_size=0.2)
+    run(setup, *splits, Options(steps=2, batch_size=6, learning_rate=0.1), tmp_path)
+    moved = compare_run(tmp_path, splits[1]).moved
+    assert min(moved[stage] for stage in ("layer2", "layer3", "layer4", "head")) > 0, "layer1 begins without its branch"
+
+
 def test_folders_that_hold_no_network_are_told(network, splits, tmp_path):
     with pytest.raises(InvalidInputError, match="no finished run"):
         compare_run(tmp_path, splits[1])

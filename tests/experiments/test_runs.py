@@ -96,6 +96,52 @@ def test_adapter_holds_what_was_trained(network, splits, tmp_path):
     assert evaluate(i2p_zoo.from_pretrained(tmp_path / "adapter"), splits[1]).to_dict() == metrics["test"]
 
 
+def test_votes_are_those_of_the_one_measurement(network, splits, tmp_path):
+    metrics = run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(votes=2))
+    assert metrics["test"] == evaluate(i2p_zoo.from_pretrained(tmp_path / "model"), splits[1], votes=2).to_dict()
+    with pytest.raises(InvalidInputError, match="votes was 2 and is 1"):
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(resume=True))
+    with pytest.raises(InvalidInputError, match=r"`votes` \(=0\)"):
+        RunOptions(votes=0)
+
+
+@pytest.mark.parametrize("saved", ["model", "adapter"])
+def test_low_rank_changes_are_part_of_what_is_measured_and_saved(network, splits, tmp_path, monkeypatch, saved):
+    setup = setup_of(network, mode="lora", lora_rank=2)
+    metrics = run(setup, *splits, OPTIONS, tmp_path, RunOptions(save=saved))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    model = i2p_zoo.from_pretrained(tmp_path / saved)
+    plain, _ = build_model(setup_of(network), splits[0].classes)
+    assert [type(module) for module in model.modules()] == [type(module) for module in plain.modules()]
+    assert evaluate(model, splits[1]).to_dict() == metrics["test"]
+    assert metrics["trained"] < metrics["total"] / 4
+    assert run(setup, *splits, OPTIONS, tmp_path, RunOptions(save=saved, resume=True)) == metrics, (
+        "a finished one needs no PEFT"
+    )
+
+
+def test_low_rank_changes_go_on_after_a_stop(network, splits, tmp_path, monkeypatch):
+    setup, options = setup_of(network, mode="lora"), replace(OPTIONS, save_every=2)
+    whole = run(setup, *splits, options, tmp_path / "whole")
+    update = trainer._Run.update
+
+    def stop(self, number, share):
+        if number == 3:
+            raise KeyboardInterrupt
+        return update(self, number, share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Run, "update", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(setup, *splits, options, tmp_path / "half")
+    half = run(setup, *splits, options, tmp_path / "half", RunOptions(resume=True))
+    assert half["test"] == whole["test"]
+    states = [i2p_zoo.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "half")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    with pytest.raises(InvalidInputError, match="lora_rank was 8 and is 4"):
+        run(replace(setup, lora_rank=4), *splits, options, tmp_path / "half", RunOptions(resume=True))
+
+
 def test_what_draws_is_missed_before_training_and_figures_outlive_the_pictures(network, splits, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError
@@ -36,6 +37,17 @@ def test_a_finished_run_is_no_result_for_other_scenes(scene_sets, tmp_path):
     for others in ((train_set, renamed), (train_set, swapped(test_set)), (swapped(train_set), test_set)):
         with pytest.raises(InvalidInputError, match=r"the (train|test) data were others"):
             run_segmentation(setup, *others, options, tmp_path / "run", RunOptions(resume=True))
+
+
+def test_low_rank_changes_of_an_encoder_are_merged(scene_sets, tmp_path):
+    network = i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "network")
+    setup = Setup(str(network), mode="lora", stem="image", skip_downsamples=1, voxel_size=0.2)
+    metrics = run_segmentation(setup, *scene_sets, Options(steps=2, batch_size=2), tmp_path / "run")
+    unet = i2p_zoo.from_pretrained(tmp_path / "run" / "model")
+    decoder = sum(parameter.numel() for parameter in unet.decoder.parameters())
+    assert decoder < metrics["trained"] < metrics["total"]
+    before = i2p_zoo.from_pretrained(network, num_classes=0, inflation="average").layer4[0].conv1.weight
+    assert not torch.equal(unet.encoder.layer4[0].conv1.weight, before)
 
 
 @pytest.mark.parametrize(

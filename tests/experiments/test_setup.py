@@ -7,9 +7,9 @@ import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError
+from i2p_zoo.choices import RUN_MODES
 from i2p_zoo.experiments import Setup, build_model
 from i2p_zoo.experiments.setup import LEARNING_RATES
-from i2p_zoo.finetune import MODES
 
 CLASSES = ("a", "b")
 
@@ -49,12 +49,13 @@ def test_settings_and_channels_are_those_asked_for(network):
 
 
 def test_every_mode_that_trains_has_a_learning_rate(network):
-    assert LEARNING_RATES.keys() == set(MODES) - {"none"}
+    assert LEARNING_RATES.keys() == set(RUN_MODES) - {"none"}
     assert Setup("a", mode="io").learning_rate != Setup("a", mode="io", scratch=True).learning_rate
 
 
 REFUSED = {
     "mode": ({"mode": "half"}, "all, io.*got 'half'"),
+    "rank": ({"mode": "lora", "lora_rank": 0}, r"`lora_rank` \(=0\) must be at least 1"),
     "features": ({"features": "xyz,smell"}, "xyz, rgb, normals, ones, intensity, extra.*got 'xyz,smell'"),
     "no text": ({"features": 5}, "`features` must be of type str; got 5"),
     "no number": ({"voxel_size": "a"}, "`voxel_size` must be of type float; got 'a'"),

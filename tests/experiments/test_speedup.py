@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.experiments import Setup, series
 from i2p_zoo.experiments.series import Series
-from i2p_zoo.experiments.speedup import run_speedup
+from i2p_zoo.experiments.speedup import format_speedup, run_speedup
 from i2p_zoo.finetune import Options
 
 CURVES = {  # test accuracy after 2, 4 and 6 steps, by seed
@@ -84,6 +85,24 @@ def test_real_runs_have_both_curves_and_are_not_run_twice(network, splits, tmp_p
     assert result["seeds"][0]["scratch"]["final"] == result["seeds"][0]["target"]
     assert {path.parent.name for path in tmp_path.glob("*/metrics.json")} == {"all-0", "scratch-0"}
     assert run_speedup(Series(setup, *splits, options, tmp_path), seeds=1) == result
+
+
+def test_what_diverged_counts_as_a_guess_and_what_was_left_out_is_told(network, splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    options = Options(steps=9, batch_size=6, evaluate_every=3)
+    runs = Series(Setup(str(network), voxel_size=0.2), *splits, options, tmp_path)
+    result = run_speedup(runs, methods=("all", "lora"), seeds=1, budgets=(8,), learning_rate=1e30)
+    assert result["methods"] == ["all", "scratch"]
+    assert result["diverged"] == 3
+    assert result["budgets"] == {"8": [1 / 3]}
+    assert result["seeds"][0]["target"] == 1 / 3
+    assert result["seeds"][0]["scratch"]["final"] == 1 / 3
+    assert result["steps_ratio"] == {"all": None}
+    lines = format_speedup(result).splitlines()
+    assert "  all           diverged; ends at 33.3 %" in lines
+    assert any(line.startswith("lora was left out. This needs `peft`") for line in lines)
+    assert lines[-1] == "3 runs diverged; each counts as the guess of one class."
+    assert (tmp_path / "speedup.png").is_file()
 
 
 @pytest.mark.parametrize("arguments", [{"seeds": 0}, {"options": Options(steps=6)}], ids=["no seeds", "no points"])

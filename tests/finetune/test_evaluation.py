@@ -91,3 +91,49 @@ def test_evaluation_takes_a_float64_network():
 def test_evaluation_refuses_what_has_no_accuracy(clouds, batch_size):
     with pytest.raises(InvalidInputError):
         evaluate(Oracle(), answered([0, 1], [0, 1]) if clouds == "some" else no_clouds(), batch_size)
+
+
+class Wavering(nn.Module):
+    """Gives logits of its own for each vote, and notes the coordinates that it sees."""
+
+    settings = Settings(voxel_size=0.4)
+
+    def __init__(self, *shares):
+        super().__init__()
+        self.logits, self.seen = iter([torch.tensor([row]).log() for row in shares]), []
+
+    def forward(self, x):
+        self.seen.append(x.features)
+        return next(self.logits)
+
+
+# Probabilities of two classes by vote, and the likeliest class of their mean.
+VOTES = {
+    "one": ([(0.6, 0.4)], 0),
+    "the surer of two": ([(0.6, 0.4), (0.1, 0.9)], 1),
+    "not the majority of three": ([(0.4, 0.6), (0.4, 0.6), (0.9, 0.1)], 0),
+}
+
+
+@pytest.mark.parametrize(("shares", "expected"), VOTES.values(), ids=VOTES.keys())
+def test_probabilities_are_averaged_over_grids_that_stand_apart_by_equal_parts_of_a_voxel(shares, expected):
+    network, point = Wavering(*shares), torch.tensor([[0.1, -0.2, 0.3]])
+    clouds = CloudSet(point.numpy()[None], np.array([expected]), ("a", "b"))
+    assert evaluate(network, clouds, votes=len(shares)).top1 == 1
+    steps = [0.4 * number / len(shares) for number in range(len(shares))]
+    for seen, step in zip(network.seen, steps, strict=True):
+        torch.testing.assert_close(seen, point + step)
+    assert torch.equal(network.seen[0], point)
+
+
+def test_a_vote_is_what_the_network_says_of_clouds_that_were_moved_by_hand():
+    model, clouds = resnet().double().eval(), shapes()
+    moved = [torch.from_numpy(clouds.points).double() + step for step in (0, 0.2 / 3, 0.4 / 3)]
+    with torch.no_grad():
+        expected = sum(model(list(each)).softmax(1) for each in moved).argmax(1)
+    assert evaluate(model, clouds, batch_size=7, votes=3).predictions.tolist() == expected.tolist()
+
+
+def test_there_is_a_vote():
+    with pytest.raises(InvalidInputError, match=r"`votes` \(=0\) must be at least 1"):
+        evaluate(resnet(), shapes(), votes=0)
