@@ -26,7 +26,7 @@ from i2p_zoo.staging import locate
 from i2p_zoo.zoo.pretrained import from_pretrained
 from i2p_zoo.zoo.pretrained_pyramid import create_pyramid_classifier
 
-LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2, "lora": 0.2}
+LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2, "lora": 0.1}
 """Peak of SGD's learning rate by mode, for batches of 32."""
 SCRATCH_LEARNING_RATE = 0.05
 DEFAULT_INFLATION = "average"

@@ -253,9 +253,11 @@ def test_help_and_options_have_the_defaults_that_runs_have(command, words):
     for default in (skipped, Setup("a").voxel_size, Setup("a").features):
         assert f"[default: {default}" in text
     if command != "segment train":
-        assert f"by default {LEARNING_RATES['all']} for mode all and from scratch, and {LEARNING_RATES['io']} for other" in text
+        rates = [LEARNING_RATES[mode] for mode in ("all", "lora", "io")]
+        assert "{} by default for mode all and from scratch, {} for lora, {} for others".format(*rates) in text
         assert {LEARNING_RATES["all"], SCRATCH_LEARNING_RATE} == {0.05}
-        assert {rate for mode, rate in LEARNING_RATES.items() if mode != "all"} == {LEARNING_RATES["io"]}
+        others = LEARNING_RATES.keys() - {"all", "lora"}
+        assert {LEARNING_RATES[mode] for mode in others} == {LEARNING_RATES["io"]}
 
 
 LOADERS = [("finetune", specs._CLOUD_LOADERS), ("segment train", specs._SCENE_LOADERS)]
