@@ -43,7 +43,7 @@ def write_cards(folder: Path = MODEL_CARDS) -> None:
         if path.name not in cards:
             path.unlink()
     for name, text in {**cards, "README.md": _INDEX}.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def card_of(recipe: Recipe) -> str:

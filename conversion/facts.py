@@ -32,7 +32,7 @@ def write_facts(architectures: Iterable[str], path: Path = FACTS) -> None:
     lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in facts.items()]
     with replacing(path) as temporary:
         text = f'{{"timm": {json.dumps(timm.__version__)}, "models": {{\n' + ",\n".join(lines) + "\n}}\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def describe_tags(architecture: str) -> dict[str, Any]:

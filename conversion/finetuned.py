@@ -57,7 +57,7 @@ def finetune(network: str, work: Path, records: Path = RECORDS) -> Path:
     }
     with replacing(records) as temporary:
         text = json.dumps({**load_finetuned(records), network: record}, indent=1, sort_keys=True) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return adapter
 
 

@@ -286,4 +286,4 @@ def write_ledger(ledger: dict[str, Any], path: Path) -> None:
     lines = [f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(ledger["models"].items())]
     text = f'{{"timm": {json.dumps(ledger["timm"])}, "models": {{\n' + ",\n".join(lines) + "\n}}\n"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")

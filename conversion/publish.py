@@ -112,7 +112,7 @@ def prepare(recipe: Recipe, folder: Path) -> None:
         drawn = _draw_filter(model, stage / PICTURE)  # each time: one that is there may show an earlier network
         parameters = sum(parameter.numel() for parameter in model.parameters())
         text = write_card(read_config(folder / CONFIG), parameters, picture=PICTURE if drawn else None)
-        (stage / CARD).write_text(text, encoding="utf-8")
+        (stage / CARD).write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_certificate(name: str, certificate: dict[str, Any] | None, tensors: str) -> None:

@@ -232,7 +232,7 @@ def note_run(folder: Path, metrics: Mapping[str, Any], name: str | None = None) 
     """
     with staged_folder(folder, lambda path: False, is_edited_card) as stage:
         text = write_card(read_config(folder / CONFIG), metrics["total"], run=metrics, name=name)
-        (stage / CARD).write_text(text, encoding="utf-8")
+        (stage / CARD).write_text(text, encoding="utf-8", newline="\n")
 
 
 def is_edited_card(path: Path) -> bool:

@@ -84,7 +84,7 @@ def test_table_tells_what_diverged_and_what_was_left_out(network, splits, tmp_pa
         "| lora": ["left out", "", " |"],
     }
     assert rows[4].startswith("lora was left out. This needs `peft`")
-    assert rows[4].endswith("pip install 'i2p-zoo[lora]'")
+    assert rows[4].endswith('pip install "i2p-zoo[lora]"')
     assert rows[6] == "2 runs diverged; each counts as the guess of one class."
 
 

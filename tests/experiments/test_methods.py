@@ -81,7 +81,7 @@ def test_a_method_whose_extra_is_not_installed_is_told_and_what_all_need_is_an_e
         patch.setitem(sys.modules, "peft", None)
         metrics = run_method(runs, "run", "lora", planned, splits[0])
         assert metrics.keys() == {"skipped"}
-        assert "pip install 'i2p-zoo[lora]'" in metrics["skipped"]
+        assert 'pip install "i2p-zoo[lora]"' in metrics["skipped"]
     assert "test" in run_method(runs, "run", "lora", planned, splits[0]), "once it is installed the same folder will do"
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match="finetune"):
