@@ -88,6 +88,6 @@ def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int = 9, budge
 def compare(benchmark: str, case: str, times: Times, peer: str, ours: str, target: float | None = None, **notes: Any) -> Result:
     """Returns how many times longer `peer` took than `ours`, round by round."""
     ratios = [a / b for a, b in zip(times[peer], times[ours], strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else 3 * ratios
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return Result(benchmark, case, f"{peer} / {ours}", median, low, high, target, seconds, notes)
