@@ -138,22 +138,20 @@ def call_on_sites(function: Any, args: Any, kwargs: dict[str, Any], check_paddin
             check_padding(function, (*args, *kwargs.values()) if kwargs else args)
         return handler(*args, **kwargs)
     except (UnsupportedError, CoordinateMismatchError) as error:
-        refusal: I2PError = error
+        if function not in _token_handlers:
+            raise
+        refusal = type(error), str(error)  # the error itself would hold this frame, and so the arguments, in a cycle
     except TypeError as error:
-        refusal = _mismatch(error, handler, function, args, kwargs)
-    on_tokens = _token_handlers.get(function)
-    if on_tokens is None:
-        raise refusal
+        refusal = UnsupportedError, _describe_mismatch(error, handler, function, args, kwargs)
+        if function not in _token_handlers:
+            raise UnsupportedError(refusal[1]) from None
+    error_type, reason = refusal
     if not _have_extents((*args, *kwargs.values())):
-        raise (
-            refusal
-            if isinstance(refusal, CoordinateMismatchError)
-            else UnsupportedError(f"{refusal} {_ask_for_canvas(function)}")
-        )
+        raise error_type(reason if error_type is CoordinateMismatchError else f"{reason} {_ask_for_canvas(function)}")
     try:
-        return _call(on_tokens, function, args, kwargs)
+        return _call(_token_handlers[function], function, args, kwargs)
     except (UnsupportedError, CoordinateMismatchError) as error:
-        raise type(refusal)(f"{refusal} As tokens: {error}") from error
+        raise error_type(f"{reason} As tokens: {error}") from error
 
 
 def call_on_tokens(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -186,15 +184,15 @@ def _call(handler: Handler, function: Any, args: Any, kwargs: dict[str, Any]) ->
     try:
         return handler(*args, **kwargs)
     except TypeError as error:
-        raise _mismatch(error, handler, function, args, kwargs) from None
+        raise UnsupportedError(_describe_mismatch(error, handler, function, args, kwargs)) from None
 
 
-def _mismatch(error: TypeError, handler: Handler, function: Any, args: Any, kwargs: dict[str, Any]) -> UnsupportedError:
-    """Returns the refusal of arguments that a handler does not take; raises a TypeError that came from its inside again."""
+def _describe_mismatch(error: TypeError, handler: Handler, function: Any, args: Any, kwargs: dict[str, Any]) -> str:
+    """Says which arguments a handler does not take; raises a TypeError that came from its inside again."""
     try:
         inspect.signature(handler).bind(*args, **kwargs)
     except TypeError:
-        return UnsupportedError(f"{describe_call(function, args, kwargs)}: {error}.")
+        return f"{describe_call(function, args, kwargs)}: {error}."
     raise error
 
 

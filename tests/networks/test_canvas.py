@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
@@ -118,6 +119,30 @@ def check_clouds(model):
 @pytest.mark.parametrize(("name", "options"), SMALL.values(), ids=SMALL.keys())
 def test_a_cloud_is_the_same_alone_in_a_batch_in_any_order_and_anywhere(name, options):
     check_clouds(image_network(name, options))
+
+
+@pytest.mark.parametrize(("name", "options"), SMALL.values(), ids=SMALL.keys())
+def test_no_tensor_waits_for_the_garbage_collector(name, options):
+    network = inflate(image_network(name, options))
+    side = network.settings.canvas[0]
+
+    def step():
+        network(batch([cloud(0, 40, (side, side, side)), cloud(1, 9, (side, side, side))])).sum().backward()
+
+    step()  # what is kept from the first time on
+    gc.collect()
+    before = list(gc.garbage)
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        step()
+        gc.collect()
+        left = [tuple(x.shape) for x in gc.garbage if isinstance(x, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.enable()
+        gc.garbage[:] = before
+    assert not left, "tensors in reference cycles outlive the step"
 
 
 PLANES = ["absolute positions", "relative positions", "rotations", "windows that shift", "windows and grids", "mixed places"]
