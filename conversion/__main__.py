@@ -136,6 +136,17 @@ def cards() -> None:
 
 
 @main.command()
+def results() -> None:
+    """Make the tables of docs/results.md anew from the figures in docs/results.
+
+    Example: python -m conversion results
+    """
+    from conversion.results import write_results
+
+    write_results()
+
+
+@main.command()
 def layers() -> None:
     """Draw the layers of the package, from their contract and the imports, into docs/layers.png.
 

@@ -33,7 +33,8 @@ def run_comparison(
 
     Returns:
         What comparison.json holds: for each method lists of top1, mean_class and seconds by seed (seconds without those that
-        diverged), the number of trained parameters, and how many runs diverged; or `skipped`, why there are none.
+        diverged), the number of trained parameters, the peak learning rate where there were steps, and how many runs
+        diverged; or `skipped`, why there are none.
 
     Raises:
         InvalidInputError: fewer than 1 seed, or as `plan_method`.
@@ -75,15 +76,19 @@ def note_metrics_(figures: dict[str, Any], metrics: Mapping[str, Any]) -> None:
     figures["diverged"] = figures.get("diverged", 0) + ("diverged" in metrics)
     if "trained" in metrics:
         figures["trained"] = metrics["trained"]
+    if metrics.get("history"):
+        figures["learning_rate"] = metrics["options"]["learning_rate"]
 
 
 def format_comparison(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns a Markdown table, a row a method, the best first: accuracy in % as mean ± deviation [95 % interval]."""
-    lines = ["| method | runs | trained parameters | top-1 | mean over classes | seconds |", "|---|--:|--:|--:|--:|--:|"]
+    titles = ("method", "runs", "trained parameters", "learning rate", "top-1", "mean over classes", "seconds")
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'--:|' * (len(titles) - 1)}"]
     for name, entry in sorted(figures.items(), key=lambda pair: -float(np.mean(pair[1].get("top1", 0)))):
         runs = "" if "skipped" in entry else str(len(entry["top1"]))
         trained = f"{entry['trained']:,d}" if "trained" in entry else ""
-        lines.append(f"| {name} | {runs} | {trained} | {' | '.join(format_entry(entry))} |")
+        cells = (name, runs, trained, f"{entry.get('learning_rate', '')}", *format_entry(entry))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" + format_notes(figures.items())
 
 

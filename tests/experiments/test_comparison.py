@@ -30,6 +30,7 @@ def test_each_method_runs_with_each_seed_and_one_without_a_network_once(compared
         "all": 2, "scratch": 2, "ridge": 2, "chamfer": 1
     }  # fmt: skip
     assert figures["all"]["trained"] == figures["scratch"]["trained"] > figures["ridge"]["trained"]
+    assert [figures[name].get("learning_rate") for name in METHODS] == [0.05, 0.05, None, None]
     assert json.loads((tmp_path / "comparison.json").read_text()) == figures
     assert (tmp_path / "comparison.md").read_text() == format_comparison(figures)
     again = run_comparison(compared, methods=METHODS, seeds=2)
@@ -57,14 +58,21 @@ def test_processes_that_share_the_methods_fill_one_table(compared):
 
 def test_table_has_the_best_first_with_its_interval_and_tells_what_diverged():
     figures = {
-        "scratch": {"top1": [0.1, 0.2, 0.3], "mean_class": [0.1] * 3, "seconds": [1.0] * 3, "trained": 9000, "diverged": 1},
+        "scratch": {
+            "top1": [0.1, 0.2, 0.3],
+            "mean_class": [0.1] * 3,
+            "seconds": [1.0] * 3,
+            "trained": 9000,
+            "diverged": 1,
+            "learning_rate": 0.05,
+        },
         "chamfer": {"top1": [0.5], "mean_class": [0.4], "seconds": [2.4], "diverged": 0},
     }
     assert format_comparison(figures).splitlines() == [
-        "| method | runs | trained parameters | top-1 | mean over classes | seconds |",
-        "|---|--:|--:|--:|--:|--:|",
-        "| chamfer | 1 |  | 50.0 | 40.0 | 2 |",
-        "| scratch | 3 | 9,000 | 20.0 ± 10.0 [-4.8, 44.8], 1 diverged | 10.0 | 1 |",
+        "| method | runs | trained parameters | learning rate | top-1 | mean over classes | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        "| chamfer | 1 |  |  | 50.0 | 40.0 | 2 |",
+        "| scratch | 3 | 9,000 | 0.05 | 20.0 ± 10.0 [-4.8, 44.8], 1 diverged | 10.0 | 1 |",
         "",
         "1 run diverged; each counts as the guess of one class.",
     ]
@@ -78,7 +86,7 @@ def test_table_tells_what_diverged_and_what_was_left_out(network, splits, tmp_pa
     assert figures["all"]["seconds"] == []
     nearest = f"{100 * figures['chamfer']['top1'][0]:.1f}"
     _, _, *rows = (tmp_path / "comparison.md").read_text().splitlines()
-    assert {row.split(" | ")[0]: row.split(" | ")[3:] for row in rows[:3]} == {
+    assert {row.split(" | ")[0]: row.split(" | ")[4:] for row in rows[:3]} == {
         "| chamfer": [nearest, nearest, rows[0].split(" | ")[-1]],
         "| all": ["33.3 ± 0.0 [33.3, 33.3], 2 diverged", "33.3", " |"],
         "| lora": ["left out", "", " |"],
