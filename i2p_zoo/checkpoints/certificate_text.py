@@ -45,10 +45,14 @@ def describe_coverage(certificate: Mapping[str, Any]) -> list[str]:
         count = f"{mapped} of {mapped + len(mismatched)}" if mismatched else f"all {mapped}"
         clauses.append(f"{count} tensors are their 2D sources' bit for bit{_but(mismatched)}")
     seen, unseen = certificate.get("seen", 0), certificate.get("unseen", ())
-    if seen or unseen:
+    unmeasured = certificate.get("unmeasured")
+    if unseen and certificate.get("live_errors") and not unmeasured:
+        total, some = seen + len(unseen), f"{len(unseen)} of them with live random weights alone ({_enumerate(unseen)})"
+        clauses.append(f"the outputs depend on all {total} of floating point, on {some}")
+    elif seen or unseen:
         count = f"{seen} of the {seen + len(unseen)}" if unseen else f"all {seen}"
         clauses.append(f"the outputs depend on {count} of floating point{_but(unseen)}")
-    if unmeasured := certificate.get("unmeasured"):
+    if unmeasured:
         clauses.append(f"no weights measured show {_enumerate(unmeasured)}")
     if unproven := certificate.get("unproven"):
         clauses.append(f"what differs in {_enumerate(unproven)} was not all measured, so nothing is proven of it")

@@ -1,9 +1,10 @@
-"""Errors and warnings of a command line, one line each."""
+"""Errors, warnings and notices of a command line, one line each."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import signal
 import sys
 import threading
@@ -35,7 +36,7 @@ class ErrorLines(click.Group):
         A command that is interrupted or terminated exits with 128 and the signal's number, as shells count.
         """
         _print_what_the_terminal_lacks()
-        with self._warning_in_lines(ctx), _terminating() as received:
+        with self._warning_in_lines(ctx), self._notices_in_lines(), _terminating() as received:
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:  # `i2p-zoo list | head -1`: click ends quietly
@@ -54,6 +55,20 @@ class ErrorLines(click.Group):
 
     def _line(self, message: str) -> str:
         return f"{self.name}: {' '.join(line.strip() for line in message.splitlines())}"
+
+    @contextlib.contextmanager
+    def _notices_in_lines(self) -> Iterator[None]:
+        """Prints what this package logs of long work as it begins, such as the first conversion of a network."""
+        logger, handler = logging.getLogger("i2p_zoo"), logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(f"{self.name}: %(message)s"))
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
 
     @contextlib.contextmanager
     def _warning_in_lines(self, ctx: click.Context) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,6 +45,7 @@ from i2p_zoo.zoo.conversion import convert_model, no_weights_error
 from i2p_zoo.zoo.ledger import certificate_of, load_ledger
 
 Name = str | os.PathLike[str]
+_log = logging.getLogger(__name__)
 
 
 def from_pretrained(
@@ -309,7 +311,11 @@ def _load_converted(
         with FileLock(f"{folder}.lock"):
             if (cached := load_cached()) is not None:  # which another process converted meanwhile
                 return cached
-            model, _ = convert_model(name, Settings(inflation, axis), options=options, tried=tried)
+
+            def announce(step: str) -> None:
+                _log.info("%s is not in the cache of converted networks yet: %s.", zoo_name, step)
+
+            model, _ = convert_model(name, Settings(inflation, axis), options=options, tried=tried, progress=announce)
             save_pretrained(model, folder)
             return load()
     except I2PError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -42,6 +43,13 @@ def test_an_interrupt_is_one_line_with_the_code_of_shells():
     assert (plain.exit_code, plain.stdout, plain.stderr) == (130, "", "tool: interrupted.\n")
     advised = raising(lambda: interrupted(["go on with --resume."]))
     assert (advised.exit_code, advised.stderr) == (130, "tool: interrupted: go on with --resume.\n")
+
+
+def test_what_the_package_logs_of_long_work_is_a_line_and_python_stays_quiet():
+    logger = logging.getLogger("i2p_zoo.zoo.pretrained")
+    assert raising(lambda: logger.info("%s is converted.", "x")).stderr == "tool: x is converted.\n"
+    assert not logger.isEnabledFor(logging.INFO)
+    assert not logging.getLogger("i2p_zoo").handlers
 
 
 def test_termination_puts_in_order_what_was_begun_and_has_its_own_code():

@@ -6,9 +6,11 @@ import copy
 import errno
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import timm
 import torch
@@ -23,6 +25,7 @@ from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, sha256_of
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
+from i2p_zoo.zoo import conversion
 from i2p_zoo.zoo import pretrained as hub_module
 from i2p_zoo.zoo.conversion import convert_network
 from i2p_zoo.zoo.pretrained import build_network, describe
@@ -83,6 +86,21 @@ def assert_no_pickles(hub):
 
 
 # --- By name, from a Hub ---
+
+
+def test_a_first_conversion_is_logged_step_by_step(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("I2P_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    origin = {"repo": "timm/test_resnet", "commit": None, "file": "model.safetensors", "sha256": "0" * 64, "license": None}
+    monkeypatch.setattr(conversion, "load_source", lambda *args: (timm.create_model("test_resnet").eval(), origin))
+    with caplog.at_level(logging.INFO, "i2p_zoo"):
+        i2p_zoo.from_pretrained("i2p-test_resnet")
+        steps = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+        assert steps == ["loading 2D weights.", "inflating.", "certifying."]
+        assert all("i2p-test_resnet is not in the cache" in record.getMessage() for record in caplog.records)
+        caplog.clear()
+        i2p_zoo.from_pretrained("i2p-test_resnet")
+        assert not caplog.records
 
 
 def test_name_is_looked_for_in_the_folder_the_hub_the_cache_and_timms_weights(hub, client, models, timm_repo, timm_weights):
