@@ -116,7 +116,7 @@ def network_options(
     *,
     data: str = "Labelled clouds: see `i2p-zoo finetune --help`.",
     voxel_size: str = "Edge of a voxel; objects fill the unit sphere.",
-    learning_rate: str = "0.05 by default for mode all and from scratch, 0.1 for lora, 0.2 for others; adamw has none.",
+    learning_rate: str = "0.05 by default for mode all, 0.1 for lora, 0.2 for others; adamw has none.",
     steps: int = STEPS,
     epochs: bool = True,
 ) -> Callable[[Any], Any]:

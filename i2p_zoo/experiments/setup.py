@@ -27,8 +27,7 @@ from i2p_zoo.zoo.pretrained import from_pretrained
 from i2p_zoo.zoo.pretrained_pyramid import create_pyramid_classifier
 
 LEARNING_RATES = {"all": 0.05, "io+bn": 0.2, "io+stats": 0.2, "io": 0.2, "head": 0.2, "lora": 0.1}
-"""Peak of SGD's learning rate by mode, for batches of 32."""
-SCRATCH_LEARNING_RATE = 0.05
+"""Peak of SGD's learning rate by mode, for batches of 32, with image weights as with random ones (docs/results.md)."""
 DEFAULT_INFLATION = "average"
 """Which puts all taps of a kernel to use: on surfaces most sites have neighbours on other planes."""
 _CHOICES = {
@@ -136,7 +135,7 @@ class Setup:
     @property
     def learning_rate(self) -> float:
         """The default peak of the learning rate."""
-        return SCRATCH_LEARNING_RATE if self.scratch else LEARNING_RATES.get(self.mode, SCRATCH_LEARNING_RATE)
+        return LEARNING_RATES.get(self.mode, LEARNING_RATES["all"])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON types."""

@@ -21,7 +21,7 @@ from i2p_zoo.data import specs, to_unit_sphere
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments import Setup
 from i2p_zoo.experiments.methods import METHODS
-from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES, SCRATCH_LEARNING_RATE
+from i2p_zoo.experiments.setup import DEFAULT_INFLATION, LEARNING_RATES
 from i2p_zoo.finetune import freeze, train
 from i2p_zoo.modules import class_names
 from tests.cli.conftest import fail, run, succeed
@@ -254,8 +254,8 @@ def test_help_and_options_have_the_defaults_that_runs_have(command, words):
         assert f"[default: {default}" in text
     if command != "segment train":
         rates = [LEARNING_RATES[mode] for mode in ("all", "lora", "io")]
-        assert "{} by default for mode all and from scratch, {} for lora, {} for others".format(*rates) in text
-        assert {LEARNING_RATES["all"], SCRATCH_LEARNING_RATE} == {0.05}
+        assert "{} by default for mode all, {} for lora, {} for others".format(*rates) in text
+        assert LEARNING_RATES["all"] == 0.05
         others = LEARNING_RATES.keys() - {"all", "lora"}
         assert {LEARNING_RATES[mode] for mode in others} == {LEARNING_RATES["io"]}
 

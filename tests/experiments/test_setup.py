@@ -50,7 +50,8 @@ def test_settings_and_channels_are_those_asked_for(network):
 
 def test_every_mode_that_trains_has_a_learning_rate(network):
     assert LEARNING_RATES.keys() == set(RUN_MODES) - {"none"}
-    assert Setup("a", mode="io").learning_rate != Setup("a", mode="io", scratch=True).learning_rate
+    assert all(Setup("a", mode=mode).learning_rate == rate for mode, rate in LEARNING_RATES.items())
+    assert Setup("a", mode="io").learning_rate == Setup("a", mode="io", scratch=True).learning_rate, "an equal control"
 
 
 REFUSED = {
