@@ -14,8 +14,8 @@ import i2p_zoo
 from conversion.small_pictures import shrink_png
 from i2p_zoo import data, finetune
 from i2p_zoo._extras import require
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.choices import INFLATIONS
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.layers.kernel_inflation import inflate_weight
 from i2p_zoo.pictures import make_figure

@@ -15,10 +15,10 @@ from conversion.recipes import Recipe
 from conversion.side_by_side import call_side_by_side
 from i2p_zoo.checkpoints.card import write_card
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.checkpoints.downloading import first_line
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.publishing import PICTURE, push_folder
 from i2p_zoo.checkpoints.saving import CARD, is_edited_card, sha256_of_tensors
+from i2p_zoo.downloading import first_line
 from i2p_zoo.errors import CertificateError, CheckpointError, I2PError, InvalidInputError
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.pictures import draw_kernels

@@ -275,11 +275,11 @@ def _convert(name: str, folder: str) -> dict[str, Any]:
     return {**_describe(i2p_zoo.convert(name, folder, progress=steps.append)), "steps": steps}
 
 
-def _fetch(repo: str, names: list[str], **options: Any) -> dict[str, Any]:
-    from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
+def _fetch(repo: str, names: list[str], repo_type: str = "model", **options: Any) -> dict[str, Any]:
+    from i2p_zoo.downloading import HubOptions, fetch_files
 
     tried: list[str] = []
-    commit, paths = fetch_files(repo, names, HubOptions(**options), tried) or (None, [])
+    commit, paths = fetch_files(repo, names, HubOptions(**options), tried, repo_type=repo_type) or (None, [])
     return {"commit": commit, "paths": [str(path) for path in paths], "tried": tried}
 
 

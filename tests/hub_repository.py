@@ -13,9 +13,10 @@ GITATTRIBUTES = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for e
 
 @dataclass
 class Repository:
-    """A model repository: commits, and branches and tags that name them.
+    """A repository of a model or of a data set: commits, and branches and tags that name them.
 
     Attributes:
+        dataset: whether it is one of data, which other addresses have.
         gated: anybody reads the metadata, only the token the files.
         private: everything needs the token.
         token: the one that opens the repository.
@@ -26,6 +27,7 @@ class Repository:
         objects: the content of large files by their sha256, also of those that no commit has yet.
     """
 
+    dataset: bool = False
     gated: bool = False
     private: bool = False
     token: str = "hf_test"

@@ -20,12 +20,12 @@ from tests.hub_repository import Refusal, Repository, file_entry, folder_entries
 from tests.hub_uploads import AT, REPO, UPLOAD_ROUTES, Uploads
 
 _ROUTES = {  # method and path: the method of `_Handler` that answers
-    rf"GET /api/models/{REPO}(/revision/{AT})?": "model_info",
+    rf"GET /api/(models|datasets)/{REPO}(/revision/{AT})?": "model_info",
     rf"GET /api/models/{REPO}/tree/{AT}(/(?P<folder>.+))?": "tree",
     rf"POST /api/models/{REPO}/paths-info/{AT}": "paths_info",
     rf"GET /api/models/{REPO}/refs": "references",
     rf"(GET|HEAD) /cdn/{REPO}/{AT}/(?P<path>.+)": "content",
-    rf"(GET|HEAD) /{REPO}/resolve/{AT}/(?P<path>.+)": "resolve",
+    rf"(GET|HEAD) (/datasets)?/{REPO}/resolve/{AT}/(?P<path>.+)": "resolve",
     **UPLOAD_ROUTES,
 }
 
@@ -236,6 +236,8 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
 
     def find(self, name: str, revision: str) -> tuple[Repository, str]:
         repository = self.hub.repositories.get(name)
+        if repository is not None and repository.dataset != ("/datasets/" in self.path):
+            repository = None
         if repository is None or (repository.private and not self.has_token(repository)):
             # Without a token the Hub says 401 and no code; the client takes that for a missing repository over https only.
             raise Refusal(404 if "Authorization" in self.headers else 401, "RepoNotFound", "Repository not found")

@@ -18,10 +18,10 @@ from huggingface_hub.utils.sha import git_hash
 
 from i2p_zoo.checkpoints.card import is_edited
 from i2p_zoo.checkpoints.config import CONFIG, complete_settings_, read_config
-from i2p_zoo.checkpoints.downloading import first_line
 from i2p_zoo.checkpoints.loading import read_steadily
 from i2p_zoo.checkpoints.saving import CARD, is_edited_card, save_adapter, save_pretrained
 from i2p_zoo.checkpoints.weight_files import is_weights_name
+from i2p_zoo.downloading import first_line
 from i2p_zoo.errors import CheckpointError, HubError, I2PError, InvalidInputError
 from i2p_zoo.staging import locate
 

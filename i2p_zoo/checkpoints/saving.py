@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from i2p_zoo.checkpoints.card import is_edited, write_card
 from i2p_zoo.checkpoints.config import CONFIG, read_config
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.folder_files import CARD as CARD
 from i2p_zoo.checkpoints.loading import find_base_tensors
 from i2p_zoo.checkpoints.rebuilding import check_rebuilds
@@ -29,6 +28,7 @@ from i2p_zoo.checkpoints.weight_files import (
     sha256_of_state,
     write_weights,
 )
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.inflation.state import deflate_state
 from i2p_zoo.layers.kernel_inflation import has_same_bits

@@ -42,7 +42,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
 
     \b
     SPEC is one of
-      kicad-mini                      the clouds that a checkout carries
+      kicad-mini                      599 electronic parts, of a checkout or the Hub
       modelnet40:FOLDER               PointNet's HDF5 files or Princeton's meshes
       scanobjectnn:FOLDER             h5_files, the hardest variant
       scanobjectnn-objects:FOLDER     h5_files, the objects alone

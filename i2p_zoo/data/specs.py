@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from i2p_zoo.data.sets.scanobjectnn import load_scanobjectnn
 from i2p_zoo.data.sets.scans import load_scans
 from i2p_zoo.data.sets.semantickitti import load_semantickitti
 from i2p_zoo.data.sets.shapenet55 import load_shapenet55
+from i2p_zoo.downloading import HubOptions, fetch_files
 from i2p_zoo.errors import InvalidInputError, NotFoundError
 from i2p_zoo.sparse.point_features import parse_features
 from i2p_zoo.wording import join_words, near_paths, near_words, suggest
@@ -57,6 +60,7 @@ _SCENE_EXAMPLES = (
 # What may follow the path of each, as `folder:DIR,columns=5,test=val`.
 _OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test", "columns")}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
+_KICAD_SHA256 = "42963f9b613ee5a74ac06f8ab802f0f10e8065abf06a39f9b6944aa94f755549"
 
 
 def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
@@ -65,7 +69,7 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     Args:
         spec: a name and, after a colon, a folder or file: `modelnet40:DIR`, `scanobjectnn:DIR`,
             `scanobjectnn-objects:DIR`, `scanobjectnn-background:DIR`, `shapenet55:DIR`, `npz:FILE`, `folder:DIR`; or
-            `kicad-mini`, which the repository carries. After the path of a folder its options may follow, as
+            `kicad-mini`, which the repository carries and the Hub has. After the path of a folder its options may follow, as
             `folder:DIR,columns=5,test=val`.
 
     Returns:
@@ -175,11 +179,23 @@ def _near_specs(spec: str, loaders: Mapping[str, Any]) -> list[str]:
 
 
 def _find_kicad() -> Path:
+    """Returns the file of kicad-mini: of the checkout, or else from the Hub, byte for byte the same."""
     places = [root / _KICAD for root in (Path(__file__).parents[2], Path.cwd())]
     for path in places:
         if path.is_file():
             return path
-    raise NotFoundError(
-        f"kicad-mini is neither {places[0]} nor {places[1]}: it comes with the source repository of i2p-zoo, not with the "
-        f"installed package. Run in a checkout, or give the file as npz:PATH/{_KICAD.name}."
-    )
+    tried: list[str] = []
+    repo = f"{os.environ.get('I2P_ZOO_ORG', 'i2p-zoo')}/{_KICAD.stem}"
+    fetched = fetch_files(repo, [_KICAD.name], HubOptions(), tried, repo_type="dataset")
+    if fetched is None:
+        raise NotFoundError(
+            f"kicad-mini is neither {places[0]} nor {places[1]}, and not fetched: {tried[0]}. A checkout of i2p-zoo has it; "
+            f"give a file in hand as npz:PATH/{_KICAD.name}, or clouds of your own as folder:DIR."
+        )
+    (path,) = fetched[1]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _KICAD_SHA256:
+        raise InvalidInputError(
+            f"{repo} on the Hub: {_KICAD.name} has sha256 {digest}; expected {_KICAD_SHA256}. Upgrade i2p-zoo."
+        )
+    return path

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from i2p_zoo import finetune, pictures
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.data import CloudSet, load_npz
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments import RunOptions, Setup, run
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.experiments.run_folder import write_json

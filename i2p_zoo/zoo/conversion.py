@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from i2p_zoo._extras import install_command
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.saving import save_pretrained, sha256_of_tensors
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.errors import CertificateError, NotFoundError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import find_differences, named_tensors

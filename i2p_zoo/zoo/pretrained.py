@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock
 
 from i2p_zoo.checkpoints.config import CONFIG, make_config, read_config
-from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.loading import LoadBase, load_folder, load_weights
 from i2p_zoo.checkpoints.saving import save_pretrained
+from i2p_zoo.downloading import HubOptions, fetch_files
 from i2p_zoo.errors import CacheError, CheckpointError, HubError, I2PError, InvalidInputError, NotFoundError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_

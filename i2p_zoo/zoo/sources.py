@@ -9,8 +9,8 @@ import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from i2p_zoo.checkpoints.downloading import HubOptions, fetch_files
 from i2p_zoo.checkpoints.weight_files import sha256_of
+from i2p_zoo.downloading import HubOptions, fetch_files
 from i2p_zoo.errors import CheckpointError, NotFoundError
 from i2p_zoo.zoo.efficientnet_lite import load_wheel
 

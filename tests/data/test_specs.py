@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
@@ -65,11 +66,28 @@ def test_an_npz_file_is_loaded_as_by_its_own_function():
         assert found.labels.tolist() == expected.labels.tolist()
 
 
+def test_kicad_mini_is_fetched_where_there_is_no_checkout_and_must_be_the_same(hub, client, monkeypatch, tmp_path):
+    def fetch(repo, names, options, tried, repo_type):
+        outcome = client.fetch(repo, *names, repo_type=repo_type)
+        return outcome.commit, [Path(path) for path in outcome.paths]
+
+    monkeypatch.setattr(specs, "__file__", str(tmp_path / "site-packages" / "i2p_zoo" / "data" / "specs.py"))
+    monkeypatch.setattr(specs, "fetch_files", fetch)
+    monkeypatch.chdir(tmp_path)
+    repository = hub.add("i2p-zoo/kicad-mini", {"kicad-mini.npz": KICAD.read_bytes()}, dataset=True)
+    assert [len(split) for split in load_data("kicad-mini")] == [400, 199]
+    repository.commit({"kicad-mini.npz": b"others"})
+    with pytest.raises(InvalidInputError, match=r"i2p-zoo/kicad-mini on the Hub.*has sha256"):
+        load_data("kicad-mini")
+
+
 def test_kicad_mini_is_that_of_the_checkout_or_of_the_current_folder(monkeypatch, tmp_path):
     assert [len(split) for split in load_data("kicad-mini")] == [400, 199]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(specs, "__file__", str(tmp_path / "site-packages" / "i2p_zoo" / "data" / "specs.py"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotFoundError, match=r"site-packages/tests.*source repository.*npz:PATH/kicad-mini\.npz"):
+    with pytest.raises(NotFoundError, match=r"site-packages/tests.*not fetched.*offline.*npz:PATH/kicad-mini\.npz"):
         load_data("kicad-mini")
     (tmp_path / "tests" / "data").mkdir(parents=True)
     shutil.copy(KICAD, tmp_path / "tests" / "data")

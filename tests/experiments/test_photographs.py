@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from i2p_zoo import inflate
-from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments.classification import classify
 from i2p_zoo.experiments.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
 from i2p_zoo.zoo.sources import load_source

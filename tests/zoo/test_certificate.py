@@ -19,7 +19,7 @@ from i2p_zoo import (
     image_to_plane,
     inflate,
 )
-from i2p_zoo.checkpoints.downloading import HubOptions
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments.photographs import PHOTOGRAPHS, load_photographs, preprocess, top_classes
 from i2p_zoo.networks.timm_models import example_images
 from i2p_zoo.zoo.certificate import TOLERANCES, certify_architecture

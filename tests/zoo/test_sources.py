@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save
 
 from i2p_zoo import CertificateError, CheckpointError, NotFoundError
-from i2p_zoo.checkpoints.downloading import HubOptions
 from i2p_zoo.checkpoints.weight_files import sha256_of
+from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.zoo import sources
 from i2p_zoo.zoo.conversion import convert_model

@@ -34,8 +34,9 @@ def fetch_files(
     options: HubOptions,
     tried: list[str],
     more: Callable[[list[Path]], Iterable[str]] = lambda paths: (),
+    repo_type: str = "model",
 ) -> tuple[str, list[Path]] | None:
-    """Fetches files of a model repository, or takes them from the Hub client's cache where the Hub cannot be reached.
+    """Fetches files of a repository, or takes them from the Hub client's cache where the Hub cannot be reached.
 
     Args:
         repo: "organisation/name".
@@ -43,6 +44,7 @@ def fetch_files(
         options: of the client.
         tried: gets a line where neither the Hub nor the cache has the repository.
         more: names that follow from the files' contents, given their paths.
+        repo_type: "model" or "dataset".
 
     Returns:
         The commit and the local paths, or None.
@@ -52,8 +54,8 @@ def fetch_files(
         CacheError: a file is not in the client's cache, which cannot be written.
     """
     try:
-        revision, obstacle = _find_commit(repo, options)
-        fetch = functools.partial(_fetch_file, repo, options=options, obstacle=obstacle)
+        revision, obstacle = _find_commit(repo, options, repo_type)
+        fetch = functools.partial(_fetch_file, repo, options=options, obstacle=obstacle, repo_type=repo_type)
         first = fetch(names[0], revision)
         commit = first.parent.name
         paths = [first, *(fetch(name, commit) for name in names[1:])]
@@ -71,7 +73,7 @@ def fetch_files(
     return commit, paths
 
 
-def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
+def _find_commit(repo: str, options: HubOptions, repo_type: str) -> tuple[str | None, str]:
     """Returns a revision's commit and "", or the revision as it is and the reason why the Hub cannot be reached.
 
     One quick request settles both; the downloader would retry for 23 s.
@@ -80,7 +82,7 @@ def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
         validate_repo_id(repo)
         if options.local_files_only or constants.HF_HUB_OFFLINE:
             return options.revision, "offline"
-        return HfApi(token=options.token).model_info(repo, revision=options.revision, timeout=10).sha, ""
+        return HfApi(token=options.token).repo_info(repo, revision=options.revision, repo_type=repo_type, timeout=10).sha, ""
     except errors.HFValidationError as error:
         raise NotFoundError("no repository can have this name") from error
     except errors.GatedRepoError as error:
@@ -102,7 +104,7 @@ def _find_commit(repo: str, options: HubOptions) -> tuple[str | None, str]:
         return options.revision, f"not reached ({first_line(error)})"
 
 
-def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions, obstacle: str) -> Path:
+def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions, obstacle: str, repo_type: str) -> Path:
     """Downloads a file, or looks only into the cache where an obstacle keeps us from the Hub."""
     force = options.force_download and not obstacle
     try:
@@ -111,6 +113,7 @@ def _fetch_file(repo: str, name: str, revision: str | None, options: HubOptions,
         path = hf_hub_download(
             repo,
             name,
+            repo_type=repo_type,
             revision=revision,
             cache_dir=options.cache_dir,
             token=options.token,

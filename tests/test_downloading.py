@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from i2p_zoo.checkpoints import downloading
+from i2p_zoo import downloading
 from i2p_zoo.errors import CacheError
 
 REPO = "acme/net"
@@ -32,6 +32,16 @@ def test_files_arrive_bit_for_bit_and_only_those_asked_for(hub, repository, clie
     assert outcome.tried == []
     assert [Path(path).name for path in outcome.paths] == [CONFIG, WEIGHTS]
     assert not hub.requested("pytorch_model.bin")
+
+
+def test_data_sets_have_addresses_and_a_cache_of_their_own(hub, client):
+    hub.add(REPO, {CONFIG: b"of a data set"}, dataset=True)
+    outcome = client.fetch(REPO, CONFIG, repo_type="dataset")
+    assert contents(outcome) == [b"of a data set"]
+    hub.reset()
+    assert contents(client.fetch(REPO, CONFIG, repo_type="dataset", local_files_only=True)) == [b"of a data set"]
+    (reason,) = client.fetch(REPO, CONFIG).tried
+    assert "no such repository" in reason
 
 
 @pytest.mark.parametrize("moves_after", [f"/api/models/{REPO}", CONFIG])
@@ -227,7 +237,7 @@ def test_a_client_cache_that_cannot_be_written_is_told_with_the_ways_out(monkeyp
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number), "/shared/hub/blobs")
 
-    monkeypatch.setattr(downloading, "_find_commit", lambda repo, options: ("0" * 40, ""))
+    monkeypatch.setattr(downloading, "_find_commit", lambda *arguments: ("0" * 40, ""))
     monkeypatch.setattr(downloading, "hf_hub_download", refuse)
     with pytest.raises(CacheError, match=r"'config\.json' cannot be kept in .*/shared/hub/blobs.*HF_HOME.*HF_HUB_OFFLINE=1"):
         downloading.fetch_files(REPO, [CONFIG], downloading.HubOptions(), [])
