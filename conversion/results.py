@@ -37,7 +37,7 @@ def fill_tables(page: str, folder: Path) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        return match.group(1) + format_figures(folder / f"{match['name']}.json")
+        return f"{match.group(1)}\n{format_figures(folder / (match['name'] + '.json'))}\n"
 
     return _MARKED.sub(fill, page)
 

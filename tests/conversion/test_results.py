@@ -23,7 +23,7 @@ def test_tables_are_made_anew_between_their_marks(tmp_path):
     page = "Before.\n\n<!-- figures: compare-parts -->\nold\n<!-- end -->\n\nAfter <!-- end -->.\n"
     filled = fill_tables(page, tmp_path)
     table = format_comparison(FIGURES)
-    assert filled == f"Before.\n\n<!-- figures: compare-parts -->\n{table}<!-- end -->\n\nAfter <!-- end -->.\n"
+    assert filled == f"Before.\n\n<!-- figures: compare-parts -->\n\n{table}\n<!-- end -->\n\nAfter <!-- end -->.\n"
     assert fill_tables(filled, tmp_path) == filled
 
 
