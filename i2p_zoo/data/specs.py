@@ -77,6 +77,7 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
 
     Raises:
         NotFoundError: the folder or file is missing; the message says where the data set is available.
+        HubError, CacheError: `kicad-mini` is not in a checkout, and its download or the client's cache fails.
         InvalidInputError: an unknown name or option, data that cannot be read, an empty split, or a class without a training
             cloud.
         MissingExtraError: a library of the format is not installed.
