@@ -210,7 +210,13 @@ run_options = decorate(
 
 start_options = decorate(
     [
-        default_option("--statistics", type=click.Choice(STATISTICS), default="image", help="Of BatchNorm before training."),
+        default_option(
+            "--statistics",
+            type=click.Choice(STATISTICS),
+            default="image",
+            help="Of BatchNorm before training: the image's, or those of the clouds to train on; auto is clouds, where a "
+            "network has any.",
+        ),
         default_option(
             "--readout",
             type=click.Choice(READOUTS),

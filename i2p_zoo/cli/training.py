@@ -28,8 +28,8 @@ _FEW_LABELS = "pyramid, ridge"
 @click.option(
     "--shots",
     type=shared.COUNT,
-    help="Train on only this many clouds of each class; by default then without steps, with readout pyramid, classifier ridge "
-    "and stem image.",
+    help="Train on only this many clouds of each class; by default then without steps, with readout pyramid, classifier "
+    "ridge, stem image and statistics auto.",
 )
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
@@ -69,6 +69,8 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     few_labels = {**method.setup, **method.options}
     if shots is None or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
         few_labels = {}
+    elif not shared.are_given("statistics"):
+        few_labels["statistics"] = "auto"
     values |= few_labels
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
@@ -139,7 +141,8 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
                                           "pyramid, ridge" and that on the clouds' statistics
       views; views, probe; views, ridge
-                                          the 2D network on depth images of the cloud from six sides
+                                          the 2D network on depth images of the cloud from six sides; also
+                                          "frozen random, views, ridge"
       chamfer                             the class of the nearest training cloud, by the Chamfer distance
 
     Runs that --out holds already are not run again; several processes may share the methods, with the same --out.

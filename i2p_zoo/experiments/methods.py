@@ -57,6 +57,7 @@ METHODS: dict[str, Method | None] = {
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
     "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
+    "frozen random, views, ridge": Method({"mode": "head", "scratch": True, "classifier": "ridge", **_VIEWS}, {"steps": 0}),
     "chamfer": None,
 }
 """By name; None is the nearest cloud's class by Chamfer distance, which has no network.

@@ -12,6 +12,7 @@ from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, build_model
 from i2p_zoo.finetune import Classification, Options, ParameterCount, adapt_statistics_, evaluate, fit_ridge_
+from i2p_zoo.finetune.statistics import find_norms_with_statistics
 
 
 def run(
@@ -59,7 +60,7 @@ def run(
 def _build(setup: Setup, clouds: CloudSet, seed: int) -> tuple[Any, ParameterCount]:
     """The network before its first step, with what it takes from the clouds without training."""
     model, count = build_model(setup, clouds.classes, seed)
-    if setup.statistics == "clouds":
+    if setup.statistics == "clouds" or (setup.statistics == "auto" and find_norms_with_statistics(model)):
         adapt_statistics_(model, clouds)
     if setup.classifier == "ridge":
         fit_ridge_(model, clouds)

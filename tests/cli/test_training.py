@@ -91,13 +91,19 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
         "mode": "head", "stem": "image", "readout": "pyramid", "classifier": "ridge"
     }  # fmt: skip
     assert metrics["history"] == []
-    assert "as few labels do best: --mode head --stem image --readout pyramid --classifier ridge --steps 0" in result.stdout
+    assert (
+        "as few labels do best: --mode head --stem image --readout pyramid --classifier ridge --steps 0 --statistics auto"
+        in result.stdout
+    )
     assert "in few: model, metrics.json, confusion.png\n" in result.stdout, "without steps there are no curves"
     assert not (tmp_path / "few" / "curves.png").exists()
     assert type(i2p_zoo.from_pretrained(tmp_path / "few" / "model")) is i2p_zoo.PyramidClassifier
+    succeed(*options, "--statistics", "image", "--out", "image")
+    setup = json.loads((tmp_path / "image" / "metrics.json").read_text())["setup"]
+    assert (setup["statistics"], setup["readout"]) == ("image", "pyramid")
     succeed(*options, "--steps", 1, "--batch-size", 6, "--out", "trained")
     setup = json.loads((tmp_path / "trained" / "metrics.json").read_text())["setup"]
-    assert (setup["mode"], setup["readout"]) == ("all", "last")
+    assert (setup["mode"], setup["readout"], setup["statistics"]) == ("all", "last", "image")
     assert "at least one, or the classifier ridge" in fail(*options, "--steps", 0, "--out", "untrained")
 
 
