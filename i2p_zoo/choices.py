@@ -1,7 +1,7 @@
 """The words that options choose among. Nothing is imported here, so that the command line offers them without loading torch."""
 
 AXES = ("z", "y", "x")
-INFLATIONS = ("center", "average", "copy")
+INFLATIONS = ("center", "triangle", "average", "copy")
 STEMS = ("image", "point", "patch")
 PRESETS = ("image2point",)
 NORMALIZATIONS = ("unit_sphere", "centred")

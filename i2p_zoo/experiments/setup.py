@@ -52,7 +52,7 @@ class Setup:
             are those of the clouds.
         mode: of `i2p_zoo.finetune.freeze`; or "lora", low-rank changes (`add_lora_`), which are merged when they are trained.
         scratch: the same network with random weights, drawn in three dimensions (`draw_volumes_`).
-        inflation: "center", "average" or "copy"; None for what a folder holds, and "average" otherwise.
+        inflation: "center", "triangle", "average" or "copy"; None for what a folder holds, and "average" otherwise.
         axis: of the inflation, "z", "y" or "x"; None for what a folder holds, and "z" otherwise.
         preset: "image2point" for the paper's own ResNet, whose inflation is "copy" and whose stem "point"; None for timm's
             network, or what a folder holds.

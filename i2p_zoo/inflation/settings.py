@@ -27,7 +27,7 @@ class Settings:
     """How a network was made from its 2D source and how it reads point clouds.
 
     Attributes:
-        inflation: "center", "average" or "copy".
+        inflation: "center", "triangle", "average" or "copy".
         axis: the new axis, "z", "y" or "x".
         depth: the longest kernel along it, or None for a kernel's larger side.
         stem: "image", or a new one: "point" or "patch".

@@ -104,11 +104,11 @@ def tie_parameters_(structure: nn.Module, model: nn.Module) -> None:
 def reinflate_(model: Any, inflation: str) -> None:
     """Gives an inflated network the kernels of another mode, in place, as if its 2D source had been inflated by that.
 
-    Bit for bit from "center" and "copy"; "average" has divided its source, which comes back rounded.
+    Bit for bit from "center" and "copy"; "triangle" and "average" have divided their source, which comes back rounded.
 
     Args:
         model: a `PointCloudModel` whose kernels are still pure inflations.
-        inflation: "center", "average" or "copy".
+        inflation: "center", "triangle", "average" or "copy".
 
     Raises:
         InvalidInputError: an unknown mode, or a kernel that was trained or made anew; the network is as it was.

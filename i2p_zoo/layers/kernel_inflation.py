@@ -1,4 +1,4 @@
-"""The rule of inflation for one weight: a 2D kernel gets a third axis by center, average or copy."""
+"""The rule of inflation for one weight: a 2D kernel gets a third axis by center, triangle, average or copy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,17 @@ def check_depth(depth: int | None) -> None:
 
 def plane_shares(inflation: str, length: int) -> list[float]:
     """Returns how many times the 2D kernel stands in each of `length` planes along the new axis."""
+    divisor, numerators = _plane_fractions(inflation, length)
+    return [numerator / max(numerators) / divisor for numerator in numerators]
+
+
+def _plane_fractions(inflation: str, length: int) -> tuple[int, list[int]]:
+    """Returns what the 2D kernel is divided by, and how large the planes are beside the middle one, which has the most."""
     if inflation == "center":
-        return [float(plane == (length - 1) // 2) for plane in range(length)]
-    return [1 / length if inflation == "average" else 1.0] * length
+        return 1, [int(plane == (length - 1) // 2) for plane in range(length)]
+    if inflation == "triangle":
+        return length // 2 + 1, [min(plane + 1, length - plane) for plane in range(length)]
+    return length if inflation == "average" else 1, [1] * length
 
 
 def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int | None = None) -> Tensor:
@@ -38,7 +46,7 @@ def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int |
 
     Returns:
         (C_out, kz, ky, kx, C_in / groups), same dtype and device. Its sum over the new axis is the 2D kernel ("center",
-        "average"), or `depth` times it ("copy").
+        "triangle", "average"), or `depth` times it ("copy").
 
     Example:
         >>> import torch
@@ -50,16 +58,10 @@ def inflate_weight(weight: Tensor, inflation: str, axis: str = "z", depth: int |
     check_depth(depth)
     dim = 1 + check_axis(axis)
     length = max(weight.shape[2:]) if depth is None else depth
-    plane = weight.permute(0, 2, 3, 1).unsqueeze(dim)
-    if inflation == "center":
-        shape = list(plane.shape)
-        shape[dim] = length
-        out = plane.new_zeros(shape)
-        out.narrow(dim, (length - 1) // 2, 1).copy_(plane)
-        return out
-    repeats = [1] * 5
-    repeats[dim] = length
-    return (plane / length if inflation == "average" else plane).repeat(repeats).contiguous()
+    plane = weight.permute(0, 2, 3, 1)
+    divisor, numerators = _plane_fractions(inflation, length)
+    middle = plane if divisor == 1 else plane / divisor
+    return torch.stack([_scale(middle, numerator, max(numerators)) for numerator in numerators], dim)
 
 
 def deflate_weight(weight: Tensor, inflation: str, axis: str = "z") -> Tensor | None:
@@ -74,18 +76,22 @@ def deflate_weight(weight: Tensor, inflation: str, axis: str = "z") -> Tensor | 
     """
     dim = 1 + check_axis(axis)
     length = weight.shape[dim]
-    middle = (length - 1) // 2
-    plane = weight.select(dim, middle)
-    flat = plane * length if inflation == "average" else plane
-    full = _bits(flat / length if inflation == "average" else plane)
-    for position in range(length):
-        bits = _bits(weight.select(dim, position))
-        if inflation == "center" and position != middle:
-            if bits.numel() and any(torch.aminmax(bits)):
-                return None
-        elif not torch.equal(bits, full):
-            return None
+    divisor, numerators = _plane_fractions(inflation, length)
+    middle = weight.select(dim, (length - 1) // 2)
+    flat = middle if divisor == 1 else middle * divisor
+    if divisor != 1 and not has_same_bits(flat / divisor, middle):
+        return None
+    scaled = {numerator: _bits(_scale(middle, numerator, max(numerators))) for numerator in set(numerators)}
+    if not all(torch.equal(_bits(weight.select(dim, place)), scaled[number]) for place, number in enumerate(numerators)):
+        return None
     return flat.permute(0, 3, 1, 2)
+
+
+def _scale(plane: Tensor, numerator: int, denominator: int) -> Tensor:
+    """A plane times a fraction; of 0 and of 1 bit for bit, whatever stands in it."""
+    if numerator == denominator:
+        return plane
+    return plane * numerator / denominator if numerator else torch.zeros_like(plane)
 
 
 def has_same_bits(first: Tensor, second: Tensor) -> bool:

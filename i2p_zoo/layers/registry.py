@@ -25,7 +25,7 @@ def replaces(*types: type[nn.Module]) -> Callable[[AnyBuilder], AnyBuilder]:
     """Registers the decorated function or class as the builder of the 3D layer for 2D leaves of exactly these types.
 
     The builder is called as `builder(leaf, axis=..., depth=..., inflation=...)` (axis "z", "y" or "x"; depth the longest
-    kernel along it, or None; inflation "center", "average" or "copy") and returns a module without meaningful weights, with
+    kernel along it, or None; one of `INFLATIONS`) and returns a module without meaningful weights, with
     the parameter names and dtype of the leaf's. Where a tensor's shape differs from the leaf's, the module has a method
     `inflate_tensor(name, source, inflation)` that returns the 3D tensor, or None for one that is copied; where it has
     `deflate_tensor(name, inflated, inflation)` too, compact checkpoints hold the 2D tensor.

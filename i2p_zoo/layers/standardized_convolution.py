@@ -22,7 +22,7 @@ class SparseStdConv3d(SparseConv3d):
     standardised weight (Qiao et al. 2019; scaled: Brock et al. 2021).
 
     Args:
-        inflation: "center", "average" or "copy": how the weight was, or is to be, inflated.
+        inflation: "center", "triangle", "average" or "copy": how the weight was, or is to be, inflated.
         eps: added to the variance.
         gamma: the nonlinearity's constant, for the scaled kind, which has a learned `gain` an output channel; else None.
         **kwargs: as `SparseConv3d`.

@@ -42,8 +42,9 @@ def inflate(
     Args:
         model: any module of convolutions, normalisation, pooling and attention; left untouched.
         inflation: "center" puts a 2D kernel into the plane through the output site, zeros elsewhere; "average" repeats it
-            along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "copy" repeats it undivided
-            (Image2Point, Xu et al. 2022).
+            along the new axis divided by the length (I3D, Carreira and Zisserman 2017); "triangle" divides it among the planes
+            too, by shares that fall from the middle one (1/4, 1/2, 1/4); "copy" repeats it undivided (Image2Point,
+            Xu et al. 2022).
         axis: the new axis, "z", "y" or "x".
         depth: the longest kernel along it; by default a kernel is as long there as its larger side.
         canvas: (height, width) in pixels of the image that a cloud passes for, in a network that looks at places (a

@@ -96,7 +96,7 @@ def certify(
     that start at zero, a classifier of zeros), also on noise with live random tensors in copies of both, so that the
     structure is seen whatever the weights. Neither network is changed.
 
-    "center" and "copy" inflation can pass; "average" divides each kernel by its length, of which a plane meets one slice. A
+    "center" and "copy" inflation can pass; "triangle" and "average" divide each kernel, of which a plane meets a share. A
     finetuned network is another than its source: the tensors that changed are named, and it fails.
 
     Args:

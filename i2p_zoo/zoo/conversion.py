@@ -141,7 +141,7 @@ def convert_network(
         progress: called with a word for each step as it begins.
 
     Returns:
-        The 3D network and its certificate. An "average" network meets one slice of each kernel on a plane, so the
+        The 3D network and its certificate. On a plane an "average" or "triangle" network meets a share of each kernel, so the
         certificate is measured on its center-inflated twin; its own tensors are checked bit for bit.
 
     Raises:
@@ -154,7 +154,8 @@ def convert_network(
     model: Any = inflate(source, settings.inflation, settings.axis, settings.depth)
     model.eval()
     say("certifying")
-    twin: Any = model if settings.inflation != "average" else inflate(source, "center", settings.axis, settings.depth)
+    meets_whole_kernels = settings.inflation in ("center", "copy")
+    twin: Any = model if meets_whole_kernels else inflate(source, "center", settings.axis, settings.depth)
     certificate = certify(source, twin)
     differences = find_differences(named_tensors(source), model)
     if differences or not certificate.passed:

@@ -90,8 +90,8 @@ def from_pretrained(
         features: what `voxelize` gives each voxel; None keeps.
         features_only: return the sparse feature maps at each stride, as timm does.
         out_indices: which of them.
-        inflation: "center", "average" or "copy"; None keeps, which for a zoo network is "center". A network whose kernels are
-            still the image's is inflated anew.
+        inflation: "center", "triangle", "average" or "copy"; None keeps, which for a zoo network is "center". A network whose
+            kernels are still the image's is inflated anew.
         axis: of a zoo network's inflation, by default "z"; those on the Hub have "z", others are converted here. None keeps
             what a folder or a repository has; another is refused.
         preset: as `i2p_zoo.create_model`; "image2point" takes inflation "copy".

@@ -18,6 +18,7 @@ import timm
 import torch
 
 import i2p_zoo
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.cli import main
 from i2p_zoo.zoo import certificate, conversion
 from i2p_zoo.zoo import ledger as zoo
@@ -335,7 +336,7 @@ def test_convert_names_the_folder_after_the_network_by_default(small_weights, tm
         shutil.rmtree(tmp_path / "i2p-test_efficientnet")
 
 
-@pytest.mark.parametrize("inflation", ["center", "average", "copy"])
+@pytest.mark.parametrize("inflation", INFLATIONS)
 @pytest.mark.parametrize(("axis", "depth", "shape"), [("z", 3, (3, 3, 3)), ("y", 3, (3, 3, 3)), ("x", 1, (3, 3, 1))])
 def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     succeed("convert", "test_efficientnet", "--out", "net", "--inflation", inflation, "--axis", axis, "--depth", depth)
@@ -345,11 +346,14 @@ def test_convert_inflates_as_told(small_weights, inflation, axis, depth, shape):
     assert tuple(weight.shape[1:4]) == shape
     middle = weight.select(1 + "zyx".index(axis), (depth - 1) // 2)
     source, _ = conversion.load_source("test_efficientnet", "", None, [])
-    expected = source.conv_stem.weight.permute(0, 2, 3, 1) / (depth if inflation == "average" else 1)
-    assert torch.allclose(middle, expected)
+    share = {"center": 1, "triangle": {1: 1, 3: 1 / 2}[depth], "average": 1 / depth, "copy": 1}[inflation]
+    assert torch.allclose(middle, source.conv_stem.weight.permute(0, 2, 3, 1) * share)
 
 
-@pytest.mark.parametrize(("inflation", "twin"), [("average", " (its center-inflated twin)"), ("copy", "")])
+@pytest.mark.parametrize(
+    ("inflation", "twin"),
+    [("average", " (its center-inflated twin)"), ("triangle", " (its center-inflated twin)"), ("copy", "")],
+)
 def test_convert_says_whose_certificate_it_is(small_weights, inflation, twin):
     lines = succeed("convert", "test_efficientnet", "--out", "net", "--inflation", inflation).stdout.splitlines()
     assert lines[-3].startswith("certificate: relative error float32 ")

@@ -63,7 +63,7 @@ REFUSED = {
     "a truth value": ({"skip_downsamples": True}, "`skip_downsamples` must be of type int; got True"),
     "no size": ({"voxel_size": 0}, "positive number; got 3 and 0"),
     "a negative count": ({"skip_downsamples": -1}, "0 or more.*got -1"),
-    "inflation": ({"inflation": "fancy"}, "center, average, copy; got 'fancy'"),
+    "inflation": ({"inflation": "fancy"}, "center, triangle, average, copy; got 'fancy'"),
     "axis": ({"axis": "w"}, "z, y, x; got 'w'"),
     "stem": ({"stem": "brain"}, "image, point, patch; got 'brain'"),
     "readout": ({"readout": "first"}, "last, pyramid; got 'first'"),

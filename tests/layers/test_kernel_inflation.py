@@ -14,6 +14,10 @@ from tests.helpers import property_test, seeded, small_net
 AXES = {"z": 1, "y": 2, "x": 3}  # where the new axis stands in (C_out, kz, ky, kx, C_in)
 KERNELS = [(1, 1), (2, 2), (3, 3), (4, 4), (7, 7), (1, 7), (7, 1)]
 DEPTHS = [None, 1, 3, 5]
+TRIANGLES = {
+    1: (1,), 2: (1, 1), 3: (1, 2, 1), 4: (1, 2, 2, 1), 5: (1, 2, 3, 2, 1),
+    6: (1, 2, 3, 3, 2, 1), 7: (1, 2, 3, 4, 3, 2, 1), 8: (1, 2, 3, 4, 4, 3, 2, 1),
+}  # fmt: skip
 BY_INFLATION = pytest.mark.parametrize("inflation", INFLATIONS)
 BY_AXIS = pytest.mark.parametrize("axis", AXES)
 
@@ -93,7 +97,8 @@ def test_every_entry_of_any_inflated_weight_is_its_2d_entry_by_the_rule(outputs,
     length = depth or max(kernel)
     out = inflate_weight(weight, inflation, axis, depth)
     for tap in range(length):
-        scale = {"center": float(tap == (length - 1) // 2), "average": 1 / length, "copy": 1.0}[inflation]
+        triangle = TRIANGLES[length][tap] / sum(TRIANGLES[length])
+        scale = {"center": float(tap == (length - 1) // 2), "triangle": triangle, "average": 1 / length, "copy": 1.0}[inflation]
         for row in range(kernel[0]):
             for column in range(kernel[1]):
                 index = {"z": (tap, row, column), "y": (row, tap, column), "x": (row, column, tap)}[axis]
@@ -105,7 +110,7 @@ def test_every_entry_of_any_inflated_weight_is_its_2d_entry_by_the_rule(outputs,
 @pytest.mark.parametrize("bad", ["centre", "", "Copy", None])
 def test_unknown_inflation_is_quoted_with_the_known_ones(bad):
     for call in (lambda: inflate_weight(random_weight(2, 2, 3, 3), bad), lambda: inflate(small_net(), bad)):
-        with pytest.raises(InvalidInputError, match=rf"center, average, copy; got {bad!r}"):
+        with pytest.raises(InvalidInputError, match=rf"center, triangle, average, copy; got {bad!r}"):
             call()
 
 

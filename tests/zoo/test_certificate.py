@@ -227,10 +227,11 @@ def test_network_built_for_another_axis_than_its_plane_fails(source, images):
     assert not certify(source, net, images).passed
 
 
+@pytest.mark.parametrize("inflation", ["average", "triangle"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
-def test_average_inflation_fails(name, images):
+def test_an_inflation_of_which_a_plane_meets_a_share_fails(name, inflation, images):
     model = random_network(name)
-    assert not certify(model, inflate(model, "average"), images).passed
+    assert not certify(model, inflate(model, inflation), images).passed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

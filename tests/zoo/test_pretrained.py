@@ -23,6 +23,7 @@ from i2p_zoo.checkpoints.config import CONFIG
 from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, sha256_of
+from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.inflation.state import reinflate_
 from i2p_zoo.zoo import conversion
@@ -160,7 +161,7 @@ def test_spellings_of_a_name_convert_the_same_weights(client, timm_repo, timm_we
         assert (client.folder / "zoo" / "converted" / entry / WEIGHTS).is_file()
 
 
-@pytest.mark.parametrize("inflation", ["average", "copy"])
+@pytest.mark.parametrize("inflation", ["triangle", "average", "copy"])
 def test_other_inflations_are_made_of_the_center_that_is_converted_here(hub, client, timm_repo, inflation):
     expected = i2p_zoo.inflate(make_source(), inflation=inflation)
     for _ in range(2):
@@ -172,7 +173,7 @@ def test_other_inflations_are_made_of_the_center_that_is_converted_here(hub, cli
     assert converted_entries(client) == [f"{NAME}-center"]
 
 
-@pytest.mark.parametrize("inflation", ["center", "average", "copy"])
+@pytest.mark.parametrize("inflation", INFLATIONS)
 def test_adapter_on_a_network_converted_here_is_one_on_the_hubs(hub, client, timm_repo, tmp_path, monkeypatch, inflation):
     """And the other way round: whoever loads it may have the base from the other place."""
     timm_fingerprint = fingerprint(i2p_zoo.inflate(make_source()))
@@ -229,7 +230,7 @@ def test_adapter_on_a_file_that_was_converted_by_average_still_loads(tmp_path, m
         i2p_zoo.from_pretrained(adapter)
 
 
-@pytest.mark.parametrize("inflation", ["average", "copy"])
+@pytest.mark.parametrize("inflation", ["triangle", "average", "copy"])
 @pytest.mark.parametrize("name", [f"i2p-zoo/{NAME}", NAME])
 def test_other_inflations_are_made_of_the_center_on_the_hub(hub, client, models, name, inflation):
     hub.add(f"i2p-zoo/{NAME}", models[0][1])
@@ -578,7 +579,7 @@ def test_features_only_gives_the_networks_own_feature_maps(folder):
 
 REFUSED = {  # what is wrong, and words of the message
     "stem": ({"stem": "trunk"}, "'image', 'point' or 'patch'; got 'trunk'"),
-    "inflation": ({"inflation": "sideways"}, "center, average, copy"),
+    "inflation": ({"inflation": "sideways"}, "center, triangle, average, copy"),
     "skip": ({"skip_downsamples": -1}, "skip_downsamples"),
     "voxel size": ({"voxel_size": 0.0}, "voxel_size"),
     "voxel size NaN": ({"voxel_size": float("nan")}, "voxel_size"),
