@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,12 +22,14 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
 
     Labels are not looked at, so that test-time clouds will do (adaptive batch normalisation, Li et al. 2016, "Revisiting batch
     normalization for practical domain adaptation"). Each layer gets the mean of its batches' statistics, measured with every
-    layer before it normalising by its own batch; nothing else changes, dropout is off.
+    layer before it normalising by its own batch; nothing else changes, dropout is off. Batches are of nearly equal size and
+    drawn from all clouds, the same each time: of clouds that stand class by class, batches in order would hold few classes each
+    and miss what differs between classes.
 
     Args:
         model: a `PointCloudModel`, in place; every module's mode is put back. After an error it is as it was.
         clouds: what the statistics are of.
-        batch_size: clouds at once.
+        batch_size: clouds at once, at most.
 
     Returns:
         How many layers there are.
@@ -56,7 +60,9 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # None takes the mean over all batches
-            _run(model, evaluation_batches(clouds, batch_size, model.settings))
+            mixed = clouds.subset(np.random.default_rng(0).permutation(len(clouds)))
+            equal_size = math.ceil(len(clouds) / math.ceil(len(clouds) / batch_size))
+            _run(model, evaluation_batches(mixed, equal_size, model.settings))
         except BaseException:
             for norm, buffers in zip(norms, before, strict=True):
                 norm.load_state_dict(buffers, strict=False)

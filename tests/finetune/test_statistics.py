@@ -10,6 +10,7 @@ import torch
 
 import i2p_zoo
 from i2p_zoo import InvalidInputError
+from i2p_zoo.finetune import statistics
 from i2p_zoo.finetune.statistics import adapt_statistics_, find_norms_with_statistics
 from tests.finetune.conftest import modes_and_hooks, no_clouds, resnet, shapes, state_of, tiny
 
@@ -28,14 +29,29 @@ def test_statistics_of_the_first_layer_are_those_of_what_it_reads():
 def test_batches_count_alike_and_every_layer_normalises_by_its_own_batch():
     model, clouds = tiny().double(), shapes()
     parts = []
-    for start in (0, 12):
+    for rows in np.split(np.random.default_rng(0).permutation(24), 2):
         part = copy.deepcopy(model)
-        adapt_statistics_(part, clouds.subset(np.arange(start, start + 12)), 12)
+        adapt_statistics_(part, clouds.subset(rows), 12)
         parts.append(part.state_dict())
     adapt_statistics_(model, clouds, batch_size=12)
     for name, tensor in model.state_dict().items():
         if "running" in name:
             torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2)
+
+
+def test_clouds_that_stand_class_by_class_are_mixed_into_batches_of_nearly_equal_size(monkeypatch):
+    clouds = shapes()
+    clouds = clouds.subset(np.argsort(clouds.labels, kind="stable"))
+    batches, sizes = statistics.evaluation_batches, []
+
+    def spy(mixed, size, settings):
+        sizes.append([len(np.unique(mixed.labels[start : start + size])) for start in range(0, len(mixed), size)])
+        sizes.append([len(mixed.labels[start : start + size]) for start in range(0, len(mixed), size)])
+        return batches(mixed, size, settings)
+
+    monkeypatch.setattr(statistics, "evaluation_batches", spy)
+    adapt_statistics_(tiny(), clouds, batch_size=10)
+    assert sizes == [[len(clouds.classes)] * 3, [8, 8, 8]], "24 clouds in batches of 10, 10 and 4 would count unequally"
 
 
 @pytest.mark.parametrize("training", [True, False])
