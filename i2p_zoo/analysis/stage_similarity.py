@@ -160,13 +160,14 @@ def measure_similarity(image: Any, before: Any, after: Any, clouds: CloudSet, ba
 
 
 def _mean_by_stage(moved: Mapping[str, float], stages: list[str]) -> dict[str, float]:
-    """Means over the weights up to the end of each stage, in the network's order; what follows the last is the head's."""
+    """Means over the weights up to the end of each stage, in the network's order; before the first the stem, then the head."""
     groups: dict[str, list[float]] = {}
     number = 0
     for name, value in moved.items():
         inside = next((n for n, stage in enumerate(stages) if name.startswith(f"{stage}.")), None)
         number = number if inside is None else inside + 1
-        key = stages[inside] if inside is not None else stages[number] if number < len(stages) else "head"
+        between = "stem" if number == 0 else stages[number] if number < len(stages) else "head"
+        key = between if inside is None else stages[inside]
         groups.setdefault(key, []).append(value)
     return {key: sum(values) / len(values) for key, values in groups.items()}
 

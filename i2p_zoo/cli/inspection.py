@@ -136,7 +136,7 @@ def similarity(run: Path, data: str, split: str, picture: Path | None, as_json: 
         shared.print_json(measured.to_dict())
         return
     click.echo(f"{'stage':<12} 2D-before  2D-after  before-after  moved")
-    for stage, moved in measured.moved.items():
+    for stage in dict.fromkeys(["stem", *measured.before_after, *measured.moved]):
         alike = [measured.to_dict()[key].get(stage) for key in ("image_before", "image_after", "before_after")]
-        cells = ["-" if value is None else f"{value:.2f}" for value in alike]
-        click.echo(f"{stage:<12} {cells[0]:>9} {cells[1]:>9} {cells[2]:>13} {moved:>6.2f}")
+        cells = ["-" if value is None else f"{value:.2f}" for value in (*alike, measured.moved.get(stage))]
+        click.echo(f"{stage:<12} {cells[0]:>9} {cells[1]:>9} {cells[2]:>13} {cells[3]:>6}")

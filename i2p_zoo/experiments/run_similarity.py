@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from i2p_zoo.analysis import StageSimilarity, measure_similarity
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import InvalidInputError
@@ -17,6 +19,8 @@ from i2p_zoo.zoo.pretrained import from_pretrained
 
 def compare_run(folder: str | os.PathLike[str], clouds: CloudSet) -> StageSimilarity:
     """Compares a run's network with what it began as, and with timm's 2D network on depth images of the clouds.
+
+    A run from scratch is compared with a 2D network of random weights of its own, drawn with the run's seed.
 
     Args:
         folder: of a finished run that kept its network.
@@ -39,5 +43,7 @@ def compare_run(folder: str | os.PathLike[str], clouds: CloudSet) -> StageSimila
         )
     before, _ = build_model(replace(setup, mode="none"), tuple(metrics["classes"]), metrics["options"]["seed"])
     after = from_pretrained(path / metrics["saved"])
-    image = build_view_network(setup.model, len(metrics["classes"]), setup.scratch, VIEW_VOXEL)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(metrics["options"]["seed"])
+        image = build_view_network(setup.model, len(metrics["classes"]), setup.scratch, VIEW_VOXEL)
     return measure_similarity(image, before, after, clouds)

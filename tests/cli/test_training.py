@@ -165,9 +165,9 @@ def test_similarity_prints_a_row_a_stage(data):
     succeed("finetune", "--model", "i2p-test_resnet", "--scratch", "--data", data, *FAST, "--out", "run")
     result = succeed("similarity", "run", "--data", data, "--picture", "similarity.png")
     stages = [line.split()[0] for line in result.stdout.splitlines()[1:]]
-    assert stages[-1] == "head"
+    assert (stages[0], stages[-1]) == ("stem", "head")
     measured = json.loads(succeed("similarity", "run", "--data", data, "--json").stdout)
-    assert list(measured["moved"]) == stages
+    assert stages == ["stem", *measured["before_after"], "head"]
     assert Path("similarity.png").is_file()
     assert "no finished run" in fail("similarity", ".", "--data", data)
 
