@@ -16,7 +16,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.staging import replacing
 from i2p_zoo.wording import join_words
 
-COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f")
+COLORS = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#3b3b3b", "#7fb7d6", "#a0522d")
 """Of what is compared in one picture."""
 
 
