@@ -135,7 +135,8 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       probe                               the classifier alone, on the image stem
       ridge                               no training: the classifier is solved for by ridge regression; also
                                           "ridge on the clouds' statistics", of BatchNorm
-      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there;
+      pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there,
+                                          at 0.02 where no rate is given, as "scratch, pyramid" does;
                                           also "pyramid, ridge on the clouds' statistics"
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,

@@ -44,7 +44,7 @@ METHODS: dict[str, Method | None] = {
     ),
     "pyramid, ridge": Method({"mode": "head", **_PYRAMID}, {"steps": 0}),
     "pyramid, ridge on the clouds' statistics": Method({"mode": "head", "statistics": "clouds", **_PYRAMID}, {"steps": 0}),
-    "pyramid": Method({"mode": "all", **_PYRAMID}),
+    "pyramid": Method({"mode": "all", **_PYRAMID}, {"learning_rate": 0.02}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
     "frozen random, io+stats": Method({"mode": "io+stats", "scratch": True}),
@@ -53,7 +53,7 @@ METHODS: dict[str, Method | None] = {
     "frozen random, pyramid, ridge on the clouds' statistics": Method(
         {"mode": "head", "scratch": True, "statistics": "clouds", **_PYRAMID}, {"steps": 0}
     ),
-    "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}),
+    "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}, {"learning_rate": 0.02}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
     "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
