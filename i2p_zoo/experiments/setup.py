@@ -63,7 +63,7 @@ class Setup:
         network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
             which inflation, axis, stem and skip_downsamples say nothing.
         statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`);
-            "auto" is "clouds" for a network that keeps any, which transformers do not.
+            "auto" is "clouds" for a network that keeps any; one of LayerNorm alone does not.
         readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, or "pyramid", all
             feature maps by octants (`PyramidClassifier`).
         classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
