@@ -15,6 +15,7 @@ from i2p_zoo.choices import INFLATIONS
 from i2p_zoo.data import CloudSet, load_npz
 from i2p_zoo.downloading import HubOptions
 from i2p_zoo.experiments import RunOptions, Setup, run
+from i2p_zoo.experiments.intervals import format_percent
 from i2p_zoo.experiments.photographs import load_photographs, preprocess, top_classes
 from i2p_zoo.experiments.run_folder import write_json
 from i2p_zoo.finetune import Options
@@ -70,10 +71,9 @@ def run_demo(
     say(f"3. Finetune on {shapes}, {count_of(steps, 'step')}, {count_of(seeds, 'seed')}")
     metrics, best = compare_runs(folder, train_set, test_set, steps, seeds, out, device)
     for name, figures in metrics.items():
-        top1, mean_class = (100 * np.mean(figures[key]) for key in ("top1", "mean_class"))
-        spread = f" +- {100 * np.std(figures['top1']):.1f}" if seeds > 1 else ""
+        top1, mean_class = format_percent(figures["top1"]), 100 * np.mean(figures["mean_class"])
         counts = f"{figures['trained']:>9,d} of {figures['total']:,d} parameters trained"
-        say(f"   {name:<21} top-1 {top1:5.1f} %{spread}, mean over classes {mean_class:5.1f} %, {counts}")
+        say(f"   {name:<21} top-1 {top1} %, mean over classes {mean_class:5.1f} %, {counts}")
     write_json(out / "metrics.json", metrics)
     show_clouds(best, test_set, out)
     say(f"4. Pictures in {out}: photographs.png, kernels.png, clouds.png, curves.png; figures in metrics.json")

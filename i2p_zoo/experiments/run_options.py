@@ -28,7 +28,7 @@ class RunOptions:
         device: where to run, as `i2p_zoo.finetune.devices.find_device` takes it.
         recipe: what metrics.json and the card say of the recipe that the run follows, as JSON types: its name, its changes,
             title and licence of the data, the command that runs it.
-        votes: of each test cloud, as `i2p_zoo.finetune.evaluate`.
+        votes: of each cloud that is judged by, held-out ones too, as `i2p_zoo.finetune.evaluate`.
 
     Raises:
         InvalidInputError: a fraction outside 0 to 1, an unknown `save`, both splits are to be monitored, or fewer than 1 vote.

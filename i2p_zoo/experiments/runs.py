@@ -52,7 +52,7 @@ def run(
         accuracy = evaluate(model, test_set, accelerator=accelerator, votes=run_options.votes)
         return accuracy.to_dict(), accuracy.confusion
 
-    task = Classification(*run_options.divide(train_set, test_set, hold_out, options.seed))
+    task = Classification(*run_options.divide(train_set, test_set, hold_out, options.seed), votes=run_options.votes)
     build = functools.partial(_build, setup, task.clouds, options.seed)
     return execute(Path(folder), described, options, task, build, measure, run_options)
 

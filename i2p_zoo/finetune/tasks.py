@@ -61,15 +61,16 @@ class Classification:
     Args:
         clouds: to train on.
         monitor: to judge by, or None.
+        votes: of each of those, as `evaluate`.
 
     Raises:
         InvalidInputError: the two do not have the same classes in the same order.
     """
 
-    def __init__(self, clouds: CloudSet, monitor: CloudSet | None = None) -> None:
+    def __init__(self, clouds: CloudSet, monitor: CloudSet | None = None, votes: int = 1) -> None:
         if monitor is not None:
             check_classes(clouds.classes, monitor.classes)
-        self.clouds, self.monitor = clouds, monitor
+        self.clouds, self.monitor, self.votes = clouds, monitor, votes
 
     def __len__(self) -> int:
         return len(self.clouds)
@@ -121,7 +122,7 @@ class Classification:
     def evaluate(self, model: Any, accelerator: Any, options: Options) -> dict[str, float]:
         """Returns top1 and mean_class of the monitored clouds."""
         monitor: Any = self.monitor
-        accuracy = evaluate(model, monitor, options.batch_size, accelerator)
+        accuracy = evaluate(model, monitor, options.batch_size, accelerator, self.votes)
         return {"top1": accuracy.top1, "mean_class": accuracy.mean_class}
 
     def fingerprint(self) -> bytes:

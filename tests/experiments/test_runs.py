@@ -68,15 +68,16 @@ def test_held_out_clouds_are_monitored_and_not_trained_on(finished, splits, netw
     seen = {}
 
     def watch(model, task, **kwargs):
-        seen.update(trained=task.clouds, monitored=task.monitor)
+        seen.update(trained=task.clouds, monitored=task.monitor, votes=task.votes)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_folder, "train", watch)
     with pytest.raises(KeyboardInterrupt):
-        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(held_out=0.25))
+        run(setup_of(network), *splits, OPTIONS, tmp_path, RunOptions(held_out=0.25, votes=3))
     kept, held = hold_out(splits[0], 0.25)
     assert np.array_equal(seen["trained"].points, kept.points)
     assert np.array_equal(seen["monitored"].points, held.points)
+    assert seen["votes"] == 3
 
 
 def test_pictures_and_event_files_are_there(finished):

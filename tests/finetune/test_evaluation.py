@@ -11,7 +11,7 @@ from torch import nn
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data import CloudSet
-from i2p_zoo.finetune import evaluate
+from i2p_zoo.finetune import Classification, Options, evaluate
 from i2p_zoo.inflation.settings import Settings
 from tests.finetune.conftest import modes_and_hooks, no_clouds, resnet, shapes
 
@@ -124,6 +124,8 @@ def test_probabilities_are_averaged_over_grids_that_stand_apart_by_equal_parts_o
     for seen, step in zip(network.seen, steps, strict=True):
         torch.testing.assert_close(seen, point + step)
     assert torch.equal(network.seen[0], point)
+    monitored = Classification(clouds, clouds, votes=len(shares)).evaluate(Wavering(*shares), None, Options(steps=1))
+    assert monitored["top1"] == 1, "so are those of what is held out"
 
 
 def test_a_vote_is_what_the_network_says_of_clouds_that_were_moved_by_hand():
