@@ -122,7 +122,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if i2p["unet"] is not None:
         _check(path, i2p["unet"], _UNET, "i2p.unet.")
     if i2p.get("pyramid") is not None:
-        _check(path, i2p["pyramid"], _PYRAMID, "i2p.pyramid.")
+        _check(path, {"views": False, **i2p["pyramid"]}, _PYRAMID, "i2p.pyramid.")
     if i2p["base"] is not None:
         _check(path, i2p["base"], _BASE, "i2p.base.")
         _check_weights(path, i2p["base"]["weights"], "i2p.base.weights")
@@ -207,6 +207,7 @@ _UNET: dict[str, _Condition] = {
 }
 _PYRAMID: dict[str, _Condition] = {
     "channels": (lambda value: type(value) is int and 0 < value <= _MAX_NUMBER, "be a positive whole number"),
+    "views": _type(bool),
 }
 _BASE: dict[str, _Condition] = {
     "name": (lambda value: type(value) is str and value != "", "be a name or a folder"),

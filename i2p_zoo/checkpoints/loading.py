@@ -14,11 +14,12 @@ from torch import Tensor
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.checkpoints.weight_files import check_state, read_weights
 from i2p_zoo.errors import CheckpointError
-from i2p_zoo.inflation.state import undo_deflation_
+from i2p_zoo.inflation.state import deflate_state, undo_deflation_
 from i2p_zoo.inflation.structure import materialize_
 from i2p_zoo.staging import locate, snapshot
 
 _ATTEMPTS = 10
+_VIEWS = "views.network."  # of a pyramid classifier
 
 T = TypeVar("T")
 Build = Callable[[dict[str, Any]], Any]
@@ -119,11 +120,14 @@ def find_base_tensors(base: Any, keys: Iterable[str]) -> dict[str, Tensor]:
     Args:
         base: a network.
         keys: of the other's tensors: the same network's, or those of a feature extractor, whose names timm may join by "_",
-            or of a U-Net, whose encoder is one.
+            or of a U-Net or pyramid classifier, whose encoder is one; of its views the base's 2D kernels.
     """
     state: dict[str, Tensor] = base.state_dict()
+    names = list(keys)
+    if any(name.startswith(_VIEWS) for name in names):
+        state |= {_VIEWS + key: kernel for key, kernel in deflate_state(base, state).items()}
     joined = {key.replace(".", "_"): tensor for key, tensor in state.items()}
-    tensors = {key: state.get(key, joined.get(key.removeprefix("encoder.").replace(".", "_"))) for key in keys}
+    tensors = {name: state.get(name, joined.get(name.removeprefix("encoder.").replace(".", "_"))) for name in names}
     return {key: tensor for key, tensor in tensors.items() if tensor is not None}
 
 

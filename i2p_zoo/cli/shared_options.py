@@ -221,7 +221,8 @@ start_options = decorate(
             "--readout",
             type=click.Choice(READOUTS),
             default="last",
-            help="What the classifier reads: the mean of the last feature map, or all maps by octants of the cloud's box.",
+            help="What the classifier reads: the mean of the last feature map, or all maps by octants of the cloud's box, "
+            "also with those that the 2D network has of six depth images.",
         ),
         default_option(
             "--classifier",

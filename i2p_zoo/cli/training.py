@@ -16,8 +16,10 @@ from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import count_of, format_json
 
-_FEW_LABELS = "pyramid, ridge"
+_FEW_LABELS = "pyramid and views, ridge"
 """The method of `finetune --shots` where nothing else is chosen: the best on held-out clouds of those that take seconds."""
+_FEW_LABELS_UNDRAWN = "pyramid, ridge"
+"""The same where voxels carry other features than xyz, which views do not draw."""
 
 
 @click.command()
@@ -28,8 +30,8 @@ _FEW_LABELS = "pyramid, ridge"
 @click.option(
     "--shots",
     type=shared.COUNT,
-    help="Train on only this many clouds of each class; by default then without steps, with readout pyramid, classifier "
-    "ridge, stem image and statistics auto.",
+    help="Train on only this many clouds of each class; by default then without steps, with readout "
+    "pyramid+views, classifier ridge, stem image and statistics auto; of other features than xyz without views.",
 )
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
@@ -65,7 +67,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     recipe = recipes.choose_recipe_(values)
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
-    method: Any = METHODS[_FEW_LABELS]
+    method: Any = METHODS[_FEW_LABELS if values["features"] == "xyz" else _FEW_LABELS_UNDRAWN]
     few_labels = {**method.setup, **method.options}
     if shots is None or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
         few_labels = {}
@@ -138,9 +140,11 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there,
                                           at 0.02 where no rate is given, as "scratch, pyramid" does;
                                           also "pyramid, ridge on the clouds' statistics"
+      pyramid and views, ridge            likewise, and what the 2D network sees of the voxels from six sides; also on
+                                          the clouds' statistics
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
-                                          "pyramid, ridge" and that on the clouds' statistics
+                                          and all with "pyramid" and "ridge"
       views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides; also
                                           "frozen random, views, ridge"

@@ -30,6 +30,7 @@ class Method:
 
 
 _PYRAMID = {"stem": "image", "readout": "pyramid", "classifier": "ridge"}
+_BOTH = {**_PYRAMID, "readout": "pyramid+views"}
 _VIEWS = {"network": "views", "voxel_size": VIEW_VOXEL}
 METHODS: dict[str, Method | None] = {
     "all": Method({"mode": "all"}),
@@ -44,6 +45,10 @@ METHODS: dict[str, Method | None] = {
     ),
     "pyramid, ridge": Method({"mode": "head", **_PYRAMID}, {"steps": 0}),
     "pyramid, ridge on the clouds' statistics": Method({"mode": "head", "statistics": "clouds", **_PYRAMID}, {"steps": 0}),
+    "pyramid and views, ridge": Method({"mode": "head", **_BOTH}, {"steps": 0}),
+    "pyramid and views, ridge on the clouds' statistics": Method(
+        {"mode": "head", "statistics": "clouds", **_BOTH}, {"steps": 0}
+    ),
     "pyramid": Method({"mode": "all", **_PYRAMID}, {"learning_rate": 0.02}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
@@ -52,6 +57,10 @@ METHODS: dict[str, Method | None] = {
     "frozen random, pyramid, ridge": Method({"mode": "head", "scratch": True, **_PYRAMID}, {"steps": 0}),
     "frozen random, pyramid, ridge on the clouds' statistics": Method(
         {"mode": "head", "scratch": True, "statistics": "clouds", **_PYRAMID}, {"steps": 0}
+    ),
+    "frozen random, pyramid and views, ridge": Method({"mode": "head", "scratch": True, **_BOTH}, {"steps": 0}),
+    "frozen random, pyramid and views, ridge on the clouds' statistics": Method(
+        {"mode": "head", "scratch": True, "statistics": "clouds", **_BOTH}, {"steps": 0}
     ),
     "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}, {"learning_rate": 0.02}),
     "views": Method({"mode": "all", **_VIEWS}),

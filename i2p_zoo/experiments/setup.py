@@ -64,15 +64,16 @@ class Setup:
             which inflation, axis, stem and skip_downsamples say nothing.
         statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`);
             "auto" is "clouds" for a network that keeps any; one of LayerNorm alone does not.
-        readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, or "pyramid", all
-            feature maps by octants (`PyramidClassifier`).
+        readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, "pyramid", all
+            feature maps by octants, or "pyramid+views", these and what the image network sees from six sides
+            (`PyramidClassifier`).
         classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
         lora_rank: of the changes of mode "lora".
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
-            have, a preset with another inflation or stem or with a pyramid, or views of other features than xyz, of a folder,
-            or with a preset, mode or readout for inflated networks.
+            have, a preset with another inflation or stem or with a pyramid, views of other features than xyz, or a network
+            of views of a folder, or with a preset, mode or readout for inflated networks.
     """
 
     model: str
@@ -108,8 +109,15 @@ class Setup:
         parse_features(self.features)
         if self.preset:
             check_preset_arguments(self.preset, self.inflation, self.stem)
-            if self.readout == "pyramid":
-                raise InvalidInputError(f"preset={self.preset!r} is of networks with readout 'last'; got readout='pyramid'.")
+            if self.readout != "last":
+                raise InvalidInputError(
+                    f"preset={self.preset!r} is of networks with readout 'last'; got readout={self.readout!r}."
+                )
+        if self.readout == "pyramid+views" and (self.stem, self.features) != ("image", "xyz"):
+            raise InvalidInputError(
+                "readout='pyramid+views' draws features 'xyz' and keeps the stem 'image'; got "
+                f"features={self.features!r} and stem={self.stem!r}."
+            )
         in_views = (
             (self.features, self.readout, self.preset) == ("xyz", "last", None)
             and self.mode in ("all", "head", "none")
@@ -188,7 +196,7 @@ def check_folder(setup: Setup, segmented: bool = False) -> None:
             raise InvalidInputError(
                 f"{setup.model} has the {name} {present!r}, which cannot become {expected!r}. Give the name of a zoo network."
             )
-    if (segmented or setup.readout == "pyramid" or setup.stem == "image") and settings["stem"] != "image":
+    if (segmented or setup.readout != "last" or setup.stem == "image") and settings["stem"] != "image":
         raise InvalidInputError(
             f"{setup.model} has a {settings['stem']} stem, and its image stem is gone. Give the name of a zoo network, or a "
             "folder that was finetuned with `--stem image`."
@@ -213,7 +221,7 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
         torch.manual_seed(seed)
         if setup.network == "views":
             model: Any = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
-        elif setup.readout == "pyramid":
+        elif setup.readout != "last":
             model = _build_pyramid(setup, len(classes))
         elif setup.scratch:
             model = create_model(architecture_of(setup.model), **structure_of(setup), **arguments)
@@ -242,7 +250,7 @@ def _build_pyramid(setup: Setup, classes: int) -> PyramidClassifier:
         name, arguments = setup.model, {**arguments, **structure_of(setup)}
     else:
         name, arguments = setup.model, {**arguments, "inflation": setup.inflation}
-    model = create_pyramid_classifier(name, classes, **arguments)
+    model = create_pyramid_classifier(name, classes, views=setup.readout == "pyramid+views", **arguments)
     if setup.scratch:
         draw_volumes_(model.encoder)
     return model

@@ -6,21 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.normalization import keep_norms_in_eval_
 from i2p_zoo.names import split_name
+from i2p_zoo.networks.depth_images import SIDES, render_depth
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.zoo.conversion import load_image_network
 
-SIDES = 6
 VIEW_VOXEL = 0.02
 """Edge of a voxel whose points are drawn as one, in the unit sphere's radius."""
-_REACH = 1.35  # what an image shows of the unit sphere's radius: an augmented cloud is scaled by 1.1 and shifted by 0.2
-_FAR = 0.25  # brightness of the farthest point, against a background of 0
 
 
 class ViewNetwork(nn.Module):
@@ -101,33 +98,3 @@ def build_view_network(model: str, classes: int, scratch: bool, voxel_size: floa
     network: Any = create_timm_model(split_name(model)[0]) if scratch else load_image_network(model)[0]
     network.reset_classifier(classes)
     return ViewNetwork(network, voxel_size=voxel_size)
-
-
-def render_depth(points: Tensor, batch: Tensor, batch_size: int, size: int, splat: int = 1) -> Tensor:
-    """Draws depth images of clouds within the unit sphere from the six sides of a cube, by parallel projection.
-
-    Args:
-        points: (N, 3) floating point x, y, z.
-        batch: (N,) the cloud of each.
-        batch_size: number of clouds, B.
-        size: edge of an image in pixels, S.
-        splat: edge in pixels of the square that a point covers.
-
-    Returns:
-        (B, 6, S, S) brightness: 1 at the nearest point that an image can show, 0.25 at the farthest, 0 where there is none.
-        Sides are -x, +x, -y, +y, -z, +z; a nearer point hides a farther one. Points beyond the image stand at its edge.
-    """
-    place = ((points / _REACH + 1) / 2).clamp(0, 1)
-    pixel = (place * size).long().clamp(max=size - 1)
-    images = points.new_zeros(batch_size * SIDES * size * size)
-    for axis in range(3):
-        right, up = (other for other in range(3) if other != axis)
-        for towards in range(2):
-            depth = place[:, axis] if towards else 1 - place[:, axis]
-            column = pixel[:, right] if towards else size - 1 - pixel[:, right]
-            row = size - 1 - pixel[:, up]
-            image = batch.long() * SIDES + 2 * axis + towards
-            brightness = _FAR + (1 - _FAR) * depth
-            images.scatter_reduce_(0, (image * size + row) * size + column, brightness, "amax")
-    drawn = images.view(batch_size, SIDES, size, size)
-    return F.max_pool2d(drawn, splat, stride=1, padding=splat // 2)

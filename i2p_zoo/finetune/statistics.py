@@ -24,7 +24,8 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
     normalization for practical domain adaptation"). Each layer gets the mean of its batches' statistics, measured with every
     layer before it normalising by its own batch; nothing else changes, dropout is off. Batches are of nearly equal size and
     drawn from all clouds, the same each time: of clouds that stand class by class, batches in order would hold few classes each
-    and miss what differs between classes.
+    and miss what differs between classes. Views of a pyramid classifier are images and keep their network's statistics, with
+    which they tell more classes apart (docs/results.md).
 
     Args:
         model: a `PointCloudModel`, in place; every module's mode is put back. After an error it is as it was.
@@ -74,9 +75,11 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
 
 
 def find_norms_with_statistics(model: nn.Module) -> list[Any]:
-    """Returns the BatchNorm layers that keep running statistics."""
+    """Returns the BatchNorm layers that keep running statistics of voxels; those of a pyramid classifier's views see images."""
     batch_norm = nn.modules.batchnorm._BatchNorm
-    return [m for m in model.modules() if isinstance(m, batch_norm) and m.running_mean is not None]
+    views = getattr(model, "views", None)
+    of_images = set() if views is None else set(views.modules())
+    return [m for m in model.modules() if isinstance(m, batch_norm) and m.running_mean is not None and m not in of_images]
 
 
 def _run(model: Any, batches: Iterable[Any]) -> None:

@@ -136,7 +136,9 @@ def reinflate_(model: Any, inflation: str) -> None:
 def deflate_state(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Puts 2D kernels in place of those weights of a network's state dict that they inflate to, bit for bit."""
     kernels = {key: deflate_kernel(model, key, tensor) for key, tensor in state.items()}
-    return {key: state[key] if kernel is None else kernel.contiguous() for key, kernel in kernels.items()}
+    # A clone has a new tensor's strides, also where a side is 1 long: torch chooses by them how it adds up.
+    plain = torch.contiguous_format
+    return {key: state[key] if kernel is None else kernel.clone(memory_format=plain) for key, kernel in kernels.items()}
 
 
 def deflate_kernel(model: Any, key: str, tensor: Tensor) -> Tensor | None:

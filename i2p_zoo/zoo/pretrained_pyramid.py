@@ -6,10 +6,13 @@ from typing import Any
 
 from i2p_zoo.networks.models import create_model
 from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
+from i2p_zoo.networks.side_views import create_side_views
 from i2p_zoo.zoo.pretrained import from_pretrained
 
 
-def create_pyramid_classifier(name: str, num_classes: int, *, pretrained: bool = True, **kwargs: Any) -> PyramidClassifier:
+def create_pyramid_classifier(
+    name: str, num_classes: int, *, pretrained: bool = True, views: bool = False, **kwargs: Any
+) -> PyramidClassifier:
     """Creates a classifier that reads all feature maps of a network by octants, for few labelled clouds.
 
     Its classifier is new: `i2p_zoo.finetune.fit_ridge_` solves for it on the labelled clouds, from one of each class on.
@@ -18,6 +21,9 @@ def create_pyramid_classifier(name: str, num_classes: int, *, pretrained: bool =
         name: of the encoder, as `i2p_zoo.from_pretrained` takes it; with its image stem, where nothing else is trained.
         num_classes: classes of a cloud.
         pretrained: image weights; False for the same network with random ones.
+        views: read, too, all feature maps of the image network on depth images of the cloud from six sides, averaged. The
+            voxels are drawn, by their coordinates in the unit sphere, so that `features` must be "xyz" and the stem the
+            image's. The image network's weights come out of the inflated ones and are saved beside them.
         **kwargs: as `i2p_zoo.from_pretrained` or, without image weights, `i2p_zoo.create_model`: `inflation`, `stem`,
             `skip_downsamples`, `voxel_size`, `out_indices`.
 
@@ -25,7 +31,8 @@ def create_pyramid_classifier(name: str, num_classes: int, *, pretrained: bool =
         The network.
 
     Raises:
-        I2PError: as these two; InvalidInputError for no class; UnsupportedError for an encoder that shifts the sites.
+        I2PError: as these two; InvalidInputError for no class, or views of an encoder that they cannot have;
+            UnsupportedError for an encoder that shifts the sites, or views that are not square.
 
     Example:
         >>> import torch
@@ -34,4 +41,5 @@ def create_pyramid_classifier(name: str, num_classes: int, *, pretrained: bool =
         torch.Size([2, 4])
     """
     create = from_pretrained if pretrained else create_model
-    return PyramidClassifier(create(name, features_only=True, **kwargs), num_classes)
+    encoder = create(name, features_only=True, **kwargs)
+    return PyramidClassifier(encoder, num_classes, views=create_side_views(encoder) if views else None)

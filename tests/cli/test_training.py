@@ -88,11 +88,11 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
     result = succeed(*options, "--out", "few")
     metrics = json.loads((tmp_path / "few" / "metrics.json").read_text())
     assert {key: metrics["setup"][key] for key in ("mode", "stem", "readout", "classifier")} == {
-        "mode": "head", "stem": "image", "readout": "pyramid", "classifier": "ridge"
+        "mode": "head", "stem": "image", "readout": "pyramid+views", "classifier": "ridge"
     }  # fmt: skip
     assert metrics["history"] == []
     assert (
-        "as few labels do best: --mode head --stem image --readout pyramid --classifier ridge --steps 0 --statistics auto"
+        "as few labels do best: --mode head --stem image --readout pyramid+views --classifier ridge --steps 0 --statistics auto"
         in result.stdout
     )
     assert "in few: model, metrics.json, confusion.png\n" in result.stdout, "without steps there are no curves"
@@ -100,7 +100,9 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
     assert type(i2p_zoo.from_pretrained(tmp_path / "few" / "model")) is i2p_zoo.PyramidClassifier
     succeed(*options, "--statistics", "image", "--out", "image")
     setup = json.loads((tmp_path / "image" / "metrics.json").read_text())["setup"]
-    assert (setup["statistics"], setup["readout"]) == ("image", "pyramid")
+    assert (setup["statistics"], setup["readout"]) == ("image", "pyramid+views")
+    succeed(*options, "--features", "ones", "--out", "ones")
+    assert json.loads((tmp_path / "ones" / "metrics.json").read_text())["setup"]["readout"] == "pyramid"
     succeed(*options, "--steps", 1, "--batch-size", 6, "--out", "trained")
     setup = json.loads((tmp_path / "trained" / "metrics.json").read_text())["setup"]
     assert (setup["mode"], setup["readout"], setup["statistics"]) == ("all", "last", "image")

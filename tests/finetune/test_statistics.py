@@ -76,6 +76,19 @@ def test_dropout_is_off():
         assert torch.equal(first, second)
 
 
+def test_views_keep_the_statistics_of_images():
+    model, plain = (
+        i2p_zoo.create_pyramid_classifier("test_resnet", 3, pretrained=False, voxel_size=0.2, views=views)
+        for views in (True, False)
+    )
+    before = state_of(model)
+    assert adapt_statistics_(model, shapes()) == adapt_statistics_(plain, shapes())
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all((name.startswith("encoder.") and "running" in name) or name.endswith("tracked") for name in changed)
+    assert not any(name.startswith("views.") for name in changed)
+
+
 def test_an_error_on_the_way_leaves_the_network_as_it_was(monkeypatch):
     model = resnet()
     state, momenta = state_of(model), [norm.momentum for norm in find_norms_with_statistics(model)]

@@ -44,8 +44,11 @@ def test_classifier_reads_every_map_by_octants(name):
     assert model.head.in_features == 8 * sum(each.features.shape[1] for each in maps)
 
 
-def test_folder_gives_the_same_network_and_another_number_of_classes(tmp_path):
-    model = make()
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit2"])
+def test_folder_gives_the_same_network_and_another_number_of_classes(tmp_path, name, views):
+    model = make(name, skip_downsamples=0, views=views)
+    randomise_norms_(model.encoder)  # its views keep the image network's
     set_class_names_(model, "abcd")
     model.save_pretrained(tmp_path)
     loaded = i2p_zoo.from_pretrained(tmp_path)
@@ -59,6 +62,17 @@ def test_folder_gives_the_same_network_and_another_number_of_classes(tmp_path):
     assert sum(classify(loaded, {"points": clouds()[0]}, top=4).values()) == pytest.approx(1)
 
 
+def test_classifier_reads_views_too():
+    model = make(views=True)
+    randomise_norms_(model.encoder)
+    voxels = model.prepare(clouds())
+    with torch.no_grad():
+        maps = [each.derive(each.features, channels_last=False) for each in model.encoder(voxels)]
+        rows = [*(F.normalize(pool_octants(each), dim=1) for each in maps), model.views(voxels)]
+        torch.testing.assert_close(model(clouds()), model.head(torch.cat(rows, 1)))
+    assert model.head.in_features == (8 + 6) * model.channels
+
+
 @pytest.mark.parametrize("changes", [{"stem": "point"}, {"voxel_size": 0.3}, {"features_only": True}], ids=str)
 def test_folder_takes_no_other_change(tmp_path, changes):
     make().save_pretrained(tmp_path)
@@ -66,24 +80,45 @@ def test_folder_takes_no_other_change(tmp_path, changes):
         i2p_zoo.from_pretrained(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("channels", [0, "many", 10**9], ids=str)
-def test_config_with_another_number_of_channels_is_refused(tmp_path, channels):
+REFUSED = {
+    "no channels": ({"channels": 0}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
+    "channels in words": ({"channels": "many"}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
+    "too many channels": ({"channels": 10**9}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
+    "views in words": ({"views": "six"}, r"`i2p\.pyramid\.views` must be bool"),
+    "views without weights": ({"views": True}, "views.network"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_config_with_another_pyramid_is_refused(tmp_path, changes, words):
     make().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["i2p"]["format_version"] == 2
-    config["i2p"]["pyramid"]["channels"] = channels
+    config["i2p"]["pyramid"] |= changes
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"`i2p\.pyramid\.channels` must be a positive whole number"):
+    with pytest.raises(CheckpointError, match=words):
         i2p_zoo.from_pretrained(tmp_path)
 
 
-def test_adapter_holds_the_classifier_alone(tmp_path):
+def test_config_of_before_there_were_views_is_read(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["i2p"]["pyramid"]["views"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(i2p_zoo.from_pretrained(tmp_path).predict(clouds()), model.predict(clouds()))
+
+
+@pytest.mark.parametrize("inflation", ["center", "average"])
+@pytest.mark.parametrize("views", [False, True])
+def test_adapter_holds_the_classifier_alone(tmp_path, views, inflation):
     i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "base")
-    model = create_pyramid_classifier(str(tmp_path / "base"), 3, voxel_size=0.2)
+    model = create_pyramid_classifier(str(tmp_path / "base"), 3, voxel_size=0.2, views=views, inflation=inflation)
     fit_ridge_(model, shapes(6))
     i2p_zoo.save_adapter(model, tmp_path / "adapter")
     with safe_open(tmp_path / "adapter" / "adapter.safetensors", "pt") as file:
-        assert set(file.keys()) == {"head.weight", "head.bias"}
+        colors = {"views.mean", "views.std"} if views else set()
+        assert set(file.keys()) == {"head.weight", "head.bias"} | colors
     assert torch.equal(i2p_zoo.from_pretrained(tmp_path / "adapter").predict(clouds()), model.predict(clouds()))
 
 
@@ -101,9 +136,10 @@ def test_few_labels_suffice_to_tell_easy_shapes_apart():
     assert class_names(model) == labelled.classes
 
 
+@pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("mode", ["all", "io+bn", "io", "head"])
-def test_each_mode_trains_the_classifier_and_its_part_of_the_encoder(mode):
-    model, labelled = make(num_classes=3), shapes(12)
+def test_each_mode_trains_the_classifier_and_its_part_of_the_encoder(mode, views):
+    model, labelled = make(num_classes=3, views=views), shapes(12)
     freeze(model, mode)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train(model, labelled, steps=1, learning_rate=0.1, batch_size=6)

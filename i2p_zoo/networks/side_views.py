@@ -1,0 +1,114 @@
+"""The 2D network that an inflated one was made of, on depth images of the cloud: what six views of it look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2p_zoo.errors import InvalidInputError, UnsupportedError
+from i2p_zoo.inflation.state import deflate_state, named_tensors
+from i2p_zoo.networks.depth_images import SIDES, render_depth
+from i2p_zoo.networks.timm_models import create_timm_model
+from i2p_zoo.sparse.tensor import SparseTensor
+
+_SIZE = 128  # pixels a side of an image, for networks that take any size
+_SPLAT = 5 / 128  # of a side, that a voxel covers
+
+
+class SideViews(nn.Module):
+    """A 2D feature extractor that sees clouds from six sides: the mean of every feature map of every side.
+
+    It draws the voxels that a network reads, which carry their coordinates in the unit sphere, by their depth (`render_depth`;
+    the idea of SimpleView, Goyal et al. 2021, "Revisiting point cloud shape classification with a simple and effective
+    baseline").
+
+    Args:
+        network: timm's, created with `features_only=True`, of three channels.
+        size: edge of an image in pixels.
+        colors: timm's configuration of the weights, whose `mean` and `std` images get; by default the network's own.
+
+    Example:
+        >>> import timm
+        >>> views = SideViews(timm.create_model("test_resnet", features_only=True), 64)
+        >>> x = SparseTensor(torch.rand(5, 3), torch.tensor([[0, 0, 0, i] for i in range(5)], dtype=torch.int32))
+        >>> tuple(views(x).shape), sum(views.network.feature_info.channels())
+        ((1, 2880), 480)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any, size: int, colors: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        self.splat = max(1, round(size * _SPLAT)) // 2 * 2 + 1
+        colors = colors or getattr(network, "pretrained_cfg", None) or {}
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(colors.get(key, [0.5] * 3)).view(3, 1, 1))
+
+    @property
+    def channels(self) -> int:
+        """Channels of all feature maps of a side together."""
+        return int(sum(self.network.feature_info.channels()))
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        """Returns (B, 6 * channels) features of voxels whose first three are x, y, z; each map of a side has length 1."""
+        images = render_depth(x.features[:, :3], x.coords[:, 0], x.batch_size, self.size, self.splat)
+        pictures = (images.flatten(0, 1)[:, None].to(self.mean.dtype) - self.mean) / self.std
+        maps = self.network(pictures)
+        rows = []
+        for features, channels in zip(maps, self.network.feature_info.channels(), strict=True):
+            channels_first = features if features.shape[1] == channels else features.movedim(-1, 1)
+            rows.append(F.normalize(channels_first.mean((2, 3)), dim=1))
+        joined = torch.cat(rows, dim=1)
+        return joined.view(x.batch_size, SIDES * joined.shape[1])
+
+
+def create_side_views(encoder: Any) -> SideViews:
+    """Gives the views of an encoder's clouds to the 2D network whose inflation it is, with that one's weights.
+
+    Args:
+        encoder: a `PointCloudModel` created with `features_only=True`, with its image stem; left as it is.
+
+    Raises:
+        InvalidInputError: another stem, other features than coordinates first, another number of channels, or kernels that are
+            no inflations any more.
+        UnsupportedError: a network for images that are not square.
+    """
+    settings = encoder.provenance.settings
+    if settings.stem != "image" or encoder.in_chans != 3 or settings.features != "xyz":
+        raise InvalidInputError(
+            "Views need an encoder with its image stem, on features 'xyz', which are drawn; without views any will do. Got "
+            f"stem={settings.stem!r}, {encoder.in_chans} channels and features={settings.features!r}."
+        )
+    views = build_side_views(encoder)
+    state, targets = deflate_state(encoder, named_tensors(encoder)), views.network.state_dict()
+    changed = [key for key, target in targets.items() if key not in state or state[key].shape != target.shape]
+    if changed:
+        raise InvalidInputError(
+            f"Views need the 2D kernels that the encoder was inflated from, and {changed[0]} is no inflation any more: "
+            "take the network that it was finetuned from, or no views."
+        )
+    views.network.load_state_dict({key: state[key].clone() for key in targets})
+    return views.to(next(encoder.parameters())).train(encoder.training)
+
+
+def build_side_views(encoder: Any, structure: bool = False) -> SideViews:
+    """Builds the views of an encoder with other weights: random ones, or with `structure` none, on the meta device.
+
+    Raises:
+        UnsupportedError: a network for images that are not square.
+    """
+    canvas = encoder.provenance.settings.canvas
+    if canvas is not None and canvas[0] != canvas[1]:
+        raise UnsupportedError(f"Views are square; {encoder.architecture} takes images of {canvas[0]} x {canvas[1]} pixels.")
+    size = _SIZE if canvas is None else canvas[0]
+    network = create_timm_model(encoder.architecture, structure=structure, **encoder.model_args)
+    saved = network.state_dict()
+    if structure and any(buffer.is_meta and name not in saved for name, buffer in network.named_buffers()):
+        network = create_timm_model(encoder.architecture, **encoder.model_args)  # such values are in no file
+    return SideViews(network, size, encoder.pretrained_cfg)
