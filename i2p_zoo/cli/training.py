@@ -34,12 +34,26 @@ _FEW_LABELS_UNDRAWN = "pyramid, ridge"
     "pyramid+views, classifier ridge, stem image and statistics auto; of other features than xyz without views.",
 )
 @click.option(
+    "--unlabelled",
+    metavar="FOLDER",
+    help="More clouds, without labels: statistics and the classifier ridge take them too, as with --shots by default. "
+    "Behind it ,columns=... as behind folder:FOLDER.",
+)
+@click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
 )
 @shared.default_option("--temperature", type=float, default=1.0, help="Of a teacher's soft labels.")
 @click.option("--threshold", type=float, help="Hard labels where the teacher is at least this sure; others are left out.")
 @shared.run_options
-def finetune(shots: int | None, teacher: Path | None, threshold: float | None, out: Path, as_json: bool, **values: Any) -> None:
+def finetune(
+    shots: int | None,
+    unlabelled: str | None,
+    teacher: Path | None,
+    threshold: float | None,
+    out: Path,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Finetune an image network on labelled clouds; writes the network, metrics.json, curves.png and confusion.png.
 
     \b
@@ -59,7 +73,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
     """  # noqa: D301
     from i2p_zoo.data import choose_shots
-    from i2p_zoo.data.specs import load_data
+    from i2p_zoo.data.specs import load_data, load_unlabelled_data
     from i2p_zoo.experiments import run
     from i2p_zoo.experiments.methods import METHODS
     from i2p_zoo.finetune import label_by_teacher
@@ -69,13 +83,14 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
     method: Any = METHODS[_FEW_LABELS if values["features"] == "xyz" else _FEW_LABELS_UNDRAWN]
     few_labels = {**method.setup, **method.options}
-    if shots is None or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
+    if (shots is None and unlabelled is None) or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
         few_labels = {}
     elif not shared.are_given("statistics"):
         few_labels["statistics"] = "auto"
-    values |= few_labels
+    values |= {**few_labels, "unlabelled": unlabelled is not None}
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
+    others = None if unlabelled is None else load_unlabelled_data(unlabelled, train_set.classes)
     if shots is not None:
         train_set = choose_shots(train_set, shots, values["seed"])
     if teacher is not None:
@@ -83,7 +98,7 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
     setup, options = shared.read_options(values, len(train_set))
     with shared.resumable(out):
-        metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning", recipe))
+        metrics = run(setup, train_set, test_set, options, out, shared.read_run_options(values, "finetuning", recipe), others)
     if int(os.environ.get("RANK", "0")):  # of several processes the first one prints
         return
     if as_json:
@@ -96,7 +111,8 @@ def finetune(shots: int | None, teacher: Path | None, threshold: float | None, o
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %, of {tested}")
     recipes.print_reported(recipe)
     parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
-    click.echo(f"trained {parameters} on {trained} in {metrics['seconds']:.0f} s")
+    with_others = f" and {count_of(len(others), 'unlabelled cloud')}" if others else ""
+    click.echo(f"trained {parameters} on {trained}{with_others} in {metrics['seconds']:.0f} s")
     if options.target is not None:
         reached = metrics["reached"]
         when = f"reached at step {reached['step']}, {reached['seconds']:.0f} s" if reached else "never reached"
@@ -140,8 +156,8 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
       pyramid, ridge                      likewise, of all feature maps by octants; "pyramid" trains on from there,
                                           at 0.02 where no rate is given, as "scratch, pyramid" does;
                                           also "pyramid, ridge on the clouds' statistics"
-      pyramid and views, ridge            likewise, and what the 2D network sees of the voxels from six sides; also on
-                                          the clouds' statistics
+      pyramid and views, ridge            likewise, and what the 2D network sees of the voxels from six sides; also "on
+                                          the clouds' statistics" and, of `i2p-zoo fewshot`, "with unlabelled clouds"
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
                                           and all with "pyramid" and "ridge"

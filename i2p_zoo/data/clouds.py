@@ -241,6 +241,11 @@ def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
         >>> choose_shots(clouds, 2).labels.tolist()
         [0, 0, 1, 1]
     """
+    return divide_shots(clouds, shots, seed)[0]
+
+
+def divide_shots(clouds: CloudSet, shots: int, seed: int = 0) -> tuple[CloudSet, CloudSet]:
+    """Returns what `choose_shots` draws, and the clouds that are left, in their order; raises as it does."""
     if shots < 1:
         raise InvalidInputError(f"`shots` must be at least 1; got {shots}.")
     labels = clouds.hard_labels()
@@ -254,4 +259,22 @@ def choose_shots(clouds: CloudSet, shots: int, seed: int = 0) -> CloudSet:
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(len(clouds.classes))
     ]
-    return clouds.subset(np.concatenate(chosen))
+    drawn = np.concatenate(chosen)
+    return clouds.subset(drawn), clouds.subset(np.setdiff1d(np.arange(len(clouds)), drawn))
+
+
+def join_clouds(first: CloudSet, second: CloudSet) -> CloudSet:
+    """Returns the clouds of both sets, with the features that both have.
+
+    Raises:
+        InvalidInputError: other classes, or clouds that were centred and scaled in another way.
+    """
+    for name in ("classes", "normalization"):
+        if getattr(first, name) != getattr(second, name):
+            raise InvalidInputError(
+                f"Only clouds of the same {name} are joined; got {getattr(first, name)!r} and {getattr(second, name)!r}."
+            )
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in ("normals", "rgb")}
+    features: dict[str, Any] = {name: [*one, *other] for name, (one, other) in pairs.items() if one is not None is not other}
+    labels = np.concatenate([first.hard_labels(), second.hard_labels()])
+    return CloudSet([*first.points, *second.points], labels, first.classes, normalization=first.normalization, **features)

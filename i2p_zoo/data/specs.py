@@ -13,7 +13,7 @@ import numpy as np
 
 from i2p_zoo.data.clouds import CloudSet
 from i2p_zoo.data.scenes import SceneSet
-from i2p_zoo.data.sets.folders import load_folder
+from i2p_zoo.data.sets.folders import load_folder, load_unlabelled
 from i2p_zoo.data.sets.modelnet40 import load_modelnet40
 from i2p_zoo.data.sets.npz import load_npz, load_scene_npz
 from i2p_zoo.data.sets.s3dis import load_s3dis
@@ -58,7 +58,11 @@ _SCENE_EXAMPLES = (
     "scenes:boards.npz, parts:kicad-parts.npz, scans:my_scans (folders train and test of .las, .ply or .npz with labels)"
 )
 # What may follow the path of each, as `folder:DIR,columns=5,test=val`.
-_OPTIONS: dict[str, tuple[str, ...]] = {"folder": ("columns", "test"), "scans": ("label", "classes", "test", "columns")}
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "folder": ("columns", "test"),
+    "unlabelled": ("columns",),
+    "scans": ("label", "classes", "test", "columns"),
+}
 _KICAD = Path("tests", "data", "kicad-mini.npz")
 _KICAD_SHA256 = "42963f9b613ee5a74ac06f8ab802f0f10e8065abf06a39f9b6944aa94f755549"
 
@@ -96,6 +100,20 @@ def load_data(spec: str) -> tuple[CloudSet, CloudSet]:
     if bare:
         raise InvalidInputError(f"{spec}: no training cloud of the classes {join_words(bare)}; every class needs one.")
     return splits
+
+
+def load_unlabelled_data(place: str, classes: tuple[str, ...]) -> CloudSet:
+    """Loads the clouds of a folder, which may be of any of the classes.
+
+    Args:
+        place: the folder, after which `,columns=...` may follow as after `folder:DIR`.
+        classes: that the clouds may have.
+
+    Raises:
+        I2PError: as `load_unlabelled`; InvalidInputError for another option.
+    """
+    path, options = split_options("unlabelled", place)
+    return load_unlabelled(path, classes, columns=options.get("columns"))
 
 
 def load_scenes(spec: str, features: str = "xyz") -> tuple[SceneSet, SceneSet]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from i2p_zoo.choices import AXES, INFLATIONS
-from i2p_zoo.data import CloudSet, choose_shots, hold_out
+from i2p_zoo.data import CloudSet, hold_out
+from i2p_zoo.data.clouds import divide_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.comparison import format_entry, format_notes, name_folder, note_metrics_
 from i2p_zoo.experiments.methods import run_method
@@ -45,7 +46,7 @@ def run_ablation(
         variations: values by field of `Setup` or `Options`; None for `default_variations`.
         seeds: runs of each setting; the seed chooses the held-out clouds too.
         held_out: fraction of the training split to judge by.
-        shots: train on only this many clouds of each class of the rest.
+        shots: train on only this many clouds of each class of the rest; the others are for setups that take unlabelled ones.
 
     Returns:
         What ablation.json holds: for each setting and value the held-out accuracies of the seeds, as
@@ -64,8 +65,8 @@ def run_ablation(
         folder_name = f"{name_folder(label)}-{options.seed}"
         rest, judged = hold_out(series.train_set, held_out, options.seed)
         tested = dataclasses.replace(series, test_set=judged)  # so that no figure of the test split is looked at
-        clouds = rest if shots is None else choose_shots(rest, shots, options.seed)
-        metrics = run_method(tested, folder_name, f"{label}, seed {options.seed}", (setup, options), clouds)
+        clouds, others = (rest, None) if shots is None else divide_shots(rest, shots, options.seed)
+        metrics = run_method(tested, folder_name, f"{label}, seed {options.seed}", (setup, options), clouds, others)
         note_metrics_(figures[name].setdefault(str(value), {}), metrics)
         series.write("ablation", figures, format_ablation(figures))  # what there is, after each run
     return figures

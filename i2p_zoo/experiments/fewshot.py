@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from i2p_zoo import pictures
-from i2p_zoo.data import choose_shots
+from i2p_zoo.data.clouds import divide_shots
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.comparison import format_accuracy, format_notes, name_folder, note_metrics_
 from i2p_zoo.experiments.methods import plan_method, run_method
@@ -25,7 +25,9 @@ def run_fewshot(
     methods: Sequence[str] = ("scratch", "all"),
     learning_rate: float | None = None,
 ) -> dict[str, Any]:
-    """Trains each method on the same few clouds of each class. The test split is measured whole.
+    """Trains each method on the same few clouds of each class; the others are for methods that take unlabelled ones.
+
+    The test split is measured whole.
 
     Args:
         series: the network, apart from what the method changes; the clouds, of which shots are drawn with the trial's number
@@ -47,13 +49,13 @@ def run_fewshot(
             f"Few shots need methods ({join_words(methods) or 'none'}) and trials (={trials}) of 1 or more."
         )
     plans = {name: plan_method(name, series.setup, series.options, learning_rate) for name in methods}
-    shot_sets = {(count, trial): choose_shots(series.train_set, count, trial) for trial in range(trials) for count in shots}
+    shot_sets = {(count, trial): divide_shots(series.train_set, count, trial) for trial in range(trials) for count in shots}
     figures: dict[str, Any] = {name: {str(count): {} for count in shots} for name in methods}
-    for (count, trial), clouds in shot_sets.items():
+    for (count, trial), (clouds, others) in shot_sets.items():
         for name, plan in plans.items():
             folder, label = f"{name_folder(name)}-{count}-shot-{trial}", f"{name}, {count_of(count, 'shot')}, trial {trial}"
             seeded = None if plan is None else (plan[0], dataclasses.replace(plan[1], seed=trial))
-            note_metrics_(figures[name][str(count)], run_method(series, folder, label, seeded, clouds))
+            note_metrics_(figures[name][str(count)], run_method(series, folder, label, seeded, clouds, others))
         _write(series, {"shots": list(shots), "trials": trials, "methods": figures})
     return {"shots": list(shots), "trials": trials, "methods": figures}
 

@@ -49,6 +49,9 @@ METHODS: dict[str, Method | None] = {
     "pyramid and views, ridge on the clouds' statistics": Method(
         {"mode": "head", "statistics": "clouds", **_BOTH}, {"steps": 0}
     ),
+    "pyramid and views, ridge with unlabelled clouds": Method(
+        {"mode": "head", "statistics": "clouds", "unlabelled": True, **_BOTH}, {"steps": 0}
+    ),
     "pyramid": Method({"mode": "all", **_PYRAMID}, {"learning_rate": 0.02}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),
@@ -103,12 +106,16 @@ def plan_method(name: str, setup: Setup, options: Options, learning_rate: float 
 
 
 def find_impossible(setup: Setup) -> dict[str, str]:
-    """Returns the methods that a setup cannot have, by name, each with why not; raises CheckpointError for a damaged folder."""
+    """Returns the methods that a setup cannot have where all clouds are labelled, by name, each with why not.
+
+    Raises:
+        CheckpointError: a damaged folder.
+    """
     reasons = {}
     for name, method in METHODS.items():
         try:
-            if method is not None:
-                _plan_setup(name, method, setup)
+            if method is not None and _plan_setup(name, method, setup).unlabelled:
+                reasons[name] = "All training clouds are labelled: see `i2p-zoo fewshot`."
         except InvalidInputError as error:
             reasons[name] = str(error)
     return reasons
@@ -140,7 +147,13 @@ def choose_rate(setup: Setup, options: Options, learning_rate: float | None, tun
 
 
 def run_method(
-    series: Series, folder: str, label: str, planned: tuple[Setup, Options] | None, clouds: CloudSet, **monitoring: Any
+    series: Series,
+    folder: str,
+    label: str,
+    planned: tuple[Setup, Options] | None,
+    clouds: CloudSet,
+    unlabelled: CloudSet | None = None,
+    **monitoring: Any,
 ) -> dict[str, Any]:
     """Trains on clouds as planned.
 
@@ -151,6 +164,7 @@ def run_method(
         folder, label: of the run.
         planned: by `plan_method`.
         clouds: to train on.
+        unlabelled: for methods that take such.
         monitoring: as `Series.run`.
 
     Returns:
@@ -164,7 +178,7 @@ def run_method(
     if planned is None:
         return run_nearest_neighbour(clouds, series.test_set, series.path(folder), label if series.progress else None)
     try:
-        return series.run(folder, label, *planned, clouds, **monitoring)
+        return series.run(folder, label, *planned, clouds, unlabelled, **monitoring)
     except DivergedError as error:
         chance = 1 / len(clouds.classes)
         return {"test": {"top1": chance, "mean_class": chance}, "diverged": str(error), "evaluations": []}

@@ -36,7 +36,14 @@ class Series:
     votes: int = 1
 
     def run(
-        self, name: str, label: str, setup: Setup, options: Options, train_set: CloudSet | None = None, **monitoring: Any
+        self,
+        name: str,
+        label: str,
+        setup: Setup,
+        options: Options,
+        train_set: CloudSet | None = None,
+        unlabelled: CloudSet | None = None,
+        **monitoring: Any,
     ) -> dict[str, Any]:
         """Returns the metrics of a run, which keeps no network.
 
@@ -44,6 +51,7 @@ class Series:
             name: of its folder.
             label: of its progress bar.
             setup, options, train_set: of this run; None for the train_set of all.
+            unlabelled: clouds for a setup that takes such.
             monitoring: `held_out` or `monitor_test` of `RunOptions`.
 
         Raises:
@@ -52,7 +60,8 @@ class Series:
         progress = label if self.progress else None
         run_options = RunOptions(save=None, resume=True, progress=progress, device=self.device, votes=self.votes, **monitoring)
         clouds = self.train_set if train_set is None else train_set
-        return run(setup, clouds, self.test_set, options, self.path(name), run_options)
+        others = unlabelled if setup.unlabelled else None
+        return run(setup, clouds, self.test_set, options, self.path(name), run_options, others)
 
     def path(self, name: str) -> Path:
         """Returns the path of a file or folder of the series."""

@@ -69,11 +69,14 @@ class Setup:
             (`PyramidClassifier`).
         classifier: before training, "random" or "ridge", solved for by ridge regression on the clouds (`fit_ridge_`).
         lora_rank: of the changes of mode "lora".
+        unlabelled: whether the clouds' statistics and the ridge regression take, beside the clouds to train on, those without
+            labels that the run is given.
 
     Raises:
         InvalidInputError: a value of another type, an unknown word, a number out of range, features that data sets do not
-            have, a preset with another inflation or stem or with a pyramid, views of other features than xyz, or a network
-            of views of a folder, or with a preset, mode or readout for inflated networks.
+            have, a preset with another inflation or stem or with a pyramid, unlabelled clouds without ridge regression,
+            views of other features than xyz, or a network of views of a folder, or with a preset, mode or readout for
+            inflated networks.
     """
 
     model: str
@@ -91,6 +94,7 @@ class Setup:
     classifier: str = "random"
     preset: str | None = None
     lora_rank: int = 8
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
@@ -113,6 +117,10 @@ class Setup:
                 raise InvalidInputError(
                     f"preset={self.preset!r} is of networks with readout 'last'; got readout={self.readout!r}."
                 )
+        if self.unlabelled and self.classifier != "ridge":
+            raise InvalidInputError(
+                f"Unlabelled clouds are for the classifier 'ridge', which labels spread to; got classifier={self.classifier!r}."
+            )
         if self.readout == "pyramid+views" and (self.stem, self.features) != ("image", "xyz"):
             raise InvalidInputError(
                 "readout='pyramid+views' draws features 'xyz' and keeps the stem 'image'; got "

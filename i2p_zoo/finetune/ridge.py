@@ -12,14 +12,22 @@ from torch.nn import functional as F
 from i2p_zoo.analysis import penultimate_features
 from i2p_zoo.data import CloudSet
 from i2p_zoo.errors import DivergedError, InvalidInputError, UnsupportedError
+from i2p_zoo.finetune.label_propagation import propagate_labels
 from i2p_zoo.modules import find_classifier, set_class_names_
 from i2p_zoo.wording import count_of, join_words
 
 _TEMPERATURE = 0.1  # of outputs that are near 1 for the right class, so that softmax tells classes apart
+_TRUST = 0.3  # weight of a cloud whose label is certain and yet only propagated, beside that of a labelled one
 
 
 @torch.no_grad()
-def fit_ridge_(model: Any, clouds: CloudSet, strength: float | None = None, batch_size: int = 64) -> None:
+def fit_ridge_(
+    model: Any,
+    clouds: CloudSet,
+    strength: float | None = None,
+    batch_size: int = 64,
+    unlabelled: CloudSet | None = None,
+) -> None:
     """Solves for a network's classifier on labelled clouds by ridge regression; no step is trained.
 
     Features are what the classifier reads, less the mean m of the classes' means, and of unit length: rows X. Weights
@@ -29,12 +37,16 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float | None = None, batc
     W'(f - m) / (0.1 s), s the clouds' mean distance from m: linear in f, so that the classifier remains the layer that it was,
     and can be trained on.
 
+    Of unlabelled clouds m is the mean of all features, and labels spread to them first (`propagate_labels`): they count as
+    rows with the shares that arrive for T, with a weight of 0.3 times the square of the largest.
+
     Args:
         model: a `PointCloudModel` whose classifier is linear, in place; it notes the clouds' classes. The rest stays.
         clouds: at least one of each class; of soft labels the likeliest counts.
         strength: of the regularisation; rows have length 1. None for one divided by the mean number of clouds a class: the more
             there are, the less must be assumed.
         batch_size: clouds at once.
+        unlabelled: more clouds, whose labels are not looked at, or None.
 
     Raises:
         InvalidInputError: a class without clouds, another number of classes than the classifier has, a strength that is no
@@ -69,12 +81,23 @@ def fit_ridge_(model: Any, clouds: CloudSet, strength: float | None = None, batc
         )
     strength = len(clouds.classes) / len(clouds) if strength is None else strength
     features = penultimate_features(model, clouds, batch_size).double()
+    if unlabelled is not None:
+        features = torch.cat([features, penultimate_features(model, unlabelled, batch_size).double()])
     if not features.isfinite().all():
         raise DivergedError("The network's features are NaN or infinite.")
-    middle = torch.stack([features[labels == number].mean(0) for number in range(len(clouds.classes))]).mean(0)
+    if unlabelled is None:
+        middle = torch.stack([features[labels == number].mean(0) for number in range(len(clouds.classes))]).mean(0)
+    else:
+        middle = features.mean(0)
     distance = (features - middle).norm(dim=1).mean().clamp(min=1e-12)
-    target = F.one_hot(labels, len(clouds.classes)).double()
-    solution = _solve(F.normalize(features - middle, dim=1), target - target.mean(0), strength)
+    rows, target = F.normalize(features - middle, dim=1), F.one_hot(labels, len(clouds.classes)).double()
+    trust = torch.ones(len(rows), dtype=torch.float64)
+    if unlabelled is not None:
+        target = propagate_labels(rows, labels, len(clouds.classes))
+        trust[len(clouds) :] = _TRUST * target[len(clouds) :].amax(1) ** 2
+    mean = trust @ target / trust.sum()
+    root = trust.sqrt()[:, None]
+    solution = _solve(root * rows, root * (target - mean), strength)
     weight = solution.T / (_TEMPERATURE * distance)
     classifier.weight.copy_(weight)
     if classifier.bias is None:

@@ -109,6 +109,22 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
     assert "at least one, or the classifier ridge" in fail(*options, "--steps", 0, "--out", "untrained")
 
 
+def test_unlabelled_clouds_of_a_folder_are_taken_too(network, data, tmp_path):
+    for number, points in enumerate(shapes(6).points):
+        path = tmp_path / "many" / f"part {number % 2}" / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, points)
+    options = ["finetune", "--model", network, "--data", data, "--voxel-size", 0.2]
+    result = succeed(*options, "--unlabelled", tmp_path / "many", "--out", "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["unlabelled"]["clouds"] == 6
+    assert (metrics["setup"]["unlabelled"], metrics["setup"]["readout"]) == (True, "pyramid+views")
+    assert "on 24 clouds and 6 unlabelled clouds in" in result.stdout
+    assert "got classifier='random'" in fail(*options, "--unlabelled", tmp_path / "many", "--steps", 1, "--out", "trained")
+    assert "unlabelled takes columns" in fail(*options, "--unlabelled", f"{tmp_path / 'many'},test=val", "--out", "other")
+    assert "there is no file of" in fail(*options, "--unlabelled", tmp_path / "run", "--out", "none")
+
+
 def test_teacher_labels_the_clouds(network, data, finished, tmp_path):
     train_set = shapes(24)
     teacher = i2p_zoo.from_pretrained(network, num_classes=3, voxel_size=0.2, stem="point")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from i2p_zoo import InvalidInputError
-from i2p_zoo.data import CloudSet, hold_out
+from i2p_zoo.data import CloudSet, choose_shots, hold_out
+from i2p_zoo.data.clouds import divide_shots, join_clouds
 
 FOUR = CloudSet(np.zeros((4, 5, 3), np.float32), np.arange(4), tuple("abcd"))
 
@@ -132,3 +133,30 @@ def test_features_that_are_not_there_are_told_in_the_words_of_the_set(arrays, fe
         else:
             with pytest.raises(InvalidInputError, match=message):
                 part.require_features(features)
+
+
+def test_shots_and_what_is_left_are_all_clouds():
+    clouds = CloudSet(np.arange(24, dtype=np.float32).reshape(8, 1, 3), np.arange(8) % 2, ("a", "b"))
+    drawn, left = divide_shots(clouds, 1, seed=3)
+    assert drawn.fingerprint() == choose_shots(clouds, 1, seed=3).fingerprint()
+    assert sorted([*drawn.points[:, 0, 0], *left.points[:, 0, 0]]) == list(range(0, 24, 3))
+    assert sorted(left.points[:, 0, 0].tolist()) == left.points[:, 0, 0].tolist()
+
+
+def test_joined_sets_have_the_clouds_of_both_and_the_features_that_both_have():
+    first = CloudSet(np.zeros((2, 4, 3), np.float32), np.array([0, 1]), ("a", "b"), normals=np.ones((2, 4, 3), np.float32))
+    second = CloudSet([np.ones((5, 3), np.float32)], np.array([[0.2, 0.8]], np.float32), ("a", "b"))
+    joined = join_clouds(first, second)
+    assert [len(points) for points in joined.points] == [4, 4, 5]
+    assert joined.labels.tolist() == [0, 1, 1]
+    assert joined.normals is None
+    assert join_clouds(first, first).normals[3].tolist() == [[1, 1, 1]] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"classes": ("a", "c")}, "same classes"), ({"normalization": "unit_sphere"}, "same normalization")]
+)
+def test_sets_of_another_sort_are_not_joined(changes, words):
+    clouds = CloudSet(np.zeros((2, 4, 3), np.float32), np.array([0, 1]), ("a", "b"))
+    with pytest.raises(InvalidInputError, match=words):
+        join_clouds(clouds, dataclasses.replace(clouds, **changes))

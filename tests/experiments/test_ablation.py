@@ -24,7 +24,7 @@ def seen(monkeypatch):
     """Runs that are noted and not trained; their accuracy counts them."""
     found = []
 
-    def run(setup, train_set, test_set, options, folder, run_options):
+    def run(setup, train_set, test_set, options, folder, run_options, unlabelled):
         found.append((setup, options, train_set, test_set, run_options))
         accuracy = len(found) / 100
         return {"test": {"top1": accuracy, "mean_class": accuracy}, "seconds": 2.0}
@@ -157,7 +157,7 @@ def test_image_stem_that_a_folder_lost_is_not_varied(pointed, splits, seen, tmp_
 
 
 def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
-    def run(setup, train_set, test_set, options, folder, run_options):
+    def run(setup, train_set, test_set, options, folder, run_options, unlabelled):
         if options.learning_rate == 0.8:
             raise InvalidInputError("no")
         return {"test": {"top1": 0.5, "mean_class": 0.5}, "seconds": 1.0}

@@ -25,8 +25,9 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
     seen = []
     real = series.run
 
-    def watch(setup, clouds, test_set, options, folder, run_options):
-        metrics = real(setup, clouds, test_set, options, folder, run_options)
+    def watch(setup, clouds, test_set, options, folder, run_options, unlabelled):
+        metrics = real(setup, clouds, test_set, options, folder, run_options, unlabelled)
+        assert unlabelled is None
         seen.append((setup, clouds, len(test_set), options.seed, options.learning_rate, metrics))
         return metrics
 
@@ -48,6 +49,22 @@ def test_every_method_trains_on_the_same_shots_and_is_measured_on_the_whole_test
     again = run_fewshot(Series(setup, *splits, OPTIONS, tmp_path), shots=(1, 2), trials=2, methods=tuple(METHODS))
     assert again == result
     assert len({str(path) for path in tmp_path.glob("*/metrics.json")}) == len(seen) // 2
+
+
+def test_the_clouds_that_are_not_drawn_are_unlabelled_ones(network, splits, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(setup, clouds, test_set, options, folder, run_options, unlabelled):
+        seen.append((clouds, unlabelled))
+        return {"test": {"top1": 0.5, "mean_class": 0.5}, "seconds": 1.0}
+
+    monkeypatch.setattr(series, "run", watch)
+    methods = ["pyramid and views, ridge with unlabelled clouds"]
+    run_fewshot(Series(Setup(str(network)), *splits, OPTIONS, tmp_path), shots=(2,), trials=2, methods=methods)
+    for trial, (clouds, unlabelled) in enumerate(seen):
+        assert clouds.fingerprint() == choose_shots(splits[0], 2, trial).fingerprint()
+        both = sorted(cloud.tobytes() for part in (clouds, unlabelled) for cloud in part.points)
+        assert both == sorted(cloud.tobytes() for cloud in splits[0].points)
 
 
 def test_table_has_mean_and_deviation_in_percent():

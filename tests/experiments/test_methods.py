@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from i2p_zoo import InvalidInputError, MissingExtraError
-from i2p_zoo.experiments import Setup
-from i2p_zoo.experiments.methods import METHODS, plan_method, run_method
+from i2p_zoo.data.clouds import divide_shots
+from i2p_zoo.experiments import RunOptions, Setup, run
+from i2p_zoo.experiments.methods import METHODS, find_impossible, plan_method, run_method
 from i2p_zoo.experiments.series import Series
 from i2p_zoo.finetune import Options
 
@@ -26,8 +27,38 @@ def test_every_method_gives_accuracies(name, network, splits, tmp_path):
     assert metrics["trained"] <= metrics["total"]
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("pyramid and", "frozen random, pyramid and"))])
+def test_pyramids_with_views_give_accuracies(name, network, splits, tmp_path):
+    planned = plan_method(name, Setup(str(network), voxel_size=0.2), OPTIONS)
+    series = Series(Setup(str(network)), *splits, OPTIONS, tmp_path)
+    metrics = run_method(series, "run", name, planned, *divide_shots(splits[0], 2))
+    assert 0 <= metrics["test"]["top1"] <= 1
+    assert ("unlabelled" in metrics) == ("unlabelled" in name)
+
+
+def test_unlabelled_clouds_are_taken_by_those_that_need_them_alone(network, splits, tmp_path):
+    planned = plan_method("pyramid and views, ridge with unlabelled clouds", Setup(str(network), voxel_size=0.2), OPTIONS)
+    with pytest.raises(InvalidInputError, match="unlabelled=True got 0 unlabelled clouds"):
+        run(planned[0], *splits, planned[1], tmp_path, RunOptions(save=None))
+    with pytest.raises(InvalidInputError, match="unlabelled=False got 15 unlabelled clouds"):
+        run(replace(planned[0], unlabelled=False), *splits, planned[1], tmp_path, RunOptions(save=None), splits[1])
+    assert (
+        "All training clouds are labelled"
+        in find_impossible(Setup(str(network)))["pyramid and views, ridge with unlabelled clouds"]
+    )
+
+
 @pytest.mark.parametrize(
-    "mode", ["io+bn", "io+stats", "io", "pyramid, ridge", "pyramid, ridge on the clouds' statistics", "views, ridge"]
+    "mode",
+    [
+        "io+bn",
+        "io+stats",
+        "io",
+        "pyramid, ridge",
+        "pyramid, ridge on the clouds' statistics",
+        "pyramid and views, ridge",
+        "views, ridge",
+    ],
 )
 def test_the_control_differs_in_its_weights_alone(mode):
     image, control = (plan_method(name, Setup("i2p-resnet18"), OPTIONS)[0] for name in (mode, f"frozen random, {mode}"))

@@ -72,6 +72,7 @@ REFUSED = {
     "preset of another stem": ({"preset": "image2point", "stem": "image"}, "stem='point'; got inflation=None and stem='image'"),
     "preset by octants": ({"preset": "image2point", "readout": "pyramid"}, "readout 'last'"),
     "preset with views": ({"preset": "image2point", "readout": "pyramid+views"}, "readout 'last'.*'pyramid.views'"),
+    "unlabelled clouds for nothing": ({"unlabelled": True}, "got classifier='random'"),
     "views of normals": ({"readout": "pyramid+views", "stem": "image", "features": "normals"}, "got features='normals'"),
     "views of a new stem": ({"readout": "pyramid+views"}, "got features='xyz' and stem='point'"),
     "views of a preset": ({"preset": "image2point", "network": "views"}, "no preset.*preset='image2point'"),

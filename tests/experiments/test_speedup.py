@@ -23,7 +23,7 @@ CURVES = {  # test accuracy after 2, 4 and 6 steps, by seed
 def curves(monkeypatch):
     """Replaces training by the curves above, 2 s a step with image weights and 1 s from scratch."""
 
-    def run(setup, train_set, test_set, options, folder, run_options):
+    def run(setup, train_set, test_set, options, folder, run_options, unlabelled):
         if options.evaluate_every is None:  # a budget
             return {"test": {"top1": options.steps / 10}}
         assert run_options.monitor_test
@@ -121,7 +121,7 @@ def test_budget_without_a_step_is_told_before_any_run(splits, tmp_path, monkeypa
 def test_learning_rate_is_the_given_one(splits, tmp_path, monkeypatch):
     seen = []
 
-    def run(setup, train_set, test_set, options, folder, run_options):
+    def run(setup, train_set, test_set, options, folder, run_options, unlabelled):
         seen.append((options.optimizer, options.learning_rate, run_options.device))
         points = [{"step": 2, "seconds": 2.0, "top1": 0.5}]
         return {"evaluations": points, "test": {"top1": 0.5, "mean_class": 0.5}}

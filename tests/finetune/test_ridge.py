@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,10 @@ import i2p_zoo
 from i2p_zoo import InvalidInputError, UnsupportedError
 from i2p_zoo.analysis import penultimate_features
 from i2p_zoo.data import CloudSet
+from i2p_zoo.data.clouds import divide_shots
 from i2p_zoo.finetune import evaluate
 from i2p_zoo.finetune.evaluation import predict_logits
+from i2p_zoo.finetune.label_propagation import propagate_labels
 from i2p_zoo.finetune.ridge import fit_ridge_
 from i2p_zoo.modules import class_names, find_classifier
 from tests.finetune.conftest import modes_and_hooks, resnet, shapes, state_of
@@ -57,6 +61,43 @@ def test_one_cloud_of_each_class_tells_easy_shapes_apart_and_the_rest_of_the_net
     assert modes_and_hooks(model) == hooks
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])}
     assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_unlabelled_clouds_count_with_what_labels_spread_to_them():
+    model, clouds = resnet(), shapes(60)
+    labelled, others = divide_shots(clouds, 2)
+    features = np.concatenate([penultimate_features(model, part).double().numpy() for part in (labelled, others)])
+    fit_ridge_(model, labelled, unlabelled=others)
+    centred = features - features.mean(0)
+    rows = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    shares = propagate_labels(torch.from_numpy(rows), torch.from_numpy(labelled.hard_labels()), 3).numpy()
+    weights = np.where(np.arange(60) < 6, 1, 0.3 * shares.max(1) ** 2)
+    target = shares - weights @ shares / weights.sum()
+    ridge = Ridge(alpha=0.5, fit_intercept=False).fit(rows, target, sample_weight=weights)
+    expected = (penultimate_features(model, clouds).numpy() - features.mean(0)) @ ridge.coef_.T
+    expected /= 0.1 * np.linalg.norm(centred, axis=1).mean()
+    np.testing.assert_allclose(predict_logits(model, clouds).numpy(), expected, rtol=0, atol=2e-3)
+
+
+def test_labels_of_unlabelled_clouds_are_not_looked_at():
+    labelled, others = divide_shots(shapes(30), 1)
+    models = [resnet(), resnet()]
+    fit_ridge_(models[0], labelled, unlabelled=others)
+    fit_ridge_(models[1], labelled, unlabelled=replace(others, labels=np.zeros(len(others), np.int64)))
+    assert torch.equal(find_classifier(models[0]).weight, find_classifier(models[1]).weight)
+
+
+def test_unlabelled_clouds_help_where_few_have_labels():
+    gains = []
+    for seed in range(6):
+        labelled, others = divide_shots(shapes(120), 1, seed)
+        scores = []
+        for unlabelled in (None, others):
+            model = resnet()
+            fit_ridge_(model, labelled, unlabelled=unlabelled)
+            scores.append(evaluate(model, others).top1)
+        gains.append(scores[1] - scores[0])
+    assert np.mean(gains) > 0, gains
 
 
 def test_a_classifier_without_a_bias_gets_one():

@@ -75,6 +75,34 @@ def load_folder(
     return whole.subset(splits == "train"), whole.subset(splits == "test")
 
 
+def load_unlabelled(
+    folder: str | os.PathLike[str], classes: tuple[str, ...], points: int = 2048, columns: str | None = None
+) -> CloudSet:
+    """Reads all files below a folder that `read_cloud` knows, as clouds that may be of any class.
+
+    Args:
+        folder: holds files at any depth; the names of its sub-folders say nothing.
+        classes: that the clouds may have.
+        points, columns: as `load_folder` takes them.
+
+    Returns:
+        The clouds, centred and scaled as `load_folder`'s. Their labels are soft, each class as likely as any other.
+
+    Raises:
+        NotFoundError: no such folder.
+        InvalidInputError: no file, or one that cannot be read.
+    """
+    folder = require_folder(folder, "It must hold clouds or meshes.")
+    files = list(_walk(folder))
+    paths = [path for path in files if is_cloud_file(path)]
+    if not paths:
+        raise InvalidInputError(f"{folder}: there is no file of {', '.join(SUFFIXES)} in it.")
+    _warn_of_files(folder, [path for path in files if not is_cloud_file(path)])
+    objects = read_objects(paths, points, f"reading {folder.name}", columns)
+    labels = np.full((len(paths), len(classes)), 1 / len(classes), np.float32)
+    return CloudSet(labels=labels, classes=classes, normalization=UNIT_SPHERE, **objects)
+
+
 def _list_files(folder: Path, left_out: list[Path]) -> list[_Listed]:
     """Returns every file, and adds what is no cloud, or a cloud outside the classes, to what is left out."""
     top = _subfolders(folder)

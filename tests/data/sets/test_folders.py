@@ -13,7 +13,7 @@ import pytest
 
 from i2p_zoo import InvalidInputError
 from i2p_zoo.data.objects import hash_name
-from i2p_zoo.data.sets.folders import load_folder
+from i2p_zoo.data.sets.folders import load_folder, load_unlabelled
 from i2p_zoo.errors import NotFoundError
 
 TRIANGLES = "OFF\n4 2 0\n0 0 {z}\n2 0 {z}\n2 1 {z}\n0 1 {z}\n3 0 1 2\n3 0 2 3\n"
@@ -363,3 +363,23 @@ def test_names_whose_bytes_are_no_text_here_are_read(tmp_path, encoding):
     train, test = load_folder(tmp_path)
     assert train.classes == test.classes == ("b\u00fcro", "haus")
     assert len(train) + len(test) == 12
+
+
+def test_clouds_without_labels_are_read_at_any_depth_and_may_be_of_any_class(tmp_path):
+    for place in ("a.npy", "one/b.npy", "one/two/c.npy"):
+        write_cloud(tmp_path / place, 3 + len(place))
+    (tmp_path / "notes.md").write_text("no cloud")
+    with pytest.warns(UserWarning, match="1 files that are no clouds"):
+        clouds = load_unlabelled(tmp_path, ("cat", "dog"))
+    assert sorted(len(points) for points in clouds.points) == [8, 12, 16]
+    assert (clouds.classes, clouds.normalization) == (("cat", "dog"), "unit_sphere")
+    assert clouds.labels.tolist() == [[0.5, 0.5]] * 3
+    assert all(np.linalg.norm(points, axis=1).max() == pytest.approx(1, abs=1e-5) for points in clouds.points)
+
+
+def test_a_folder_without_clouds_is_told(tmp_path):
+    (tmp_path / "notes.md").write_text("no cloud")
+    with pytest.raises(InvalidInputError, match="there is no file of"):
+        load_unlabelled(tmp_path, ("cat",))
+    with pytest.raises(NotFoundError):
+        load_unlabelled(tmp_path / "none", ("cat",))
