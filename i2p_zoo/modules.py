@@ -154,3 +154,9 @@ def unwrap(model: Any) -> Any:
             break
         model = inner[0]
     return model
+
+
+def view_modules(model: nn.Module) -> set[nn.Module]:
+    """Returns the modules of a pyramid classifier's views, whose 2D network sees images; of another network there are none."""
+    views = getattr(model, "views", None)
+    return set(views.modules()) if isinstance(views, nn.Module) else set()

@@ -21,7 +21,7 @@ from i2p_zoo.wording import join_words
 FORMAT_VERSION = 2
 """The newest format. Networks that 0.1 can build are written as format 1, which it reads."""
 _SHA256 = re.compile("[0-9a-f]{64}")
-_MAX_BYTES, _MAX_NUMBER = 1_000_000, 100_000
+_MAX_BYTES, _MAX_NUMBER, _MAX_PIXELS = 1_000_000, 100_000, 2048
 _PRETRAINED_KEYS = (
     *"architecture tag input_size mean std interpolation crop_pct license hf_hub_id".split(),
     *("label_names", "label_codes"),
@@ -122,7 +122,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if i2p["unet"] is not None:
         _check(path, i2p["unet"], _UNET, "i2p.unet.")
     if i2p.get("pyramid") is not None:
-        _check(path, {"views": False, **i2p["pyramid"]}, _PYRAMID, "i2p.pyramid.")
+        _check(path, {"views": None, **i2p["pyramid"]}, _PYRAMID, "i2p.pyramid.")
     if i2p["base"] is not None:
         _check(path, i2p["base"], _BASE, "i2p.base.")
         _check_weights(path, i2p["base"]["weights"], "i2p.base.weights")
@@ -207,7 +207,10 @@ _UNET: dict[str, _Condition] = {
 }
 _PYRAMID: dict[str, _Condition] = {
     "channels": (lambda value: type(value) is int and 0 < value <= _MAX_NUMBER, "be a positive whole number"),
-    "views": _type(bool),
+    "views": (
+        lambda value: value is None or (type(value) is int and 0 < value <= _MAX_PIXELS),
+        f"be null or a number of pixels, at most {_MAX_PIXELS}",
+    ),
 }
 _BASE: dict[str, _Condition] = {
     "name": (lambda value: type(value) is str and value != "", "be a name or a folder"),

@@ -13,6 +13,11 @@ _METRICS = {"top1": ("accuracy", "accuracy"), "mean_class": ("mean over classes"
 _POINT_METRICS = {"miou": ("mean IoU", "mean_iou"), "accuracy": ("accuracy of points", "accuracy")}
 """Scores of test clouds and of points of test scenes: what a card calls them, and the Hub."""
 
+_READOUTS = {
+    "pyramid": ", the classifier on all feature maps by octants",
+    "pyramid+views": ", the classifier on all feature maps by octants and those that the 2D network has of six depth images",
+}
+
 
 def describe_run(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Returns the facts of a run by the names of the card's template.
@@ -22,14 +27,17 @@ def describe_run(metrics: Mapping[str, Any]) -> dict[str, str]:
     """
     options, recipe, samples = metrics["options"], metrics.get("recipe") or {}, _samples(metrics)
     steps = len(metrics["history"]) if "history" in metrics else options["steps"]  # fewer where a target ended it
-    counts = f"{metrics[samples]['train']:,d} {samples} to train on, {metrics[samples]['test']:,d} to test"
+    unlabelled = f" and {metrics['unlabelled']['clouds']:,d} without labels" if "unlabelled" in metrics else ""
+    counts = f"{metrics[samples]['train']:,d} {samples} to train on{unlabelled}, {metrics[samples]['test']:,d} to test"
+    readout = _READOUTS.get(metrics["setup"].get("readout", "last"), "")
     weights = "random weights" if metrics["setup"]["scratch"] else "image weights"
+    parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
     scores = ", ".join(f"{words} {100 * metrics['test'][key]:.1f} %" for key, (words, _) in _names(metrics).items())
     return {
         "data": f"{recipe['data']}: {counts}" if recipe.get("data") else counts,
         "data_license": recipe.get("license") or ("the data set's own terms" if recipe.get("data") else "not stated"),
-        "trained": f"from {weights} in mode {metrics['setup']['mode']}, {metrics['trained']:,d} of {metrics['total']:,d} "
-        f"parameters, {count_of(steps, 'step')} of {options['batch_size']} {samples}, seed {options['seed']}",
+        "trained": f"from {weights} in mode {metrics['setup']['mode']}{readout}, {parameters}, "
+        f"{count_of(steps, 'step')} of {options['batch_size']} {samples}, seed {options['seed']}",
         "scores": f"{scores}, measured once, with the weights at the end",
         "command": recipe.get("command") or "",
     }

@@ -19,7 +19,8 @@ from i2p_zoo.wording import count_of, format_json
 _FEW_LABELS = "pyramid and views, ridge"
 """The method of `finetune --shots` where nothing else is chosen: the best on held-out clouds of those that take seconds."""
 _FEW_LABELS_UNDRAWN = "pyramid, ridge"
-"""The same where voxels carry other features than xyz, which views do not draw."""
+"""The same where there can be no views: of other features than xyz, which are not drawn, and of a folder's network that was
+finetuned, whose kernels are no inflations any more."""
 
 
 @click.command()
@@ -36,8 +37,8 @@ _FEW_LABELS_UNDRAWN = "pyramid, ridge"
 @click.option(
     "--unlabelled",
     metavar="FOLDER",
-    help="More clouds, without labels: statistics and the classifier ridge take them too, as with --shots by default. "
-    "Behind it ,columns=... as behind folder:FOLDER.",
+    help="More clouds, without labels, which statistics and the classifier ridge take too; what is not chosen is as with "
+    "--shots, without a step. Behind it ,columns=... as behind folder:FOLDER.",
 )
 @click.option(
     "--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Label the clouds by this network."
@@ -73,15 +74,21 @@ def finetune(
     Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
     """  # noqa: D301
     from i2p_zoo.data import choose_shots
-    from i2p_zoo.data.specs import load_data, load_unlabelled_data
+    from i2p_zoo.data.specs import load_data
     from i2p_zoo.experiments import run
     from i2p_zoo.experiments.methods import METHODS
+    from i2p_zoo.experiments.setup import is_finetuned
     from i2p_zoo.finetune import label_by_teacher
 
     recipe = recipes.choose_recipe_(values)
     if threshold is not None and teacher is None:
         raise InvalidInputError(f"--threshold {threshold} is about the labels of a teacher: give --teacher FOLDER as well.")
-    method: Any = METHODS[_FEW_LABELS if values["features"] == "xyz" else _FEW_LABELS_UNDRAWN]
+    if unlabelled is not None and teacher is not None:
+        raise InvalidInputError(
+            "--teacher labels the clouds to train on, and labels spread to --unlabelled ones: leave one out."
+        )
+    is_drawn = values["features"] == "xyz" and not is_finetuned(values["model"])
+    method: Any = METHODS[_FEW_LABELS if is_drawn else _FEW_LABELS_UNDRAWN]
     few_labels = {**method.setup, **method.options}
     if (shots is None and unlabelled is None) or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
         few_labels = {}
@@ -90,9 +97,9 @@ def finetune(
     values |= {**few_labels, "unlabelled": unlabelled is not None}
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
-    others = None if unlabelled is None else load_unlabelled_data(unlabelled, train_set.classes)
     if shots is not None:
         train_set = choose_shots(train_set, shots, values["seed"])
+    others = None if unlabelled is None else _load_unlabelled(unlabelled, train_set, test_set)
     if teacher is not None:
         network = load_network(str(teacher), values["device"])
         train_set = label_by_teacher(network, train_set, temperature=values["temperature"], threshold=threshold)
@@ -111,13 +118,31 @@ def finetune(
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %, of {tested}")
     recipes.print_reported(recipe)
     parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
-    with_others = f" and {count_of(len(others), 'unlabelled cloud')}" if others else ""
+    with_others = f" and {count_of(metrics['unlabelled']['clouds'], 'unlabelled cloud')}" if others else ""
     click.echo(f"trained {parameters} on {trained}{with_others} in {metrics['seconds']:.0f} s")
     if options.target is not None:
         reached = metrics["reached"]
         when = f"reached at step {reached['step']}, {reached['seconds']:.0f} s" if reached else "never reached"
         click.echo(f"target {100 * options.target:.1f} % {when}")
     shared.print_written(out, metrics["saved"], "metrics.json", "curves.png", "confusion.png")
+
+
+def _load_unlabelled(place: str, train_set: Any, test_set: Any) -> Any:
+    """Loads the clouds of a folder, without those that are labelled, and tells how many were, and how many are test clouds."""
+    from i2p_zoo.data.specs import load_unlabelled_data
+
+    clouds = load_unlabelled_data(place, train_set.classes)
+    labelled, tested = ({points.tobytes() for points in part.points} for part in (train_set, test_set))
+    present = [points.tobytes() for points in clouds.points]
+    again = sum(points in labelled for points in present)
+    of_test = sum(points in tested - labelled for points in present)
+    if again or of_test:
+        click.echo(
+            f"{place}: {count_of(again, 'cloud')} with labels left out; {count_of(of_test, 'test cloud')} among the others, "
+            "whose labels are not looked at.",
+            err=True,
+        )
+    return clouds.subset([number for number, points in enumerate(present) if points not in labelled])
 
 
 def _parse_numbers(text: str, number: Any = int) -> list[Any]:

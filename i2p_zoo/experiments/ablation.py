@@ -76,7 +76,8 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
     """Returns `VARIATIONS` without those that cannot be run.
 
     These are another axis than a folder's own; an image stem that a folder's network has lost, and then another inflation and
-    other numbers of channels too; and normals and colours that the clouds do not have.
+    other numbers of channels too; other stems and features than views have; and normals and colours that the clouds do not
+    have.
     """
     varied = dict(VARIATIONS)
     if os.path.isdir(setup.model):
@@ -85,6 +86,8 @@ def default_variations(setup: Setup, clouds: CloudSet) -> dict[str, tuple[Any, .
         del varied["stem"], varied["inflation"]
         widths = {value: dataclasses.replace(setup, features=value).in_chans for value in varied["features"]}
         varied["features"] = tuple(value for value, width in widths.items() if width == setup.in_chans)
+    if setup.readout == "pyramid+views":
+        varied["stem"], varied["features"] = (setup.stem,), (setup.features,)
     absent = [name for name in ("normals", "rgb") if getattr(clouds, name) is None]
     varied["features"] = tuple(value for value in varied["features"] if not any(name in value for name in absent))
     return {name: values for name, values in varied.items() if len(values) > 1}

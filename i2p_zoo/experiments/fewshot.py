@@ -41,7 +41,8 @@ def run_fewshot(
         What fewshot.json holds: for each method and number of shots the figures of the trials, as `run_comparison` has them.
 
     Raises:
-        InvalidInputError: no method or trial, more shots than a class has clouds, or as `plan_method`.
+        InvalidInputError: no method or trial, more shots than a class has clouds, none left for a method that takes unlabelled
+            ones, or as `plan_method`.
         I2PError, OSError: as `i2p_zoo.experiments.run`.
     """
     if not methods or trials < 1:
@@ -50,6 +51,12 @@ def run_fewshot(
         )
     plans = {name: plan_method(name, series.setup, series.options, learning_rate) for name in methods}
     shot_sets = {(count, trial): divide_shots(series.train_set, count, trial) for trial in range(trials) for count in shots}
+    for name, plan in plans.items():
+        for (count, _), (_, others) in shot_sets.items():
+            if plan is not None and plan[0].unlabelled and not len(others):
+                raise InvalidInputError(
+                    f"{name!r} needs clouds beside those with labels, and {count_of(count, 'shot')} of each class are all."
+                )
     figures: dict[str, Any] = {name: {str(count): {} for count in shots} for name in methods}
     for (count, trial), (clouds, others) in shot_sets.items():
         for name, plan in plans.items():

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.checkpoints.saving import note_run, save_adapter, save_pretrained
 from i2p_zoo.errors import CheckpointError, InvalidInputError
 from i2p_zoo.experiments.run_options import RunOptions
+from i2p_zoo.experiments.setup import Setup
 from i2p_zoo.finetune import Evaluation, History, Options, ParameterCount, Step, Task, merge_lora_, train
 from i2p_zoo.finetune.devices import find_device, make_accelerator
 from i2p_zoo.finetune.training_state import FREE, count_steps
@@ -163,12 +165,12 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _check_settings(folder: Path, noted: dict[str, Any], described: dict[str, Any], what: str) -> None:
-    """Raises InvalidInputError where settings differ; one that an older version did not note counts as the same."""
+    """Raises InvalidInputError where settings differ; one that an older version did not note had its default."""
     expected = json.loads(json.dumps(described))
     pairs = [(key, noted.get(key, value), value) for key, value in expected.items() if key not in ("options", "setup")]
-    for group, free in (("setup", ()), ("options", FREE)):
-        before = noted.get(group, {})
-        pairs += [(key, before.get(key, value), value) for key, value in expected[group].items() if key not in free]
+    for group, owner, free in (("setup", Setup, ()), ("options", Options, FREE)):
+        defaults, before = {field.name: field.default for field in fields(owner)}, noted.get(group, {})
+        pairs += [(key, before.get(key, defaults[key]), value) for key, value in expected[group].items() if key not in free]
     if changes := [change for key, old, new in pairs if old != new for change in _describe_change(key, old, new)]:
         raise InvalidInputError(f"{folder} holds {what} of other settings: {'; '.join(changes)}. Use another folder.")
 

@@ -275,6 +275,12 @@ def structure_of(setup: Setup) -> dict[str, Any]:
     return {**structure, **{key: value for key in ("inflation", "axis", "preset") if (value := getattr(setup, key))}}
 
 
+def is_finetuned(model: str) -> bool:
+    """Whether a folder's network is noted as another than was certified; never of a name or of random weights."""
+    config = read_folder_config(model)
+    return bool(config and (config["i2p"]["certificate"] or {}).get("finetuned"))
+
+
 def stem_of(model: str) -> str | None:
     """Returns the stem of a checkpoint folder's network, "image", "point" or "patch"; None for a name."""
     config = read_folder_config(model)

@@ -13,7 +13,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.layers.convolution import SparseConv3d
 from i2p_zoo.layers.normalization import NORMS
 from i2p_zoo.layers.position_parameters import find_position_parameters
-from i2p_zoo.modules import find_classifier, probe_mode
+from i2p_zoo.modules import find_classifier, probe_mode, view_modules
 from i2p_zoo.sparse.tensor import SparseTensor
 
 
@@ -35,7 +35,8 @@ def freeze(model: Any, mode: str) -> ParameterCount:
         mode: "all"; "io", the convolutions that read the input, a transformer's position tables, relative biases, class and
             register tokens, and the classifier, normalisation on the image's statistics; "io+stats", the same on the clouds'
             statistics; "io+bn", these and every normalisation layer, affine and statistics; "head", the classifier alone, a
-            linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO, FIP-IO+BN.)
+            linear probe; "none". (Image2Point, section 3: FIP-ALL, FIP-IO, FIP-IO+BN.) Views of a pyramid classifier train in
+            mode "all" alone.
 
     Returns:
         How many parameters train, of how many.
@@ -57,7 +58,8 @@ def freeze(model: Any, mode: str) -> ParameterCount:
     if mode not in ("all", "head", "none"):
         trained += find_io(model)
     if mode == "io+bn":
-        trained += [module for module in model.modules() if isinstance(module, NORMS)]
+        drawn = view_modules(model)
+        trained += [module for module in model.modules() if isinstance(module, NORMS) and module not in drawn]
     model.requires_grad_(False)
     for part in trained:
         part.requires_grad_(True)

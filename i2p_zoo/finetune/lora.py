@@ -13,7 +13,7 @@ from i2p_zoo._extras import require
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.finetune.freezing import ParameterCount, count_parameters, find_io, freeze
 from i2p_zoo.layers.convolution import SparseConv3d
-from i2p_zoo.modules import find_classifier
+from i2p_zoo.modules import find_classifier, view_modules
 
 
 def lora_config(model: nn.Module, r: int = 8, **options: Any) -> Any:
@@ -47,7 +47,10 @@ def lora_config(model: nn.Module, r: int = 8, **options: Any) -> Any:
     head, modules = find_classifier(model), dict(model.named_modules())
     parts = {head} if head in modules.values() else set(head.children())  # several are no module of the network together
     saved = [name for name, module in modules.items() if module in parts]
-    targets = [name for name, module in modules.items() if _can_change(module) and not _is_within(name, saved)]
+    drawn = view_modules(model)
+    targets = [
+        name for name, module in modules.items() if _can_change(module) and not _is_within(name, saved) and module not in drawn
+    ]
     if not options.get("target_modules", targets):
         raise InvalidInputError(f"{type(model).__qualname__} has no convolution or linear layer that LoRA can change.")
     config = peft.LoraConfig(r=r, **{"target_modules": targets, "modules_to_save": saved, **options})
@@ -61,8 +64,8 @@ def add_lora_(model: Any, rank: int = 8) -> ParameterCount:
     """Adds LoRA's low-rank changes to a network, and sets that they train, with all that mode "io+stats" of `freeze` trains.
 
     A new stem, the classifier and tables of positions train as they are, normalisation takes the clouds' statistics, and every
-    other convolution and linear layer has a change, nothing at first, as `lora_config` describes it. `merge_lora_` makes it the
-    network that it was, with other weights; until then it cannot be saved.
+    other convolution and linear layer, but for those of views, has a change, nothing at first, as `lora_config` describes it.
+    `merge_lora_` makes it the network that it was, with other weights; until then it cannot be saved.
 
     Args:
         model: a `PointCloudModel`, or another network that `freeze` takes, in place. Call it before the optimizer is made.
@@ -88,7 +91,12 @@ def add_lora_(model: Any, rank: int = 8) -> ParameterCount:
     if _list_changes(model):
         raise InvalidInputError(f"This {type(model).__qualname__} has changes by LoRA already: `merge_lora_` it first.")
     whole = {parameter for part in find_io(model) for parameter in _list_parameters(part)}
-    targets = [name for name, module in model.named_modules() if _can_change(module) and module.weight not in whole]
+    drawn = view_modules(model)
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if _can_change(module) and module.weight not in whole and module not in drawn
+    ]
     peft.inject_adapter_in_model(lora_config(model, rank, target_modules=targets, modules_to_save=None), model)
     freeze(model, "io+stats")
     for layer in _list_changes(model).values():

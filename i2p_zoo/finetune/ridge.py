@@ -37,8 +37,8 @@ def fit_ridge_(
     W'(f - m) / (0.1 s), s the clouds' mean distance from m: linear in f, so that the classifier remains the layer that it was,
     and can be trained on.
 
-    Of unlabelled clouds m is the mean of all features, and labels spread to them first (`propagate_labels`): they count as
-    rows with the shares that arrive for T, with a weight of 0.3 times the square of the largest.
+    With unlabelled clouds m is the mean of all features, and labels spread to them first (`propagate_labels`): they are more
+    rows, whose T are the shares that arrive, and count by 0.3 times the square of the largest, in the fit and in T's mean.
 
     Args:
         model: a `PointCloudModel` whose classifier is linear, in place; it notes the clouds' classes. The rest stays.
@@ -49,8 +49,8 @@ def fit_ridge_(
         unlabelled: more clouds, whose labels are not looked at, or None.
 
     Raises:
-        InvalidInputError: a class without clouds, another number of classes than the classifier has, a strength that is no
-            positive number, or as `i2p_zoo.analysis.penultimate_features`.
+        InvalidInputError: unlabelled clouds of another normalisation, a class without clouds, another number of classes than
+            the classifier has, a strength that is no positive number, or as `i2p_zoo.analysis.penultimate_features`.
         UnsupportedError: a classifier that is no linear layer.
         DivergedError: features that are not finite.
 
@@ -64,6 +64,11 @@ def fit_ridge_(
         >>> i2p_zoo.finetune.evaluate(model, clouds).top1
         1.0
     """
+    if unlabelled is not None and unlabelled.normalization != clouds.normalization:
+        raise InvalidInputError(
+            f"Unlabelled clouds must be centred and scaled as the labelled ones, {clouds.normalization!r}; they are "
+            f"{unlabelled.normalization!r}."
+        )
     if strength is not None and not 0 < strength < math.inf:
         raise InvalidInputError(f"`strength` must be a positive number; got {strength}.")
     classifier = find_classifier(model)

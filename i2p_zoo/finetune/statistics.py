@@ -12,7 +12,7 @@ from torch import nn
 
 from i2p_zoo.data import CloudSet, evaluation_batches
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.modules import eval_mode
+from i2p_zoo.modules import eval_mode, view_modules
 from i2p_zoo.sparse.device_memory import SMALLER_BATCH, explain_memory
 
 
@@ -63,7 +63,8 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
                 norm.momentum, norm.training = None, True  # None takes the mean over all batches
             mixed = clouds.subset(np.random.default_rng(0).permutation(len(clouds)))
             equal_size = math.ceil(len(clouds) / math.ceil(len(clouds) / batch_size))
-            _run(model, evaluation_batches(mixed, equal_size, model.settings))
+            seeing = model.encoder if view_modules(model) else model  # so that nothing is drawn in vain
+            _run(seeing, evaluation_batches(mixed, equal_size, model.settings))
         except BaseException:
             for norm, buffers in zip(norms, before, strict=True):
                 norm.load_state_dict(buffers, strict=False)
@@ -77,9 +78,8 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
 def find_norms_with_statistics(model: nn.Module) -> list[Any]:
     """Returns the BatchNorm layers that keep running statistics of voxels; those of a pyramid classifier's views see images."""
     batch_norm = nn.modules.batchnorm._BatchNorm
-    views = getattr(model, "views", None)
-    of_images = set() if views is None else set(views.modules())
-    return [m for m in model.modules() if isinstance(m, batch_norm) and m.running_mean is not None and m not in of_images]
+    drawn = view_modules(model)
+    return [m for m in model.modules() if isinstance(m, batch_norm) and m.running_mean is not None and m not in drawn]
 
 
 def _run(model: Any, batches: Iterable[Any]) -> None:

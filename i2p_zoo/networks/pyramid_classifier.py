@@ -50,6 +50,13 @@ class PyramidClassifier(EncoderNetwork):
         self.views = views
         self.reset_classifier(num_classes)
 
+    def train(self, mode: bool = True) -> PyramidClassifier:
+        """Sets training mode; views of which nothing trains stay in eval, on the statistics of images."""
+        super().train(mode)
+        if self.views is not None and not any(parameter.requires_grad for parameter in self.views.parameters()):
+            self.views.eval()
+        return self
+
     def prepare(self, x: Any) -> SparseTensor:
         """Returns the network's input as a sparse tensor, as the encoder's `prepare`."""
         prepared: SparseTensor = self.encoder.prepare(x)
@@ -106,7 +113,7 @@ class PyramidClassifier(EncoderNetwork):
         config = make_config(self)
         config["i2p"] |= {
             "format_version": FORMAT_VERSION,
-            "pyramid": {"channels": self.channels, "views": self.views is not None},
+            "pyramid": {"channels": self.channels, "views": None if self.views is None else self.views.size},
         }
         return note_changes(self, config, "head")
 
@@ -119,7 +126,8 @@ class PyramidClassifier(EncoderNetwork):
         """
         plain = {**config, "i2p": {key: value for key, value in config["i2p"].items() if key != "changes"}}
         encoder, pyramid = PointCloudModel.from_config(plain), config["i2p"]["pyramid"]
-        views = build_side_views(encoder, structure=True) if pyramid.get("views") else None
+        size = pyramid.get("views")
+        views = None if size is None else build_side_views(encoder, size, structure=True)
         with torch.device("meta"):
             network = PyramidClassifier(encoder, config["num_classes"], pyramid["channels"], views)
         result: PyramidClassifier = apply_changes_(network, config["i2p"].get("changes", {}))

@@ -11,16 +11,18 @@ from torch.nn import functional as F
 
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.state import deflate_state, named_tensors
+from i2p_zoo.modules import image_size
 from i2p_zoo.networks.depth_images import SIDES, render_depth
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
 
 _SIZE = 128  # pixels a side of an image, for networks that take any size
 _SPLAT = 5 / 128  # of a side, that a voxel covers
+_WITHOUT = "Without views (readout 'pyramid') any will do."
 
 
 class SideViews(nn.Module):
-    """A 2D feature extractor that sees clouds from six sides: the mean of every feature map of every side.
+    """A 2D feature extractor that sees clouds from six sides: the mean of every feature map over its pixels, side by side.
 
     It draws the voxels that a network reads, which carry their coordinates in the unit sphere, by their depth (`render_depth`;
     the idea of SimpleView, Goyal et al. 2021, "Revisiting point cloud shape classification with a simple and effective
@@ -69,46 +71,60 @@ class SideViews(nn.Module):
 
 
 def create_side_views(encoder: Any) -> SideViews:
-    """Gives the views of an encoder's clouds to the 2D network whose inflation it is, with that one's weights.
+    """Gives the views of an encoder's clouds to the 2D network whose inflation it is.
+
+    Its kernels are those that were inflated, everything else is the encoder's as it is: of one whose normalisation was adapted
+    to clouds, that of clouds.
 
     Args:
         encoder: a `PointCloudModel` created with `features_only=True`, with its image stem; left as it is.
 
     Raises:
-        InvalidInputError: another stem, other features than coordinates first, another number of channels, or kernels that are
-            no inflations any more.
-        UnsupportedError: a network for images that are not square.
+        InvalidInputError: another stem, other features than coordinates, another number of channels, or kernels that are no
+            inflations any more.
+        UnsupportedError: a network for images that are not square, or that takes no such images.
     """
     settings = encoder.provenance.settings
     if settings.stem != "image" or encoder.in_chans != 3 or settings.features != "xyz":
         raise InvalidInputError(
-            "Views need an encoder with its image stem, on features 'xyz', which are drawn; without views any will do. Got "
-            f"stem={settings.stem!r}, {encoder.in_chans} channels and features={settings.features!r}."
+            "Views need an encoder with its image stem, on features 'xyz', which are drawn; got "
+            f"stem={settings.stem!r}, {encoder.in_chans} channels and features={settings.features!r}. {_WITHOUT}"
         )
-    views = build_side_views(encoder)
+    views = build_side_views(encoder, _choose_size(encoder))
     state, targets = deflate_state(encoder, named_tensors(encoder)), views.network.state_dict()
     changed = [key for key, target in targets.items() if key not in state or state[key].shape != target.shape]
     if changed:
         raise InvalidInputError(
-            f"Views need the 2D kernels that the encoder was inflated from, and {changed[0]} is no inflation any more: "
-            "take the network that it was finetuned from, or no views."
+            f"Views need the 2D kernels that the encoder was inflated from, and {changed[0]} is no inflation any more, since "
+            f"it was trained or rounded to half precision: take the network that it was made of. {_WITHOUT}"
         )
     views.network.load_state_dict({key: state[key].clone() for key in targets})
     return views.to(next(encoder.parameters())).train(encoder.training)
 
 
-def build_side_views(encoder: Any, structure: bool = False) -> SideViews:
-    """Builds the views of an encoder with other weights: random ones, or with `structure` none, on the meta device.
+def build_side_views(encoder: Any, size: int, structure: bool = False) -> SideViews:
+    """Builds the views of an encoder, images of `size` pixels a side, with random weights or, as a structure, none.
 
-    Raises:
-        UnsupportedError: a network for images that are not square.
+    The caller's random state stays.
     """
-    canvas = encoder.provenance.settings.canvas
-    if canvas is not None and canvas[0] != canvas[1]:
-        raise UnsupportedError(f"Views are square; {encoder.architecture} takes images of {canvas[0]} x {canvas[1]} pixels.")
-    size = _SIZE if canvas is None else canvas[0]
-    network = create_timm_model(encoder.architecture, structure=structure, **encoder.model_args)
-    saved = network.state_dict()
-    if structure and any(buffer.is_meta and name not in saved for name, buffer in network.named_buffers()):
-        network = create_timm_model(encoder.architecture, **encoder.model_args)  # such values are in no file
+    with torch.random.fork_rng(devices=[]):
+        network = create_timm_model(encoder.architecture, structure=structure, **encoder.model_args)
+        saved = network.state_dict()
+        if structure and any(buffer.is_meta and name not in saved for name, buffer in network.named_buffers()):
+            network = create_timm_model(encoder.architecture, **encoder.model_args)  # such values are in no file
     return SideViews(network, size, encoder.pretrained_cfg)
+
+
+def _choose_size(encoder: Any) -> int:
+    """Returns the pixels a side that an encoder's 2D network takes, tried with an empty image; raises UnsupportedError."""
+    canvas = encoder.provenance.settings.canvas
+    network = build_side_views(encoder, _SIZE).network.eval()
+    for height, width in (canvas or (_SIZE, _SIZE), image_size(network) or (_SIZE, _SIZE)):
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError):  # as timm's networks refuse a size
+            continue
+        if height == width:
+            return int(height)
+    raise UnsupportedError(f"{encoder.architecture} takes no square images, which views are. {_WITHOUT}")

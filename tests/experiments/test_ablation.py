@@ -170,3 +170,8 @@ def test_table_is_there_after_each_run(splits, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "ablation.json").read_text()) == {
         "learning_rate": {"0.2": {"top1": [0.5], "mean_class": [0.5], "seconds": [1.0], "diverged": 0}}
     }
+
+
+def test_views_are_varied_in_what_they_can_have(network, splits):
+    setup = Setup(str(network), stem="image", readout="pyramid+views")
+    assert {"stem", "features"}.isdisjoint(default_variations(setup, splits[0]))

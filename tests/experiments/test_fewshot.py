@@ -67,6 +67,13 @@ def test_the_clouds_that_are_not_drawn_are_unlabelled_ones(network, splits, tmp_
         assert both == sorted(cloud.tobytes() for cloud in splits[0].points)
 
 
+def test_a_method_of_unlabelled_clouds_is_refused_before_any_run_where_all_have_labels(network, splits, tmp_path):
+    methods = ["all", "pyramid and views, ridge with unlabelled clouds"]
+    with pytest.raises(InvalidInputError, match="8 shots of each class are all"):
+        run_fewshot(Series(Setup(str(network)), *splits, OPTIONS, tmp_path), shots=(1, 8), trials=1, methods=methods)
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_has_mean_and_deviation_in_percent():
     by_shots = {"1": {"top1": [0.2, 0.4], "diverged": 0}, "5": {"top1": [0.5, 0.5], "diverged": 0}}
     table = format_table({"shots": [1, 5], "methods": {"all": by_shots}})

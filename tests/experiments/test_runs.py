@@ -106,6 +106,17 @@ def test_votes_are_those_of_the_one_measurement(network, splits, tmp_path):
         RunOptions(votes=0)
 
 
+def test_a_setting_that_an_older_run_did_not_note_had_its_default(network, splits, tmp_path):
+    setup = setup_of(network, stem="image", readout="pyramid", classifier="ridge", mode="head")
+    options, run_options = replace(OPTIONS, steps=0), RunOptions(save=None, resume=True)
+    metrics = run(setup, *splits, options, tmp_path, run_options)
+    del metrics["setup"]["unlabelled"]
+    write_json(tmp_path / "metrics.json", metrics)
+    assert run(setup, *splits, options, tmp_path, run_options) == metrics
+    with pytest.raises(InvalidInputError, match="unlabelled was no and is yes"):
+        run(replace(setup, unlabelled=True), *splits, options, tmp_path, run_options, splits[1])
+
+
 @pytest.mark.parametrize("saved", ["model", "adapter"])
 def test_low_rank_changes_are_part_of_what_is_measured_and_saved(network, splits, tmp_path, monkeypatch, saved):
     setup = setup_of(network, mode="lora", lora_rank=2)

@@ -87,6 +87,12 @@ def test_labels_of_unlabelled_clouds_are_not_looked_at():
     assert torch.equal(find_classifier(models[0]).weight, find_classifier(models[1]).weight)
 
 
+def test_unlabelled_clouds_of_another_normalisation_are_refused():
+    labelled, others = divide_shots(shapes(30), 1)
+    with pytest.raises(InvalidInputError, match="must be centred and scaled as the labelled ones"):
+        fit_ridge_(resnet(), labelled, unlabelled=replace(others, normalization="unit_sphere"))
+
+
 def test_unlabelled_clouds_help_where_few_have_labels():
     gains = []
     for seed in range(6):

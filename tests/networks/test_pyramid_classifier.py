@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import i2p_zoo
 from i2p_zoo import CheckpointError, InvalidInputError, UnsupportedError, create_pyramid_classifier
 from i2p_zoo.experiments.classification import classify
-from i2p_zoo.finetune import evaluate, fit_ridge_, freeze, train
+from i2p_zoo.finetune import add_lora_, evaluate, fit_ridge_, freeze, train
 from i2p_zoo.modules import class_names, set_class_names_
 from i2p_zoo.networks.pyramid_classifier import PyramidClassifier
 from i2p_zoo.sparse.octants import pool_octants
@@ -84,8 +84,9 @@ REFUSED = {
     "no channels": ({"channels": 0}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
     "channels in words": ({"channels": "many"}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
     "too many channels": ({"channels": 10**9}, r"`i2p\.pyramid\.channels` must be a positive whole number"),
-    "views in words": ({"views": "six"}, r"`i2p\.pyramid\.views` must be bool"),
-    "views without weights": ({"views": True}, "views.network"),
+    "views in words": ({"views": "six"}, r"`i2p\.pyramid\.views` must be null or a number of pixels"),
+    "too large views": ({"views": 10**6}, "at most 2048"),
+    "views without weights": ({"views": 64}, "views.network"),
 }
 
 
@@ -147,6 +148,35 @@ def test_each_mode_trains_the_classifier_and_its_part_of_the_encoder(mode, views
     assert {"head.weight", "head.bias"} <= changed
     assert ("encoder.conv1.0.weight" in changed) is (mode != "head")
     assert ("encoder.layer2.0.conv2.weight" in changed) is (mode == "all")
+
+
+@pytest.mark.parametrize("mode", ["all", "io+bn", "io+stats", "io", "head", "lora"])
+def test_views_train_where_all_does_and_else_keep_the_statistics_of_images(mode):
+    model, labelled = make(num_classes=3, views=True), shapes(12)
+    if mode == "lora":
+        add_lora_(model, 2)
+    else:
+        freeze(model, mode)
+    before = {name: tensor.clone() for name, tensor in model.views.state_dict().items()}
+    train(model, labelled, steps=1, learning_rate=0.1, batch_size=6)
+    after = model.views.state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert bool(changed) is (mode == "all")
+
+
+@pytest.mark.parametrize("inflation", ["average", "triangle"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_views_are_made_before_weights_are_rounded(tmp_path, dtype, inflation):
+    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "base")
+    arguments = {"voxel_size": 0.2, "views": True, "inflation": inflation}
+    model = create_pyramid_classifier(str(tmp_path / "base"), 3, dtype=dtype, **arguments)
+    plain = create_pyramid_classifier(str(tmp_path / "base"), 3, **arguments)
+    for key, tensor in plain.views.state_dict().items():
+        assert torch.equal(model.views.state_dict()[key], tensor.to(dtype) if tensor.is_floating_point() else tensor), key
+    assert model.predict(clouds()).dtype == dtype
+    model.save_pretrained(tmp_path / "model")
+    assert torch.equal(i2p_zoo.from_pretrained(tmp_path / "model").predict(clouds()), model.predict(clouds()))
 
 
 def test_gradients_reach_the_first_layer():

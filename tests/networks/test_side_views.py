@@ -106,7 +106,24 @@ def test_kernels_that_were_trained_are_refused():
 
 
 def test_images_that_are_not_square_are_refused():
-    encoder, _ = encoder_of("test_vit2")
-    encoder.provenance = encoder.provenance.with_settings(canvas=(160, 128))
-    with pytest.raises(UnsupportedError, match="takes images of 160 x 128 pixels"):
+    encoder, _ = encoder_of("test_vit2", img_size=(160, 128))
+    with pytest.raises(UnsupportedError, match="takes no square images"):
         create_side_views(encoder)
+
+
+def test_a_network_that_takes_its_own_size_alone_gets_it():
+    encoder, _ = encoder_of("bat_resnext26ts")
+    assert encoder.settings.canvas is None
+    views = create_side_views(encoder)
+    assert views.size == 256
+    with torch.no_grad():
+        assert views(encoder.prepare(clouds())).shape == (2, 6 * views.channels)
+
+
+def test_the_callers_random_state_stays():
+    encoder, _ = encoder_of("test_resnet")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    create_side_views(encoder)
+    assert torch.equal(torch.rand(1), expected)
