@@ -214,8 +214,7 @@ start_options = decorate(
             "--statistics",
             type=click.Choice(STATISTICS),
             default="image",
-            help="Of BatchNorm before training: the image's, or those of the clouds to train on; auto is clouds, where a "
-            "network has any.",
+            help="Of BatchNorm before training: the image's, or those of the clouds to train on.",
         ),
         default_option(
             "--readout",

@@ -16,9 +16,9 @@ from i2p_zoo.cli.checkpoint_folders import load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import count_of, format_json
 
-_FEW_LABELS = "pyramid and views, ridge"
-"""The method of `finetune --shots` where nothing else is chosen: the best on held-out clouds of those that take seconds."""
-_FEW_LABELS_UNDRAWN = "pyramid, ridge"
+_SOLVED = "pyramid and views, ridge"
+"""The method of `finetune` with --shots, --unlabelled or --steps 0, where nothing else is chosen: the best without a step."""
+_SOLVED_UNDRAWN = "pyramid, ridge"
 """The same where there can be no views: of other features than xyz, which are not drawn, and of a folder's network that was
 finetuned, whose kernels are no inflations any more."""
 
@@ -32,12 +32,12 @@ finetuned, whose kernels are no inflations any more."""
     "--shots",
     type=shared.COUNT,
     help="Train on only this many clouds of each class; by default then without steps, with readout "
-    "pyramid+views, classifier ridge, stem image and statistics auto; of other features than xyz without views.",
+    "pyramid+views, classifier ridge and stem image; of other features than xyz without views.",
 )
 @click.option(
     "--unlabelled",
     metavar="FOLDER",
-    help="More clouds, without labels, which statistics and the classifier ridge take too; what is not chosen is as with "
+    help="More clouds, without labels, which the classifier ridge takes too; what is not chosen is as with "
     "--shots, without a step. Behind it ,columns=... as behind folder:FOLDER.",
 )
 @click.option(
@@ -69,6 +69,9 @@ def finetune(
       folder:FOLDER                   a folder a class, of meshes or clouds; behind it ,test=val measures on that
                                       split and ,columns=x,y,z,nx,ny,nz names columns of .bin, .npy and texts
 
+    With --steps 0, --shots or --unlabelled nothing is trained, unless options say otherwise: a classifier is solved for that
+    reads all feature maps and those of six depth images. It needs objects that stand alike.
+
     With several GPUs or machines: accelerate launch -m i2p_zoo finetune ...
 
     Example: i2p-zoo finetune --model i2p-tf_efficientnet_lite0 --data kicad-mini --mode io+bn --steps 60 --out run
@@ -88,13 +91,13 @@ def finetune(
             "--teacher labels the clouds to train on, and labels spread to --unlabelled ones: leave one out."
         )
     is_drawn = values["features"] == "xyz" and not is_finetuned(values["model"])
-    method: Any = METHODS[_FEW_LABELS if is_drawn else _FEW_LABELS_UNDRAWN]
-    few_labels = {**method.setup, **method.options}
-    if (shots is None and unlabelled is None) or shared.are_given("epochs", "scratch", "learning_rate", *few_labels):
-        few_labels = {}
-    elif not shared.are_given("statistics"):
-        few_labels["statistics"] = "auto"
-    values |= {**few_labels, "unlabelled": unlabelled is not None}
+    method: Any = METHODS[_SOLVED if is_drawn else _SOLVED_UNDRAWN]
+    solved = {**method.setup, **method.options}
+    chosen = [name for name in solved if name != "steps" or values["steps"] != 0]
+    is_solved = shots is not None or unlabelled is not None or values["steps"] == 0
+    if not is_solved or shared.are_given("epochs", "scratch", "learning_rate", *chosen):
+        solved = {}
+    values |= {**solved, "unlabelled": unlabelled is not None}
     shared.check_run(values)
     train_set, test_set = load_data(values["data"])
     if shots is not None:
@@ -111,8 +114,8 @@ def finetune(
     if as_json:
         shared.print_json({key: value for key, value in metrics.items() if key != "history"})
         return
-    if few_labels:
-        click.echo(f"as few labels do best: {' '.join(f'--{name} {value}' for name, value in few_labels.items())}")
+    if solved:
+        click.echo(f"solved for, not trained: {' '.join(f'--{name} {value}' for name, value in solved.items())}")
     test = metrics["test"]
     trained, tested = (count_of(metrics["clouds"][split], "cloud") for split in ("train", "test"))
     click.echo(f"test accuracy {100 * test['top1']:.1f} %, mean over classes {100 * test['mean_class']:.1f} %, of {tested}")

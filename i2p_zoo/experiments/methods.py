@@ -49,9 +49,7 @@ METHODS: dict[str, Method | None] = {
     "pyramid and views, ridge on the clouds' statistics": Method(
         {"mode": "head", "statistics": "clouds", **_BOTH}, {"steps": 0}
     ),
-    "pyramid and views, ridge with unlabelled clouds": Method(
-        {"mode": "head", "statistics": "clouds", "unlabelled": True, **_BOTH}, {"steps": 0}
-    ),
+    "pyramid and views, ridge with unlabelled clouds": Method({"mode": "head", "unlabelled": True, **_BOTH}, {"steps": 0}),
     "pyramid": Method({"mode": "all", **_PYRAMID}, {"learning_rate": 0.02}),
     "scratch": Method({"mode": "all", "scratch": True}),
     "frozen random, io+bn": Method({"mode": "io+bn", "scratch": True}),

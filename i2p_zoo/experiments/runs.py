@@ -14,7 +14,6 @@ from i2p_zoo.experiments.run_folder import execute
 from i2p_zoo.experiments.run_options import RunOptions, describe_run
 from i2p_zoo.experiments.setup import Setup, build_model
 from i2p_zoo.finetune import Classification, Options, ParameterCount, adapt_statistics_, evaluate, fit_ridge_
-from i2p_zoo.finetune.statistics import find_norms_with_statistics
 from i2p_zoo.wording import count_of
 
 
@@ -72,7 +71,7 @@ def run(
 def _build(setup: Setup, clouds: CloudSet, unlabelled: CloudSet | None, seed: int) -> tuple[Any, ParameterCount]:
     """The network before its first step, with what it takes from the clouds without training."""
     model, count = build_model(setup, clouds.classes, seed)
-    if setup.statistics == "clouds" or (setup.statistics == "auto" and find_norms_with_statistics(model)):
+    if setup.statistics == "clouds":
         adapt_statistics_(model, clouds if unlabelled is None else join_clouds(clouds, unlabelled))
     if setup.classifier == "ridge":
         fit_ridge_(model, clouds, unlabelled=unlabelled)

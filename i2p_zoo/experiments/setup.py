@@ -62,8 +62,7 @@ class Setup:
         features: what a voxel carries.
         network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
             which inflation, axis, stem and skip_downsamples say nothing.
-        statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`);
-            "auto" is "clouds" for a network that keeps any; one of LayerNorm alone does not.
+        statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`).
         readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, "pyramid", all
             feature maps by octants, or "pyramid+views", these and what the image network sees from six sides
             (`PyramidClassifier`).

@@ -91,10 +91,8 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
         "mode": "head", "stem": "image", "readout": "pyramid+views", "classifier": "ridge"
     }  # fmt: skip
     assert metrics["history"] == []
-    assert (
-        "as few labels do best: --mode head --stem image --readout pyramid+views --classifier ridge --steps 0 --statistics auto"
-        in result.stdout
-    )
+    chosen = "--mode head --stem image --readout pyramid+views --classifier ridge --steps 0"
+    assert f"solved for, not trained: {chosen}" in result.stdout
     assert "in few: model, metrics.json, confusion.png\n" in result.stdout, "without steps there are no curves"
     assert not (tmp_path / "few" / "curves.png").exists()
     assert type(i2p_zoo.from_pretrained(tmp_path / "few" / "model")) is i2p_zoo.PyramidClassifier
@@ -106,7 +104,8 @@ def test_few_labels_are_learnt_without_a_step_unless_told_otherwise(network, dat
     succeed(*options, "--steps", 1, "--batch-size", 6, "--out", "trained")
     setup = json.loads((tmp_path / "trained" / "metrics.json").read_text())["setup"]
     assert (setup["mode"], setup["readout"], setup["statistics"]) == ("all", "last", "image")
-    assert "at least one, or the classifier ridge" in fail(*options, "--steps", 0, "--out", "untrained")
+    assert "at least one, or the classifier ridge" in fail(*options, "--steps", 0, "--mode", "io", "--out", "untrained")
+    assert "solved for, not trained" in succeed(*options[:-2], "--steps", 0, "--out", "solved").stdout
 
 
 def test_unlabelled_clouds_of_a_folder_are_taken_too(network, data, tmp_path):

@@ -328,11 +328,9 @@ def test_a_run_of_a_version_that_noted_fewer_settings_is_this_one(finished, netw
         run(replace(setup, mode="io"), *splits, options, tmp_path, RunOptions(resume=True, held_out=0.25))
 
 
-@pytest.mark.parametrize(("statistics", "held_out"), [("clouds", None), ("clouds", 0.25), ("auto", 0.25)])
-def test_statistics_and_a_classifier_are_those_of_the_clouds_that_are_trained_on(
-    network, splits, tmp_path, statistics, held_out
-):
-    setup = setup_of(network, mode="head", stem="image", statistics=statistics, classifier="ridge")
+@pytest.mark.parametrize("held_out", [None, 0.25])
+def test_statistics_and_a_classifier_are_those_of_the_clouds_that_are_trained_on(network, splits, tmp_path, held_out):
+    setup = setup_of(network, mode="head", stem="image", statistics="clouds", classifier="ridge")
     run(setup, *splits, replace(OPTIONS, steps=0), tmp_path, RunOptions(held_out=held_out))
     model = i2p_zoo.from_pretrained(tmp_path / "model")
     clouds = splits[0] if held_out is None else hold_out(splits[0], held_out, OPTIONS.seed)[0]
@@ -344,15 +342,9 @@ def test_statistics_and_a_classifier_are_those_of_the_clouds_that_are_trained_on
     assert not (tmp_path / "curves.png").exists(), "nothing was trained"
 
 
-def test_a_network_without_statistics_takes_none_from_the_clouds_on_its_own(splits, tmp_path):
+def test_a_network_without_statistics_takes_none_from_the_clouds(splits, tmp_path):
     network = i2p_zoo.create_model("test_vit").save_pretrained(tmp_path / "network")
-    setup = setup_of(network, mode="head", stem="image", classifier="ridge")
-    options = replace(OPTIONS, steps=0)
-    accuracies = [
-        run(replace(setup, statistics=statistics), *splits, options, tmp_path / statistics)["test"]
-        for statistics in ("image", "auto")
-    ]
-    assert accuracies[0] == accuracies[1]
+    setup, options = setup_of(network, mode="head", stem="image", classifier="ridge"), replace(OPTIONS, steps=0)
     with pytest.raises(InvalidInputError, match=r"BatchNorm layers that keep them \(0\)"):
         run(replace(setup, statistics="clouds"), *splits, options, tmp_path / "clouds")
 
