@@ -118,7 +118,8 @@ def test_unlabelled_clouds_of_a_folder_are_taken_too(network, data, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["unlabelled"]["clouds"] == 6
     assert (metrics["setup"]["unlabelled"], metrics["setup"]["readout"]) == (True, "pyramid+views")
-    assert "on 24 clouds and 6 unlabelled clouds in" in result.stdout
+    assert "solved for" in result.stdout
+    assert "on 24 clouds and 6 unlabelled clouds\n" in result.stdout
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert "24 clouds to train on and 6 without labels" in card
     assert "those that the 2D network has of six depth images" in card
