@@ -12,7 +12,7 @@ import click
 
 from i2p_zoo.cli import shared_options as shared
 from i2p_zoo.cli import training_recipes as recipes
-from i2p_zoo.cli.checkpoint_folders import load_network
+from i2p_zoo.cli.checkpoint_folders import check_place, load_network
 from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.wording import count_of, format_json
 
@@ -90,6 +90,7 @@ def finetune(
         raise InvalidInputError(
             "--teacher labels the clouds to train on, and labels spread to --unlabelled ones: leave one out."
         )
+    check_place(values["model"])
     is_drawn = values["features"] == "xyz" and not is_finetuned(values["model"])
     method: Any = METHODS[_SOLVED if is_drawn else _SOLVED_UNDRAWN]
     solved = {**method.setup, **method.options}

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 _NEIGHBOURS, _POWER, _SPREAD = 8, 8, 0.8
 _STEPS = 60  # 0.8**60 is 1e-6
+_LEAST = 1e-12  # of what arrives; less is nothing
 _BLOCK = 1024  # rows whose likeness to all others is held at once
 
 
@@ -25,7 +26,8 @@ def propagate_labels(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
         classes: their number, K.
 
     Returns:
-        (M, K) shares that add up to 1, in the rows' dtype: of a labelled cloud 1 for its class; all 0 where no label arrives.
+        (M, K) shares that add up to 1, in the rows' dtype: of a labelled cloud 1 for its class; all 0 where no label arrives,
+        or less than 1e-12 of one.
 
     Example:
         >>> rows = F.normalize(torch.tensor([[1.0, 0], [0, 1], [3, 1], [1, 3]]), dim=1)
@@ -33,14 +35,15 @@ def propagate_labels(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
         [0, 1, 0, 1]
     """
     first, second, weight = _join_neighbours(rows)
-    given = rows.new_zeros(len(rows), classes)
-    given[: len(labels)] = F.one_hot(labels, classes).to(rows.dtype)
-    shares = given
+    known = rows.new_zeros(len(rows), classes)
+    known[: len(labels)] = F.one_hot(labels, classes).to(rows.dtype)
+    shares = known
     for _ in range(_STEPS):
-        arriving = torch.zeros_like(given).index_add_(0, first, weight[:, None] * shares[second])
-        shares = _SPREAD * arriving + (1 - _SPREAD) * given
-    shares = F.normalize(shares, p=1, dim=1)
-    shares[: len(labels)] = given[: len(labels)]
+        arriving = torch.zeros_like(known).index_add_(0, first, weight[:, None] * shares[second])
+        shares = _SPREAD * arriving + (1 - _SPREAD) * known
+    total = shares.sum(1, keepdim=True)
+    shares = torch.where(total > _LEAST, shares / total.clamp(min=_LEAST), 0)
+    shares[: len(labels)] = known[: len(labels)]
     return shares
 
 

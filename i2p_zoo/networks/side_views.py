@@ -38,7 +38,7 @@ class SideViews(nn.Module):
         >>> views = SideViews(timm.create_model("test_resnet", features_only=True), 64)
         >>> x = SparseTensor(torch.rand(5, 3), torch.tensor([[0, 0, 0, i] for i in range(5)], dtype=torch.int32))
         >>> tuple(views(x).shape), sum(views.network.feature_info.channels())
-        ((1, 2880), 480)
+        ((1, 2400), 400)
     """
 
     mean: Tensor
