@@ -190,7 +190,7 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
                                           the clouds' statistics" and, of `i2p-zoo fewshot`, "with unlabelled clouds"
       scratch                             random weights, drawn in 3D; all trains; also "scratch, pyramid"
       frozen random, io+bn                the control: as io+bn, on random weights; also io+stats, io,
-                                          and all with "pyramid" and "ridge"
+                                          "pyramid, ridge", that on the clouds' statistics, "pyramid and views, ridge"
       views; views, probe; views, ridge
                                           the 2D network on depth images of the cloud from six sides; also
                                           "frozen random, views, ridge"

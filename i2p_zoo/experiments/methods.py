@@ -60,9 +60,6 @@ METHODS: dict[str, Method | None] = {
         {"mode": "head", "scratch": True, "statistics": "clouds", **_PYRAMID}, {"steps": 0}
     ),
     "frozen random, pyramid and views, ridge": Method({"mode": "head", "scratch": True, **_BOTH}, {"steps": 0}),
-    "frozen random, pyramid and views, ridge on the clouds' statistics": Method(
-        {"mode": "head", "scratch": True, "statistics": "clouds", **_BOTH}, {"steps": 0}
-    ),
     "scratch, pyramid": Method({"mode": "all", "scratch": True, **_PYRAMID}, {"learning_rate": 0.02}),
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),

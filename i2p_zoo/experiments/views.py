@@ -11,7 +11,7 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.normalization import keep_norms_in_eval_
 from i2p_zoo.names import split_name
-from i2p_zoo.networks.depth_images import SIDES, render_depth
+from i2p_zoo.networks.depth_images import SIDES, draw_sides
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.zoo.conversion import load_image_network
@@ -76,8 +76,7 @@ class ViewNetwork(nn.Module):
     def forward(self, clouds: Any) -> Tensor:
         """Returns (B, K) logits of clouds, as points or as voxels that carry their coordinates."""
         x = clouds if isinstance(clouds, SparseTensor) else self.settings.voxelize(clouds)[0]
-        images = render_depth(x.features, x.coords[:, 0], x.batch_size, self.size, self.splat)
-        pictures = (images.flatten(0, 1)[:, None].to(self.mean.dtype) - self.mean) / self.std
+        pictures = draw_sides(x, self.size, self.splat, self.mean, self.std)
         features: Tensor = self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)
         logits: Tensor = self.get_classifier()(features.unflatten(0, (x.batch_size, SIDES)).mean(1))
         return logits

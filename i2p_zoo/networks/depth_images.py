@@ -5,9 +5,26 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2p_zoo.sparse.tensor import SparseTensor
+
 SIDES = 6
 _REACH = 1.35  # what an image shows of the unit sphere's radius: an augmented cloud is scaled by 1.1 and shifted by 0.2
 _FAR = 0.25  # brightness of the farthest point, against a background of 0
+
+
+def draw_sides(x: SparseTensor, size: int, splat: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Draws voxels whose first three features are x, y, z as the images that a 2D network reads.
+
+    Args:
+        x: (N, C) features of B clouds.
+        size, splat: as `render_depth`, S.
+        mean, std: (3, 1, 1), by which the weights' images are scaled.
+
+    Returns:
+        (6 * B, 3, S, S), side by side of each cloud, of the dtype of `mean`.
+    """
+    images = render_depth(x.features[:, :3], x.coords[:, 0], x.batch_size, size, splat)
+    return (images.flatten(0, 1)[:, None].to(mean.dtype) - mean) / std
 
 
 def render_depth(points: Tensor, batch: Tensor, batch_size: int, size: int, splat: int = 1) -> Tensor:

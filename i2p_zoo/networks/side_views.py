@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from i2p_zoo.errors import InvalidInputError, UnsupportedError
 from i2p_zoo.inflation.state import deflate_state, named_tensors
 from i2p_zoo.modules import image_size
-from i2p_zoo.networks.depth_images import SIDES, render_depth
+from i2p_zoo.networks.depth_images import SIDES, draw_sides
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
 
@@ -24,7 +24,7 @@ _WITHOUT = "Without views (readout 'pyramid') any will do."
 class SideViews(nn.Module):
     """A 2D feature extractor that sees clouds from six sides: the mean of every feature map over its pixels, side by side.
 
-    It draws the voxels that a network reads, which carry their coordinates in the unit sphere, by their depth (`render_depth`;
+    It draws the voxels that a network reads, which carry their coordinates in the unit sphere, by their depth (`draw_sides`;
     the idea of SimpleView, Goyal et al. 2021, "Revisiting point cloud shape classification with a simple and effective
     baseline").
 
@@ -59,9 +59,7 @@ class SideViews(nn.Module):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Returns (B, 6 * channels) features of voxels whose first three are x, y, z; each map of a side has length 1."""
-        images = render_depth(x.features[:, :3], x.coords[:, 0], x.batch_size, self.size, self.splat)
-        pictures = (images.flatten(0, 1)[:, None].to(self.mean.dtype) - self.mean) / self.std
-        maps = self.network(pictures)
+        maps = self.network(draw_sides(x, self.size, self.splat, self.mean, self.std))
         rows = []
         for features, channels in zip(maps, self.network.feature_info.channels(), strict=True):
             channels_first = features if features.shape[1] == channels else features.movedim(-1, 1)

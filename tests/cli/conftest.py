@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import i2p_zoo
 from i2p_zoo.cli import main
+from tests.finetune.conftest import shapes
 
 BAR = "it/s]", "step/s]", "s/step]", "%|"
 
@@ -15,6 +17,17 @@ BAR = "it/s]", "step/s]", "s/step]", "%|"
 def network(tmp_path_factory):
     """The folder of a small network, to read only."""
     return i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """24 clouds to train on and 15 to test, to read only."""
+    path = tmp_path_factory.mktemp("clouds") / "shapes.npz"
+    train_set, test_set = shapes(24), shapes(15)
+    points = np.concatenate([train_set.points, test_set.points])
+    labels = np.concatenate([train_set.labels, test_set.labels])
+    np.savez(path, points=points, label=labels, split=np.repeat([0, 1], [24, 15]), classes=np.array(train_set.classes))
+    return f"npz:{path}"
 
 
 @pytest.fixture(autouse=True)
