@@ -13,6 +13,8 @@ from i2p_zoo.errors import InvalidInputError
 from i2p_zoo.experiments.intervals import format_percent
 from i2p_zoo.experiments.methods import METHODS, find_impossible, plan_method, run_method
 from i2p_zoo.experiments.series import Series
+from i2p_zoo.experiments.setup import Setup
+from i2p_zoo.finetune import Options
 from i2p_zoo.wording import count_of, join_words
 
 
@@ -28,7 +30,7 @@ def run_comparison(
         series: the network, apart from what a method changes; the clouds; the options, whose seed is set here; the folder,
             which gets comparison.json and .md.
         methods: of `METHODS`; None for all. Those of all that the setup cannot have are told.
-        seeds: runs of each; a method without a network has one.
+        seeds: runs of each; a method that draws nothing at random, such as the nearest cloud, has one.
         learning_rate: of every method; None for each one's own.
 
     Returns:
@@ -50,7 +52,7 @@ def run_comparison(
     figures: dict[str, Any] = {name: {"skipped": reason} for name, reason in impossible.items()}
     for seed in range(seeds):
         for name, plan in plans.items():
-            if plan is None and seed:
+            if seed and not _is_random(plan):
                 continue
             seeded = None if plan is None else (plan[0], replace(plan[1], seed=seed))
             folder = f"{name_folder(name)}-{seed}"
@@ -58,6 +60,11 @@ def run_comparison(
             note_metrics_(figures.setdefault(name, {}), metrics)
             series.write("comparison", figures, format_comparison(figures))
     return figures
+
+
+def _is_random(plan: tuple[Setup, Options] | None) -> bool:
+    """Whether a method's runs differ by their seed."""
+    return plan is not None and (plan[1].steps > 0 or plan[0].has_random_weights)
 
 
 def name_folder(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -52,7 +53,8 @@ def execute(
         draw: draws more pictures of the network, after the figures are written.
 
     Returns:
-        What metrics.json holds, in every process; `environment` is what the last bits depend on beside the settings.
+        What metrics.json holds, in every process; `seconds` are of what `build` does, in which a classifier may be solved for,
+        and of the training, evaluations left out; `environment` is what the last bits depend on beside the settings.
 
     Raises:
         InvalidInputError: the folder holds a finished run that must not be resumed, or one of other settings, or another
@@ -70,7 +72,9 @@ def execute(
             if count_steps(folder / TRAINING) and noted.is_file():  # else a run that failed before its first step
                 _check_settings(folder / TRAINING, read_json(noted), described, "the state of a run")
             write_json(noted, described)
+        start = time.perf_counter()
         model, count = build()
+        preparation = time.perf_counter() - start
         reported = run_options.tensorboard and accelerator.is_main_process
         with report_to(folder / "tensorboard") if reported else contextlib.nullcontext() as report:
             history = train(
@@ -87,7 +91,7 @@ def execute(
             merge_lora_(model)
         scores, confusion = measure(model, accelerator)
         accelerator.free_memory()
-        figures = _gather_figures(described, count, history, scores, accelerator)
+        figures = _gather_figures(described, count, preparation, history, scores, accelerator)
         if run_options.recipe is not None:
             figures["recipe"] = run_options.recipe
         metrics: dict[str, Any] = json.loads(format_json(figures))
@@ -109,7 +113,12 @@ def execute(
 
 
 def _gather_figures(
-    described: dict[str, Any], count: ParameterCount, history: History, scores: dict[str, Any], accelerator: Any
+    described: dict[str, Any],
+    count: ParameterCount,
+    preparation: float,
+    history: History,
+    scores: dict[str, Any],
+    accelerator: Any,
 ) -> dict[str, Any]:
     """What metrics.json holds."""
     entries = history.to_dict()
@@ -118,7 +127,7 @@ def _gather_figures(
         **described,
         "trained": count.trained,
         "total": count.total,
-        "seconds": history.seconds,
+        "seconds": preparation + history.seconds,
         "waited": history.waited,
         "history": entries["steps"],
         "evaluations": entries["evaluations"],

@@ -143,6 +143,12 @@ class Setup:
         return count_channels(parse_features(self.features), extra=1)
 
     @property
+    def has_random_weights(self) -> bool:
+        """Whether weights are drawn at random before training, so that runs differ by their seed even without a step."""
+        stem_is_new = self.network == "voxels" and self.stem != "image"
+        return self.scratch or self.classifier == "random" or stem_is_new
+
+    @property
     def voxel_arguments(self) -> dict[str, Any]:
         """Arguments of `create_model` about voxels and the layers that read them."""
         names = ("in_chans", "stem", "skip_downsamples", "voxel_size", "features")

@@ -39,6 +39,26 @@ def test_new_layers_follow_from_the_seed_and_the_callers_random_state_stays(netw
         assert not torch.equal(first[name], other[name])
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_random"),
+    [
+        ({"stem": "image", "classifier": "ridge"}, False),
+        ({"stem": "image", "classifier": "ridge", "readout": "pyramid+views", "mode": "head"}, False),
+        ({"stem": "image", "classifier": "ridge", "scratch": True}, True),
+        ({"classifier": "ridge"}, True),
+    ],
+    ids=str,
+)
+def test_networks_that_are_said_to_have_no_random_weights_are_the_same_with_each_seed(network, changes, is_random):
+    setup = Setup(str(network), **changes)
+    first, other = (build_model(setup, CLASSES, seed)[0] for seed in (0, 1))
+    for model in (first, other):
+        for parameter in model.get_classifier().parameters():
+            torch.nn.init.zeros_(parameter)  # which ridge regression replaces
+    same = all(torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+    assert setup.has_random_weights == is_random == (not same)
+
+
 def test_settings_and_channels_are_those_asked_for(network):
     setup = Setup(str(network), features="xyz,normals", skip_downsamples=1, voxel_size=0.3)
     model, _ = build_model(setup, CLASSES)
