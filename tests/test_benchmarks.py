@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import i2p_zoo
-from benchmarks import point_networks, shapes
+from benchmarks import near_twins, point_networks, shapes
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.layers import WINDOW
 from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
@@ -163,3 +163,20 @@ def test_point_networks_say_which_package_is_missing(monkeypatch):
         1,
         True,
     )
+
+
+def test_near_twins_are_other_samples_of_the_same_shape_and_accuracies_stand_by_nearness():
+    random = np.random.default_rng(0)
+    shapes_ = random.normal(size=(3, 400, 3)).astype("f4")
+    twin, apart = shapes_[0, random.permutation(400)], shapes_[1] + 3
+    train_set = CloudSet(shapes_, np.array([0, 1, 1]), ("a", "b"))
+    test_set = CloudSet(np.stack([twin, apart]), np.array([0, 0]), ("a", "b"))
+    nearness = near_twins.measure_nearness(train_set, test_set, points=100)
+    assert nearness.classes[0] == 0
+    assert nearness.ratios[0] < near_twins.TWIN < near_twins.NO_TWIN < nearness.ratios[1]
+    table = near_twins.format_accuracies(nearness.ratios, {"net": np.array([0, 1])}, test_set.hard_labels())
+    assert table.splitlines() == [
+        "|  | all (2) | twin below 1.1 (1) | between (0) | none below 1.25 (1) |",
+        "| --- | --: | --: | --: | --: |",
+        "| net | 50.0 | 100.0 |  | 0.0 |",
+    ]
