@@ -64,6 +64,9 @@ METHODS: dict[str, Method | None] = {
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
     "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
+    "views by all maps, ridge": Method(
+        {"mode": "head", "network": "views", "readout": "pyramid", "classifier": "ridge"}, {"steps": 0}
+    ),
     "frozen random, views, ridge": Method({"mode": "head", "scratch": True, "classifier": "ridge", **_VIEWS}, {"steps": 0}),
     "chamfer": None,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import typing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from i2p_zoo.checkpoints.config import CONFIG, read_config
 from i2p_zoo.choices import AXES, CLASSIFIERS, INFLATIONS, NETWORKS, PRESETS, READOUTS, RUN_MODES, STATISTICS, STEMS
 from i2p_zoo.errors import InvalidInputError
-from i2p_zoo.experiments.views import build_view_network
+from i2p_zoo.experiments.views import ViewNetwork, ViewPyramid, build_view_network
 from i2p_zoo.finetune import ParameterCount, add_lora_, freeze
 from i2p_zoo.inflation.volumes import draw_volumes_
 from i2p_zoo.modules import class_names, set_class_names_
@@ -61,7 +61,7 @@ class Setup:
         voxel_size: edge of a voxel; objects fill the unit sphere.
         features: what a voxel carries.
         network: "voxels", the inflated network; or "views", timm's 2D network on depth images of the cloud from six sides, of
-            which inflation, axis, stem and skip_downsamples say nothing.
+            which inflation, axis, stem and skip_downsamples say nothing; readout "pyramid" is of all its maps, side by side.
         statistics: of BatchNorm before training, "image" or "clouds", those of the clouds to train on (`adapt_statistics_`).
         readout: what the classifier reads, "last", the mean of the last feature map as in timm's network, "pyramid", all
             feature maps by octants, or "pyramid+views", these and what the image network sees from six sides
@@ -126,15 +126,16 @@ class Setup:
                 f"features={self.features!r} and stem={self.stem!r}."
             )
         in_views = (
-            (self.features, self.readout, self.preset) == ("xyz", "last", None)
+            (self.features, self.preset) == ("xyz", None)
+            and self.readout in ("last", "pyramid")
             and self.mode in ("all", "head", "none")
             and not os.path.isdir(self.model)
         )
         if self.network == "views" and not in_views:
             raise InvalidInputError(
-                "Views are of features xyz and of a network by name, with readout last, no preset and in mode all, head or "
-                f"none; got features={self.features!r}, model={self.model!r}, readout={self.readout!r}, preset={self.preset!r} "
-                f"and mode={self.mode!r}."
+                "Views are of features xyz and of a network by name, with readout last or pyramid, no preset and in mode all, "
+                f"head or none; got features={self.features!r}, model={self.model!r}, readout={self.readout!r}, "
+                f"preset={self.preset!r} and mode={self.mode!r}."
             )
 
     @property
@@ -233,7 +234,7 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if setup.network == "views":
-            model: Any = build_view_network(setup.model, len(classes), setup.scratch, setup.voxel_size)
+            model: Any = _build_views(setup, len(classes))
         elif setup.readout != "last":
             model = _build_pyramid(setup, len(classes))
         elif setup.scratch:
@@ -253,6 +254,13 @@ def build_model(setup: Setup, classes: tuple[str, ...], seed: int = 0) -> tuple[
 def set_trained_(model: Any, setup: Setup) -> ParameterCount:
     """Sets what of a network trains, as a setup's mode says; raises as `freeze` and `add_lora_`."""
     return add_lora_(model, setup.lora_rank) if setup.mode == "lora" else freeze(model, setup.mode)
+
+
+def _build_views(setup: Setup, classes: int) -> ViewNetwork | ViewPyramid:
+    if setup.readout == "last":
+        return build_view_network(setup.model, classes, setup.scratch, setup.voxel_size)
+    views: Any = _build_pyramid(replace(setup, network="voxels", readout="pyramid+views", stem="image"), classes).views
+    return ViewPyramid(views, classes, setup.voxel_size)
 
 
 def _build_pyramid(setup: Setup, classes: int) -> PyramidClassifier:

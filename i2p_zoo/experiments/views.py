@@ -12,6 +12,7 @@ from i2p_zoo.inflation.settings import Settings
 from i2p_zoo.layers.normalization import keep_norms_in_eval_
 from i2p_zoo.names import split_name
 from i2p_zoo.networks.depth_images import SIDES, draw_sides
+from i2p_zoo.networks.side_views import SideViews
 from i2p_zoo.networks.timm_models import create_timm_model
 from i2p_zoo.sparse.tensor import SparseTensor
 from i2p_zoo.zoo.conversion import load_image_network
@@ -79,6 +80,50 @@ class ViewNetwork(nn.Module):
         pictures = draw_sides(x, self.size, self.splat, self.mean, self.std)
         features: Tensor = self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)
         logits: Tensor = self.get_classifier()(features.unflatten(0, (x.batch_size, SIDES)).mean(1))
+        return logits
+
+
+class ViewPyramid(nn.Module):
+    """A linear classifier of what `SideViews` reads: every feature map of a 2D network on each of six sides.
+
+    It is what `PyramidClassifier` with views has beside the inflated network, on its own, and takes what a `PointCloudModel`
+    takes.
+
+    Args:
+        views: of the cloud.
+        num_classes: of the classifier, which is new.
+        voxel_size: points of one voxel are one point, their mean.
+
+    Example:
+        >>> import numpy as np, timm
+        >>> views = SideViews(timm.create_model("test_resnet", features_only=True), 64)
+        >>> ViewPyramid(views, 4, voxel_size=0.1).eval()([np.random.rand(100, 3)]).shape
+        torch.Size([1, 4])
+    """
+
+    def __init__(self, views: SideViews, num_classes: int, voxel_size: float) -> None:
+        super().__init__()
+        self.views, self.num_classes = views, num_classes
+        self.settings = Settings(voxel_size=voxel_size)
+        self.frozen_norms = False
+        self.pretrained_cfg = dict(getattr(views.network, "pretrained_cfg", None) or {})
+        self.head = nn.Linear(SIDES * views.channels, num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the linear layer."""
+        return self.head
+
+    def train(self, mode: bool = True) -> ViewPyramid:
+        """Sets training mode; views of which nothing trains stay in eval, on the statistics of images."""
+        super().train(mode)
+        if self.frozen_norms or not any(parameter.requires_grad for parameter in self.views.parameters()):
+            self.views.eval()
+        return self
+
+    def forward(self, clouds: Any) -> Tensor:
+        """Returns (B, K) logits of clouds, as points or as voxels that carry their coordinates."""
+        x = clouds if isinstance(clouds, SparseTensor) else self.settings.voxelize(clouds)[0]
+        logits: Tensor = self.head(self.views(x))
         return logits
 
 

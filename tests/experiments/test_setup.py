@@ -96,7 +96,7 @@ REFUSED = {
     "views of normals": ({"readout": "pyramid+views", "stem": "image", "features": "normals"}, "got features='normals'"),
     "views of a new stem": ({"readout": "pyramid+views"}, "got features='xyz' and stem='point'"),
     "views of a preset": ({"preset": "image2point", "network": "views"}, "no preset.*preset='image2point'"),
-    "views by octants": ({"network": "views", "readout": "pyramid"}, "readout='pyramid'"),
+    "views beside views": ({"network": "views", "readout": "pyramid+views", "stem": "image"}, "readout='pyramid.views'"),
 }
 
 

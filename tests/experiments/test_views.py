@@ -8,6 +8,8 @@ import timm
 import torch
 
 from i2p_zoo import InvalidInputError
+from i2p_zoo.analysis import penultimate_features
+from i2p_zoo.experiments import Setup, build_model
 from i2p_zoo.experiments.views import ViewNetwork
 from i2p_zoo.finetune import evaluate, freeze
 from i2p_zoo.networks.depth_images import render_depth
@@ -59,3 +61,19 @@ def test_it_trains_and_is_evaluated_as_a_3d_network_is():
     train(model, clouds, steps=30, learning_rate=0.02)
     assert evaluate(model, clouds).top1 > max(before, 0.8)
     assert model.pretrained_cfg["label_names"] == list(clouds.classes)
+
+
+def test_views_by_all_maps_read_what_the_pyramid_has_beside_the_inflated_network():
+    clouds, classes = shapes(6, 60), ("a", "b", "c")
+    setup = Setup("i2p-test_resnet", "head", scratch=True, network="views", readout="pyramid", voxel_size=0.1)
+    model, count = build_model(setup, classes, seed=3)
+    both, _ = build_model(
+        Setup("i2p-test_resnet", "head", True, stem="image", readout="pyramid+views", voxel_size=0.1), classes, 3
+    )
+    features, joined = (penultimate_features(each, clouds) for each in (model, both))
+    assert features.shape[1] == model.get_classifier().in_features < joined.shape[1]
+    torch.testing.assert_close(features, joined[:, -features.shape[1] :])
+    assert count.trained == sum(parameter.numel() for parameter in model.get_classifier().parameters())
+    assert not model.train().views.training, "frozen views stay on the statistics of images"
+    freeze(model, "all")
+    assert model.train().views.training
