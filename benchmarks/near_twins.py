@@ -47,6 +47,7 @@ def main(models: tuple[Path, ...], data: str) -> None:
 
     Example: python -m benchmarks.near_twins all/model solved/model --data npz:kicad-dev.npz
     """
+    i2p_zoo.keep_freed_memory()
     train_set, test_set = load_data(data)
     nearness = measure_nearness(train_set, test_set)
     predicted = {"nearest training cloud": nearness.classes}
