@@ -57,7 +57,7 @@ def main(models: tuple[Path, ...], data: str) -> None:
 
 
 def measure_nearness(train_set: CloudSet, test_set: CloudSet, points: int = POINTS) -> Nearness:
-    """Compares every test cloud with every training cloud, by as many of their points."""
+    """Compares each of M test clouds with every training cloud, by the Chamfer distance of `points` of each one's points."""
     candidates = torch.stack([_sample(cloud, points, 0) for cloud in train_set.points])
     labels, classes, ratios = train_set.hard_labels(), [], []
     for cloud in tqdm(test_set.points, desc="Chamfer distances", unit="cloud"):
@@ -71,7 +71,13 @@ def measure_nearness(train_set: CloudSet, test_set: CloudSet, points: int = POIN
 def format_accuracies(
     ratios: NDArray[np.float64], predicted: Mapping[str, NDArray[np.int64]], labels: NDArray[np.int64]
 ) -> str:
-    """Returns a Markdown table of the accuracies in %, a row each prediction, a column each range of ratios."""
+    """Returns a Markdown table of accuracies in %, a row each prediction, a column each range of ratios.
+
+    Args:
+        ratios: (M,), as `Nearness` has them.
+        predicted: (M,) classes of the test clouds, by the name of what predicted them.
+        labels: (M,) their true classes.
+    """
     groups = {
         "all": ratios >= 0,
         f"twin below {TWIN}": ratios < TWIN,
