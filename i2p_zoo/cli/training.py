@@ -123,8 +123,8 @@ def finetune(
     recipes.print_reported(recipe)
     parameters = f"{metrics['trained']:,d} of {metrics['total']:,d} parameters"
     with_others = f" and {count_of(metrics['unlabelled']['clouds'], 'unlabelled cloud')}" if others else ""
-    verb, time = ("trained", f" in {metrics['seconds']:.0f} s") if metrics["history"] else ("solved for", "")
-    click.echo(f"{verb} {parameters} on {trained}{with_others}{time}")
+    verb = "trained" if metrics["history"] else "solved for"
+    click.echo(f"{verb} {parameters} on {trained}{with_others} in {metrics['seconds']:.0f} s")
     if options.target is not None:
         reached = metrics["reached"]
         when = f"reached at step {reached['step']}, {reached['seconds']:.0f} s" if reached else "never reached"
