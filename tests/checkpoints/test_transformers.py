@@ -13,8 +13,8 @@ from tests.helpers import seeded
 
 NETWORKS = {
     "test_vit": {"depth": 2},
-    "vit_small_patch16_dinov3": {"depth": 1},
-    "swin_tiny_patch4_window7_224": {},
+    "vit_small_patch16_dinov3": {"depth": 1, "embed_dim": 48, "num_heads": 2},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},
     "levit_128s": {},
 }
 

@@ -14,7 +14,7 @@ import torch
 from i2p_zoo import keep_freed_memory
 
 def work():
-    tensors = [torch.empty(size << 18).fill_(1) for size in (20, 20, 20, 90)]  # in MiB; glibc maps those over 32 at any setting
+    tensors = [torch.empty(size << 18).fill_(1) for size in (10, 10, 10, 40)]  # in MiB; glibc maps those over 32 at any setting
 
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,9 +24,9 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
 for _ in range(5):
     work()
 before = pages()
-for _ in range(20):  # of which one may find the room for a large tensor divided, and the heap grows once more
+for _ in range(10):  # of which one may find the room for a large tensor divided, and the heap grows once more
     work()
-print((pages() - before) // 20)
+print((pages() - before) // 10)
 """
 
 
