@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,14 +14,14 @@ import torch
 from click.testing import CliRunner
 
 import i2p_zoo
-from benchmarks import near_twins, point_networks, shapes
+from benchmarks import furniture, near_twins, point_networks, shapes
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.layers import WINDOW
 from benchmarks.peers import dense_twin, exact_convolution, gather_scatter, spconv_engine
 from benchmarks.point_neighbours import fps, knn_graph, radius
 from benchmarks.timing import compare, take_turns
 from i2p_zoo import SparseTensor
-from i2p_zoo.data import CloudSet
+from i2p_zoo.data import CloudSet, load_npz
 from i2p_zoo.sparse.kernel_maps import window_sites
 from i2p_zoo.sparse.sparse_convolution import convolve
 from tests.helpers import random_cloud, randomise_norms_, relative_error, seeded
@@ -180,3 +182,68 @@ def test_near_twins_are_other_samples_of_the_same_shape_and_accuracies_stand_by_
         "| --- | --: | --: | --: | --: |",
         "| net | 50.0 | 100.0 |  | 0.0 |",
     ]
+
+
+# A plate of 2 by 1 that stands on its long side, y up: red, and a triangle of no material whose area is a quarter of its.
+PLATE = """mtllib a.mtl
+v 0 0 0
+v 2 0 0
+v 2 1 0
+v 0 1 0
+v 0 -1 0
+v 1 -1 0
+o plate
+usemtl red
+f 1 2 3 4
+o rest
+usemtl none
+f 1 5 6
+"""
+
+
+def write_library(path, names, rotation=None):
+    lines = [f"name#{row}={name}\nmodel#{row}=/lib/a/a.obj" for row, name in enumerate(names, 1)]
+    if rotation:
+        lines.append(f"modelRotation#1={rotation}")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("PluginFurnitureCatalog.properties", "\n".join(lines))
+        archive.writestr("lib/a/a.obj", PLATE)
+        archive.writestr("lib/a/a.mtl", "newmtl red\nKd 1 0 0\n")
+    return path
+
+
+def test_furniture_stands_upright_with_its_materials_colours_and_half_of_each_class_is_for_training(tmp_path):
+    names = ["Glass door", "Door", "Exterior door", "Screen door", "Pool table", "Round table", "Toaster"]
+    library, out = write_library(tmp_path / "a.sh3f", names), tmp_path / "furniture.npz"
+    run = CliRunner().invoke(furniture.main, [str(library), "--points", "4000", "--out", str(out)])
+    assert (run.exit_code, run.stdout) == (0, f"{out}: 3 training and 3 test clouds of 2 classes\n")
+    arrays = np.load(out)
+    label, classes = arrays["label"], list(arrays["classes"])
+    assert [classes[row] for row in label] == ["door or window"] * 4 + ["table"] * 2
+    assert all((arrays["split"][label == row] == 0).sum() * 2 == (label == row).sum() for row in set(label))
+    points, colors = arrays["points"][0], arrays["colors"][0]
+    np.testing.assert_allclose(points.min(0), [0, 0, -1], atol=0.05)
+    np.testing.assert_allclose(points.max(0), [2, 0, 1], atol=0.05)
+    np.testing.assert_allclose(np.abs(arrays["normals"][0]), np.tile([0, 1, 0], (4000, 1)), atol=1e-6)
+    red = (colors == [255, 0, 0]).all(1)
+    assert np.array_equal(red, points[:, 2] >= 0)
+    assert abs(red.mean() - 0.8) < 0.03
+    train, test = load_npz(out)
+    assert (len(train), len(test)) == (3, 3)
+
+
+def test_furniture_is_turned_as_its_library_says(tmp_path):
+    library = write_library(tmp_path / "a.sh3f", ["Door", "Door"], rotation="0 -1 0 1 0 0 0 0 1")  # x becomes up
+    with zipfile.ZipFile(library) as archive:
+        turned, plain = furniture.list_models(archive)
+        draw = functools.partial(furniture.sample, archive, points=500)
+        points = draw(turned, random=np.random.default_rng(0))[0]
+        expected = draw(plain, random=np.random.default_rng(0))[0]
+    np.testing.assert_allclose(points[:, [2, 0]], expected[:, [0, 2]] * [1, -1], atol=1e-6)
+
+
+def test_a_library_without_furniture_of_a_class_is_named(tmp_path):
+    library = write_library(tmp_path / "a.sh3f", ["Toaster"])
+    run = CliRunner().invoke(furniture.main, [str(library), "--out", str(tmp_path / "out.npz")])
+    assert (run.exit_code, (tmp_path / "out.npz").exists()) == (1, False)
+    assert "a.sh3f: no model has the name of a class (armchair, bed, " in run.stderr
