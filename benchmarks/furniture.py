@@ -106,7 +106,9 @@ def sample(archive: zipfile.ZipFile, model: Model, points: int, random: np.rando
     """Draws points evenly over the surface of a model: (points, 3) of them, of unit normals and of colours, uint8."""
     folder = model.path.rpartition("/")[0]
     materials = {
-        name: io.BytesIO(archive.read(name)) for name in archive.namelist() if re.fullmatch(rf"{folder}/.*\.mtl", name)
+        name: io.BytesIO(archive.read(name))
+        for name in archive.namelist()
+        if name.startswith(f"{folder}/") and name.endswith(".mtl")
     }
     resolver = trimesh.resolvers.ZipResolver(archive=materials, namespace=folder)
     scene = trimesh.load_scene(io.BytesIO(archive.read(model.path)), file_type="obj", resolver=resolver)

@@ -150,18 +150,19 @@ def convert_network(
     """
     say = progress or (lambda step: None)
     settings = settings or Settings()
+    measured_inflation = settings.inflation if settings.inflation in ("center", "copy") else "center"
     say("inflating")
-    model: Any = inflate(source, settings.inflation, settings.axis, settings.depth)
-    model.eval()
+    model: Any = inflate(source, measured_inflation, settings.axis, settings.depth).eval()
     say("certifying")
-    meets_whole_kernels = settings.inflation in ("center", "copy")
-    twin: Any = model if meets_whole_kernels else inflate(source, "center", settings.axis, settings.depth)
-    certificate = certify(source, twin)
+    certificate = certify(source, model)
+    if settings.inflation != measured_inflation:
+        del model  # the twin, before a second network as large is made
+        model = inflate(source, settings.inflation, settings.axis, settings.depth).eval()
     differences = find_differences(named_tensors(source), model)
     if differences or not certificate.passed:
         reason = f"{', '.join(differences)} are not their 2D sources'" if certificate.passed else str(certificate)
         raise CertificateError(f"{architecture}: {reason}. The converted network is not kept.")
-    measured = {**certificate.to_dict(), "inflation": twin.settings.inflation}
+    measured = {**certificate.to_dict(), "inflation": measured_inflation}
     measured |= {"tensors": sha256_of_tensors(model), "finetuned": False}
     model.provenance = model.provenance.changed(
         architecture=architecture,
