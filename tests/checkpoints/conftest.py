@@ -17,9 +17,11 @@ from i2p_zoo.checkpoints.loading import load_folder
 from i2p_zoo.checkpoints.saving import CARD, save_pretrained
 from i2p_zoo.checkpoints.weight_files import WEIGHTS, sha256_of
 from i2p_zoo.zoo.pretrained import build_network
+from tests.conftest import fingerprint
 from tests.helpers import random_cloud, randomise_norms_
 
 NAMES = {CONFIG, WEIGHTS, CARD}
+REPO, PICKLE = "acme/net", "pytorch_model.bin"
 SOME_CERTIFICATE = i2p_zoo.Certificate({"float32": 1e-7, "float64": 1e-15}, (1, 3, 8, 8), 1.0)
 
 
@@ -102,3 +104,31 @@ def saved(tmp_path_factory):
 def folder(saved, tmp_path):
     """A copy of the saved folder to spoil."""
     return Path(shutil.copytree(saved[1], tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Two networks of one shape, as a Hub has them."""
+    return [make_model(seed=seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def folders(models, tmp_path_factory):
+    """The checkpoints of two networks of one shape."""
+    return [save_pretrained(model, tmp_path_factory.mktemp("checkpoint")) for model in models]
+
+
+def assert_loaded(outcome, model):
+    assert outcome.error is None, outcome.message
+    assert outcome.fingerprint == fingerprint(model)
+    assert not outcome.training
+
+
+def assert_error(outcome, error, *words):
+    assert outcome.error == error, outcome.message
+    for word in words:
+        assert word in outcome.message, outcome.message
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}

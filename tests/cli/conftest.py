@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -59,3 +62,10 @@ def fail(*args):
     assert "i2p-zoo: " not in before, "the error is told once"
     assert before == "" or before.endswith("\n"), "the error begins a line, not one of the bar's"
     return message.removesuffix("\n")
+
+
+def subprocess_of(command, folder):
+    """Runs a command as a user would, with no network to be had."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment = {**os.environ, **nowhere, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=500)

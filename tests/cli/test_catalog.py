@@ -1,15 +1,11 @@
-"""The command line as a user meets it: what is printed where, exit codes, and one-line errors."""
+"""Networks as the command line lists, describes, converts and certifies them."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,70 +15,10 @@ import torch
 
 import i2p_zoo
 from i2p_zoo.choices import INFLATIONS
-from i2p_zoo.cli import main
 from i2p_zoo.zoo import certificate, conversion
 from i2p_zoo.zoo import ledger as zoo
 from i2p_zoo.zoo.certificate import Certificate
-from tests.cli.conftest import BAR, fail, run, succeed
-
-COMMANDS = list(main.commands)
-
-
-def subprocess_of(command, folder):
-    """Runs a command as a user would, with no network to be had."""
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment = {**os.environ, **nowhere, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=500)
-
-
-# Help and version
-
-
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-@pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_shows_an_example(command, flag):
-    result = succeed(*filter(None, [command]), flag)
-    assert f"Example: i2p-zoo {command or ''}" in result.stdout
-    assert result.stderr == ""
-
-
-def example_of(command):
-    words = " ".join(main.commands[command].help.split("Example: i2p-zoo ")[1].split())
-    return shlex.split(words)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_example_of_each_command_is_accepted_by_it(command):
-    name, *arguments = example_of(command)
-    assert name == command
-    main.commands[command].make_context(command, arguments)
-
-
-def test_help_lists_every_command_with_its_purpose():
-    lines = succeed("--help").stdout.splitlines()
-    for command in COMMANDS:
-        (line,) = [line for line in lines if line.strip().startswith(f"{command} ")]
-        assert len(line.split()) > 3
-
-
-def test_help_does_not_load_torch(tmp_path):
-    lines = (
-        "import sys",
-        "from i2p_zoo.cli import main",
-        "segment = [['segment', name] for name in main.commands['segment'].commands]",
-        "for words in ([], *([name] for name in main.commands), *segment):",
-        "    main([*words, '--help'], standalone_mode=False)",
-        "print({'torch', 'timm', 'numpy'} & set(sys.modules))",
-    )
-    done = subprocess_of([sys.executable, "-c", "\n".join(lines)], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "set()"
-
-
-def test_version_is_the_packages(tmp_path):
-    found = subprocess_of([sys.executable, "-W", "error", "-m", "i2p_zoo", "--version"], tmp_path)
-    assert (found.returncode, found.stdout, found.stderr) == (0, f"i2p-zoo, version {i2p_zoo.__version__}\n", "")
-
+from tests.cli.conftest import BAR, fail, run, subprocess_of, succeed
 
 # list
 
@@ -360,28 +296,9 @@ def test_convert_says_whose_certificate_it_is(small_weights, inflation, twin):
     assert f"{twin}; all 88 tensors are their 2D sources' bit for bit; the outputs depend on all 75 of floating" in lines[-3]
 
 
-# Errors
-
-
 def write_file(path):
     path.write_text("a file where a folder should be")
     return path
-
-
-ERRORS = {
-    "unknown name": (["info", "resnet999"], r"no architecture 'resnet999'.*i2p-resnet"),
-    "unknown zoo name": (["convert", "i2p-resnet999", "--out", "x"], "no architecture 'resnet999'"),
-    "missing folder": (["info", "./missing/folder"], r"\./missing/folder"),
-    "certify of an unknown name": (["certify", "resnet999"], "no architecture 'resnet999'"),
-    "missing clouds": (["demo", "--data", "missing.npz"], r"missing\.npz: no such file"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), ERRORS.values(), ids=ERRORS.keys())
-def test_errors_are_one_line_with_exit_code_2(arguments, message):
-    found = fail(*arguments)
-    assert "\n" not in found
-    assert re.search(message, found), found
 
 
 def test_transformers_are_listed_and_described_with_their_certificate():
@@ -432,43 +349,6 @@ def test_own_weights_that_do_not_fit_are_told_briefly(tmp_path, write, words):
     assert "weights_only" not in message
 
 
-@pytest.fixture
-def run_folder(tmp_path):
-    """A folder as runs leave it, whose checkpoint is one level below."""
-    i2p_zoo.create_model("test_resnet").save_pretrained(tmp_path / "run" / "model")
-    (tmp_path / "weights.pth").touch()
-    return tmp_path / "run"
-
-
-SLIPS = {
-    "the run's folder": ("run", r"did you mean run/model\?"),
-    "a file of a checkpoint": ("run/model/model.safetensors", r"is a file of a checkpoint; give its folder, run/model\."),
-    "a file of weights": (
-        "weights.pth",
-        "is a file, and a network is loaded from a folder: .*i2p-zoo convert NAME --weights weights.pth",
-    ),
-}
-LOADING = {
-    "info": ["info", "PLACE"],
-    "predict": ["predict", "PLACE", "cloud.npy"],
-    "collapse": ["collapse", "PLACE", "--data", "npz:missing.npz"],
-    "finetune": ["finetune", "--model", "PLACE", "--data", "npz:missing.npz", "--out", "out"],
-    "fewshot": ["fewshot", "--model", "PLACE", "--data", "npz:missing.npz", "--out", "out"],
-    "segment train": ["segment", "train", "--model", "PLACE", "--data", "scenes:missing.npz", "--out", "out"],
-    "segment eval": ["segment", "eval", "PLACE", "--data", "scenes:missing.npz"],
-}
-
-
-@pytest.mark.parametrize(("place", "words"), SLIPS.values(), ids=SLIPS.keys())
-@pytest.mark.parametrize("command", LOADING.values(), ids=LOADING.keys())
-def test_place_beside_the_checkpoint_is_told_with_the_right_one(run_folder, command, place, words):
-    assert re.search(words, fail(*[place if word == "PLACE" else word for word in command]))
-
-
-def test_push_of_a_runs_folder_names_the_checkpoint_in_it(run_folder):
-    assert "did you mean run/model?" in fail("push", "run", "me/net")
-
-
 @pytest.mark.parametrize("place", ["file/below", "/proc/nobody/writes/here"])
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(small_weights, tmp_path, place):
     write_file(tmp_path / "file")
@@ -485,72 +365,6 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work_begins(monkeypa
     monkeypatch.setattr(conversion, "convert", work)
     write_file(tmp_path / "file")
     assert "file" in fail("convert", "test_efficientnet", "--report", "file/report.json")
-
-
-@pytest.mark.parametrize("arguments", [["info", "resnet999"], ["convert", "resnet18", "--out", "net"]], ids=["info", "convert"])
-def test_debug_shows_the_traceback_and_then_the_line(arguments):
-    result = run("--debug", *arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    trace, _, line = result.stderr.rpartition("i2p-zoo: ")
-    assert "Traceback (most recent call last)" in trace
-    assert "NotFoundError" in trace
-    assert line
-
-
-def test_a_bug_of_ours_is_not_dressed_up_as_a_users_error(monkeypatch):
-    def broken(pattern):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(zoo, "list_models", broken)
-    result = run("list")
-    assert isinstance(result.exception, RuntimeError)
-    assert result.stderr == ""
-
-
-def test_a_reader_that_stops_reading_is_no_error_to_tell(monkeypatch):
-    def closed(pattern):
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    monkeypatch.setattr(zoo, "list_models", closed)
-    assert run("list").stderr == "", "as in `i2p-zoo list | head -1`"
-
-
-MISUSES = {
-    "no command that we have": ["frobnicate"],
-    "no name": ["info"],
-    "nothing to certify": ["certify"],
-    "unknown inflation": ["convert", "resnet18", "--inflation", "fancy"],
-    "unknown axis": ["certify", "resnet18", "--axis", "w"],
-    "no depth": ["convert", "resnet18", "--depth", "0"],
-    "no steps": ["demo", "--steps", "0"],
-    "no seeds": ["demo", "--seeds", "0"],
-    "an unknown option": ["list", "--frobnicate"],
-    "a folder as the report": ["convert", "resnet18", "--report", "."],
-    "a file as the folder": ["convert", "resnet18", "--out", sys.executable],
-    "a seed that is too large": ["finetune", "--model", "a", "--data", "b", "--out", "c", "--seed", "99999999999999999999"],
-    "passes over few clouds": ["fewshot", "--model", "a", "--data", "b", "--out", "c", "--epochs", "1"],
-    "a negative block": ["segment", "predict", "a", "b.npy", "--block", "-1"],
-    "no block": ["segment", "train", "--model", "a", "--data", "b", "--out", "c", "--block", "0"],
-    "no crop": ["segment", "train", "--model", "a", "--data", "b", "--out", "c", "--crop", "0"],
-    "blocks that are all overlap": ["segment", "eval", "a", "--data", "b", "--overlap", "1"],
-}
-
-
-@pytest.mark.parametrize("arguments", MISUSES.values(), ids=MISUSES.keys())
-def test_misuse_is_told_with_the_usage_and_exit_code_2(arguments):
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("Usage: i2p-zoo")
-    assert "Error: " in result.stderr.splitlines()[-1]
-
-
-def test_the_installed_script_prints_one_line_for_an_error(tmp_path):
-    found = subprocess_of([Path(sys.executable).parent / "i2p-zoo", "info", "resnet999"], tmp_path)
-    assert (found.returncode, found.stdout) == (2, "")
-    (line,) = found.stderr.splitlines()
-    assert line.startswith("i2p-zoo: timm ")
 
 
 # certify

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from i2p_zoo.cli import main
 from i2p_zoo.cli.error_lines import BatchErrors, ErrorLines
 from i2p_zoo.cli.shared_options import OutputPath
 from i2p_zoo.errors import InvalidInputError
-from tests.cli.conftest import run
+from i2p_zoo.zoo import ledger
+from tests.cli.conftest import fail, run, subprocess_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,3 +231,55 @@ def test_streams_that_are_no_files_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     main(["list", "resnet18"], standalone_mode=False)
     assert sys.stdout.getvalue() == "i2p-resnet18\n"
+
+
+ERRORS = {
+    "unknown name": (["info", "resnet999"], r"no architecture 'resnet999'.*i2p-resnet"),
+    "unknown zoo name": (["convert", "i2p-resnet999", "--out", "x"], "no architecture 'resnet999'"),
+    "missing folder": (["info", "./missing/folder"], r"\./missing/folder"),
+    "certify of an unknown name": (["certify", "resnet999"], "no architecture 'resnet999'"),
+    "missing clouds": (["demo", "--data", "missing.npz"], r"missing\.npz: no such file"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_errors_are_one_line_with_exit_code_2(arguments, message):
+    found = fail(*arguments)
+    assert "\n" not in found
+    assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("arguments", [["info", "resnet999"], ["convert", "resnet18", "--out", "net"]], ids=["info", "convert"])
+def test_debug_shows_the_traceback_and_then_the_line(arguments):
+    result = run("--debug", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    trace, _, line = result.stderr.rpartition("i2p-zoo: ")
+    assert "Traceback (most recent call last)" in trace
+    assert "NotFoundError" in trace
+    assert line
+
+
+def test_a_bug_of_ours_is_not_dressed_up_as_a_users_error(monkeypatch):
+    def broken(pattern):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ledger, "list_models", broken)
+    result = run("list")
+    assert isinstance(result.exception, RuntimeError)
+    assert result.stderr == ""
+
+
+def test_a_reader_that_stops_reading_is_no_error_to_tell(monkeypatch):
+    def closed(pattern):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(ledger, "list_models", closed)
+    assert run("list").stderr == "", "as in `i2p-zoo list | head -1`"
+
+
+def test_the_installed_script_prints_one_line_for_an_error(tmp_path):
+    found = subprocess_of([Path(sys.executable).parent / "i2p-zoo", "info", "resnet999"], tmp_path)
+    assert (found.returncode, found.stdout) == (2, "")
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("i2p-zoo: timm ")
