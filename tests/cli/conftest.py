@@ -13,6 +13,7 @@ import i2p_zoo
 from i2p_zoo.cli import main
 from tests.finetune.conftest import shapes
 
+FAST = ["--voxel-size", "0.2", "--steps", "2", "--batch-size", "6"]
 BAR = "it/s]", "step/s]", "s/step]", "%|"
 
 
@@ -69,3 +70,13 @@ def subprocess_of(command, folder):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {**os.environ, **nowhere, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=500)
+
+
+@pytest.fixture(scope="module")
+def finished(network, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    options = ["--model", network, "--data", data, "--mode", "io+bn", *FAST, "--adapter", "--hold-out", "0.25"]
+    arguments = [*map(str, ["finetune", *options, "--target", "1.0", "--out", out / "run"])]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    return out / "run", result.stdout
