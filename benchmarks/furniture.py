@@ -111,8 +111,8 @@ def sample(archive: zipfile.ZipFile, model: Model, points: int, random: np.rando
         if name.startswith(f"{folder}/") and name.endswith(".mtl")
     }
     resolver = trimesh.resolvers.ZipResolver(archive=materials, namespace=folder)
-    scene = trimesh.load_scene(io.BytesIO(archive.read(model.path)), file_type="obj", resolver=resolver)
-    parts = list(scene.geometry.values())
+    loaded = trimesh.load(io.BytesIO(archive.read(model.path)), file_type="obj", resolver=resolver)
+    parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     main_colors = [getattr(part.visual, "material", part.visual).main_color[:3] for part in parts]
     colors = np.repeat(main_colors, [len(part.faces) for part in parts], axis=0)
     triangles = np.concatenate([part.triangles for part in parts]) @ model.rotation.T @ _UPRIGHT.T

@@ -184,14 +184,14 @@ def test_near_twins_are_other_samples_of_the_same_shape_and_accuracies_stand_by_
     ]
 
 
-# A plate of 2 by 1 that stands on its long side, y up: red, and a triangle of no material whose area is a quarter of its.
+# A plate of 2 by 1 that stands on its long side at z = 0.5, y up: red, and a triangle of no material, a quarter as large.
 PLATE = """mtllib a.mtl
-v 0 0 0
-v 2 0 0
-v 2 1 0
-v 0 1 0
-v 0 -1 0
-v 1 -1 0
+v 0 0 0.5
+v 2 0 0.5
+v 2 1 0.5
+v 0 1 0.5
+v 0 -1 0.5
+v 1 -1 0.5
 o plate
 usemtl red
 f 1 2 3 4
@@ -213,23 +213,57 @@ def write_library(path, names, rotation=None):
 
 
 def test_furniture_stands_upright_with_its_materials_colours_and_half_of_each_class_is_for_training(tmp_path):
-    names = ["Glass door", "Door", "Exterior door", "Screen door", "Pool table", "Round table", "Toaster"]
+    names = ["Glass door", "Door", "Exterior door", "Screen door", "Window", "Pool table", "Round table", "Toaster"]
     library, out = write_library(tmp_path / "a.sh3f", names), tmp_path / "furniture.npz"
     run = CliRunner().invoke(furniture.main, [str(library), "--points", "4000", "--out", str(out)])
-    assert (run.exit_code, run.stdout) == (0, f"{out}: 3 training and 3 test clouds of 2 classes\n")
+    assert (run.exit_code, run.stdout) == (0, f"{out}: 4 training and 3 test clouds of 2 classes\n")
     arrays = np.load(out)
     label, classes = arrays["label"], list(arrays["classes"])
-    assert [classes[row] for row in label] == ["door or window"] * 4 + ["table"] * 2
-    assert all((arrays["split"][label == row] == 0).sum() * 2 == (label == row).sum() for row in set(label))
+    assert [classes[row] for row in label] == ["door or window"] * 5 + ["table"] * 2
+    assert [int((arrays["split"][label == row] == 0).sum()) for row in np.unique(label)] == [3, 1]
     points, colors = arrays["points"][0], arrays["colors"][0]
-    np.testing.assert_allclose(points.min(0), [0, 0, -1], atol=0.05)
-    np.testing.assert_allclose(points.max(0), [2, 0, 1], atol=0.05)
+    np.testing.assert_allclose(points.min(0), [0, -0.5, -1], atol=0.05)
+    np.testing.assert_allclose(points.max(0), [2, -0.5, 1], atol=0.05)
     np.testing.assert_allclose(np.abs(arrays["normals"][0]), np.tile([0, 1, 0], (4000, 1)), atol=1e-6)
     red = (colors == [255, 0, 0]).all(1)
     assert np.array_equal(red, points[:, 2] >= 0)
     assert abs(red.mean() - 0.8) < 0.03
     train, test = load_npz(out)
-    assert (len(train), len(test)) == (3, 3)
+    assert (len(train), len(test)) == (4, 3)
+    another = CliRunner().invoke(furniture.main, [str(library), "--points", "4000", "--seed", "1", "--out", str(out)])
+    assert another.exit_code == 0
+    assert not np.array_equal(np.load(out)["points"][0], points)
+
+
+FURNITURE = {
+    "Winchester armchair": "armchair",
+    "Armchair ottoman": None,
+    "Bunk bed": "bed",
+    "Bedside table": "table",
+    "Table on trestles": "table",
+    "Table tennis bat": None,
+    "Old jar": "bottle or vase",
+    "Plate, glass and cutlery": None,
+    "Glass door cabinet": "cabinet",
+    "Chair with cushion": "chair",
+    "Wheelchair": None,
+    "Quadruple French window 3 panes": "door or window",
+    "Doormat": None,
+    "Wall spotlight": "lamp",
+    "Flashlight": None,
+    "Sitting female": "person",
+    "Pine under snow": "plant",
+    "Sofa 2 seats": "sofa",
+    "Wall double socket": "switch or socket",
+    "Concept Sedan 02 Sport": "vehicle",
+    "Card game": None,
+}
+
+
+@pytest.mark.parametrize(("name", "label"), FURNITURE.items())
+def test_furniture_has_the_class_that_its_name_tells(name, label):
+    row = furniture.find_label(name)
+    assert (None if row is None else list(furniture.CLASSES)[row]) == label
 
 
 def test_furniture_is_turned_as_its_library_says(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from click.testing import CliRunner
 from safetensors.torch import save
 from torch import nn
 
-from i2p_zoo import CheckpointError, NotFoundError, convert, from_pretrained, image_to_plane
+from i2p_zoo import CheckpointError, NotFoundError, convert, from_pretrained, image_to_plane, inflate
 from i2p_zoo.checkpoints.weight_files import sha256_of
 from i2p_zoo.cli import main
+from i2p_zoo.inflation.settings import Settings
+from i2p_zoo.zoo import conversion
 from i2p_zoo.zoo.own_files import load_file
 from tests.helpers import randomise_norms_, relative_error
 
@@ -71,6 +74,19 @@ def test_own_checkpoint_is_converted_certified_and_found_again_by_its_folder(tmp
     assert (loaded.num_classes, loaded.in_chans, loaded.source["file"]) == (7, 4, "mine.pth")
     images = torch.randn(1, 4, 64, 64)
     torch.testing.assert_close(loaded(image_to_plane(images)), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_one_3d_network_is_held_at_a_time_while_an_average_is_certified_on_its_twin(monkeypatch):
+    made = []
+
+    def inflate_alone(*args):
+        assert all(network() is None for network in made)
+        made.append(weakref.ref(network := inflate(*args)))
+        return network
+
+    monkeypatch.setattr(conversion, "inflate", inflate_alone)
+    model, certificate = conversion.convert_network(own_network(), {}, "test_resnet", {}, Settings(inflation="average"))
+    assert (len(made), made[1]() is model, certificate.passed) == (2, True, True)
 
 
 class Evil:
