@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,12 +97,17 @@ def list_models(archive: zipfile.ZipFile) -> list[Model]:
 
 def find_label(name: str) -> int | None:
     """Returns the row of the class that a model's English name tells, or None."""
-    rows = [row for row, pattern in enumerate(CLASSES.values()) if re.search(pattern, name.lower())]
-    return rows[0] if rows else None
+    return next((row for row, pattern in enumerate(CLASSES.values()) if re.search(pattern, name.lower())), None)
 
 
-def sample(archive: zipfile.ZipFile, model: Model, points: int, random: np.random.Generator) -> Sequence[NDArray[np.generic]]:
-    """Draws points evenly over the surface of a model: (points, 3) of them, of unit normals and of colours, uint8."""
+def sample(
+    archive: zipfile.ZipFile, model: Model, points: int, random: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Draws points evenly over the surface of a model, z up, in the file's units.
+
+    Returns:
+        (points, 3) coordinates, unit normals, and the colours of the materials from 0 to 255.
+    """
     folder = model.path.rpartition("/")[0]
     materials = {
         name: io.BytesIO(archive.read(name))
