@@ -177,8 +177,8 @@ def test_reader_beside_a_process_that_saves_gets_one_of_its_networks_whole(two, 
             assert writer.poll() is None, writer.communicate()[1]
             time.sleep(0.05)
         fingerprints = []
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and (len(fingerprints) < 30 or set(fingerprints) != set(two)):
             model = load_folder(folder, build_network)
             fingerprints.append(fingerprint(model))
             assert model.settings.voxel_size == sizes[fingerprints[-1]]

@@ -94,8 +94,10 @@ def test_state_that_does_not_fit_is_refused_with_every_key_named():
         assert part in message
 
 
-@pytest.mark.parametrize("axis", ["z", "x"])
-@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "tf_efficientnet_cc_b0_4e"])
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [("test_resnet", "z"), ("test_resnet", "x"), ("mobilenetv3_small_050", "z"), ("tf_efficientnet_cc_b0_4e", "x")],
+)
 def test_network_inflated_anew_is_the_one_inflated_so_from_the_start(name, axis):
     source = timm.create_model(name)
     expected = {mode: i2p_zoo.inflate(source, inflation=mode, axis=axis) for mode in INFLATIONS}

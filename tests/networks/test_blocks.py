@@ -37,16 +37,16 @@ def by_site(x):
 @pytest.mark.parametrize("options", [{}, {"stem": "point", "skip_downsamples": 2}], ids=["image stem", "point stem"])
 def test_blocks_give_the_features_and_logits_of_the_whole(name, options):
     model = network(name, **options)
-    points = [scene(seed=0), scene(points=2500, seed=1)]
+    points = [scene(points=3000, seed=0), scene(points=1250, seed=1)]
     whole = model.predict(points, features=True)
     # All blocks see all that a site depends on, so that not even their borders differ.
-    in_blocks = model.predict(points, features=True, max_voxels=1500, margin=448)
+    in_blocks = model.predict(points, features=True, max_voxels=750, margin=448)
     assert in_blocks.stride == whole.stride
     expected, found = by_site(whole), by_site(in_blocks)
     assert found.keys() == expected.keys()
     scale = whole.features.abs().max()
     assert max(float((found[site] - expected[site]).abs().max() / scale) for site in expected) < 1e-5
-    logits = model.predict(points, max_voxels=1500, margin=448)
+    logits = model.predict(points, max_voxels=750, margin=448)
     with torch.no_grad():
         assert torch.allclose(logits, model(points), rtol=1e-4, atol=1e-5)
 

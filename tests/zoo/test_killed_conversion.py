@@ -64,7 +64,7 @@ def test_cache_entry_whose_writer_was_killed_at_any_step_is_made_by_the_next(tmp
         assert (same, sorted(left)) == ("True", sorted([".lock", CONFIG, WEIGHTS, CARD])), step
 
 
-@pytest.mark.parametrize("word", ["certifying", "saving"])
+@pytest.mark.parametrize("word", [pytest.param("certifying", marks=pytest.mark.long), "saving"])
 def test_convert_command_that_was_killed_runs_through_when_run_again(tmp_path, weights, word):
     command = [sys.executable, "-m", "i2p_zoo", "convert", "test_resnet", "--weights", weights, "--out", tmp_path / "net"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

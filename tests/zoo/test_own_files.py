@@ -230,7 +230,13 @@ FAMILIES = {  # torchvision's network of each family that timm has too, and timm
 }
 
 
-@pytest.mark.parametrize(("theirs", "ours"), FAMILIES.items(), ids=FAMILIES.keys())
+LARGE = {"wide_resnet50_2", "efficientnet_v2_s", "inception_v3", "convnext_tiny"}  # of more than 20 million parameters
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [pytest.param(*pair, id=pair[0], marks=pytest.mark.long if pair[0] in LARGE else ()) for pair in FAMILIES.items()],
+)
 def test_torchvisions_names_are_taken_behind_a_prefix_too(tmp_path, theirs, ours):
     model = torchvision_network(theirs)
     torch.save(lightning(prefixed("model.", model.state_dict())), tmp_path / "last.ckpt")
