@@ -28,16 +28,23 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def format_percent(values: Sequence[float]) -> str:
-    """Returns fractions as "mean ± deviation [low, high]" in %, the interval where there are two or more.
+    """Returns fractions as "mean ± deviation [low, high]" in %, the interval where there are three or more.
+
+    That of two is 9 standard deviations to either side of the mean, and tells nothing but that they are two.
 
     Example:
         >>> format_percent([0.5, 0.6, 0.7])
         '60.0 ± 10.0 [35.2, 84.8]'
+        >>> format_percent([0.5, 0.6])
+        '55.0 ± 7.1'
         >>> format_percent([0.5])
         '50.0'
     """
     mean = 100 * float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.1f}"
+    spread = f"{mean:.1f} ± {100 * float(np.std(values, ddof=1)):.1f}"
+    if len(values) == 2:
+        return spread
     width = 100 * half_width(values)
-    return f"{mean:.1f} ± {100 * float(np.std(values, ddof=1)):.1f} [{mean - width:.1f}, {mean + width:.1f}]"
+    return f"{spread} [{mean - width:.1f}, {mean + width:.1f}]"

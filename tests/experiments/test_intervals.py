@@ -24,6 +24,6 @@ def test_interval_of_five_runs_holds_the_mean_in_95_of_100_cases():
     assert 0.93 < np.mean(held) < 0.97
 
 
-def test_one_run_has_no_interval():
+def test_one_run_has_no_deviation_and_two_have_no_interval():
     assert math.isnan(half_width([0.5]))
-    assert format_percent([0.5]) == "50.0"
+    assert [format_percent(values) for values in ([0.5], [0.5, 0.6])] == ["50.0", "55.0 ± 7.1"]
