@@ -32,6 +32,7 @@ class Method:
 _PYRAMID = {"stem": "image", "readout": "pyramid", "classifier": "ridge"}
 _BOTH = {**_PYRAMID, "readout": "pyramid+views"}
 _VIEWS = {"network": "views", "voxel_size": VIEW_VOXEL}
+_VIEW_MAPS = {"network": "views", "readout": "pyramid", "classifier": "ridge"}
 METHODS: dict[str, Method | None] = {
     "all": Method({"mode": "all"}),
     "io+bn": Method({"mode": "io+bn"}),
@@ -64,10 +65,9 @@ METHODS: dict[str, Method | None] = {
     "views": Method({"mode": "all", **_VIEWS}),
     "views, probe": Method({"mode": "head", **_VIEWS}),
     "views, ridge": Method({"mode": "head", "classifier": "ridge", **_VIEWS}, {"steps": 0}),
-    "views by all maps, ridge": Method(
-        {"mode": "head", "network": "views", "readout": "pyramid", "classifier": "ridge"}, {"steps": 0}
-    ),
+    "views by all maps, ridge": Method({"mode": "head", **_VIEW_MAPS}, {"steps": 0}),
     "frozen random, views, ridge": Method({"mode": "head", "scratch": True, "classifier": "ridge", **_VIEWS}, {"steps": 0}),
+    "frozen random, views by all maps, ridge": Method({"mode": "head", "scratch": True, **_VIEW_MAPS}, {"steps": 0}),
     "chamfer": None,
 }
 """By name; None is the nearest cloud's class by Chamfer distance, which has no network.
