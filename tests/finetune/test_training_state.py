@@ -21,15 +21,20 @@ from tests.finetune.conftest import assert_same_bits, figures, shapes, tiny, tra
 
 ROOT = Path(__file__).parents[2]
 KILLED = """
-import sys, os
+import os, sys
 sys.path.insert(0, {root!r})
 from tests.finetune.conftest import shapes, tiny, train
-steps = iter(range(100))
-def report(entry):
-    if next(steps) == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-options = dict(folder=sys.argv[1], save_every=2, monitor=shapes(9), evaluate_every=3, report=report)
-train(tiny(dropout=0.5), shapes(), **options, **{options!r})
+for name, options in {runs!r}.items():
+    child = os.fork()
+    if not child:
+        entries = iter(range(100))
+        def report(entry):
+            if next(entries) == 6:
+                os.kill(os.getpid(), 9)
+        options |= dict(save_every=2, monitor=shapes(9), evaluate_every=3, report=report)
+        train(tiny(dropout=0.5), shapes(), folder=os.path.join(sys.argv[1], name), **options)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 RUNS = {
     "sgd": {},
@@ -38,21 +43,27 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, options):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder with that of each run, killed after a few steps, in processes that load the libraries once."""
+    folder = tmp_path_factory.mktemp("killed")
+    code = KILLED.format(root=str(ROOT), runs=RUNS)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run([sys.executable, "-c", code, folder], env=environment, timeout=300, capture_output=True, text=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(RUNS), done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_that_was_killed_goes_on_to_the_same_bits(killed, name):
+    options = RUNS[name]
     whole = tiny(dropout=0.5)
     expected = train(whole, shapes(), monitor=shapes(9), evaluate_every=3, **options)
-    code = KILLED.format(root=str(ROOT), options=options)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "run", "6"], env=environment, timeout=300, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
     resumed, seen = tiny(dropout=0.5), []
     history = train(
         resumed,
         shapes(),
-        folder=tmp_path / "run",
+        folder=killed / name,
         save_every=2,
         monitor=shapes(9),
         evaluate_every=3,
