@@ -171,18 +171,20 @@ def draw_accuracies(
 def _draw_lines(
     path: Path, lines: Mapping[str, Any], labels: tuple[str, str], level: float | None = None, **style: Any
 ) -> None:
-    """Draws the lines (x, y) of a name in one colour; one of a single point gets a marker, without which nothing is seen."""
-    figure, axes = make_figure(1, 1, (7, 4.5))
+    """Draws the lines (x, y) of a name alike; one of a single point gets a marker, without which nothing is seen."""
+    many = len(lines) > 6  # whose names would cover the lines
+    figure, axes = make_figure(1, 1, (10 if many else 7, 4.5))
     axis = axes[0, 0]
-    for color, (name, seeds) in zip(itertools.cycle(COLORS), lines.items(), strict=False):
+    looks = itertools.cycle(itertools.product(("-", "--", ":"), COLORS))
+    for (dashes, color), (name, seeds) in zip(looks, lines.items(), strict=False):
         for number, (x, y) in enumerate(seeds):
             dot = {"marker": "o"} if len(y) == 1 else {}
-            axis.plot(x, y, color=color, label=name if number == 0 else None, **{**dot, **style})
+            axis.plot(x, y, ls=dashes, color=color, label=name if number == 0 else None, **{**dot, **style})
     if level is not None:
         axis.axhline(level, color="grey", lw=0.8, ls="--")
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(**({"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if many else {}))
     save_figure(figure, path)
 
 

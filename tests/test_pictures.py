@@ -250,6 +250,15 @@ def test_accuracies_are_lines_in_percent_with_their_target(path, figures):
     read_png(path)
 
 
+def test_many_lines_are_told_apart_and_not_covered_by_their_names(path, figures):
+    draw_accuracies(path, {f"method {n}": [{"x": [1, 5], "y": [0.2, 0.5]}] for n in range(12)}, label="shots")
+    (axis,) = figures[0].axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == 12
+    figures[0].canvas.draw()
+    assert axis.get_legend().get_window_extent().x0 >= axis.get_window_extent().x1
+    read_png(path)
+
+
 @pytest.mark.parametrize("most", [60_000, 40])
 def test_scenes_are_drawn_slantwise_in_their_colors_with_a_legend(path, figures, most):
     random = np.random.default_rng(0)
