@@ -24,8 +24,7 @@ def adapt_statistics_(model: Any, clouds: CloudSet, batch_size: int = 32) -> int
     normalization for practical domain adaptation"). Each layer gets the mean of its batches' statistics, measured with every
     layer before it normalising by its own batch; nothing else changes, dropout is off. Batches are of nearly equal size and
     drawn from all clouds, the same each time: of clouds that stand class by class, batches in order would hold few classes each
-    and miss what differs between classes. Views of a pyramid classifier are images and keep their network's statistics, with
-    which they tell more classes apart (docs/results.md).
+    and miss what differs between classes. Views of a pyramid classifier are images and keep their network's statistics.
 
     Args:
         model: a `PointCloudModel`, in place; every module's mode is put back. After an error it is as it was.
