@@ -195,7 +195,7 @@ def compare(methods: str | None, seeds: int, out: Path, as_json: bool, **values:
                                           the 2D network on depth images of the cloud from six sides; also
                                           "frozen random, views, ridge"
       views by all maps, ridge            likewise, of all feature maps of each side, as "pyramid and views" reads them;
-                                        also "frozen random, views by all maps, ridge"
+                                          also "frozen random, views by all maps, ridge"
       chamfer                             the class of the nearest training cloud, by the Chamfer distance
 
     Runs that --out holds already are not run again; several processes may share the methods, with the same --out.
