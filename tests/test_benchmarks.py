@@ -217,7 +217,8 @@ def test_furniture_stands_upright_with_its_materials_colours_and_half_of_each_cl
     library, out = write_library(tmp_path / "a.sh3f", names), tmp_path / "furniture.npz"
     run = CliRunner().invoke(furniture.main, [str(library), "--points", "4000", "--out", str(out)])
     assert (run.exit_code, run.stdout) == (0, f"{out}: 4 training and 3 test clouds of 2 classes\n")
-    arrays = np.load(out)
+    with np.load(out) as file:
+        arrays = dict(file)
     label, classes = arrays["label"], list(arrays["classes"])
     assert [classes[row] for row in label] == ["door or window"] * 5 + ["table"] * 2
     assert [int((arrays["split"][label == row] == 0).sum()) for row in np.unique(label)] == [3, 1]
@@ -232,7 +233,8 @@ def test_furniture_stands_upright_with_its_materials_colours_and_half_of_each_cl
     assert (len(train), len(test)) == (4, 3)
     another = CliRunner().invoke(furniture.main, [str(library), "--points", "4000", "--seed", "1", "--out", str(out)])
     assert another.exit_code == 0
-    assert not np.array_equal(np.load(out)["points"][0], points)
+    with np.load(out) as file:
+        assert not np.array_equal(file["points"][0], points)
 
 
 FURNITURE = {

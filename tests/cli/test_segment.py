@@ -267,7 +267,8 @@ def test_scenes_on_a_map_train_as_at_the_origin(network, tmp_path):
     first, second = (np.load(tmp_path / f"{name}-out" / "c-classes.npy") for name in ("origin", "map"))
     assert np.array_equal(first, second)
     read = read_cloud(tmp_path / "map-out" / "c-classes.ply")["points"]
-    assert np.array_equal(read, np.load(tmp_path / "map" / "test" / "c.npz")["coord"]), "to the digit"
+    with np.load(tmp_path / "map" / "test" / "c.npz") as file:
+        assert np.array_equal(read, file["coord"]), "to the digit"
 
 
 def test_a_bad_file_among_others_is_told_at_the_end(surveyed, city, tmp_path):
