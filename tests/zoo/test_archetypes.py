@@ -31,9 +31,9 @@ def smallest_of_each_archetype(kind: str) -> list[str]:
 
 
 def sized(name: str, *values: object) -> object:
-    """A row of a table of tests; that of a network of more than 3 million parameters, 2.5 of one of tokens, is marked long."""
+    """A row of a table of tests; that of a network of more than 5 million parameters, 2.5 of one of tokens, is marked long."""
     record = load_ledger()["models"][name]
-    large = record["parameters"] > (2.5e6 if "shift" in record else 3e6)
+    large = record["parameters"] > (2.5e6 if "shift" in record else 5e6)
     return pytest.param(name, *values, marks=pytest.mark.long if large else ())
 
 
